@@ -1,0 +1,1 @@
+"""From a delegated graph to the bytes the runtime executes: options, target, compile, constants, blob."""

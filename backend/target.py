@@ -1,0 +1,128 @@
+"""What the code is compiled for: a stand-in for the device, so that no GPU is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from typing import Literal
+
+from etcuda.errors import TargetError
+
+log = logging.getLogger(__name__)
+
+CodeKind = Literal["cubin", "ptx", "native"]
+
+HOST = "host"
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaTarget:
+    """One GPU architecture, with the properties that code generation asks for.
+
+    Sizes are bytes, clocks kHz, ``memory_bandwidth`` bytes per second. Figures are those of the largest common
+    part of each architecture; they steer choices and never correctness.
+    """
+
+    arch: str
+    name: str
+    num_sms: int
+    shared_memory_per_block: int
+    shared_memory_per_sm: int
+    max_threads_per_sm: int
+    l2_bytes: int
+    total_memory: int
+    memory_bandwidth: float
+    clock_khz: int
+    registers_per_sm: int = 65536
+    max_threads_per_block: int = 1024
+    warp_size: int = 32
+    code_kind: CodeKind = "cubin"
+
+    @property
+    def compute_capability(self) -> int:
+        """The two-digit number of the architecture: 90 for ``sm_90``."""
+        return int(self.arch.removeprefix("sm_"))
+
+    @property
+    def major(self) -> int:
+        """First digit of the compute capability."""
+        return self.compute_capability // 10
+
+    @property
+    def minor(self) -> int:
+        """Second digit of the compute capability."""
+        return self.compute_capability % 10
+
+
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+
+# Source: CUDA C++ Programming Guide, "Compute Capabilities", and the vendor's data sheets of the named part.
+TARGETS: dict[str, CudaTarget] = {
+    t.arch: t
+    for t in (
+        CudaTarget("sm_80", "NVIDIA A100", 108, 163 * _KIB, 164 * _KIB, 2048, 40 * _MIB, 80 * _GIB, 2.0e12, 1410000),
+        CudaTarget("sm_86", "NVIDIA A40", 84, 99 * _KIB, 100 * _KIB, 1536, 6 * _MIB, 48 * _GIB, 0.70e12, 1740000),
+        CudaTarget("sm_89", "NVIDIA L40S", 142, 99 * _KIB, 100 * _KIB, 1536, 96 * _MIB, 48 * _GIB, 0.86e12, 2520000),
+        CudaTarget("sm_90", "NVIDIA H200", 132, 227 * _KIB, 228 * _KIB, 2048, 60 * _MIB, 140 * _GIB, 4.8e12, 1980000),
+        CudaTarget("sm_100", "NVIDIA B200", 148, 227 * _KIB, 228 * _KIB, 2048, 126 * _MIB, 180 * _GIB, 8.0e12, 1965000),
+        CudaTarget(
+            "sm_120", "NVIDIA RTX PRO 6000", 188, 99 * _KIB, 100 * _KIB, 1536, 128 * _MIB, 96 * _GIB, 1.79e12, 2430000
+        ),
+    )
+}
+
+# Code of sm_80 as PTX runs on every later GPU.
+PORTABLE = dataclasses.replace(TARGETS["sm_80"], code_kind="ptx")
+
+
+def resolve_target(target: str | CudaTarget) -> CudaTarget | Literal["host"]:
+    """Turns what a user wrote into a target.
+
+    Args:
+        target: ``"auto"`` (the local GPU's architecture; without a GPU the portable target), ``"host"``,
+            ``"sm_XY"``, ``"portable"``, or a ``CudaTarget``.
+
+    Raises:
+        TargetError: the string names no target, or the local GPU is older than compute capability 8.0.
+    """
+    if isinstance(target, CudaTarget):
+        return target
+    if not isinstance(target, str):
+        raise TargetError(f"target: expected a string or a CudaTarget, got {type(target).__name__}.")
+    if target == HOST:
+        return HOST
+    if target == "portable":
+        return PORTABLE
+    if target == "auto":
+        return _local_target()
+    if target in TARGETS:
+        return TARGETS[target]
+    hint = ""
+    if match := re.fullmatch(r"(?:sm_?|compute_?)?(\d)\.?(\d)(\d?)a?", target):
+        guess = "sm_" + "".join(match.groups())
+        hint = f" Did you mean {guess!r}?" if guess in TARGETS else ""
+    known = ", ".join(["auto", "portable", HOST, *TARGETS])
+    raise TargetError(f"target {target!r} is not known.{hint} Expected one of {known}, or a CudaTarget of your own.")
+
+
+def _local_target() -> CudaTarget:
+    import torch
+
+    if not torch.cuda.is_available():
+        log.info(
+            "target 'auto': no GPU here, so compiling the portable target (sm_80 code as PTX, which the driver of any "
+            "newer GPU translates). Pass target='sm_90' or the like for code made for one GPU."
+        )
+        return PORTABLE
+    major, minor = torch.cuda.get_device_capability()
+    arch = f"sm_{major}{minor}"
+    if arch in TARGETS:
+        return TARGETS[arch]
+    if (major, minor) < (8, 0):
+        raise TargetError(
+            f"the local GPU is {arch}; expected compute capability 8.0 or newer. "
+            "Pass target='sm_80' or newer to export for another GPU, or target='host'."
+        )
+    log.info("target 'auto': the local GPU is %s, which has no entry of its own; compiling the portable target.", arch)
+    return PORTABLE

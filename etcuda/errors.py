@@ -1,0 +1,35 @@
+"""The exceptions of etcuda: one small hierarchy, each message says what, expected, got and what to do."""
+
+from __future__ import annotations
+
+
+class EtcudaError(Exception):
+    """Base of everything that etcuda raises on purpose."""
+
+
+class OptionError(EtcudaError, ValueError):
+    """An option is unknown or its value is not one that the option takes."""
+
+
+class TargetError(EtcudaError, ValueError):
+    """A target string names no GPU architecture that can be compiled for."""
+
+
+class UnsupportedGraphError(EtcudaError):
+    """The delegated graph holds something that the backend cannot compile."""
+
+
+class PassError(EtcudaError):
+    """A graph pass failed, or left the graph invalid."""
+
+
+class CompileError(EtcudaError):
+    """Code generation, the kernel compiler or the C++ compiler failed."""
+
+
+class BlobError(EtcudaError, ValueError):
+    """Bytes that should be a delegate blob are not one, or are damaged."""
+
+
+class RuntimeUnavailableError(EtcudaError, RuntimeError):
+    """The native runtime library, or something it needs, is missing."""
