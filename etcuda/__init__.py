@@ -6,6 +6,7 @@ Names are resolved on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from etcuda.partitioner.report import partition_report as partition_report
 
 __version__ = "0.1.0"
+
+# In a checkout the subpackages lie beside this folder, not in it; an installed package has them inside.
+_checkout = pathlib.Path(__file__).resolve().parent.parent
+if (_checkout / "backend" / "schema" / "delegate.fbs").is_file():
+    __path__.append(str(_checkout))
 
 _EXPORTS = {
     "CompileOptions": "etcuda.backend.options",
