@@ -11,7 +11,15 @@ from typing import Any, Literal
 from etcuda.backend.target import CudaTarget, resolve_target
 from etcuda.errors import OptionError
 
+BACKEND_ID = "EtcudaBackend"
+COMPILE_SPEC_KEY = "etcuda"
+
 WeightsLocation = Literal["pte", "ptd"]
+
+
+def _expect(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise OptionError(f"option {name!r}: expected {expected}, got {got!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +54,9 @@ class CompileOptions:
         _expect(self.progress in (None, True, False), "progress", "None, True or False", self.progress)
         is_number = isinstance(self.timeout_s, int | float) and not isinstance(self.timeout_s, bool)
         _expect(is_number and self.timeout_s > 0, "timeout_s", "a positive number of seconds", self.timeout_s)
-        _expect(self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "None or a path", self.cache_dir)
+        _expect(
+            self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "None or a path", self.cache_dir
+        )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> CompileOptions:
@@ -100,12 +110,3 @@ class BackendConfig:
             ) from error
         parsed = CudaTarget(**target) if isinstance(target, dict) else resolve_target(target)
         return cls(target=parsed, options=CompileOptions.from_mapping(options), method=method)
-
-
-COMPILE_SPEC_KEY = "etcuda"
-BACKEND_ID = "EtcudaBackend"
-
-
-def _expect(holds: bool, name: str, expected: str, got: object) -> None:
-    if not holds:
-        raise OptionError(f"option {name!r}: expected {expected}, got {got!r}.")
