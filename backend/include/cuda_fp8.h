@@ -1,0 +1,2 @@
+#pragma once
+#include "etcuda_cuda_abi.h"

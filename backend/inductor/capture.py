@@ -1,0 +1,151 @@
+"""Drives AOTInductor up to the generated C++ and hands that over: no C++ compiler and no device involved."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._inductor import codecache, cpu_vec_isa, graph
+from torch._inductor.codegen import common
+from torch._inductor.graph import GraphLowering
+
+from etcuda.backend.inductor import launchers, templates
+from etcuda.backend.target import CudaTarget
+
+
+@dataclasses.dataclass
+class GeneratedConstant:
+    """A constant of the generated code: its name there, and the tensor it stood for while tracing."""
+
+    name: str
+    tensor: torch.Tensor
+
+
+@dataclasses.dataclass
+class GeneratedCode:
+    """What AOTInductor generated for one graph.
+
+    ``cubins`` maps a kernel's name, as the code refers to it, to its binary (cubin, or PTX text for portable targets).
+    """
+
+    wrapper: str
+    kernels: str
+    constants: list[GeneratedConstant]
+    cubins: dict[str, bytes]
+    num_kernels: int
+
+
+def generate(
+    module: torch.fx.GraphModule,
+    inputs: tuple[Any, ...],
+    target: CudaTarget | str,
+    allow_tf32: bool,
+    progress: Callable[[str, int, int], None],
+) -> GeneratedCode:
+    """Generates C++ (and compiled kernels) for a module whose tensors are all fake.
+
+    Args:
+        module: the graph, parameters and buffers as fake tensors on the target's device.
+        inputs: fake example inputs.
+        target: a GPU target or ``"host"``.
+        allow_tf32: let fp32 convolutions use TF32.
+        progress: called with a phase name, items done and items in all.
+    """
+    captured: list[GeneratedCode] = []
+    is_host = isinstance(target, str)
+    kernels = launchers.KernelStore(target, progress)
+
+    def capture(
+        lowering: GraphLowering,
+        wrapper_code: str,
+        kernel_code: str,
+        _extern_nodes: str | None,
+        **_kwargs: Any,
+    ) -> list[str]:
+        # The names in this order are the order of constants_info_ in the generated code.
+        constants = [
+            GeneratedConstant(name, tensor)
+            for name, tensor in lowering.constants.items()
+            if name not in lowering.folded_constants
+        ]
+        cubins = {} if is_host else kernels.binaries(getattr(lowering.wrapper_code, "_kernel_name_to_body", {}))
+        count = kernel_code.count('extern "C"') if is_host else len(cubins)
+        captured.append(GeneratedCode(wrapper_code, kernel_code, constants, cubins, count))
+        return []
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(codecache.AotCodeCompiler, "compile", capture))
+        stack.enter_context(mock.patch.object(graph, "is_same_tensor", _views_same_storage))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        options = dict(_OPTIONS)
+        if isinstance(target, str):
+            options |= _HOST_OPTIONS
+            stack.enter_context(_fixed_vector_isa())
+        else:
+            torch.backends.cudnn.fp32_precision = "tf32" if allow_tf32 else "ieee"  # type: ignore[attr-defined]
+            options |= _CUDA_OPTIONS
+            common.init_backend_registration()
+            kernels.register()
+            stack.enter_context(templates.convolutions_without_benchmark(target))
+        torch._inductor.aot_compile(module, inputs, options=options)
+    if len(captured) != 1:
+        raise RuntimeError(f"AOTInductor generated {len(captured)} programs for one graph; expected 1.")
+    return captured[0]
+
+
+_OPTIONS: dict[str, Any] = {
+    "aot_inductor.link_libtorch": False,
+    "aot_inductor.package": True,
+    "aot_inductor.package_constants_in_so": False,
+    "always_keep_tensor_constants": True,
+    "compile_threads": 1,
+    # Needs the values of constants, which are elsewhere.
+    "joint_graph_constant_folding": False,
+    "shape_padding": False,
+    "max_autotune": False,
+    "fx_graph_cache": False,
+}
+_HOST_OPTIONS: dict[str, Any] = {
+    "cpp.threads": 1,
+    "cpp.simdlen": 256,
+    # Its CPU kernels are library calls that the runtime does not have.
+    "cpp.weight_prepack": False,
+}
+_CUDA_OPTIONS: dict[str, Any] = {
+    "aot_inductor.embed_kernel_binary": True,
+    "aot_inductor.emit_multi_arch_kernel": False,
+    "triton.autotune_at_compile_time": True,
+}
+
+
+def _views_same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
+    # Inductor compares data pointers, which fake tensors do not have.
+    return (
+        a.size() == b.size()
+        and a.stride() == b.stride()
+        and a.dtype == b.dtype
+        and a.device == b.device
+        and a.storage_offset() == b.storage_offset()
+        and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    )
+
+
+@contextlib.contextmanager
+def _fixed_vector_isa() -> Iterator[None]:
+    # Inductor would probe this machine's processor with test programs; the code is for any AVX2 machine.
+    avx2 = cpu_vec_isa.VecAVX2()
+    with (
+        mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", lambda: [avx2]),
+        mock.patch.object(cpu_vec_isa.VecISA, "__bool__", lambda _self: True),
+    ):
+        yield
+
+
+def default_options() -> dict[str, Any]:
+    """A copy of the Inductor options in use, for tests and inspection."""
+    return {**_OPTIONS, **_HOST_OPTIONS, **_CUDA_OPTIONS}
