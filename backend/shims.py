@@ -1,0 +1,95 @@
+"""The runtime's shims: the one list of functions that generated code may call, per target."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+Side = Literal["host", "cuda"]
+
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeShim:
+    """A shim that computes.
+
+    Attributes:
+        name: its C symbol.
+        dtypes: element types that it takes.
+    """
+
+    name: str
+    dtypes: frozenset[torch.dtype]
+
+
+def _products(device: str, dtypes: frozenset[torch.dtype]) -> dict[str, ComputeShim]:
+    names = (f"aoti_torch_{device}_{op}_out" for op in ("mm", "addmm", "bmm", "baddbmm"))
+    return {name: ComputeShim(name, dtypes) for name in names}
+
+
+_HOST_DTYPES = _FLOATS | {torch.float64}
+
+COMPUTE_SHIMS: dict[Side, dict[str, ComputeShim]] = {
+    "host": _products("cpu", _HOST_DTYPES)
+    | {"aoti_torch_cpu_convolution": ComputeShim("aoti_torch_cpu_convolution", _HOST_DTYPES)},
+    "cuda": _products("cuda", _FLOATS),
+}
+
+# What generated code calls besides computing: handles, shapes, memory, streams.
+SUPPORT_SHIMS: frozenset[str] = frozenset(
+    f"aoti_torch_{name}"
+    for name in (
+        "_reinterpret_tensor",
+        "assign_tensors_out",
+        "clone",
+        "clone_preserve_strides",
+        "create_cuda_stream_guard",
+        "create_tensor_from_blob",
+        "create_tensor_from_blob_v2",
+        "delete_cuda_stream_guard",
+        "delete_tensor_object",
+        "device_type_cpu",
+        "device_type_cuda",
+        "dtype_bfloat16",
+        "dtype_bool",
+        "dtype_float16",
+        "dtype_float32",
+        "dtype_float64",
+        "dtype_int16",
+        "dtype_int32",
+        "dtype_int64",
+        "dtype_int8",
+        "dtype_uint8",
+        "empty_strided",
+        "empty_strided_pinned",
+        "get_data_ptr",
+        "get_device_type",
+        "get_dim",
+        "get_dtype",
+        "get_numel",
+        "get_sizes",
+        "get_storage_offset",
+        "get_storage_size",
+        "get_strides",
+        "grad_mode_is_enabled",
+        "grad_mode_set_enabled",
+        "is_defined",
+        "item_bool",
+        "item_float32",
+        "item_float64",
+        "item_int32",
+        "item_int64",
+        "layout_strided",
+        "new_tensor_handle",
+        "warn",
+    )
+)
+
+
+def compute_shim(side: Side, op: str) -> ComputeShim | None:
+    """The shim of ``side`` for an operator of AOTInductor's C interface (``"mm_out"``), or ``None``."""
+    device = "cpu" if side == "host" else "cuda"
+    return COMPUTE_SHIMS[side].get(f"aoti_torch_{device}_{op}")

@@ -1,0 +1,1 @@
+"""Which nodes the delegate claims and, for each it does not, why."""

@@ -1,0 +1,109 @@
+"""The partitioner that an export takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from executorch.exir.backend.compile_spec_schema import CompileSpec
+from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
+from torch.export.exported_program import ExportedProgram
+from torch.fx import Node
+
+from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
+from etcuda.backend.target import CudaTarget, resolve_target
+from etcuda.errors import OptionError
+from etcuda.partitioner.claims import claim
+from etcuda.partitioner.ownership import TAG, tag_constants, tag_mutated_buffers
+from etcuda.partitioner.support import branches, refuse, side_of
+
+log = logging.getLogger(__name__)
+
+aten = torch.ops.aten
+
+# Kept whole through ExecuTorch's decompositions where the rules claim every call of them.
+# An attention kernel family will add aten.scaled_dot_product_attention.default here.
+KEPT_WHOLE: tuple[torch._ops.OpOverload, ...] = (
+    aten.baddbmm.default,
+    aten.silu.default,
+)
+
+
+class CudaPartitioner(Partitioner):  # type: ignore[misc]
+    """Claims what etcuda can run.
+
+    Args:
+        target: ``"auto"``, ``"host"``, ``"portable"``, ``"sm_90"`` and the like, or a ``CudaTarget``.
+        options: ``CompileOptions``, or a mapping of option names to values.
+
+    Raises:
+        TargetError: the target names nothing that can be compiled for.
+        OptionError: an option is unknown, or its value is not one that it takes.
+    """
+
+    def __init__(
+        self, target: str | CudaTarget = "auto", options: CompileOptions | Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.config = make_config(target, options)
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        """Tags the nodes, weights and buffers that the delegate takes."""
+        spec = DelegationSpec(BACKEND_ID, [CompileSpec(COMPILE_SPEC_KEY, self.config.to_bytes())])
+        claims = claim(exported_program.graph_module, side_of(self.config))
+        tags: dict[str, DelegationSpec] = {}
+        for index, group in enumerate(claims.partitions):
+            tag = f"etcuda_{index}"
+            tags[tag] = spec
+            for node in group:
+                _tag(node, tag)
+        tag_constants(exported_program, set(tags))
+        tag_mutated_buffers(exported_program, set(tags))
+        return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+
+    def ops_to_not_decompose(
+        self, ep: ExportedProgram
+    ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
+        """Operators of ``KEPT_WHOLE`` that occur and whose every call is claimed; never one that would be left over."""
+        side = side_of(self.config)
+        kept = dict.fromkeys(KEPT_WHOLE, True)
+        occurring = set()
+        for module in ep.graph_module.modules():
+            if not isinstance(module, torch.fx.GraphModule):
+                continue
+            for node in module.graph.nodes:
+                if node.op == "call_function" and node.target in kept:
+                    occurring.add(node.target)
+                    kept[node.target] &= refuse(node, side) is None
+        return [op for op in KEPT_WHOLE if op in occurring and kept[op]], None
+
+
+def make_config(
+    target: str | CudaTarget = "auto", options: CompileOptions | Mapping[str, Any] | None = None
+) -> BackendConfig:
+    """Resolves what a user wrote, once.
+
+    Raises:
+        TargetError: the target names nothing that can be compiled for.
+        OptionError: an option is unknown, or its value is not one that it takes.
+    """
+    if options is None:
+        options = CompileOptions()
+    elif isinstance(options, Mapping):
+        options = CompileOptions.from_mapping(options)
+    elif not isinstance(options, CompileOptions):
+        raise OptionError(
+            f"options: expected CompileOptions, a mapping or None, got {type(options).__name__}. "
+            "Pass options={'allow_tf32': True} or the like."
+        )
+    return BackendConfig(resolve_target(target), options)
+
+
+def _tag(node: Node, tag: str) -> None:
+    node.meta[TAG] = tag
+    if branches(node):
+        for source in node.all_input_nodes:
+            if source.op == "get_attr":
+                source.meta[TAG] = tag

@@ -1,0 +1,1 @@
+"""One rule per operator family whose support depends on arguments, and the table of them all."""

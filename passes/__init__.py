@@ -1,0 +1,1 @@
+"""Graph passes: each rewrites the delegated program before it is compiled."""

@@ -1,0 +1,119 @@
+"""Runs the passes, in one checked order."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+from torch.export.exported_program import ExportedProgram
+from torch.export.graph_signature import OutputSpec, SymIntArgument, TensorArgument
+from torch.fx import GraphModule, Node
+
+from etcuda.backend.options import BackendConfig
+from etcuda.errors import EtcudaError, PassError
+from etcuda.passes.base import GraphPass, NodeError, graph_modules
+from etcuda.passes.contiguous_outputs import contiguous_outputs
+from etcuda.passes.lower_edge_ops import lower_edge_ops
+from etcuda.passes.record_output_layout import record_output_layout
+from etcuda.passes.view_copy_to_view import view_copy_to_view
+
+log = logging.getLogger(__name__)
+
+PASSES: tuple[GraphPass, ...] = (
+    record_output_layout,
+    lower_edge_ops,
+    view_copy_to_view,
+    contiguous_outputs,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PassResult:
+    """What one pass did: its name and the number of nodes it changed."""
+
+    name: str
+    changed: int
+
+
+def run_passes(
+    program: ExportedProgram, config: BackendConfig, passes: Sequence[GraphPass] = PASSES
+) -> list[PassResult]:
+    """Rewrites a delegated program in place, pass after pass.
+
+    Args:
+        program: the program ExecuTorch hands to ``preprocess``, in the Edge dialect.
+        config: target and options.
+        passes: the list to run, for tests; the default is the product's.
+
+    Raises:
+        PassError: the list is out of order, or a pass failed or left the graph invalid.
+    """
+    check_order(passes)
+    results = []
+    for each in passes:
+        try:
+            changed = each.run(program, config)
+            _settle(program)
+        except NodeError as error:
+            raise PassError(_describe(each, error.node, str(error))) from error
+        except EtcudaError:
+            raise
+        except Exception as error:
+            raise PassError(f"pass {each.name!r} failed: {type(error).__name__}: {error}") from error
+        if changed:
+            log.info("pass %s changed %d nodes", each.name, changed)
+        results.append(PassResult(each.name, changed))
+    return results
+
+
+def check_order(passes: Sequence[GraphPass]) -> None:
+    """Checks that names are unique and that each pass comes after what it requires.
+
+    Raises:
+        PassError: naming the pass and the requirement that does not hold.
+    """
+    seen: set[str] = set()
+    for each in passes:
+        if each.name in seen:
+            raise PassError(f"pass {each.name!r} is listed twice. Expected each name once. Remove one entry.")
+        missing = [name for name in each.requires if name not in seen]
+        if missing:
+            before = ", ".join(sorted(seen)) or "nothing"
+            raise PassError(
+                f"pass {each.name!r} requires {missing[0]!r} to run before it, got {before} before it. "
+                f"Move {missing[0]!r} in front of {each.name!r}."
+            )
+        seen.add(each.name)
+
+
+def _describe(each: GraphPass, node: Node, message: str) -> str:
+    where = node.meta.get("stack_trace")
+    origin = f" It comes from:\n{where}" if where else ""
+    return f"pass {each.name!r} failed at node {node.name!r} ({node.target}): {message}.{origin}"
+
+
+def _settle(program: ExportedProgram) -> None:
+    """Recompiles, brings the signature up to date with the output node, and checks the graph."""
+    for module in graph_modules(program):
+        module.graph.lint()
+        _check_meta(module)
+        module.recompile()
+    outputs = program.graph.output_node().args[0]
+    specs = program.graph_signature.output_specs
+    if not isinstance(outputs, tuple | list) or len(outputs) != len(specs):
+        count = len(outputs) if isinstance(outputs, tuple | list) else 1
+        raise PassError(f"the number of outputs changed: expected {len(specs)}, got {count}. A pass must keep them.")
+    for node, spec in zip(outputs, specs, strict=True):
+        _rename(spec, node)
+
+
+def _rename(spec: OutputSpec, node: object) -> None:
+    if isinstance(node, Node) and isinstance(spec.arg, TensorArgument | SymIntArgument) and spec.arg.name != node.name:
+        spec.arg = dataclasses.replace(spec.arg, name=node.name)
+
+
+def _check_meta(module: GraphModule) -> None:
+    for node in module.graph.nodes:
+        if node.op in ("placeholder", "call_function") and "val" not in node.meta:
+            raise NodeError(node, "expected meta['val'], got none; the pass that made the node must compute it")
