@@ -1,0 +1,73 @@
+# make demo | test | check | venv. Everything is set up on first use, inside this folder.
+PYTHON ?= python3
+TORCH ?= 2.14.1
+TORCH_OLD ?= 2.11.0
+WORKERS ?= 2
+
+VENV := .venv
+VENV_OLD := .venv-torch$(TORCH_OLD)
+BIN := $(VENV)/bin
+PACKAGES := etcuda partitioner passes kernels backend runtime
+SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -path 'runtime/lib/*' -not -path 'runtime/bin/*')
+PYTHON_FOLDERS := $(PACKAGES) examples scripts tests benchmarks
+CXX_SOURCES = $(shell find runtime tests examples -name '*.cpp' -o -name '*.h' | grep -v -e third_party -e generated)
+# Built by pip when the project is installed without isolation; numpy stands first, for torch warns without it.
+BUILD_TOOLS := numpy "scikit-build-core>=0.10" "cmake>=3.28" ninja
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check venv format test-main test-old preflight clean help
+
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    export the example models, run them, compare with PyTorch"
+	@echo "make test    all tests, with torch $(TORCH) and, for export and the native runner, torch $(TORCH_OLD)"
+	@echo "make check   format, lint, types"
+	@echo "make venv    only the set-up: $(VENV)"
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+test: test-main test-old
+
+test-main: $(VENV)/.installed
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+test-old: $(VENV_OLD)/.installed
+	$(VENV_OLD)/bin/pytest tests/models -k "mlp or decoder"
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict -p etcuda
+	$(BIN)/mypy --strict -p examples
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+venv: $(VENV)/.installed
+
+clean:
+	rm -rf build out .venv .venv-torch*
+
+preflight:
+	@$(PYTHON) scripts/preflight.py
+
+# One recipe for both environments: $(1) is the folder, $(2) the torch version.
+define environment
+$(1)/.tools: scripts/preflight.py Makefile
+	@$(PYTHON) scripts/preflight.py
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade pip
+	$(1)/bin/python -m pip install --progress-bar on $(BUILD_TOOLS) torch==$(2) executorch==1.5.1
+	touch $$@
+
+$(1)/.installed: $(1)/.tools $(SOURCES)
+	$(1)/bin/python -m pip install --no-build-isolation ".[dev,models]" torch==$(2)
+	touch $$@
+endef
+$(eval $(call environment,$(VENV),$(TORCH)))
+$(eval $(call environment,$(VENV_OLD),$(TORCH_OLD)))

@@ -1,0 +1,1 @@
+"""Examples, importable from a checkout as ``examples``."""

@@ -1,0 +1,1 @@
+"""ResNet-18 on an image, with seeded weights."""

@@ -1,0 +1,83 @@
+"""Shared by every test: import paths, the GPU marker, and programs exported once per session."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Last, so that an installed etcuda stands before the checkout's; examples and the rest come from the checkout.
+sys.path.append(str(ROOT))
+
+NO_GPU = "no NVIDIA GPU here"
+Export = Callable[[str, str], pathlib.Path]
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_configure() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_report_header() -> str:
+    import etcuda
+
+    where = pathlib.Path(etcuda.__file__).parent
+    return f"etcuda: {where}; " + ("GPU found" if has_gpu() else f"{NO_GPU}, tests/gpu skip")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = ROOT / "tests" / "gpu"
+    for item in items:
+        if item.path.is_relative_to(folder):
+            item.add_marker(pytest.mark.gpu)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not has_gpu():
+        pytest.skip(NO_GPU)
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder that all workers of one test run see."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds the lock file next to ``path``."""
+    from filelock import FileLock
+
+    with FileLock(str(path) + ".lock"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def exported(shared_dir: pathlib.Path) -> Export:
+    """``exported(case, target)`` is the ``.pte`` of a registry case; each is exported once per test run."""
+
+    def export(case: str, target: str) -> pathlib.Path:
+        from examples.export import export_case
+
+        path = shared_dir / f"{case}-{target}.pte"
+        with locked(path):
+            if not path.exists():
+                export_case(case, target, path)
+        return path
+
+    return export
