@@ -93,3 +93,19 @@ def compute_shim(side: Side, op: str) -> ComputeShim | None:
     """The shim of ``side`` for an operator of AOTInductor's C interface (``"mm_out"``), or ``None``."""
     device = "cpu" if side == "host" else "cuda"
     return COMPUTE_SHIMS[side].get(f"aoti_torch_{device}_{op}")
+
+
+# The CUDA entry points of generated code; the runtime implements them over the driver that it opens itself.
+CUDA_SYMBOLS: frozenset[str] = frozenset(
+    """
+    cuFuncSetAttribute cuGetErrorString cuLaunchKernel cuModuleGetFunction cuModuleLoadData cuModuleUnload
+    cudaEventCreate cudaEventCreateWithFlags cudaEventDestroy cudaEventQuery cudaEventRecord cudaEventSynchronize
+    cudaFree cudaGetDevice cudaGetErrorString cudaGetLastError cudaMalloc cudaMemcpy cudaMemcpyAsync
+    cudaPointerGetAttributes cudaSetDevice cudaStreamCreateWithFlags cudaStreamDestroy cudaStreamSynchronize
+    """.split()
+)
+
+
+def runtime_symbols(side: Side) -> frozenset[str]:
+    """Every name that generated code for ``side`` may import from the runtime."""
+    return SUPPORT_SHIMS | COMPUTE_SHIMS[side].keys() | (CUDA_SYMBOLS if side == "cuda" else frozenset())

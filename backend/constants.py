@@ -1,0 +1,145 @@
+"""Constants of a delegated program: which bytes they view, what is state, and what costs nothing to store."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+
+import torch
+from torch.export.exported_program import ExportedProgram
+
+from etcuda.errors import UnsupportedGraphError
+
+_HASH_CHUNK = 64 << 20
+
+
+@dataclasses.dataclass
+class StorageEntry:
+    """Bytes that one or more constants view.
+
+    Attributes:
+        storage: the bytes, wherever they are now (often a memory-mapped file); read only when written out.
+        nbytes: size in bytes.
+        is_mutable: the method writes to it.
+        state_name: names the state that methods of one program share; set exactly when ``is_mutable``.
+        sha256: digest of the bytes; ``None`` when they are all zeros and nothing is stored.
+    """
+
+    storage: torch.UntypedStorage
+    nbytes: int
+    is_mutable: bool
+    state_name: str | None
+    sha256: bytes | None
+
+    def data(self) -> bytes:
+        """The bytes, copied."""
+        return bytes(_view(self.storage, 0, self.nbytes)) if self.nbytes else b""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantEntry:
+    """A tensor over a storage. Sizes, strides and offset count elements."""
+
+    fqn: str
+    storage_index: int
+    dtype: torch.dtype
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    storage_offset: int
+
+
+@dataclasses.dataclass
+class ConstantTable:
+    """Every constant of a program by fully qualified name, and the storages they view."""
+
+    storages: list[StorageEntry]
+    constants: dict[str, ConstantEntry]
+
+
+def collect_constants(program: ExportedProgram) -> ConstantTable:
+    """Finds parameters, buffers and lifted constants through the graph signature.
+
+    Tensors that share bytes keep doing so. A buffer that the method mutates and whose initial content is all zeros (a
+    KV cache, a recurrent state) is recorded as a size; any other buffer keeps its bytes.
+
+    Raises:
+        UnsupportedGraphError: a constant is not a plain dense tensor with its bytes at hand.
+    """
+    mutated = set(program.graph_signature.buffers_to_mutate.values())
+    table = ConstantTable([], {})
+    index_of: dict[int, int] = {}
+    for fqn, tensor in constant_tensors(program).items():
+        _require_plain(fqn, tensor)
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in index_of:
+            index_of[key] = len(table.storages)
+            table.storages.append(StorageEntry(storage, storage.nbytes(), False, None, None))
+        index = index_of[key]
+        if fqn in mutated:
+            entry = table.storages[index]
+            entry.is_mutable = True
+            # Aliased state has one name: the first in signature order, which is the same in every method.
+            entry.state_name = entry.state_name or fqn
+        table.constants[fqn] = ConstantEntry(
+            fqn, index, tensor.dtype, tuple(tensor.size()), tuple(tensor.stride()), int(tensor.storage_offset())
+        )
+    for entry in table.storages:
+        if not (entry.is_mutable and _is_zero(entry)):
+            entry.sha256 = _digest(entry)
+    return table
+
+
+def constant_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and lifted tensor constants that the graph takes as inputs, by fully qualified name."""
+    signature = program.graph_signature
+    named = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    tensors = {}
+    for fqn in named.values():
+        value = program.state_dict.get(fqn, program.constants.get(fqn))
+        if not isinstance(value, torch.Tensor):
+            raise UnsupportedGraphError(
+                f"constant {fqn!r}: expected a tensor in the program's state or constants, got {type(value).__name__}."
+            )
+        tensors[fqn] = value
+    return tensors
+
+
+def _require_plain(fqn: str, tensor: torch.Tensor) -> None:
+    inner = type(tensor.data) if isinstance(tensor, torch.nn.Parameter) else type(tensor)
+    if inner is not torch.Tensor or tensor.layout != torch.strided or tensor.is_quantized:
+        raise UnsupportedGraphError(
+            f"constant {fqn!r}: expected a plain dense tensor, got {inner.__name__} with layout {tensor.layout}. "
+            "Unwrap tensor subclasses with torch.export's run_decompositions, or dequantise it."
+        )
+    if tensor.device.type == "meta":
+        raise UnsupportedGraphError(
+            f"constant {fqn!r} is on the meta device, so its bytes are nowhere. Load its weights before exporting."
+        )
+
+
+def _view(storage: torch.UntypedStorage, start: int, stop: int) -> memoryview:
+    if storage.device.type != "cpu":
+        flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+        return memoryview(flat[start:stop].cpu().numpy())
+    return memoryview((ctypes.c_ubyte * (stop - start)).from_address(storage.data_ptr() + start)).cast("B")
+
+
+def _is_zero(entry: StorageEntry) -> bool:
+    if entry.storage.device.type == "cpu":
+        flat = torch.empty(0, dtype=torch.uint8).set_(entry.storage)
+    else:
+        flat = torch.empty(0, dtype=torch.uint8, device=entry.storage.device).set_(entry.storage)
+    return not any(bool(chunk.any()) for chunk in flat.split(_HASH_CHUNK)) if entry.nbytes else True
+
+
+def _digest(entry: StorageEntry) -> bytes:
+    digest = hashlib.sha256()
+    for start in range(0, entry.nbytes, _HASH_CHUNK):
+        digest.update(_view(entry.storage, start, min(start + _HASH_CHUNK, entry.nbytes)))
+    return digest.digest()

@@ -1,0 +1,213 @@
+"""What ExecuTorch calls for each delegated program: passes, compile, constants, blob."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.metadata
+import logging
+from typing import Any
+
+import torch
+import triton
+from executorch.exir._serialize._named_data_store import NamedDataStore
+from executorch.exir.backend.backend_details import BackendDetails, PreprocessResult
+from executorch.exir.backend.compile_spec_schema import CompileSpec
+from torch.export.exported_program import ExportedProgram
+
+from etcuda.backend.blob import DTYPE_CODES, ImagePart, write_blob
+from etcuda.backend.constants import ConstantTable, collect_constants, constant_tensors
+from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig
+from etcuda.backend.schema.generated import delegate_generated as schema
+from etcuda.backend.values import describe_values
+from etcuda.backend.worker.client import compile_all
+from etcuda.backend.worker.job import JobRequest, JobResult, tied_constants
+from etcuda.errors import OptionError
+from etcuda.passes.manager import run_passes
+
+log = logging.getLogger(__name__)
+
+_WEIGHT_ALIGNMENT = 64
+_PROGRAM_KEY = "etcuda/program"
+
+
+@dataclasses.dataclass
+class _Prepared:
+    """A delegated program after the passes, and everything about it that needs no compiler."""
+
+    method: str
+    config: BackendConfig
+    program: ExportedProgram
+    constants: ConstantTable
+
+
+class EtcudaBackend(BackendDetails):  # type: ignore[misc]
+    """ExecuTorch's entry into etcuda. Its name is the backend id that the runtime registers."""
+
+    @classmethod
+    def copy_exported_program_for_preprocess(
+        cls, edge_program: ExportedProgram, compile_specs: list[CompileSpec]
+    ) -> ExportedProgram:
+        """A copy with a graph of its own whose weights are the originals: copying those would double the memory."""
+        return copy_graph(edge_program)
+
+    @staticmethod
+    def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
+        """Compiles one delegated program.
+
+        Raises:
+            OptionError: the compile specs are not CudaPartitioner's.
+            UnsupportedGraphError, PassError, CompileError: see there.
+        """
+        return _preprocess_all([("forward", edge_program, compile_specs)])[0]
+
+    @classmethod
+    def preprocess_multimethod(
+        cls,
+        edge_programs: dict[str, list[ExportedProgram]],
+        compile_specs: dict[str, list[list[CompileSpec]]],
+    ) -> dict[str, list[PreprocessResult]]:
+        """Compiles the delegated programs of all methods side by side."""
+        flat = [
+            (method, program, specs)
+            for method, programs in edge_programs.items()
+            for program, specs in zip(programs, compile_specs[method], strict=True)
+        ]
+        results = iter(_preprocess_all(flat))
+        return {method: [next(results) for _ in programs] for method, programs in edge_programs.items()}
+
+
+assert EtcudaBackend.__name__ == BACKEND_ID
+
+
+def copy_graph(program: ExportedProgram) -> ExportedProgram:
+    """A deep copy that shares every tensor of the state and the constants with the original."""
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    return copy.deepcopy(program, {id(tensor): tensor for tensor in tensors if isinstance(tensor, torch.Tensor)})
+
+
+def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) -> list[PreprocessResult]:
+    prepared = [_prepare(*job) for job in jobs]
+    labels = _labels([each.method for each in prepared])
+    requests = [
+        JobRequest(each.program, each.config.target, each.config.options, tied_constants(each.constants))
+        for each in prepared
+    ]
+    compiled = compile_all(requests, labels)
+    return [_result(each, job) for each, job in zip(prepared, compiled, strict=True)]
+
+
+def _labels(methods: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    labels = []
+    for method in methods:
+        index = seen[method] = seen.get(method, -1) + 1
+        labels.append(f"{method}/{index}" if methods.count(method) > 1 else method)
+    return labels
+
+
+def _prepare(method: str, edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> _Prepared:
+    config = _config(compile_specs)
+    program = copy_graph(edge_program)
+    run_passes(program, config)
+    _drop_unused(program)
+    return _Prepared(method, config, program, collect_constants(program))
+
+
+def _config(compile_specs: list[CompileSpec]) -> BackendConfig:
+    keys = [spec.key for spec in compile_specs]
+    if keys != [COMPILE_SPEC_KEY]:
+        raise OptionError(
+            f"compile specs: expected exactly one, {COMPILE_SPEC_KEY!r}, got {keys}. "
+            "Lower with CudaPartitioner instead of writing compile specs by hand."
+        )
+    return BackendConfig.from_bytes(bytes(compile_specs[0].value))
+
+
+def _drop_unused(program: ExportedProgram) -> None:
+    """Forgets state and constants that the graph does not take as inputs, so that they are not serialised."""
+    used = constant_tensors(program).keys()
+    for table in (program.state_dict, program.constants):
+        for name in [name for name in table if name not in used]:
+            del table[name]
+
+
+def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
+    config = prepared.config
+    delegate = schema.DelegateT()
+    delegate.method = prepared.method
+    delegate.inputs, delegate.outputs = describe_values(prepared.program)
+    used = _describe_constants(delegate, prepared.constants, compiled)
+    delegate.producers = _producers()
+    delegate.graphCapturable = not config.is_host
+    store = NamedDataStore()
+    tag = config.options.ptd_name if config.options.weights == "ptd" else None
+    for index in used:
+        entry = prepared.constants.storages[index]
+        if entry.sha256 is not None:
+            store.add_named_data(weight_key(entry.sha256), entry.data(), _WEIGHT_ALIGNMENT, tag)
+    if any(prepared.constants.storages[index].is_mutable for index in used):
+        store.add_named_data(_PROGRAM_KEY, b"\1", 1, tag)
+    blob = write_blob(delegate, [_image(config, compiled)])
+    log.info("method %s: %d kernels, image %d bytes", prepared.method, compiled.num_kernels, len(compiled.image))
+    return PreprocessResult(processed_bytes=blob, debug_handle_map={}, data_store_output=store.get_named_data_store_output())
+
+
+def weight_key(sha256: bytes) -> str:
+    """The named-data key of a weight, from the digest of its bytes."""
+    return f"etcuda/w/{sha256.hex()}"
+
+
+def _describe_constants(delegate: schema.DelegateT, table: ConstantTable, compiled: JobResult) -> list[int]:
+    """Fills in the constants that the image uses; returns the indices of their storages in ``table``."""
+    used = sorted({table.constants[fqn].storage_index for _, fqn in compiled.constants})
+    position = {index: place for place, index in enumerate(used)}
+    delegate.storages = []
+    for index in used:
+        entry = table.storages[index]
+        record = schema.StorageT()
+        record.nbytes = entry.nbytes
+        record.dataKey = weight_key(entry.sha256) if entry.sha256 is not None else None
+        record.sha256 = list(entry.sha256) if entry.sha256 is not None else None
+        record.isMutable = entry.is_mutable
+        record.stateName = entry.state_name
+        delegate.storages.append(record)
+    delegate.constants = []
+    for name, fqn in compiled.constants:
+        constant = table.constants[fqn]
+        record = schema.ConstantT()
+        record.name = name
+        record.fqn = fqn
+        record.storage = position[constant.storage_index]
+        record.dtype = DTYPE_CODES[constant.dtype]
+        record.sizes = list(constant.sizes)
+        record.strides = list(constant.strides)
+        record.storageOffset = constant.storage_offset
+        delegate.constants.append(record)
+    return used
+
+
+def _image(config: BackendConfig, compiled: JobResult) -> ImagePart:
+    target = config.target
+    if isinstance(target, str):
+        return ImagePart(target, False, 0, "native", config.options.host_isa, compiled.image, compiled.num_kernels)
+    return ImagePart(
+        target.arch, True, target.compute_capability, target.code_kind, "x86-64", compiled.image, compiled.num_kernels
+    )
+
+
+def _producers() -> list[Any]:
+    from etcuda import __version__
+
+    versions = {
+        "etcuda": __version__,
+        "executorch": importlib.metadata.version("executorch"),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+    }
+    records = []
+    for key, value in versions.items():
+        record = schema.KeyValueT()
+        record.key, record.value = key, value
+        records.append(record)
+    return records

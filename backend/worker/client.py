@@ -1,0 +1,222 @@
+"""The user's side of the compile worker: starts it, feeds it jobs, shows progress, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from etcuda.backend.worker.job import JobRequest, JobResult, read_result, write_request
+from etcuda.errors import CompileError
+
+_START_TIMEOUT_S = 300.0
+
+
+def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[JobResult]:
+    """Compiles several graphs, as many at a time as there are processors.
+
+    Whatever ends this call early (an error, a timeout, Ctrl-C), no worker and no temporary file outlives it.
+
+    Raises:
+        CompileError: a job failed or took longer than its ``timeout_s``; the message says which and why.
+    """
+    if not requests:
+        return []
+    options = requests[0].options
+    with tempfile.TemporaryDirectory(prefix="etcuda-") as root:
+        folders = [pathlib.Path(root) / str(index) for index in range(len(requests))]
+        for folder, request in zip(folders, requests, strict=True):
+            folder.mkdir()
+            write_request(folder, request)
+        server = _server(options.cache_dir)
+        finished = False
+        try:
+            with _progress(options.progress, labels) as report:
+                server.run(folders, labels, options.timeout_s, report)
+            finished = True
+        finally:
+            if not finished:
+                server.kill()
+        return [read_result(folder) for folder in folders]
+
+
+class _Server:
+    def __init__(self, cache_dir: str) -> None:
+        package_root = pathlib.Path(__file__).resolve().parent.parent.parent
+        environment = {
+            **os.environ,
+            # Set iteration order reaches generated code in places.
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+            "TRITON_CACHE_DIR": cache_dir,
+            # Line tables would put this machine's paths into the kernels.
+            "TRITON_DISABLE_LINE_INFO": "1",
+            "PYTHONPATH": os.pathsep.join([*_import_roots(package_root), os.environ.get("PYTHONPATH", "")]),
+        }
+        for name in ("TORCH_LOGS", "TORCH_COMPILE_DEBUG", "TORCHINDUCTOR_MAX_AUTOTUNE"):
+            environment.pop(name, None)
+        self.cache_dir = cache_dir
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process it belongs to
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "etcuda.backend.worker.server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            # A group of its own: Ctrl-C reaches this process alone, which then ends the whole group.
+            start_new_session=True,
+        )
+        self._buffer = b""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        try:
+            while self._next_event(deadline).get("event") != "ready":
+                pass
+        except BaseException:
+            self.kill()
+            raise
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def run(self, folders: Sequence[pathlib.Path], labels: Sequence[str], timeout_s: float, report: Any) -> None:
+        waiting = list(folders)
+        running: dict[str, float] = {}
+        label_of = {str(folder): label for folder, label in zip(folders, labels, strict=True)}
+        limit = max(1, len(os.sched_getaffinity(0)))
+        while waiting or running:
+            while waiting and len(running) < limit:
+                folder = str(waiting.pop(0))
+                stdin = _require(self._process.stdin)
+                stdin.write(folder.encode() + b"\n")
+                stdin.flush()
+                running[folder] = time.monotonic() + timeout_s
+            late, deadline = min(running.items(), key=lambda item: item[1])
+            try:
+                event = self._next_event(deadline)
+            except TimeoutError:
+                raise CompileError(
+                    f"compiling {label_of[late]} took longer than timeout_s={timeout_s:g} seconds and was given up. "
+                    "Pass a larger timeout_s, or fewer or smaller partitions."
+                ) from None
+            job = event["job"]
+            if event["event"] == "progress":
+                report(label_of[job], event["phase"], event["done"], event["total"])
+            else:
+                running.pop(job)
+                report(label_of[job], "done", 1, 1)
+                if event["status"] != 0:
+                    raise _failure(pathlib.Path(job), label_of[job], event["status"])
+
+    def kill(self) -> None:
+        """Ends the worker and everything it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._log.close()
+
+    def _next_event(self, deadline: float) -> dict[str, Any]:
+        stdout = _require(self._process.stdout)
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if not select.select([stdout], [], [], min(left, 1.0))[0]:
+                continue
+            data = os.read(stdout.fileno(), 65536)
+            if not data:
+                raise CompileError(f"the compile worker ended unexpectedly. It printed:\n{self._tail()}")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        event: dict[str, Any] = json.loads(line)
+        return event
+
+    def _tail(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-4000:]
+
+
+_running: list[_Server] = []
+
+
+def _server(cache_dir: str | None) -> _Server:
+    chosen = cache_dir or str(default_cache_dir())
+    for server in list(_running):
+        if server.is_alive() and server.cache_dir == chosen:
+            return server
+        _running.remove(server)
+        server.kill()
+    server = _Server(chosen)
+    _running.append(server)
+    return server
+
+
+@atexit.register
+def shut_down() -> None:
+    """Ends the compile worker, if one runs; the next export starts another."""
+    while _running:
+        _running.pop().kill()
+
+
+def default_cache_dir() -> pathlib.Path:
+    """Where compiled kernels are kept: ``$ETCUDA_CACHE_DIR``, else below the user's cache folder."""
+    if chosen := os.environ.get("ETCUDA_CACHE_DIR"):
+        return pathlib.Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "etcuda" / "triton"
+
+
+def _failure(folder: pathlib.Path, label: str, status: int) -> CompileError:
+    log = (folder / "log.txt").read_text(errors="replace") if (folder / "log.txt").exists() else ""
+    try:
+        report = json.loads((folder / "error.json").read_text())
+    except (OSError, ValueError):
+        cause = "out of memory" if status == -signal.SIGKILL else "crashed"
+        return CompileError(f"compiling {label}: the worker ended with status {status} ({cause}).\n{log[-4000:]}")
+    if report["type"] == CompileError.__name__:
+        return CompileError(f"compiling {label}: {report['message']}")
+    return CompileError(f"compiling {label}: {report['type']}: {report['message']}\n{report['traceback'][-6000:]}")
+
+
+def _import_roots(package_root: pathlib.Path) -> list[str]:
+    import etcuda
+
+    roots = [str(pathlib.Path(_require(etcuda.__file__)).resolve().parent.parent)]
+    return roots if str(package_root) in roots else [*roots, str(package_root)]
+
+
+def _require(value: Any) -> Any:
+    assert value is not None
+    return value
+
+
+@contextlib.contextmanager
+def _progress(wanted: bool | None, labels: Sequence[str]) -> Iterator[Any]:
+    if not (sys.stderr.isatty() if wanted is None else wanted):
+        yield lambda *_event: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[phase]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=False) as bars:
+        tasks = {label: bars.add_task(f"compiling {label}", total=None, phase="waiting") for label in labels}
+
+        def report(label: str, phase: str, done: int, total: int) -> None:
+            bars.update(tasks[label], completed=done, total=total or None, phase=phase)
+
+        yield report
+

@@ -1,0 +1,57 @@
+"""Compiles one job inside the worker: moves the graph to the target, generates code, builds the image."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import torch
+
+from etcuda.backend.image import build_image
+from etcuda.backend.inductor import capture, device
+from etcuda.backend.worker.job import JobRequest, JobResult
+from etcuda.backend.worker.move import move_to_device
+from etcuda.errors import CompileError
+
+Progress = Callable[[str, int, int], None]
+
+
+def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -> JobResult:
+    """Compiles a job; ``folder`` takes the intermediate files.
+
+    Raises:
+        CompileError: code generation or the C++ compiler failed.
+    """
+    is_host = isinstance(request.target, str)
+    if not isinstance(request.target, str):
+        device.install(request.target)
+    where = torch.device("cpu") if is_host else torch.device("cuda", 0)
+    progress("graph", 0, 1)
+    moved = move_to_device(request.program, where, request.tied)
+    code = capture.generate(moved.module, moved.inputs, request.target, request.options.allow_tf32, progress)
+    constants = [(constant.name, moved.name_of(constant.tensor)) for constant in code.constants]
+
+    progress("C++", 0, 1)
+    image = build_image(
+        code.wrapper,
+        code.kernels if is_host else "",
+        code.cubins,
+        cuda=not is_host,
+        isa=request.options.host_isa if is_host else "x86-64",
+        folder=folder,
+    )
+    _require_known(image.imports, is_host)
+    progress("C++", 1, 1)
+    return JobResult(image.data, constants, code.num_kernels)
+
+
+def _require_known(imports: tuple[str, ...], is_host: bool) -> None:
+    from etcuda.backend.shims import runtime_symbols
+
+    missing = sorted(set(imports) - runtime_symbols("host" if is_host else "cuda"))
+    if missing:
+        raise CompileError(
+            f"the generated code calls {', '.join(missing)}, which the runtime does not have. Expected only names of "
+            "etcuda.backend.shims. The operators behind them must be left to another backend: this is a gap in the "
+            "partitioner's support rules; please report it with the model."
+        )

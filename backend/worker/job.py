@@ -1,0 +1,115 @@
+"""What passes between the user's process and the compile worker: one folder per job."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import pathlib
+from typing import Any, Literal
+
+import torch
+from torch._export.verifier import Verifier
+from torch.export.exported_program import ExportedProgram
+
+from etcuda.backend.constants import ConstantTable
+from etcuda.backend.options import CompileOptions
+from etcuda.backend.target import CudaTarget
+from etcuda.errors import BlobError
+
+_PROGRAM, _REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.json", "image.so"
+
+
+@dataclasses.dataclass(frozen=True)
+class JobRequest:
+    """A graph to compile. ``tied`` maps a constant's name to the name of an equal view of the same bytes."""
+
+    program: ExportedProgram
+    target: CudaTarget | Literal["host"]
+    options: CompileOptions
+    tied: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class JobResult:
+    """A compiled graph. ``constants`` holds (name in the image, fully qualified name) in the image's order."""
+
+    image: bytes
+    constants: list[tuple[str, str]]
+    num_kernels: int
+
+
+def tied_constants(table: ConstantTable) -> dict[str, str]:
+    """Constants that are the very same view of the same bytes as an earlier one."""
+    first: dict[tuple[Any, ...], str] = {}
+    tied = {}
+    for fqn, entry in table.constants.items():
+        key = (entry.storage_index, entry.dtype, entry.sizes, entry.strides, entry.storage_offset)
+        if key in first:
+            tied[fqn] = first[key]
+        first.setdefault(key, fqn)
+    return tied
+
+
+def write_request(folder: pathlib.Path, request: JobRequest) -> None:
+    """Writes a job; constants travel as shapes only."""
+    stored = io.BytesIO()
+    torch.export.save(_without_bytes(request.program), stored)
+    (folder / _PROGRAM).write_bytes(stored.getvalue())
+    target = request.target if isinstance(request.target, str) else dataclasses.asdict(request.target)
+    value = {"target": target, "options": dataclasses.asdict(request.options), "tied": request.tied}
+    (folder / _REQUEST).write_text(json.dumps(value))
+
+
+def read_request(folder: pathlib.Path) -> JobRequest:
+    """Reads what ``write_request`` wrote."""
+    value = json.loads((folder / _REQUEST).read_text())
+    target = value["target"]
+    return JobRequest(
+        program=torch.export.load(folder / _PROGRAM),
+        target="host" if target == "host" else CudaTarget(**target),
+        options=CompileOptions.from_mapping(value["options"]),
+        tied=value["tied"],
+    )
+
+
+def write_result(folder: pathlib.Path, result: JobResult) -> None:
+    """Writes a finished job."""
+    (folder / _IMAGE).write_bytes(result.image)
+    value = {"constants": result.constants, "num_kernels": result.num_kernels}
+    (folder / _RESULT).write_text(json.dumps(value))
+
+
+def read_result(folder: pathlib.Path) -> JobResult:
+    """Reads what ``write_result`` wrote.
+
+    Raises:
+        BlobError: the worker left no complete result.
+    """
+    try:
+        value = json.loads((folder / _RESULT).read_text())
+        image = (folder / _IMAGE).read_bytes()
+    except (OSError, ValueError) as error:
+        raise BlobError(f"the compile worker left no complete result in {folder} ({error}); export again.") from error
+    return JobResult(image, [(name, fqn) for name, fqn in value["constants"]], value["num_kernels"])
+
+
+def _without_bytes(program: ExportedProgram) -> ExportedProgram:
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=program.graph,
+        graph_signature=program.graph_signature,
+        state_dict={name: _shape_only(value) for name, value in program.state_dict.items()},
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=None,
+        constants={name: _shape_only(value) for name, value in program.constants.items()},
+        verifiers=[Verifier],
+    )
+
+
+def _shape_only(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    empty = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
+    return torch.nn.Parameter(empty, requires_grad=False) if isinstance(value, torch.nn.Parameter) else empty
