@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,6 +52,8 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes, weights and buffers that the delegate takes."""
+        # ExecuTorch finds a backend among the classes that exist; importing defines ours.
+        importlib.import_module("etcuda.backend.preprocess")
         spec = DelegationSpec(BACKEND_ID, [CompileSpec(COMPILE_SPEC_KEY, self.config.to_bytes())])
         claims = claim(exported_program.graph_module, side_of(self.config))
         tags: dict[str, DelegationSpec] = {}
