@@ -1,0 +1,76 @@
+"""Drives ``run_session``: writes the inputs as raw files, runs the program, reads the outputs back."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import torch
+from torch import Tensor
+
+from examples.models import Call
+
+_NAMES = {
+    torch.int64: "int64",
+    torch.int32: "int32",
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.bool: "bool",
+}
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The elements in row-major order, little endian."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def from_bytes(data: bytes, like: Tensor) -> Tensor:
+    """The inverse, for a tensor of the shape and dtype of ``like``.
+
+    Raises:
+        ValueError: the number of bytes is not that of such a tensor.
+    """
+    expected = like.numel() * like.element_size()
+    if len(data) != expected:
+        raise ValueError(f"expected {expected} bytes for {list(like.shape)} {like.dtype}, got {len(data)}.")
+    return torch.frombuffer(bytearray(data), dtype=like.dtype).reshape(like.shape)
+
+
+def write_session(folder: pathlib.Path, calls: list[Call]) -> pathlib.Path:
+    """Writes the calls into ``folder``; returns the session file."""
+    lines = []
+    for index, call in enumerate(calls):
+        words = [call.method]
+        for place, tensor in enumerate(call.inputs):
+            path = folder / f"in_{index}_{place}.bin"
+            path.write_bytes(to_bytes(tensor))
+            words.append(f"{_NAMES[tensor.dtype]}:{'x'.join(map(str, tensor.shape))}:{path}")
+        lines.append(" ".join(words))
+    session = folder / "session.txt"
+    session.write_text("\n".join(lines) + "\n")
+    return session
+
+
+def run_calls(program: pathlib.Path, model: pathlib.Path, calls: list[Call], like: list[Tensor]) -> list[Tensor]:
+    """Outputs of the calls, run in order in one process of ``program``.
+
+    Args:
+        program: the built ``run_session``.
+        model: the ``.pte`` file.
+        calls: what to run.
+        like: one tensor per call, of its output's shape and dtype.
+
+    Raises:
+        RuntimeError: the program failed; the message holds what it printed.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        command = [os.fspath(program), os.fspath(model), os.fspath(write_session(folder, calls)), name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return [from_bytes((folder / f"{i}.bin").read_bytes(), tensor) for i, tensor in enumerate(like)]
