@@ -44,6 +44,7 @@ SUPPORT_SHIMS: frozenset[str] = frozenset(
     for name in (
         "_reinterpret_tensor",
         "assign_tensors_out",
+        "check",
         "clone",
         "clone_preserve_strides",
         "create_cuda_stream_guard",
@@ -97,12 +98,7 @@ def compute_shim(side: Side, op: str) -> ComputeShim | None:
 
 # The CUDA entry points of generated code; the runtime implements them over the driver that it opens itself.
 CUDA_SYMBOLS: frozenset[str] = frozenset(
-    """
-    cuFuncSetAttribute cuGetErrorString cuLaunchKernel cuModuleGetFunction cuModuleLoadData cuModuleUnload
-    cudaEventCreate cudaEventCreateWithFlags cudaEventDestroy cudaEventQuery cudaEventRecord cudaEventSynchronize
-    cudaFree cudaGetDevice cudaGetErrorString cudaGetLastError cudaMalloc cudaMemcpy cudaMemcpyAsync
-    cudaPointerGetAttributes cudaSetDevice cudaStreamCreateWithFlags cudaStreamDestroy cudaStreamSynchronize
-    """.split()
+    ["cuFuncSetAttribute", "cuGetErrorString", "cuLaunchKernel", "cuModuleGetFunction", "cuModuleLoadData", "cuModuleUnload", "cudaEventCreate", "cudaEventCreateWithFlags", "cudaEventDestroy", "cudaEventQuery", "cudaEventRecord", "cudaEventSynchronize", "cudaFree", "cudaGetDevice", "cudaGetErrorString", "cudaGetLastError", "cudaMalloc", "cudaMemcpy", "cudaMemcpyAsync", "cudaPointerGetAttributes", "cudaSetDevice", "cudaStreamCreateWithFlags", "cudaStreamDestroy", "cudaStreamSynchronize"]
 )
 
 

@@ -69,6 +69,6 @@ def _tile(choice: Any) -> _Tile:
 
 
 def _problem(choice: Any) -> tuple[int, int]:
-    size_hint = torch._inductor.virtualized.V.graph.sizevars.size_hint
-    sizes = [int(size_hint(size, fallback=1)) for size in choice.layout.size]
+    hint = torch._inductor.virtualized.V.graph.sizevars.optimization_hint
+    sizes = [int(hint(size, fallback=1)) for size in choice.layout.size]
     return sizes[0] * math.prod(sizes[2:]), sizes[1]
