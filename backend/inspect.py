@@ -1,0 +1,157 @@
+"""Looks into a .pte: what was delegated to etcuda, for which targets, and what it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+from executorch.exir._serialize._program import deserialize_pte_binary
+
+from etcuda.backend.blob import DTYPE_CODES, read_blob
+from etcuda.backend.options import BACKEND_ID
+from etcuda.backend.schema.generated import delegate_generated as schema
+from etcuda.errors import BlobError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageInfo:
+    """A code image: its target, size in bytes and number of kernels."""
+
+    target: str
+    code_kind: str
+    isa: str
+    nbytes: int
+    num_kernels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StorageInfo:
+    """Bytes of constants. ``key`` is ``None`` for content that is all zeros and not stored."""
+
+    nbytes: int
+    key: str | None
+    state_name: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueInfo:
+    """An input or output: dtype name, and (least, greatest) size of each dimension."""
+
+    name: str
+    dtype: str
+    dims: tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DelegateInfo:
+    """One delegated part of a method."""
+
+    method: str
+    inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+    constants: tuple[str, ...]
+    storages: tuple[StorageInfo, ...]
+    images: tuple[ImageInfo, ...]
+    producers: dict[str, str]
+
+    @property
+    def num_kernels(self) -> int:
+        """Kernels of the first image."""
+        return self.images[0].num_kernels
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodInfo:
+    """A method: its delegates of etcuda, the operators that others run, and the other backends it uses."""
+
+    name: str
+    delegates: tuple[DelegateInfo, ...]
+    operators: tuple[str, ...]
+    other_backends: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramInfo:
+    """A whole program."""
+
+    nbytes: int
+    methods: tuple[MethodInfo, ...]
+
+    @property
+    def num_kernels(self) -> int:
+        """Kernels of all delegates."""
+        return sum(delegate.num_kernels for method in self.methods for delegate in method.delegates)
+
+
+def inspect_program(source: bytes | str | os.PathLike[str]) -> ProgramInfo:
+    """Describes a program.
+
+    Args:
+        source: the bytes of a ``.pte``, or its path.
+
+    Raises:
+        BlobError: not a ``.pte``, or a damaged delegate blob.
+        OSError: the file cannot be read.
+    """
+    data = source if isinstance(source, bytes) else pathlib.Path(source).read_bytes()
+    if data[4:6] != b"ET":
+        raise BlobError(
+            f"program: expected an ExecuTorch .pte (identifier 'ET..' at byte 4), got {data[4:8]!r}. "
+            "Pass the file that ExecutorchProgramManager.save wrote."
+        )
+    program = deserialize_pte_binary(data).program
+    methods = []
+    for plan in program.execution_plan:
+        blobs = [
+            program.backend_delegate_data[delegate.processed.index].data
+            for delegate in plan.delegates
+            if delegate.id == BACKEND_ID
+        ]
+        methods.append(
+            MethodInfo(
+                name=plan.name,
+                delegates=tuple(describe(bytes(blob)) for blob in blobs),
+                operators=tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators),
+                other_backends=tuple(sorted({each.id for each in plan.delegates} - {BACKEND_ID})),
+            )
+        )
+    return ProgramInfo(len(data), tuple(methods))
+
+
+def describe(blob: bytes) -> DelegateInfo:
+    """Describes one delegate blob.
+
+    Raises:
+        BlobError: see ``read_blob``.
+    """
+    delegate = read_blob(blob)
+    kinds = {value: name for name, value in vars(schema.CodeKind).items() if not name.startswith("_")}
+    return DelegateInfo(
+        method=_text(delegate.method),
+        inputs=tuple(_value(each) for each in delegate.inputs or ()),
+        outputs=tuple(_value(each) for each in delegate.outputs or ()),
+        constants=tuple(_text(each.fqn) for each in delegate.constants or ()),
+        storages=tuple(
+            StorageInfo(
+                each.nbytes,
+                _text(each.dataKey) if each.dataKey else None,
+                _text(each.stateName) if each.isMutable else None,
+            )
+            for each in delegate.storages or ()
+        ),
+        images=tuple(
+            ImageInfo(_text(each.target), kinds[each.codeKind], _text(each.isa), each.nbytes, each.numKernels)
+            for each in delegate.images or ()
+        ),
+        producers={_text(each.key): _text(each.value) for each in delegate.producers or ()},
+    )
+
+
+def _value(record: schema.ValueT) -> ValueInfo:
+    names = {code: str(dtype).removeprefix("torch.") for dtype, code in DTYPE_CODES.items()}
+    return ValueInfo(_text(record.name), names[record.dtype], tuple((dim.min, dim.max) for dim in record.dims or ()))
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
