@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
 import sys
@@ -28,6 +29,8 @@ def pytest_configure() -> None:
     import torch
 
     torch.set_num_threads(1)
+    # Thousands of lines of the tracer's own would bury the log of a failed test.
+    logging.getLogger("torch.__trace").propagate = False
 
 
 def pytest_report_header() -> str:
