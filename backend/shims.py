@@ -98,7 +98,32 @@ def compute_shim(side: Side, op: str) -> ComputeShim | None:
 
 # The CUDA entry points of generated code; the runtime implements them over the driver that it opens itself.
 CUDA_SYMBOLS: frozenset[str] = frozenset(
-    ["cuFuncSetAttribute", "cuGetErrorString", "cuLaunchKernel", "cuModuleGetFunction", "cuModuleLoadData", "cuModuleUnload", "cudaEventCreate", "cudaEventCreateWithFlags", "cudaEventDestroy", "cudaEventQuery", "cudaEventRecord", "cudaEventSynchronize", "cudaFree", "cudaGetDevice", "cudaGetErrorString", "cudaGetLastError", "cudaMalloc", "cudaMemcpy", "cudaMemcpyAsync", "cudaPointerGetAttributes", "cudaSetDevice", "cudaStreamCreateWithFlags", "cudaStreamDestroy", "cudaStreamSynchronize"]
+    (
+        "cuFuncSetAttribute",
+        "cuGetErrorString",
+        "cuLaunchKernel",
+        "cuModuleGetFunction",
+        "cuModuleLoadData",
+        "cuModuleUnload",
+        "cudaEventCreate",
+        "cudaEventCreateWithFlags",
+        "cudaEventDestroy",
+        "cudaEventQuery",
+        "cudaEventRecord",
+        "cudaEventSynchronize",
+        "cudaFree",
+        "cudaGetDevice",
+        "cudaGetErrorString",
+        "cudaGetLastError",
+        "cudaMalloc",
+        "cudaMemcpy",
+        "cudaMemcpyAsync",
+        "cudaPointerGetAttributes",
+        "cudaSetDevice",
+        "cudaStreamCreateWithFlags",
+        "cudaStreamDestroy",
+        "cudaStreamSynchronize",
+    )
 )
 
 

@@ -8,7 +8,7 @@ import operator
 import torch
 from torch.fx import GraphModule, Node
 
-from etcuda.backend.shims import Side
+from etcuda.backend.options import BackendConfig
 from etcuda.partitioner.levels import partitions
 from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.ownership import TAG
@@ -47,12 +47,12 @@ class Claims:
     refusals: dict[Node, Refusal]
 
 
-def claim(module: GraphModule, side: Side) -> Claims:
+def claim(module: GraphModule, config: BackendConfig) -> Claims:
     """Decides over every call of a graph, and of the branches of control flow that is not claimed whole."""
     calls = [node for node in module.graph.nodes if node.op == "call_function" and not _is_delegate(node)]
     refusals: dict[Node, Refusal] = {}
     for node in calls:
-        refusal = _tagged(node) or refuse(node, side)
+        refusal = _tagged(node) or refuse(node, config)
         if refusal is not None:
             refusals[node] = refusal
     claimed = {node for node in calls if node not in refusals}
@@ -68,7 +68,7 @@ def claim(module: GraphModule, side: Side) -> Claims:
     for node in calls:
         if node not in inside and isinstance(node.target, torch._ops.HigherOrderOperator):
             for branch in branches(node):
-                inner = claim(branch, side)
+                inner = claim(branch, config)
                 groups += inner.partitions
                 refusals |= inner.refusals
     return Claims(groups, refusals)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from etcuda.backend.options import BackendConfig
 from etcuda.backend.shims import Side
 
 
@@ -33,12 +34,23 @@ class NodeView:
     Attributes:
         node: the graph's node.
         op: the operator, an ATen overload even where the node holds an Edge one.
-        side: the target's side.
+        config: target and options.
     """
 
     node: Node
     op: torch._ops.OpOverload
-    side: Side
+    config: BackendConfig
+
+    @property
+    def side(self) -> Side:
+        """Which runtime the target's code links against."""
+        return "host" if self.config.is_host else "cuda"
+
+    @property
+    def compute_capability(self) -> int | None:
+        """The GPU's, two digits; ``None`` on the host."""
+        target = self.config.target
+        return None if isinstance(target, str) else target.compute_capability
 
     @functools.cached_property
     def arguments(self) -> dict[str, Any]:

@@ -11,14 +11,15 @@ import torch
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
 from torch.export.exported_program import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
 from etcuda.backend.target import CudaTarget, resolve_target
 from etcuda.errors import OptionError
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.ownership import TAG, tag_constants, tag_mutated_buffers
-from etcuda.partitioner.support import branches, refuse, side_of
+from etcuda.partitioner.report import PartitionReport, make_report
+from etcuda.partitioner.support import branches, refuse
 
 log = logging.getLogger(__name__)
 
@@ -55,32 +56,72 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         # ExecuTorch finds a backend among the classes that exist; importing defines ours.
         importlib.import_module("etcuda.backend.preprocess")
         spec = DelegationSpec(BACKEND_ID, [CompileSpec(COMPILE_SPEC_KEY, self.config.to_bytes())])
-        claims = claim(exported_program.graph_module, side_of(self.config))
-        tags: dict[str, DelegationSpec] = {}
-        for index, group in enumerate(claims.partitions):
-            tag = f"etcuda_{index}"
-            tags[tag] = spec
-            for node in group:
-                _tag(node, tag)
-        tag_constants(exported_program, set(tags))
-        tag_mutated_buffers(exported_program, set(tags))
-        return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+        tags, report = tag_program(exported_program, self.config)
+        log.info("%s", report)
+        return PartitionResult(tagged_exported_program=exported_program, partition_tags=dict.fromkeys(tags, spec))
 
     def ops_to_not_decompose(
         self, ep: ExportedProgram
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
         """Operators of ``KEPT_WHOLE`` that occur and whose every call is claimed; never one that would be left over."""
-        side = side_of(self.config)
         kept = dict.fromkeys(KEPT_WHOLE, True)
         occurring = set()
-        for module in ep.graph_module.modules():
-            if not isinstance(module, torch.fx.GraphModule):
-                continue
+        for module in _modules(ep):
             for node in module.graph.nodes:
                 if node.op == "call_function" and node.target in kept:
                     occurring.add(node.target)
-                    kept[node.target] &= refuse(node, side) is None
+                    kept[node.target] &= refuse(node, self.config) is None
         return [op for op in KEPT_WHOLE if op in occurring and kept[op]], None
+
+
+class PartitionRecorder(CudaPartitioner):
+    """Finds out what would be claimed, and claims nothing.
+
+    Attributes:
+        report: that of the program seen last.
+    """
+
+    report: PartitionReport | None = None
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        """Records the report and leaves the program as it was."""
+        self.record(exported_program)
+        return PartitionResult(tagged_exported_program=exported_program, partition_tags={})
+
+    def record(self, program: ExportedProgram) -> PartitionReport:
+        """The report of a program in the Edge dialect."""
+        before = {node: node.meta.get(TAG) for module in _modules(program) for node in module.graph.nodes}
+        _, self.report = tag_program(program, self.config)
+        for node, tag in before.items():
+            if tag is None:
+                node.meta.pop(TAG, None)
+        return self.report
+
+    def ops_to_not_decompose(
+        self, ep: ExportedProgram
+    ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
+        """None: what is kept whole must be delegated."""
+        return [], None
+
+
+def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:
+    """Tags the calls, weights and buffers of every partition, and says what was left.
+
+    Returns:
+        The tags in execution order, and the report.
+    """
+    claims = claim(program.graph_module, config)
+    tags = [f"etcuda_{index}" for index in range(len(claims.partitions))]
+    for tag, group in zip(tags, claims.partitions, strict=True):
+        for node in group:
+            _tag(node, tag)
+    tag_constants(program, set(tags))
+    kept = tag_mutated_buffers(program, set(tags))
+    return tags, make_report(claims, kept)
+
+
+def _modules(program: ExportedProgram) -> list[GraphModule]:
+    return [module for module in program.graph_module.modules() if isinstance(module, GraphModule)]
 
 
 def make_config(

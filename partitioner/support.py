@@ -9,9 +9,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from etcuda.backend.options import BackendConfig
-from etcuda.backend.shims import Side
-from etcuda.partitioner.inductor_tables import Lowering, lowering_of
+from etcuda.partitioner.inductor_tables import Lowering, has_device_function, lowering_of
 from etcuda.partitioner.node_view import NodeView, Refusal
+from etcuda.partitioner.rules.base import library_call
 from etcuda.partitioner.rules.table import RULE_OF
 from etcuda.passes.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
 
@@ -30,35 +30,38 @@ DTYPES = frozenset(
     }
 )
 
+QUANTIZED_NAMESPACES = frozenset({"quantized", "quantized_decomposed"})
+
+# Lowered under the name of another overload.
+REWRITTEN = frozenset({torch.ops.aten.upsample_nearest2d.vec})
+
+# ExecuTorch describes tensors of at most so many dimensions.
+MAX_RANK = 16
+
 CONTROL_FLOW = ("cond", "while_loop")
 
 
-def side_of(config: BackendConfig) -> Side:
-    """Which runtime the target's code links against."""
-    return "host" if config.is_host else "cuda"
-
-
-def refuse(node: Node, side: Side) -> Refusal | None:
+def refuse(node: Node, config: BackendConfig) -> Refusal | None:
     """The reason why ``node`` cannot be claimed, or ``None``.
 
     Args:
         node: a ``call_function`` node of an ATen or Edge program, with metadata.
-        side: the target's side.
+        config: target and options.
     """
     if node.target is operator.getitem:
-        return _refuse_item(node, side)
-    if "val" not in node.meta:
+        return _refuse_item(node, config)
+    op = underlying(node.target)
+    if op in ASSERTIONS:
+        return None
+    if node.meta.get("val") is None:
         return Refusal("the node has no metadata; run the program through torch.export or to_edge first")
     if is_symbolic_scalar(node):
         return _refuse_unbacked(node)
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return _refuse_control_flow(node, side)
-    op = underlying(node.target)
+        return _refuse_control_flow(node, config)
     if op is None:
         return Refusal(f"{node.target} is not an ATen operator", {"target": str(node.target)})
-    if op in ASSERTIONS:
-        return None
-    view = NodeView(node, op, side)
+    view = NodeView(node, op, config)
     refusal = _refuse_tensors(view) or _refuse_unbacked(node)
     if refusal is not None:
         return refusal
@@ -84,11 +87,11 @@ def branches(node: Node) -> list[GraphModule]:
     return found
 
 
-def _refuse_item(node: Node, side: Side) -> Refusal | None:
+def _refuse_item(node: Node, config: BackendConfig) -> Refusal | None:
     source = node.args[0]
     if not isinstance(source, Node) or source.op != "call_function":
         return Refusal(f"getitem of {source} is no result of an operator", {"source": str(source)})
-    refusal = refuse(source, side)
+    refusal = refuse(source, config)
     return Refusal(f"it is a result of {source.name}, which is not claimed") if refusal is not None else None
 
 
@@ -98,8 +101,8 @@ def _refuse_tensors(view: NodeView) -> Refusal | None:
             return Refusal(f"layout {tensor.layout} is not dense", {"layout": tensor.layout})
         if tensor.dtype not in DTYPES:
             return Refusal(f"dtype {tensor.dtype} is not one the backend compiles", {"dtype": tensor.dtype})
-        if tensor.is_quantized:
-            return Refusal(f"quantized tensors are not compiled, got {tensor.dtype}", {"dtype": tensor.dtype})
+        if tensor.dim() > MAX_RANK:
+            return Refusal(f"tensors have at most {MAX_RANK} dimensions, got {tensor.dim()}", {"rank": tensor.dim()})
     return None
 
 
@@ -116,15 +119,19 @@ def _refuse_unbacked(node: Node) -> Refusal | None:
 
 def _refuse_lowering(view: NodeView) -> Refusal | None:
     op = VIEW_OF_COPY.get(view.op, view.op)
+    if op.namespace in QUANTIZED_NAMESPACES:
+        return Refusal(f"quantized operators are not compiled, got {op}", {"op": str(op)})
+    if "backward" in op._schema.name:
+        return Refusal(f"gradients are not compiled, got {op}", {"op": str(op)})
     lowering = lowering_of(op)
-    if lowering is Lowering.FALLBACK:
-        return Refusal(f"Inductor calls a library kernel for {op}, and the runtime has no shim for it", {"op": str(op)})
-    if lowering is Lowering.NONE:
+    if lowering is Lowering.NONE and op not in REWRITTEN:
         return Refusal(f"Inductor has no lowering for {op}", {"op": str(op)})
+    if lowering is Lowering.FALLBACK or not has_device_function(op, view.side):
+        return library_call(view, str(op), op=str(op))
     return None
 
 
-def _refuse_control_flow(node: Node, side: Side) -> Refusal | None:
+def _refuse_control_flow(node: Node, config: BackendConfig) -> Refusal | None:
     name = getattr(node.target, "__name__", str(node.target))
     if name not in CONTROL_FLOW:
         return Refusal(f"control flow {name} is not compiled, expected one of {', '.join(CONTROL_FLOW)}", {"op": name})
@@ -132,7 +139,7 @@ def _refuse_control_flow(node: Node, side: Side) -> Refusal | None:
         for inner in module.graph.nodes:
             if inner.op != "call_function":
                 continue
-            refusal = refuse(inner, side)
+            refusal = refuse(inner, config)
             if refusal is not None:
                 return Refusal(f"{inner.name} inside it is not claimed: {refusal.reason}", refusal.values)
     return _refuse_unbacked(node)

@@ -25,7 +25,7 @@ def contiguous_outputs(program: ExportedProgram, config: BackendConfig) -> int:
     """
     output = program.graph.output_node()
     orders = output.meta[OUTPUT_DIM_ORDERS]
-    values = list(output.args[0])  # type: ignore[arg-type]
+    values = list(output.args[0])
     specs = program.graph_signature.output_specs
     owned = {_root(v) for v, s in zip(values, specs, strict=True) if s.kind != OutputKind.USER_OUTPUT}
     changed = 0

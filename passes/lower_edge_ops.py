@@ -44,8 +44,8 @@ def lower_edge_ops(program: ExportedProgram, config: BackendConfig) -> int:
 
 
 def _with_memory_format(node: Node) -> dict[str, Any]:
-    kwargs = dict(node.kwargs)
-    dim_order = kwargs.pop("dim_order", None)
+    kwargs: dict[str, Any] = dict(node.kwargs)
+    dim_order: Any = kwargs.pop("dim_order", None)
     if dim_order is None:
         return kwargs
     order = tuple(int(dim) for dim in dim_order)

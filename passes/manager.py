@@ -21,8 +21,8 @@ from etcuda.passes.view_copy_to_view import view_copy_to_view
 log = logging.getLogger(__name__)
 
 PASSES: tuple[GraphPass, ...] = (
-    record_output_layout,
     lower_edge_ops,
+    record_output_layout,
     view_copy_to_view,
     contiguous_outputs,
 )

@@ -18,7 +18,7 @@ def record_output_layout(program: ExportedProgram, config: BackendConfig) -> int
     ExecuTorch plans memory for the outputs as the program says before the passes; later passes change strides.
     """
     output = program.graph.output_node()
-    values = [getattr(arg, "meta", {}).get("val") for arg in output.args[0]]  # type: ignore[union-attr]
+    values = [getattr(arg, "meta", {}).get("val") for arg in output.args[0]]
     output.meta[OUTPUT_DIM_ORDERS] = [dim_order(v) if isinstance(v, torch.Tensor) else None for v in values]
     return 0
 

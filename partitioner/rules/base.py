@@ -1,8 +1,9 @@
-"""What a rule is."""
+"""What a rule is, and what several rules need."""
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -21,3 +22,32 @@ class Rule(abc.ABC):
     @abc.abstractmethod
     def refuse(self, view: NodeView) -> Refusal | None:
         """The reason why this call cannot be claimed, or ``None``."""
+
+
+def overloads(*packets: torch._ops.OpOverloadPacket) -> tuple[torch._ops.OpOverload, ...]:
+    """Every overload of operators, except those that write to an ``out`` argument or in place."""
+    found = (getattr(packet, name) for packet in packets for name in packet.overloads())  # type: ignore[no-untyped-call]
+    return tuple(op for op in found if not op._schema.is_mutable)
+
+
+def library_call(view: NodeView, because: str, **values: object) -> Refusal:
+    """The refusal for a call that Inductor would hand to a library kernel that the runtime lacks."""
+    return Refusal(f"{because}: Inductor would call a library kernel that the runtime lacks", values)
+
+
+def dtype_list(dtypes: Iterable[torch.dtype]) -> str:
+    """Dtypes in words, in a fixed order."""
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+
+
+def upper_bound(size: int | torch.SymInt) -> int | None:
+    """The greatest value that a size can take, or ``None`` where nothing bounds it."""
+    if not isinstance(size, torch.SymInt):
+        return size
+    from torch.utils._sympy.numbers import int_oo
+
+    environment = size.node.shape_env
+    if environment is None:
+        return None
+    bounds = environment.bound_sympy(size.node.expr)
+    return None if bounds.upper in (int_oo, float("inf")) or not bounds.upper.is_Integer else int(bounds.upper)

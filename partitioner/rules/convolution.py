@@ -6,27 +6,28 @@ import torch
 
 from etcuda.backend.shims import compute_shim
 from etcuda.partitioner.node_view import NodeView, Refusal
-from etcuda.partitioner.rules.base import Rule
+from etcuda.partitioner.rules.base import Rule, dtype_list
 
 aten = torch.ops.aten
 
+_GENERATED = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
 
 class ConvolutionRule(Rule):
-    """One to three spatial dimensions, any groups, floating dtypes."""
+    """One to three spatial dimensions, any groups, floating dtypes; the pass decompose_conv prepares the rest."""
 
     ops = (aten.convolution.default,)
 
     def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses dtypes without a kernel."""
-        tensor = view.tensor("input")
+        """Refuses dtypes, ranks and symbolic channel counts without a kernel."""
+        tensor, weight = view.tensor("input"), view.tensor("weight")
         shim = compute_shim("host", "convolution")
-        dtypes = shim.dtypes if shim is not None and view.side == "host" else _CUDA_DTYPES
+        dtypes = shim.dtypes if shim is not None and view.side == "host" else _GENERATED
         if tensor.dtype not in dtypes:
-            taken = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
-            return Refusal(f"convolution takes {taken}, got {tensor.dtype}", {"dtype": tensor.dtype})
-        if view.arguments["transposed"]:
-            return Refusal("transposed convolution has no kernel, got transposed=True", {"transposed": True})
+            return Refusal(f"convolution takes {dtype_list(dtypes)}, got {tensor.dtype}", {"dtype": tensor.dtype})
+        if tensor.dim() != weight.dim() or not 3 <= tensor.dim() <= 5:
+            got = f"input rank {tensor.dim()} and weight rank {weight.dim()}"
+            return Refusal(f"convolution takes a batched input of rank 3 to 5, got {got}", {"rank": tensor.dim()})
+        if any(isinstance(size, torch.SymInt) for size in (*weight.shape, tensor.shape[1])):
+            return Refusal(f"convolution takes a weight of static shape, got {tuple(weight.shape)}")
         return None
-
-
-_CUDA_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})

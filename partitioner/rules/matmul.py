@@ -6,15 +6,18 @@ import torch
 
 from etcuda.backend.shims import compute_shim
 from etcuda.partitioner.node_view import NodeView, Refusal
-from etcuda.partitioner.rules.base import Rule
+from etcuda.partitioner.rules.base import Rule, dtype_list
 
 aten = torch.ops.aten
 
 _SHIM_OF = {
-    aten.mm.default: "mm_out",
+    aten._int_mm.default: "_int_mm_out",
+    aten._scaled_mm.default: "_scaled_mm_out",
     aten.addmm.default: "addmm_out",
-    aten.bmm.default: "bmm_out",
     aten.baddbmm.default: "baddbmm_out",
+    aten.bmm.default: "bmm_out",
+    aten.linear.default: "addmm_out",
+    aten.mm.default: "mm_out",
 }
 
 
@@ -24,13 +27,13 @@ class MatmulRule(Rule):
     ops = tuple(_SHIM_OF)
 
     def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses dtypes without a library kernel."""
+        """Refuses products and dtypes without a shim."""
         name = _SHIM_OF[view.op]
         shim = compute_shim(view.side, name)
         if shim is None:
-            return Refusal(f"the {view.side} runtime has no shim {name}", {"shim": name})
-        dtype = next(iter(view.result_tensors)).dtype
-        if dtype in shim.dtypes:
+            return Refusal(f"the {view.side} runtime has no shim for {name}", {"shim": name})
+        dtypes = {tensor.dtype for tensor in (*view.input_tensors, *view.result_tensors)}
+        if dtypes <= shim.dtypes and len(dtypes) == 1:
             return None
-        taken = ", ".join(sorted(str(d).removeprefix("torch.") for d in shim.dtypes))
-        return Refusal(f"{shim.name} takes {taken}, got {dtype}", {"shim": shim.name, "dtype": dtype})
+        got = dtype_list(dtypes)
+        return Refusal(f"{shim.name} takes one of {dtype_list(shim.dtypes)}, got {got}", {"dtype": got})

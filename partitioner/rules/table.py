@@ -7,12 +7,35 @@ from collections.abc import Iterable
 import torch
 
 from etcuda.partitioner.rules.base import Rule
+from etcuda.partitioner.rules.bytes import BitcastRule, CatRule
 from etcuda.partitioner.rules.convolution import ConvolutionRule
+from etcuda.partitioner.rules.embedding import EmbeddingRule
+from etcuda.partitioner.rules.integer_pow import IntegerPowRule
 from etcuda.partitioner.rules.matmul import MatmulRule
+from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
+from etcuda.partitioner.rules.random import DropoutRule, RandomRule
+from etcuda.partitioner.rules.scan import ScanRule, SearchRule, SelectionRule, SortRule
+from etcuda.partitioner.rules.scatter import IndexAddRule, IndexPutRule, MaskedScatterRule, ScatterRule
 
 RULES: tuple[Rule, ...] = (
+    AdaptivePoolRule(),
+    AveragePoolRule(),
+    BitcastRule(),
+    CatRule(),
     ConvolutionRule(),
+    DropoutRule(),
+    EmbeddingRule(),
+    IndexAddRule(),
+    IndexPutRule(),
+    IntegerPowRule(),
+    MaskedScatterRule(),
     MatmulRule(),
+    RandomRule(),
+    ScanRule(),
+    ScatterRule(),
+    SearchRule(),
+    SelectionRule(),
+    SortRule(),
 )
 
 

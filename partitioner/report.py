@@ -1,0 +1,124 @@
+"""What the partitioner would take, what it would leave, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from torch.export.exported_program import ExportedProgram
+from torch.fx import Node
+
+from etcuda.backend.options import CompileOptions
+from etcuda.backend.target import CudaTarget
+from etcuda.partitioner.claims import Claims
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RefusedNode:
+    """One call that is not delegated.
+
+    Attributes:
+        node: its name in the graph.
+        op: its operator.
+        reason: a sentence with the actual values.
+        values: those values by name.
+        kept_buffer: the node is a mutated buffer that stays in the program, not a call.
+    """
+
+    node: str
+    op: str
+    reason: str
+    values: dict[str, object]
+    kept_buffer: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PartitionReport:
+    """What one program's partition came to.
+
+    Attributes:
+        delegated: number of calls in partitions.
+        total: number of calls, those inside control flow that is claimed whole not counted.
+        partitions: number of nodes of each partition, in execution order.
+        refusals: every call that is left, and every mutated buffer that no partition can own.
+    """
+
+    delegated: int
+    total: int
+    partitions: tuple[int, ...]
+    refusals: tuple[RefusedNode, ...]
+
+    def summary(self) -> str:
+        """One line."""
+        return f"{self.delegated} of {self.total} nodes delegated in {len(self.partitions)} partitions"
+
+    def __str__(self) -> str:
+        """The summary, then a table of what was left, calls of one operator with one reason in one row."""
+        if not self.refusals:
+            return self.summary()
+        from rich.console import Console
+        from rich.table import Table
+
+        rows: dict[tuple[str, str], list[str]] = {}
+        for each in self.refusals:
+            rows.setdefault((each.op, each.reason), []).append(each.node)
+        table = Table("operator", "nodes", "reason")
+        for (op, reason), nodes in rows.items():
+            shown = nodes[0] if len(nodes) == 1 else f"{nodes[0]} and {len(nodes) - 1} more"
+            table.add_row(op, shown, reason)
+        stream = io.StringIO()
+        Console(file=stream, width=160, highlight=False).print(table, markup=False)
+        return f"{self.summary()}\n{stream.getvalue()}"
+
+
+def make_report(claims: Claims, kept_buffers: Mapping[str, str]) -> PartitionReport:
+    """Builds the report from what ``claim`` and ``tag_mutated_buffers`` returned."""
+    refusals = [_refused(node, claims) for node in claims.refusals]
+    refusals += [RefusedNode(name, "buffer", why, {}, kept_buffer=True) for name, why in kept_buffers.items()]
+    sizes = tuple(len(group) for group in claims.partitions)
+    return PartitionReport(sum(sizes), sum(sizes) + len(claims.refusals), sizes, tuple(refusals))
+
+
+def _refused(node: Node, claims: Claims) -> RefusedNode:
+    refusal = claims.refusals[node]
+    op = getattr(node.target, "_op", node.target)
+    name = str(op) if "." in str(op) and "<" not in str(op) else getattr(op, "__name__", str(op))
+    return RefusedNode(node.name, name, refusal.reason, dict(refusal.values))
+
+
+def partition_report(
+    ep: ExportedProgram,
+    target: str | CudaTarget = "auto",
+    options: CompileOptions | Mapping[str, Any] | None = None,
+) -> PartitionReport:
+    """Says what ``CudaPartitioner(target, options)`` would take of a program. The program is not changed.
+
+    Args:
+        ep: from ``torch.export.export``, or in the Edge dialect (``EdgeProgramManager.exported_program()``).
+        target: as for ``CudaPartitioner``.
+        options: as for ``CudaPartitioner``.
+
+    Raises:
+        TypeError: ``ep`` is no exported program.
+        TargetError, OptionError: as for ``CudaPartitioner``.
+    """
+    from executorch.exir import to_edge_transform_and_lower
+
+    from etcuda.partitioner.partitioner import PartitionRecorder
+
+    if not isinstance(ep, ExportedProgram):
+        raise TypeError(
+            f"ep: expected an ExportedProgram, got {type(ep).__name__}. Call torch.export.export(model, inputs) first."
+        )
+    recorder = PartitionRecorder(target, options)
+    if ep.dialect == "EDGE":
+        return recorder.record(ep)
+    to_edge_transform_and_lower(ep, partitioner=[recorder])
+    if recorder.report is None:
+        raise RuntimeError("ExecuTorch did not call the partitioner; expected to_edge_transform_and_lower to do so.")
+    return recorder.report
