@@ -97,7 +97,8 @@ def read_blob(data: bytes) -> schema.DelegateT:
         raise BlobError(f"delegate blob: expected it to begin with {MAGIC[:7]!r}, got {magic[:7]!r}; not etcuda's.")
     if magic != MAGIC or header_size != _HEADER.size:
         raise BlobError(
-            f"delegate blob: expected format version {MAGIC[7]}, got {magic[7]}; export again with this version of etcuda."
+            f"delegate blob: expected format version {MAGIC[7]}, got {magic[7]}. "
+            "Export again with this version of etcuda."
         )
     payload = data[header_size : header_size + size]
     if len(payload) != size:

@@ -126,7 +126,7 @@ def _require_plain(fqn: str, tensor: torch.Tensor) -> None:
 def _view(storage: torch.UntypedStorage, start: int, stop: int) -> memoryview:
     if storage.device.type != "cpu":
         flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-        return memoryview(flat[start:stop].cpu().numpy())
+        return memoryview(flat[start:stop].cpu().numpy().tobytes())
     return memoryview((ctypes.c_ubyte * (stop - start)).from_address(storage.data_ptr() + start)).cast("B")
 
 
@@ -135,7 +135,7 @@ def _is_zero(entry: StorageEntry) -> bool:
         flat = torch.empty(0, dtype=torch.uint8).set_(entry.storage)
     else:
         flat = torch.empty(0, dtype=torch.uint8, device=entry.storage.device).set_(entry.storage)
-    return not any(bool(chunk.any()) for chunk in flat.split(_HASH_CHUNK)) if entry.nbytes else True
+    return not any(bool(flat[start : start + _HASH_CHUNK].any()) for start in range(0, entry.nbytes, _HASH_CHUNK))
 
 
 def _digest(entry: StorageEntry) -> bytes:

@@ -119,9 +119,7 @@ def build_image(
     for name, data in binaries.items():
         (folder / f"{name}.bin").write_bytes(data)
     (folder / "glue.S").write_text(_glue_source(imports, constants, sorted(binaries)))
-    (folder / "exports.map").write_text(
-        "{ global: etcuda_image_*; AOTInductor*; local: *; };\n"
-    )
+    (folder / "exports.map").write_text("{ global: etcuda_image_*; AOTInductor*; local: *; };\n")
     link = [
         compiler, "-shared", "-o", "image.so", *objects, "glue.S",
         "-Wl,--version-script=exports.map", "-Wl,-z,defs", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none",
@@ -201,10 +199,22 @@ def _glue_source(imports: Sequence[str], constants: Mapping[str, int], binaries:
         lines += [f".globl {name}", f".hidden {name}", f".type {name}, @function"]
         lines += [f"{name}: jmp *.Lslots+{8 * index}(%rip)"]
     for name, value in constants.items():
-        lines += [f".globl {name}", f".hidden {name}", f".type {name}, @function", f"{name}: movl ${value}, %eax", "ret"]
+        lines += [
+            f".globl {name}",
+            f".hidden {name}",
+            f".type {name}, @function",
+            f"{name}: movl ${value}, %eax",
+            "ret",
+        ]
     # A call before the runtime has filled the slots fails like any shim: with a non-zero code.
     lines += ["etcuda_unbound: movl $1, %eax", "ret"]
-    lines += [".section .data.rel.local,\"aw\"", ".balign 16", ".globl etcuda_image_slots", "etcuda_image_slots:", ".Lslots:"]
+    lines += [
+        '.section .data.rel.local,"aw"',
+        ".balign 16",
+        ".globl etcuda_image_slots",
+        "etcuda_image_slots:",
+        ".Lslots:",
+    ]
     lines += [".quad etcuda_unbound"] * len(imports) + [".quad 0"]
     lines += [".globl etcuda_image_imports", "etcuda_image_imports:"]
     lines += [f".quad .Lname{index}" for index in range(len(imports))] + [".quad 0"]

@@ -150,7 +150,9 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
         store.add_named_data(_PROGRAM_KEY, b"\1", 1, tag)
     blob = write_blob(delegate, [_image(config, compiled)])
     log.info("method %s: %d kernels, image %d bytes", prepared.method, compiled.num_kernels, len(compiled.image))
-    return PreprocessResult(processed_bytes=blob, debug_handle_map={}, data_store_output=store.get_named_data_store_output())
+    return PreprocessResult(
+        processed_bytes=blob, debug_handle_map={}, data_store_output=store.get_named_data_store_output()
+    )
 
 
 def weight_key(sha256: bytes) -> str:
@@ -175,15 +177,15 @@ def _describe_constants(delegate: schema.DelegateT, table: ConstantTable, compil
     delegate.constants = []
     for name, fqn in compiled.constants:
         constant = table.constants[fqn]
-        record = schema.ConstantT()
-        record.name = name
-        record.fqn = fqn
-        record.storage = position[constant.storage_index]
-        record.dtype = DTYPE_CODES[constant.dtype]
-        record.sizes = list(constant.sizes)
-        record.strides = list(constant.strides)
-        record.storageOffset = constant.storage_offset
-        delegate.constants.append(record)
+        bound = schema.ConstantT()
+        bound.name = name
+        bound.fqn = fqn
+        bound.storage = position[constant.storage_index]
+        bound.dtype = DTYPE_CODES[constant.dtype]
+        bound.sizes = list(constant.sizes)
+        bound.strides = list(constant.strides)
+        bound.storageOffset = constant.storage_offset
+        delegate.constants.append(bound)
     return used
 
 

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 CodeKind = Literal["cubin", "ptx", "native"]
 
-HOST = "host"
+HOST: Literal["host"] = "host"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sympy
 import torch
 from torch.export.exported_program import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from etcuda.backend.blob import DTYPE_CODES
 from etcuda.backend.schema.generated import delegate_generated as schema
@@ -14,6 +16,11 @@ from etcuda.passes.record_output_layout import OUTPUT_DIM_ORDERS, dim_order
 
 # Sizes are int64; a dimension without a bound of its own is limited by what fits there.
 _UNBOUNDED = 2**62
+
+
+def _least(lower: sympy.Expr) -> sympy.Expr:
+    # torch.export writes 2 for "no lower bound": it never traces with sizes 0 and 1. At run time 1 is as good as any.
+    return sympy.Integer(1) if lower <= 2 else lower
 
 
 def describe_values(program: ExportedProgram) -> tuple[list[schema.ValueT], list[schema.ValueT]]:
@@ -27,12 +34,14 @@ def describe_values(program: ExportedProgram) -> tuple[list[schema.ValueT], list
     inputs = []
     for name in program.graph_signature.user_inputs:
         value = nodes[str(name)].meta["val"]
-        inputs.append(_describe(str(name), value, dim_order(value) if isinstance(value, torch.Tensor) else (), program, symbols))
+        inputs.append(
+            _describe(str(name), value, dim_order(value) if isinstance(value, torch.Tensor) else (), program, symbols)
+        )
     output = program.graph.output_node()
     orders = output.meta.get(OUTPUT_DIM_ORDERS)
     user_outputs = set(program.graph_signature.user_outputs)
     outputs = []
-    for index, node in enumerate(output.args[0]):  # type: ignore[arg-type,var-annotated]
+    for index, node in enumerate(output.args[0]):
         if node.name in user_outputs and program.graph_signature.output_specs[index].kind.name == "USER_OUTPUT":
             value = node.meta["val"]
             order = (orders[index] if orders else None) or (dim_order(value) if isinstance(value, torch.Tensor) else ())
@@ -66,14 +75,17 @@ def _dim(size: int | torch.SymInt, program: ExportedProgram, symbols: dict[str, 
         record.symbol = -1
         return record
     expression = size.node.expr
-    ranges = program.range_constraints
     if free_unbacked_symbols(size):
         record.min, record.max = 0, _UNBOUNDED
         record.symbol = -1
         return record
-    from torch.utils._sympy.value_ranges import bound_sympy
-
-    bounds = bound_sympy(expression, {symbol: ranges[symbol] for symbol in expression.free_symbols if symbol in ranges})
+    known = program.range_constraints
+    ranges = {
+        symbol: ValueRanges(_least(known[symbol].lower), known[symbol].upper)
+        for symbol in expression.free_symbols
+        if symbol in known
+    }
+    bounds = bound_sympy(expression, ranges)
     record.min = max(0, int(bounds.lower)) if bounds.lower != -int_oo else 0
     record.max = min(_UNBOUNDED, int(bounds.upper)) if bounds.upper != int_oo else _UNBOUNDED
     # Equal expressions must have equal sizes in one call.

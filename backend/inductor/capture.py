@@ -87,7 +87,7 @@ def generate(
             options |= _HOST_OPTIONS
             stack.enter_context(_fixed_vector_isa())
         else:
-            torch.backends.cudnn.fp32_precision = "tf32" if allow_tf32 else "ieee"  # type: ignore[attr-defined]
+            torch.backends.cudnn.fp32_precision = "tf32" if allow_tf32 else "ieee"
             options |= _CUDA_OPTIONS
             common.init_backend_registration()
             kernels.register()
@@ -125,7 +125,7 @@ _CUDA_OPTIONS: dict[str, Any] = {
 
 def _views_same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
     # Inductor compares data pointers, which fake tensors do not have.
-    return (
+    return bool(
         a.size() == b.size()
         and a.stride() == b.stride()
         and a.dtype == b.dtype
@@ -140,8 +140,8 @@ def _fixed_vector_isa() -> Iterator[None]:
     # Inductor would probe this machine's processor with test programs; the code is for any AVX2 machine.
     avx2 = cpu_vec_isa.VecAVX2()
     with (
-        mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", lambda: [avx2]),
-        mock.patch.object(cpu_vec_isa.VecISA, "__bool__", lambda _self: True),
+        mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=[avx2]),
+        mock.patch.object(cpu_vec_isa.VecISA, "__bool__", return_value=True),
     ):
         yield
 

@@ -74,7 +74,9 @@ def resource_usage(cubin: bytes) -> tuple[int, int]:
         listing = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", listing)
     if match is None:
-        raise RuntimeError(f"cuobjdump -res-usage printed no resource line; expected REG, STACK and LOCAL in:\n{listing}")
+        raise RuntimeError(
+            f"cuobjdump -res-usage printed no resource line; expected REG, STACK and LOCAL in:\n{listing}"
+        )
     registers, stack, local = map(int, match.groups())
     return registers, stack + local
 
@@ -130,7 +132,7 @@ def _install_triton_driver(target: CudaTarget) -> None:
 
         __call__ = _no_gpu("a kernel launch")
 
-    class Driver(DriverBase):  # type: ignore[misc]
+    class Driver(DriverBase):
         def __init__(self) -> None:
             self.utils = Utils()
             self.launcher_cls = Launcher
@@ -179,14 +181,14 @@ def _install_device_interface(properties: DeviceProperties) -> None:
         def __exit__(self, *_exc: object) -> None:
             return None
 
-    class Worker(device_interface.CudaInterface.Worker):
-        set_device = staticmethod(lambda _device: None)
-        current_device = staticmethod(lambda: 0)
-        get_device_properties = staticmethod(lambda device=None: properties)  # type: ignore[assignment]
-
+    worker_members: dict[str, Any] = {
+        "set_device": staticmethod(lambda _device: None),
+        "current_device": staticmethod(lambda: 0),
+        "get_device_properties": staticmethod(lambda device=None: properties),
+    }
     members: dict[str, Any] = {
         "device": NoContext,
-        "Worker": Worker,
+        "Worker": type("Worker", (device_interface.CudaInterface.Worker,), worker_members),
         "is_available": staticmethod(lambda: True),
         "device_count": staticmethod(lambda: 1),
         "current_device": staticmethod(lambda: 0),

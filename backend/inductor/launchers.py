@@ -75,7 +75,7 @@ class KernelStore:
         """Makes Inductor's C++ wrapper for CUDA compile its kernels through this store."""
         store = self
 
-        class Wrapper(CppWrapperGpu):  # type: ignore[misc]
+        class Wrapper(CppWrapperGpu):
             @staticmethod
             def create(*args: Any, **kwargs: Any) -> Any:
                 is_subgraph = args[0] if args else kwargs["is_subgraph"]
@@ -86,7 +86,7 @@ class KernelStore:
             def codegen_int_array_var(
                 self, int_array: Any, writeline: Any, known_statically: bool = False, graph: Any = None
             ) -> Any:
-                # torch 2.11 keys its cache with the id of a short-lived bound method, so its output is not reproducible.
+                # torch 2.11 keys its cache with the id of a short-lived bound method: not reproducible.
                 owner = getattr(writeline, "__self__", writeline)
                 key = (int_array, id(owner), known_statically, id(graph) if graph else None)
                 cache = self.codegen_int_array_var_cache
@@ -112,7 +112,7 @@ class KernelStore:
             if not kernel.launchers:
                 kernel.precompile()
             launcher = kernel.launchers[choose([_resources(each) for each in kernel.launchers], self._target)]
-            kernel.save_gpu_kernel(0, launcher)
+            kernel.save_gpu_kernel(0, launcher)  # type: ignore[no-untyped-call]
             binary = launcher.bin.asm["ptx" if self._target.code_kind == "ptx" else "cubin"]
             # The driver takes PTX as a C string.
             data = binary if isinstance(binary, bytes) else binary.encode() + b"\0"

@@ -219,4 +219,3 @@ def _progress(wanted: bool | None, labels: Sequence[str]) -> Iterator[Any]:
             bars.update(tasks[label], completed=done, total=total or None, phase=phase)
 
         yield report
-

@@ -1,13 +1,14 @@
 """The worker process: imports the compilers once, then forks a fresh child for each job.
 
-Reads job folders from standard input, one a line, and writes events to standard output, one JSON object a line. It ends,
-with all its children, when standard input closes.
+Reads job folders from standard input, one a line, and writes events to standard output, one JSON object a line. It
+ends, with all its children, when standard input closes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import pathlib
@@ -57,15 +58,11 @@ def main() -> None:
 
 
 def _import_compilers() -> None:
+    for module in ("torch._inductor.compile_fx", "torch._inductor.lowering", "triton", "etcuda.backend.worker.compile"):
+        importlib.import_module(module)
     import torch
-    import torch._inductor.compile_fx
-    import torch._inductor.lowering
-    import triton
-
-    import etcuda.backend.worker.compile
 
     torch.set_num_threads(1)
-    assert triton and etcuda.backend.worker.compile
 
 
 def _reap(children: dict[int, str], events: int) -> None:
