@@ -14,6 +14,7 @@ from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.support import branches, is_symbolic_scalar, refuse
 from etcuda.passes.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
+from etcuda.passes.symbols import expression, free_symbols, size_symbols
 
 aten = torch.ops.aten
 
@@ -55,12 +56,14 @@ def claim(module: GraphModule, config: BackendConfig) -> Claims:
         refusal = _tagged(node) or refuse(node, config)
         if refusal is not None:
             refusals[node] = refusal
-    claimed = {node for node in calls if node not in refusals}
-    groups = []
-    for group in partitions(module.graph, claimed, is_symbolic_scalar):
-        useful = _without_trivial(group)
-        if useful:
-            groups.append(useful)
+    while True:
+        claimed = {node for node in calls if node not in refusals}
+        proposed = partitions(module.graph, claimed, is_symbolic_scalar)
+        groups = [useful for group in proposed if (useful := _without_trivial(group))]
+        unbound = {node: refusal for group in groups for node, refusal in _unbound_numbers(group).items()}
+        if not unbound:
+            break
+        refusals |= unbound
     inside = {node for group in groups for node in group}
     for node in calls:
         if node not in inside and node not in refusals:
@@ -90,6 +93,25 @@ def _left_on_host(node: Node) -> Refusal:
     if is_symbolic_scalar(node):
         return Refusal("a number computed from shapes that is used in several places; the host computes it")
     return Refusal("no arithmetic is connected to it; a call of the delegate would gain nothing")
+
+
+def _unbound_numbers(group: list[Node]) -> dict[Node, Refusal]:
+    """Nodes that take a number from outside which does not follow from the sizes of the partition's tensor inputs."""
+    members = set(group)
+    outside = dict.fromkeys(source for node in group for source in node.all_input_nodes if source not in members)
+    known = size_symbols(outside)
+    found: dict[Node, Refusal] = {}
+    for node in group:
+        for source in node.all_input_nodes:
+            value = source.meta.get("val")
+            if source in members or expression(value) is None:
+                continue
+            missing = sorted(str(symbol) for symbol in free_symbols(value) if symbol not in known)
+            if missing:
+                reason = f"it takes the number {source.name} = {expression(value)} from outside its partition, whose "
+                reason += f"tensor inputs have no dimension {', '.join(missing)}"
+                found[node] = Refusal(reason, {"number": str(expression(value)), "missing": missing})
+    return found
 
 
 def _without_trivial(group: list[Node]) -> list[Node]:

@@ -14,6 +14,7 @@ from torch.fx import Node
 from etcuda.backend.options import CompileOptions
 from etcuda.backend.target import CudaTarget
 from etcuda.partitioner.claims import Claims
+from etcuda.passes.edge_ops import underlying
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,8 @@ def make_report(claims: Claims, kept_buffers: Mapping[str, str]) -> PartitionRep
 
 def _refused(node: Node, claims: Claims) -> RefusedNode:
     refusal = claims.refusals[node]
-    op = getattr(node.target, "_op", node.target)
-    name = str(op) if "." in str(op) and "<" not in str(op) else getattr(op, "__name__", str(op))
+    op = underlying(node.target)
+    name = str(op) if op is not None else getattr(node.target, "__name__", str(node.target))
     return RefusedNode(node.name, name, refusal.reason, dict(refusal.values))
 
 

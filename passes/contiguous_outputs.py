@@ -16,7 +16,7 @@ from etcuda.passes.record_output_layout import OUTPUT_DIM_ORDERS
 aten = torch.ops.aten
 
 
-@graph_pass(requires=("record_output_layout", "view_copy_to_view"))
+@graph_pass(requires=("record_output_layout", "view_copy_to_view", "decompose_conv"))
 def contiguous_outputs(program: ExportedProgram, config: BackendConfig) -> int:
     """Clones an output that aliases an input, a constant or another output, or whose strides are not as planned.
 

@@ -13,9 +13,14 @@ from torch.fx import GraphModule, Node
 from etcuda.backend.options import BackendConfig
 from etcuda.errors import EtcudaError, PassError
 from etcuda.passes.base import GraphPass, NodeError, graph_modules
+from etcuda.passes.bind_symbolic_inputs import bind_symbolic_inputs
 from etcuda.passes.contiguous_outputs import contiguous_outputs
+from etcuda.passes.decompose_conv import decompose_conv
+from etcuda.passes.inline_scalar_constants import inline_scalar_constants
 from etcuda.passes.lower_edge_ops import lower_edge_ops
+from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_host
 from etcuda.passes.record_output_layout import record_output_layout
+from etcuda.passes.remove_dead_code import remove_dead_code
 from etcuda.passes.view_copy_to_view import view_copy_to_view
 
 log = logging.getLogger(__name__)
@@ -23,8 +28,13 @@ log = logging.getLogger(__name__)
 PASSES: tuple[GraphPass, ...] = (
     lower_edge_ops,
     record_output_layout,
+    bind_symbolic_inputs,
+    inline_scalar_constants,
     view_copy_to_view,
+    move_cond_predicate_to_host,
+    decompose_conv,
     contiguous_outputs,
+    remove_dead_code,
 )
 
 
