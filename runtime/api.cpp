@@ -1,0 +1,99 @@
+#include "api.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/failure.h"
+#include "cuda/cublaslt.h"
+#include "cuda/driver.h"
+#include "memory/allocator.h"
+#include "shims/table.h"
+#include "weights/pool.h"
+
+namespace etcuda {
+
+bool backend_is_registered();
+
+namespace {
+
+template <typename Body>
+int reported(const Body& body) noexcept {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    report_error(error.what());
+    return -1;
+  }
+}
+
+struct StatsSink {
+  EtcudaMemoryStats* stats;
+  size_t capacity;
+  size_t count;
+};
+
+}  // namespace
+}  // namespace etcuda
+
+using namespace etcuda;  // NOLINT: the functions below are all of this library
+
+int etcuda_is_registered(void) { return backend_is_registered() ? 1 : 0; }
+
+int etcuda_gpu_available(void) { return Driver::get() != nullptr ? 1 : 0; }
+
+const char* etcuda_gpu_unavailable_reason(void) { return Driver::unavailable_reason().c_str(); }
+
+const char* const* etcuda_shim_names(size_t* count) { return shim_names(count); }
+
+size_t etcuda_memory_stats(EtcudaMemoryStats* stats, size_t capacity) {
+  StatsSink sink{stats, capacity, 0};
+  reported([&] {
+    for_each_allocator(
+        [](int type, int index, CachingAllocator& allocator, void* argument) {
+          auto* out = static_cast<StatsSink*>(argument);
+          const MemoryStats now = allocator.stats();
+          if (out->count < out->capacity) {
+            out->stats[out->count] = {type, index, now.allocated, now.reserved, now.peak, now.calls};
+          }
+          ++out->count;
+        },
+        &sink);
+  });
+  return sink.count;
+}
+
+int etcuda_empty_cache(void) {
+  return reported([] {
+    for_each_allocator([](int, int, CachingAllocator& allocator, void*) { allocator.empty_cache(); }, nullptr);
+  });
+}
+
+int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t nbytes) {
+  return reported([&] {
+    CachingAllocator& allocator = device_type == kHost ? host_allocator() : cuda_allocator(device_index);
+    allocator.set_limit(nbytes);
+  });
+}
+
+int64_t etcuda_reset_state(void) {
+  int64_t count = 0;
+  return reported([&] { count = static_cast<int64_t>(reset_all_states()); }) == 0 ? count : -1;
+}
+
+size_t etcuda_last_error(char* text, size_t capacity) {
+  size_t length = 0;
+  reported([&] {
+    const std::string message = last_reported_error();
+    length = message.size();
+    if (capacity == 0) return;
+    const size_t copied = std::min(length, capacity - 1);
+    std::memcpy(text, message.data(), copied);
+    text[copied] = '\0';
+  });
+  return length;
+}
+
+void etcuda_set_cublaslt_path(const char* path) {
+  reported([&] { CublasLt::set_path(path == nullptr ? "" : path); });
+}

@@ -1,0 +1,46 @@
+// The C interface of libetcuda_runtime.so, for the Python binding and for programs that link it. Every function may
+// be called from any thread, and none throws.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+#define ETCUDA_API __attribute__((visibility("default")))
+
+struct EtcudaMemoryStats {
+  int32_t device_type;  // 0 host, 1 cuda
+  int32_t device_index;
+  uint64_t allocated;  // bytes in use
+  uint64_t reserved;   // bytes in use or cached
+  uint64_t peak;       // most bytes in use at one time
+  uint64_t calls;      // allocations asked of the system or the driver
+};
+
+// Whether EtcudaBackend is registered with ExecuTorch and is this library's.
+ETCUDA_API int etcuda_is_registered(void);
+// Whether a CUDA device can be used. If not, etcuda_gpu_unavailable_reason() says why.
+ETCUDA_API int etcuda_gpu_available(void);
+ETCUDA_API const char* etcuda_gpu_unavailable_reason(void);
+// Names of the functions that code images may import, sorted.
+ETCUDA_API const char* const* etcuda_shim_names(size_t* count);
+// Fills up to `capacity` entries, one per device in use; returns how many there are.
+ETCUDA_API size_t etcuda_memory_stats(struct EtcudaMemoryStats* stats, size_t capacity);
+// Returns cached memory to the system and the driver. 0 on success.
+ETCUDA_API int etcuda_empty_cache(void);
+// Upper bound of the bytes that etcuda reserves on a device, 0 for none. 0 on success.
+ETCUDA_API int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t nbytes);
+// Restores the initial content of all mutable buffers of all loaded programs. No method may be executing.
+// Returns how many buffers there are, or -1 on failure.
+ETCUDA_API int64_t etcuda_reset_state(void);
+// Copies the last error message that etcuda reported, cut to `capacity`; returns its full length.
+ETCUDA_API size_t etcuda_last_error(char* text, size_t capacity);
+// Where cuBLASLt is to be looked for first. To be called before the first GPU program is loaded.
+ETCUDA_API void etcuda_set_cublaslt_path(const char* path);
+
+#if defined(__cplusplus)
+}
+#endif

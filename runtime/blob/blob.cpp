@@ -1,0 +1,262 @@
+#include "blob/blob.h"
+
+#include <cinttypes>
+#include <cstring>
+#include <memory>
+
+#include "blob/header.h"
+#include "blob/layout.h"
+#include "core/failure.h"
+#include "generated/delegate_generated.h"
+
+namespace etcuda {
+namespace {
+
+// ExecuTorch's own limit on the rank of a tensor.
+constexpr size_t kMaxRank = 16;
+
+[[noreturn]] void refuse(const std::string& what) {
+  fail(ErrorCode::InvalidProgram, "the delegate's description is inconsistent: %s. Export the model again.",
+       what.c_str());
+}
+
+std::string text(const flatbuffers::String* string) { return string == nullptr ? std::string() : string->str(); }
+
+std::string required_name(const flatbuffers::String* string, const char* what, size_t index) {
+  std::string name = text(string);
+  if (name.empty()) refuse(format("%s %zu has no name", what, index));
+  // The name crosses into C strings.
+  if (name.find('\0') != std::string::npos) refuse(format("the name of %s %zu holds a zero byte", what, index));
+  return name;
+}
+
+DType read_dtype(schema::DType value, const std::string& owner) {
+  switch (value) {
+    case schema::DType::uint8:
+    case schema::DType::int8:
+    case schema::DType::int16:
+    case schema::DType::int32:
+    case schema::DType::int64:
+    case schema::DType::float16:
+    case schema::DType::float32:
+    case schema::DType::float64:
+    case schema::DType::bool_:
+    case schema::DType::bfloat16:
+      return static_cast<DType>(static_cast<int32_t>(value));
+  }
+  refuse(format("%s has dtype code %d, which this runtime does not know", owner.c_str(), static_cast<int>(value)));
+}
+
+Digest read_digest(const flatbuffers::Vector<uint8_t>* bytes, const std::string& owner) {
+  const size_t size = bytes == nullptr ? 0 : bytes->size();
+  Digest digest;
+  if (size != digest.size()) refuse(format("%s has a SHA-256 of %zu bytes, expected 32", owner.c_str(), size));
+  std::memcpy(digest.data(), bytes->data(), digest.size());
+  return digest;
+}
+
+DimSpec read_dim(const schema::Dim& dim, const std::string& owner, size_t index) {
+  const DimSpec spec{dim.min(), dim.max(), dim.symbol(), dim.multiple_of()};
+  if (spec.min < 0 || spec.max < spec.min) {
+    refuse(format("%s, dimension %zu has bounds [%" PRId64 ", %" PRId64 "]", owner.c_str(), index, spec.min,
+                  spec.max));
+  }
+  if (spec.symbol < -1) refuse(format("%s, dimension %zu has symbol %d", owner.c_str(), index, spec.symbol));
+  if (spec.symbol == -1 && spec.min != spec.max) {
+    refuse(format("%s, dimension %zu varies but has no symbol", owner.c_str(), index));
+  }
+  if (spec.multiple_of < 0) {
+    refuse(format("%s, dimension %zu must be a multiple of %d", owner.c_str(), index, spec.multiple_of));
+  }
+  return spec;
+}
+
+ValueSpec read_value(const schema::Value* value, const char* what, size_t index) {
+  if (value == nullptr) refuse(format("%s %zu is empty", what, index));
+  ValueSpec spec;
+  spec.name = required_name(value->name(), what, index);
+  const std::string owner = format("%s %zu (%s)", what, index, spec.name.c_str());
+  spec.dtype = read_dtype(value->dtype(), owner);
+  const size_t rank = value->dims() == nullptr ? 0 : value->dims()->size();
+  if (rank > kMaxRank) refuse(format("%s has %zu dimensions, at most %zu are possible", owner.c_str(), rank, kMaxRank));
+  for (size_t i = 0; i < rank; ++i) {
+    const auto* dim = value->dims()->Get(static_cast<flatbuffers::uoffset_t>(i));
+    spec.dims.push_back(read_dim(*dim, owner, i));
+  }
+  const size_t ordered = value->dim_order() == nullptr ? 0 : value->dim_order()->size();
+  if (ordered != rank && ordered != 0) {
+    refuse(format("%s has %zu dimensions and a dim_order of %zu", owner.c_str(), rank, ordered));
+  }
+  uint32_t seen = 0;
+  for (size_t i = 0; i < rank; ++i) {
+    const auto position = static_cast<flatbuffers::uoffset_t>(i);
+    const uint8_t dim = ordered == 0 ? static_cast<uint8_t>(i) : value->dim_order()->Get(position);
+    if (dim >= rank || (seen >> dim & 1u) != 0) refuse(owner + " has a dim_order that is not a permutation");
+    seen |= 1u << dim;
+    spec.dim_order.push_back(dim);
+  }
+  return spec;
+}
+
+StorageSpec read_storage(const schema::Storage* storage, size_t index) {
+  if (storage == nullptr) refuse(format("storage %zu is empty", index));
+  const std::string owner = format("storage %zu", index);
+  StorageSpec spec{storage->nbytes(), text(storage->data_key()), {}, storage->is_mutable(),
+                   text(storage->state_name())};
+  if (spec.nbytes > INT64_MAX) refuse(format("%s has %" PRIu64 " bytes", owner.c_str(), spec.nbytes));
+  const bool has_digest = storage->sha256() != nullptr && storage->sha256()->size() != 0;
+  if (spec.data_key.empty()) {
+    if (has_digest) refuse(owner + " has a SHA-256 but no data_key");
+    spec.sha256.fill(0);
+  } else {
+    spec.sha256 = read_digest(storage->sha256(), owner);
+  }
+  if (spec.is_mutable && spec.state_name.empty()) refuse(owner + " is mutable but has no state_name");
+  return spec;
+}
+
+ConstantSpec read_constant(const schema::Constant* constant, size_t index,
+                           const std::vector<StorageSpec>& storages) {
+  if (constant == nullptr) refuse(format("constant %zu is empty", index));
+  ConstantSpec spec;
+  spec.name = required_name(constant->name(), "constant", index);
+  spec.fqn = text(constant->fqn());
+  const std::string owner = format("constant %zu (%s)", index, spec.name.c_str());
+  spec.dtype = read_dtype(constant->dtype(), owner);
+  spec.storage = constant->storage();
+  if (spec.storage >= storages.size()) {
+    refuse(format("%s is in storage %u of %zu", owner.c_str(), spec.storage, storages.size()));
+  }
+  const size_t rank = constant->sizes() == nullptr ? 0 : constant->sizes()->size();
+  const size_t strided = constant->strides() == nullptr ? 0 : constant->strides()->size();
+  if (rank != strided || rank > kMaxRank) {
+    refuse(format("%s has %zu sizes and %zu strides", owner.c_str(), rank, strided));
+  }
+  for (size_t i = 0; i < rank; ++i) {
+    const auto position = static_cast<flatbuffers::uoffset_t>(i);
+    spec.sizes.push_back(constant->sizes()->Get(position));
+    spec.strides.push_back(constant->strides()->Get(position));
+    if (spec.sizes.back() < 0 || spec.strides.back() < 0) refuse(owner + " has a negative size or stride");
+  }
+  spec.storage_offset = constant->storage_offset();
+  if (spec.storage_offset < 0) refuse(owner + " has a negative storage offset");
+  const auto extent = view_extent(spec.sizes.data(), spec.strides.data(), rank);
+  const auto end = extent ? checked_add(*extent, spec.storage_offset) : std::nullopt;
+  const auto end_bytes = end ? checked_multiply(*end, static_cast<int64_t>(dtype_size(spec.dtype))) : std::nullopt;
+  const uint64_t capacity = storages[spec.storage].nbytes;
+  if (!end_bytes || static_cast<uint64_t>(*end_bytes) > capacity) {
+    refuse(format("%s reaches beyond the %" PRIu64 " bytes of its storage", owner.c_str(), capacity));
+  }
+  return spec;
+}
+
+ImageSpec read_image(const schema::Image* image, size_t index, const uint8_t* blob, size_t nbytes,
+                     size_t images_start) {
+  if (image == nullptr) refuse(format("code image %zu is empty", index));
+  ImageSpec spec;
+  spec.target = required_name(image->target(), "code image", index);
+  const std::string owner = format("code image %zu (%s)", index, spec.target.c_str());
+  switch (image->device()) {
+    case schema::Device::host:
+      spec.device = kHost;
+      break;
+    case schema::Device::cuda:
+      spec.device = kCuda;
+      break;
+    default:
+      refuse(format("%s is for device %d", owner.c_str(), static_cast<int>(image->device())));
+  }
+  switch (image->code_kind()) {
+    case schema::CodeKind::cubin:
+      spec.code_kind = CodeKind::kCubin;
+      break;
+    case schema::CodeKind::ptx:
+      spec.code_kind = CodeKind::kPtx;
+      break;
+    case schema::CodeKind::native:
+      spec.code_kind = CodeKind::kNative;
+      break;
+    default:
+      refuse(format("%s has code kind %d", owner.c_str(), static_cast<int>(image->code_kind())));
+  }
+  spec.compute_capability = image->compute_capability();
+  const bool has_capability = spec.compute_capability >= 10 && spec.compute_capability < 10000;
+  if (spec.device == kCuda ? !has_capability : spec.compute_capability != 0) {
+    refuse(format("%s has compute capability %d", owner.c_str(), spec.compute_capability));
+  }
+  if ((spec.device == kHost) != (spec.code_kind == CodeKind::kNative)) {
+    refuse(owner + " has a kind of code that its device does not run");
+  }
+  spec.machine = required_name(image->machine(), "the machine of code image", index);
+  spec.isa = text(image->isa());
+  const uint64_t offset = image->offset();
+  const uint64_t size = image->nbytes();
+  if (offset < images_start || offset > nbytes || size > nbytes - offset || size == 0) {
+    refuse(format("%s lies at bytes [%" PRIu64 ", +%" PRIu64 ") of a blob of %zu: the file is truncated or damaged",
+                  owner.c_str(), offset, size, nbytes));
+  }
+  if (offset % kImageAlignment != 0) refuse(format("%s is not aligned to 64 bytes", owner.c_str()));
+  spec.data = blob + offset;
+  spec.nbytes = static_cast<size_t>(size);
+  spec.sha256 = read_digest(image->sha256(), owner);
+  return spec;
+}
+
+template <typename Vector>
+size_t count(const Vector* vector) {
+  return vector == nullptr ? 0 : vector->size();
+}
+
+BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbytes, size_t images_start) {
+  if (root.format_version() != kFormatVersion) {
+    fail(ErrorCode::DelegateInvalidCompatibility,
+         "the delegate's description has format %u, this runtime reads format %u. Export the model with the "
+         "etcuda version that is installed here.",
+         root.format_version(), kFormatVersion);
+  }
+  BlobSpec spec;
+  spec.method = required_name(root.method(), "method", 0);
+  using Index = flatbuffers::uoffset_t;
+  for (size_t i = 0; i < count(root.inputs()); ++i) {
+    spec.inputs.push_back(read_value(root.inputs()->Get(static_cast<Index>(i)), "input", i));
+  }
+  for (size_t i = 0; i < count(root.outputs()); ++i) {
+    spec.outputs.push_back(read_value(root.outputs()->Get(static_cast<Index>(i)), "output", i));
+  }
+  for (size_t i = 0; i < count(root.storages()); ++i) {
+    spec.storages.push_back(read_storage(root.storages()->Get(static_cast<Index>(i)), i));
+  }
+  for (size_t i = 0; i < count(root.constants()); ++i) {
+    spec.constants.push_back(read_constant(root.constants()->Get(static_cast<Index>(i)), i, spec.storages));
+  }
+  if (count(root.images()) == 0) refuse("there is no code image");
+  for (size_t i = 0; i < count(root.images()); ++i) {
+    const auto* image = root.images()->Get(static_cast<Index>(i));
+    spec.images.push_back(read_image(image, i, blob, nbytes, images_start));
+  }
+  spec.graph_capturable = root.graph_capturable();
+  return spec;
+}
+
+}  // namespace
+
+BlobSpec read_blob(const void* data, size_t nbytes) {
+  const auto* blob = static_cast<const uint8_t*>(data);
+  const Payload payload = read_header(blob, nbytes);
+  // The flatbuffer is read in place only if its address is as aligned as its offsets assume.
+  std::unique_ptr<uint64_t[]> aligned;
+  const uint8_t* root = payload.data;
+  if (reinterpret_cast<uintptr_t>(root) % alignof(uint64_t) != 0) {
+    aligned = std::make_unique<uint64_t[]>(payload.nbytes / sizeof(uint64_t) + 1);
+    std::memcpy(aligned.get(), payload.data, payload.nbytes);
+    root = reinterpret_cast<const uint8_t*>(aligned.get());
+  }
+  flatbuffers::Verifier verifier(root, payload.nbytes);
+  if (payload.nbytes < 8 || !schema::VerifyDelegateBuffer(verifier)) {
+    fail(ErrorCode::InvalidProgram,
+         "the delegate's description is not a valid flatbuffer. Copy or export the .pte file again.");
+  }
+  return convert(*schema::GetDelegate(root), blob, nbytes, kHeaderSize + payload.nbytes);
+}
+
+}  // namespace etcuda

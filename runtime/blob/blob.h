@@ -1,0 +1,74 @@
+// The delegate blob, read and checked: plain values that the rest of the runtime can trust. See docs/blob.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/sha256.h"
+
+namespace etcuda {
+
+struct DimSpec {
+  int64_t min;
+  int64_t max;
+  int32_t symbol;
+  int32_t multiple_of;
+};
+
+struct ValueSpec {
+  std::string name;
+  DType dtype;
+  std::vector<DimSpec> dims;
+  std::vector<uint8_t> dim_order;  // as long as dims
+};
+
+struct StorageSpec {
+  uint64_t nbytes;
+  std::string data_key;  // empty: all zeros
+  Digest sha256;
+  bool is_mutable;
+  std::string state_name;
+};
+
+struct ConstantSpec {
+  std::string name;
+  std::string fqn;
+  uint32_t storage;
+  DType dtype;
+  std::vector<int64_t> sizes;
+  std::vector<int64_t> strides;
+  int64_t storage_offset;
+};
+
+enum class CodeKind { kCubin, kPtx, kNative };
+
+struct ImageSpec {
+  std::string target;
+  DeviceType device;
+  int32_t compute_capability;
+  CodeKind code_kind;
+  std::string machine;
+  std::string isa;
+  const uint8_t* data;  // borrowed from the blob
+  size_t nbytes;
+  Digest sha256;
+};
+
+struct BlobSpec {
+  std::string method;
+  std::vector<ValueSpec> inputs;
+  std::vector<ValueSpec> outputs;
+  std::vector<StorageSpec> storages;
+  std::vector<ConstantSpec> constants;
+  std::vector<ImageSpec> images;
+  bool graph_capturable = false;
+};
+
+// Reads `nbytes` bytes. Throws Failure(DelegateInvalidCompatibility or InvalidProgram) on anything that
+// docs/blob.md does not allow; whatever the bytes are, reads none outside of them.
+BlobSpec read_blob(const void* data, size_t nbytes);
+
+}  // namespace etcuda

@@ -1,0 +1,85 @@
+#include "core/failure.h"
+
+#include <executorch/runtime/platform/log.h>
+
+#include <cstdio>
+#include <mutex>
+
+namespace etcuda {
+namespace {
+
+std::string vformat(const char* pattern, va_list arguments) {
+  va_list measure;
+  va_copy(measure, arguments);
+  const int length = std::vsnprintf(nullptr, 0, pattern, measure);
+  va_end(measure);
+  if (length < 0) return pattern;
+  std::string text(static_cast<size_t>(length), '\0');
+  std::vsnprintf(text.data(), text.size() + 1, pattern, arguments);
+  return text;
+}
+
+thread_local ShimError shim_error;
+
+std::mutex& report_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+std::string& reported() {
+  static std::string message;
+  return message;
+}
+
+}  // namespace
+
+std::string format(const char* pattern, ...) {
+  va_list arguments;
+  va_start(arguments, pattern);
+  std::string text = vformat(pattern, arguments);
+  va_end(arguments);
+  return text;
+}
+
+void fail(ErrorCode code, const char* pattern, ...) {
+  va_list arguments;
+  va_start(arguments, pattern);
+  std::string text = vformat(pattern, arguments);
+  va_end(arguments);
+  throw Failure(code, text);
+}
+
+void set_shim_error(ErrorCode code, const char* message) noexcept {
+  try {
+    // The first failure is the cause; what follows while the image unwinds is not.
+    if (shim_error.message.empty()) shim_error = ShimError{code, message};
+  } catch (const std::bad_alloc&) {
+    // Without memory for the reason, the code alone is reported.
+    shim_error.code = code;
+  }
+}
+
+ShimError take_shim_error() noexcept {
+  ShimError taken = std::move(shim_error);
+  shim_error = ShimError{};
+  return taken;
+}
+
+void report_error(const std::string& message) noexcept {
+  ET_LOG(Error, "etcuda: %s", message.c_str());
+  try {
+    const std::lock_guard<std::mutex> lock(report_mutex());
+    reported() = message;
+  } catch (const std::exception&) {
+    ET_LOG(Error, "etcuda: the message could not be kept for last_error()");
+  }
+}
+
+void report_warning(const std::string& message) noexcept { ET_LOG(Info, "etcuda: %s", message.c_str()); }
+
+std::string last_reported_error() {
+  const std::lock_guard<std::mutex> lock(report_mutex());
+  return reported();
+}
+
+}  // namespace etcuda

@@ -1,0 +1,57 @@
+// One loaded delegate: an image, its constants and state, and the stream it runs on.
+#pragma once
+
+#include <executorch/runtime/core/span.h>
+
+#include <memory>
+#include <vector>
+
+#include "blob/blob.h"
+#include "cuda/stream.h"
+#include "delegate/values.h"
+#include "image/image.h"
+#include "weights/pool.h"
+
+namespace etcuda {
+
+class Delegate {
+ public:
+  // Reads the blob of `nbytes` bytes, which may be freed afterwards. Throws Failure.
+  Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int cuda_device);
+  ~Delegate();
+  Delegate(const Delegate&) = delete;
+  Delegate& operator=(const Delegate&) = delete;
+
+  // `arguments`: the inputs, then the outputs. Throws Failure; the delegate stays usable.
+  void execute(::executorch::runtime::Span<EValue*> arguments);
+
+ private:
+  using TensorPtr = std::unique_ptr<Tensor>;
+
+  void create_container(const ImageSpec& image);
+  void bind_constants();
+  std::vector<TensorPtr> bind_inputs(::executorch::runtime::Span<EValue*> arguments);
+  TensorPtr bind_on_device(const ArgumentView& view, const ValueSpec& spec, size_t* staged);
+  std::vector<TensorPtr> run(std::vector<TensorPtr> inputs);
+  void publish(const std::vector<TensorPtr>& results, ::executorch::runtime::Span<EValue*> arguments);
+  void publish_from_device(const std::vector<TensorPtr>& results, const std::vector<ArgumentView>& outputs);
+  char* staging(size_t nbytes);
+  [[noreturn]] void fail_from_image(const char* what, ErrorCode code);
+
+  BlobSpec blob_;
+  DeviceType device_ = kHost;
+  int device_index_ = 0;
+
+  // In the order in which they may go: the container first, the stream last.
+  std::unique_ptr<Stream> stream_;
+  StoragePtr staging_;
+  LoadedStorages loaded_;
+  std::vector<TensorPtr> constants_;
+  ModuleList modules_;
+  std::unique_ptr<CodeImage> image_;
+  ContainerHandle container_ = nullptr;
+
+  SymbolTable symbols_;
+};
+
+}  // namespace etcuda

@@ -1,0 +1,115 @@
+// Loading and unloading a delegate.
+#include <unordered_set>
+
+#include "core/failure.h"
+#include "delegate/delegate.h"
+#include "delegate/scopes.h"
+#include "image/select.h"
+
+namespace etcuda {
+
+Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int cuda_device)
+    : blob_(read_blob(data, nbytes)) {
+  const ImageSpec& image = select_image(blob_.images, this_machine(blob_.images, cuda_device));
+  device_ = image.device;
+  if (device_ == kCuda) {
+    device_index_ = cuda_device;
+    stream_ = std::make_unique<Stream>(cuda_device);
+  }
+  const ImageScope scope(stream_.get(), modules_);
+  image_ = std::make_unique<CodeImage>(image);
+  loaded_ = load_storages(blob_, map, {device_, device_index_, stream_.get()});
+  try {
+    create_container(image);
+    bind_constants();
+  } catch (...) {
+    if (container_ != nullptr) image_->aoti().destroy(container_);
+    throw;
+  }
+  // The images' bytes belong to the blob, which the caller frees.
+  blob_.images.clear();
+}
+
+Delegate::~Delegate() {
+  if (container_ == nullptr) return;
+  try {
+    const ImageScope scope(stream_.get(), modules_);
+    if (stream_) stream_->synchronize();
+    if (image_->aoti().destroy(container_) != kAotiSuccess) {
+      report_error("unloading method " + blob_.method + " failed: " + take_shim_error().message);
+    }
+    // Still inside the scope: the image's static destructors may call shims.
+    image_.reset();
+  } catch (const std::exception& error) {
+    report_error(std::string("unloading method ") + blob_.method + " failed: " + error.what());
+  }
+}
+
+void Delegate::fail_from_image(const char* what, ErrorCode code) {
+  ShimError cause = take_shim_error();
+  if (cause.message.empty() && image_->aoti().last_error != nullptr) {
+    const char* words = nullptr;
+    if (image_->aoti().last_error(&words) == kAotiSuccess && words != nullptr) cause = {code, words};
+  }
+  if (cause.message.empty()) cause = {code, "the compiled model gave no reason"};
+  fail(cause.code, "%s method %s failed: %s", what, blob_.method.c_str(), cause.message.c_str());
+}
+
+void Delegate::create_container(const ImageSpec& image) {
+  const AotiInterface& aoti = image_->aoti();
+  take_shim_error();
+  const std::string device = device_ == kHost ? "cpu" : format("cuda:%d", device_index_);
+  if (aoti.create(&container_, 1, device.c_str(), nullptr) != kAotiSuccess || container_ == nullptr) {
+    container_ = nullptr;
+    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  }
+  size_t inputs = 0;
+  size_t outputs = 0;
+  if (aoti.num_inputs(container_, &inputs) != kAotiSuccess || aoti.num_outputs(container_, &outputs) != kAotiSuccess) {
+    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  }
+  if (inputs != blob_.inputs.size() || outputs != blob_.outputs.size()) {
+    fail(ErrorCode::InvalidProgram,
+         "the code image for %s has %zu inputs and %zu outputs, the delegate's description %zu and %zu. Export the "
+         "model again.",
+         image.target.c_str(), inputs, outputs, blob_.inputs.size(), blob_.outputs.size());
+  }
+}
+
+void Delegate::bind_constants() {
+  const AotiInterface& aoti = image_->aoti();
+  std::unordered_set<std::string> described;
+  std::vector<ConstantMapEntry> entries;
+  for (const ConstantSpec& constant : blob_.constants) {
+    constants_.push_back(make_view(loaded_.storages[constant.storage], static_cast<int64_t>(constant.sizes.size()),
+                                   constant.sizes.data(), constant.strides.data(), constant.storage_offset,
+                                   constant.dtype));
+    entries.push_back({constant.name.c_str(), constants_.back().get()});
+    described.insert(constant.name);
+  }
+  size_t count = 0;
+  if (aoti.num_constants(container_, &count) != kAotiSuccess) {
+    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  }
+  std::string missing;
+  for (size_t i = 0; i < count; ++i) {
+    const char* name = nullptr;
+    bool folded = false;
+    if (aoti.constant_name(container_, i, &name) != kAotiSuccess || name == nullptr ||
+        aoti.constant_from_folded(container_, i, &folded) != kAotiSuccess) {
+      fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+    }
+    if (!folded && described.count(name) == 0) missing += std::string(missing.empty() ? "" : ", ") + name;
+  }
+  if (!missing.empty()) {
+    fail(ErrorCode::InvalidProgram,
+         "the code image wants constants that the delegate's description does not have: %s. Export the model again.",
+         missing.c_str());
+  }
+  if (entries.empty()) return;
+  if (aoti.update_constants(container_, entries.data(), entries.size(), false, true) != kAotiSuccess) {
+    fail_from_image("loading the weights of", ErrorCode::DelegateInvalidCompatibility);
+  }
+}
+
+}  // namespace etcuda

@@ -1,0 +1,111 @@
+#include "image/select.h"
+
+#include <algorithm>
+
+#include "core/failure.h"
+#include "cuda/driver.h"
+
+namespace etcuda {
+namespace {
+
+std::string list_targets(const std::vector<ImageSpec>& images) {
+  std::string text;
+  for (const ImageSpec& image : images) {
+    if (!text.empty()) text += ", ";
+    text += image.target;
+    if (image.code_kind == CodeKind::kPtx) text += " (PTX)";
+    if (!image.isa.empty()) text += " (" + image.isa + ")";
+  }
+  return text;
+}
+
+// Better fits are larger; 0 does not run.
+int rank_for_gpu(const ImageSpec& image, int capability) {
+  if (image.device != kCuda) return 0;
+  if (image.code_kind == CodeKind::kPtx) {
+    return image.compute_capability <= capability ? 1 + image.compute_capability : 0;
+  }
+  const bool runs = image.compute_capability / 10 == capability / 10 && image.compute_capability <= capability;
+  // Machine code of the same major version beats PTX, a closer minor version beats a farther one.
+  return runs ? 100000 + image.compute_capability : 0;
+}
+
+}  // namespace
+
+bool processor_has(const std::string& isa) {
+  __builtin_cpu_init();
+  if (isa.empty() || isa == "x86-64") return true;
+  const bool v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+  if (isa == "x86-64-v2") return v2;
+  const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+                  __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt") &&
+                  __builtin_cpu_supports("movbe");
+  if (isa == "x86-64-v3") return v3;
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  return isa == "x86-64-v4" && v4;
+}
+
+MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device) {
+  MachineSpec machine;
+  const bool wants_gpu =
+      std::any_of(images.begin(), images.end(), [](const ImageSpec& image) { return image.device == kCuda; });
+  if (!wants_gpu) {
+    machine.no_gpu_reason = "the model holds no GPU code";
+    return machine;
+  }
+  Driver* driver = Driver::get();
+  if (driver == nullptr) {
+    machine.no_gpu_reason = Driver::unavailable_reason();
+    return machine;
+  }
+  if (cuda_device < 0 || cuda_device >= driver->device_count()) {
+    fail(ErrorCode::InvalidArgument, "CUDA device %d does not exist: this machine has %d. Choose one of those.",
+         cuda_device, driver->device_count());
+  }
+  machine.has_gpu = true;
+  machine.capability = driver->device(cuda_device).capability;
+  machine.gpu_name = driver->device(cuda_device).name;
+  return machine;
+}
+
+const ImageSpec& select_image(const std::vector<ImageSpec>& images, const MachineSpec& machine) {
+  const ImageSpec* best = nullptr;
+  int best_rank = 0;
+  const ImageSpec* lacking = nullptr;
+  for (const ImageSpec& image : images) {
+    if (image.machine != "x86_64") continue;
+    if (!processor_has(image.isa)) {
+      lacking = &image;
+      continue;
+    }
+    const int rank = image.device == kHost ? 1 : (machine.has_gpu ? rank_for_gpu(image, machine.capability) : 0);
+    if (rank > best_rank) {
+      best_rank = rank;
+      best = &image;
+    }
+  }
+  if (best != nullptr) return *best;
+  const std::string targets = list_targets(images);
+  if (lacking != nullptr) {
+    fail(ErrorCode::NotSupported,
+         "this model's code needs a processor of level %s, which this one is not. It is compiled for: %s. Export "
+         "it with a lower host_isa, or run it on a newer processor.",
+         lacking->isa.c_str(), targets.c_str());
+  }
+  if (!machine.has_gpu) {
+    fail(ErrorCode::NotSupported,
+         "this model is compiled for %s and there is no usable GPU: %s. Run it on a machine with a GPU and its "
+         "driver, or export it with target=\"host\".",
+         targets.c_str(), machine.no_gpu_reason.c_str());
+  }
+  fail(ErrorCode::NotSupported,
+       "this model is compiled for %s, this GPU is %s of compute capability %d.%d (sm_%d). Export it with "
+       "target=\"sm_%d\".",
+       targets.c_str(), machine.gpu_name.c_str(), machine.capability / 10, machine.capability % 10,
+       machine.capability, machine.capability);
+}
+
+}  // namespace etcuda

@@ -1,0 +1,24 @@
+// Which of a blob's code images runs on this machine.
+#pragma once
+
+#include "blob/blob.h"
+
+namespace etcuda {
+
+struct MachineSpec {
+  bool has_gpu = false;
+  int capability = 0;           // of the GPU
+  std::string gpu_name;
+  std::string no_gpu_reason;
+};
+
+// The machine that this process runs on; asks the driver only if an image is for CUDA.
+MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device);
+
+// Throws Failure(NotSupported) that lists what the images are for and what this machine is.
+const ImageSpec& select_image(const std::vector<ImageSpec>& images, const MachineSpec& machine);
+
+// Whether this processor has what an x86-64 level such as "x86-64-v3" promises. Unknown levels are not had.
+bool processor_has(const std::string& isa);
+
+}  // namespace etcuda

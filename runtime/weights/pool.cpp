@@ -1,0 +1,218 @@
+#include "weights/pool.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "core/failure.h"
+#include "cuda/copy.h"
+#include "cuda/stream.h"
+#include "weights/upload.h"
+
+namespace etcuda {
+namespace {
+
+// Bytes of the program, used where they lie.
+class BufferStorage final : public Storage {
+ public:
+  explicit BufferStorage(FreeableBuffer buffer)
+      : Storage(const_cast<void*>(buffer.data()), buffer.size(), kHost, 0), buffer_(std::move(buffer)) {}
+
+ private:
+  FreeableBuffer buffer_;
+};
+
+// Content, device, and the program if its own bytes are used: those may go away with it.
+using ConstantKey = std::tuple<Digest, uint64_t, int, int, const void*>;
+using StateKey = std::tuple<const void*, std::string, int, int>;
+
+struct Pools {
+  std::mutex mutex;
+  std::map<ConstantKey, std::weak_ptr<Storage>> constants;
+  std::map<StateKey, std::weak_ptr<State>> states;
+};
+
+Pools& pools() {
+  static auto* all = new Pools();
+  return *all;
+}
+
+template <typename Map>
+void drop_expired(Map& map) {
+  for (auto it = map.begin(); it != map.end();) it = it->second.expired() ? map.erase(it) : std::next(it);
+}
+
+class Loader {
+ public:
+  Loader(const BlobSpec& blob, const NamedDataMap* map, const Placement& placement)
+      : blob_(blob), data_(map), map_(map), placement_(placement), fqns_(blob.storages.size()),
+        alignments_(blob.storages.size(), 1) {
+    for (const ConstantSpec& constant : blob.constants) {
+      if (fqns_[constant.storage].empty()) fqns_[constant.storage] = constant.fqn.empty() ? constant.name : constant.fqn;
+      alignments_[constant.storage] = std::max(alignments_[constant.storage], dtype_size(constant.dtype));
+    }
+    if (placement.device_type == kCuda) uploader_.emplace(*placement.stream);
+  }
+
+  LoadedStorages run() {
+    Pools& all = pools();
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    drop_expired(all.constants);
+    drop_expired(all.states);
+    LoadedStorages loaded;
+    try {
+      fill(all, loaded);
+    } catch (...) {
+      // What was loaded is freed now; no copy may still be writing to it.
+      if (placement_.stream != nullptr) placement_.stream->synchronize();
+      throw;
+    }
+    // What others may find in the pools must be complete.
+    if (placement_.stream != nullptr) placement_.stream->synchronize();
+    return loaded;
+  }
+
+ private:
+  void fill(Pools& all, LoadedStorages& loaded) {
+    for (size_t i = 0; i < blob_.storages.size(); ++i) {
+      if (blob_.storages[i].is_mutable) {
+        loaded.states.push_back(state(all, i));
+        loaded.storages.push_back(loaded.states.back()->storage());
+      } else {
+        loaded.storages.push_back(constant(all, i));
+      }
+    }
+  }
+
+  StoragePtr constant(Pools& all, size_t index) {
+    const StorageSpec& spec = blob_.storages[index];
+    const auto key = [&](const void* program) {
+      return ConstantKey{spec.sha256, spec.nbytes, placement_.device_type, placement_.device_index, program};
+    };
+    const auto found = [&](const void* program) -> StoragePtr {
+      const auto it = all.constants.find(key(program));
+      return it == all.constants.end() ? nullptr : it->second.lock();
+    };
+    if (StoragePtr shared = found(nullptr)) return shared;
+    if (spec.data_key.empty()) {
+      const StoragePtr storage = zeros(spec.nbytes);
+      all.constants[key(nullptr)] = storage;
+      return storage;
+    }
+    const void* program = data_.program();
+    if (program == nullptr) program = map_;
+    if (placement_.device_type == kHost) {
+      if (StoragePtr shared = found(program)) return shared;
+    }
+    FreeableBuffer buffer = data_.load(spec, fqns_[index]);
+    if (placement_.device_type == kHost && reinterpret_cast<uintptr_t>(buffer.data()) % alignments_[index] == 0) {
+      StoragePtr storage = std::make_shared<BufferStorage>(std::move(buffer));
+      all.constants[key(program)] = storage;
+      return storage;
+    }
+    StoragePtr storage = copied(buffer);
+    all.constants[key(nullptr)] = storage;
+    return storage;
+  }
+
+  std::shared_ptr<State> state(Pools& all, size_t index) {
+    const StorageSpec& spec = blob_.storages[index];
+    const void* program = data_.program();
+    if (program == nullptr) {
+      fail(ErrorCode::InvalidProgram,
+           "the program holds state (%s) but not the key etcuda/program that identifies it. Export the model again, "
+           "and pass its .ptd file if it has one.",
+           spec.state_name.c_str());
+    }
+    const StateKey key{program, spec.state_name, placement_.device_type, placement_.device_index};
+    if (const auto it = all.states.find(key); it != all.states.end()) {
+      if (auto shared = it->second.lock()) {
+        if (shared->storage()->nbytes != spec.nbytes) {
+          fail(ErrorCode::InvalidProgram,
+               "the state %s has %" PRIu64 " bytes in method %s but %zu in another method of the program. Export the "
+               "methods together, from one model.",
+               spec.state_name.c_str(), spec.nbytes, blob_.method.c_str(), shared->storage()->nbytes);
+        }
+        return shared;
+      }
+    }
+    std::shared_ptr<State> created;
+    if (spec.data_key.empty()) {
+      created = std::make_shared<State>(zeros(spec.nbytes), std::nullopt);
+    } else {
+      FreeableBuffer initial = data_.load(spec, fqns_[index]);
+      StoragePtr storage = copied(initial);
+      created = std::make_shared<State>(std::move(storage), std::move(initial));
+    }
+    all.states[key] = created;
+    return created;
+  }
+
+  StoragePtr empty(uint64_t nbytes) {
+    return allocate_persistent_storage(static_cast<size_t>(nbytes), placement_.device_type, placement_.device_index);
+  }
+
+  StoragePtr zeros(uint64_t nbytes) {
+    StoragePtr storage = empty(nbytes);
+    zero_bytes(storage->data, storage->device_type, storage->nbytes);
+    return storage;
+  }
+
+  StoragePtr copied(const FreeableBuffer& buffer) {
+    StoragePtr storage = empty(buffer.size());
+    if (uploader_) {
+      uploader_->upload(storage->data, buffer.data(), buffer.size());
+    } else if (buffer.size() != 0) {
+      std::memcpy(storage->data, buffer.data(), buffer.size());
+    }
+    return storage;
+  }
+
+  const BlobSpec& blob_;
+  const NamedData data_;
+  const void* const map_;
+  const Placement placement_;
+  std::vector<std::string> fqns_;
+  std::vector<size_t> alignments_;
+  std::optional<Uploader> uploader_;
+};
+
+}  // namespace
+
+void State::reset() {
+  if (storage_->device_type == kCuda) {
+    Stream stream(storage_->device_index);
+    const StreamScope scope(stream);
+    if (initial_) {
+      copy_bytes(storage_->data, kCuda, initial_->data(), kHost, storage_->nbytes);
+    } else {
+      zero_bytes(storage_->data, kCuda, storage_->nbytes);
+    }
+    stream.synchronize();
+  } else if (initial_) {
+    copy_bytes(storage_->data, kHost, initial_->data(), kHost, storage_->nbytes);
+  } else {
+    zero_bytes(storage_->data, kHost, storage_->nbytes);
+  }
+}
+
+LoadedStorages load_storages(const BlobSpec& blob, const NamedDataMap* map, const Placement& placement) {
+  return Loader(blob, map, placement).run();
+}
+
+size_t reset_all_states() {
+  std::vector<std::shared_ptr<State>> alive;
+  {
+    const std::lock_guard<std::mutex> lock(pools().mutex);
+    for (const auto& entry : pools().states) {
+      if (auto state = entry.second.lock()) alive.push_back(std::move(state));
+    }
+  }
+  for (const auto& state : alive) state->reset();
+  return alive.size();
+}
+
+}  // namespace etcuda
