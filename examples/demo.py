@@ -23,6 +23,8 @@ from rich.text import Text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
+# A deprecation inside torchao, which ExecuTorch imports: nothing that a reader of the demo can act on.
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 from examples.decoder.model import Decoder, decode, encode, export_decoder, load_decoder  # noqa: E402
 from examples.export import ExportRecord, export_program  # noqa: E402

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -84,3 +85,27 @@ def exported(shared_dir: pathlib.Path) -> Export:
         return path
 
     return export
+
+
+@pytest.fixture(scope="session")
+def cpp_examples(shared_dir: pathlib.Path) -> pathlib.Path:
+    """The folder with the built programs of examples/cpp; each test run builds them once."""
+    if folder := os.environ.get("ETCUDA_CPP_EXAMPLES"):
+        return pathlib.Path(folder)
+    build = shared_dir / "cpp"
+    beside = pathlib.Path(sys.executable).parent / "cmake"
+    cmake = str(beside) if beside.is_file() else "cmake"
+    with locked(build):
+        if not (build / "run_session").exists():
+            source, python = str(ROOT / "examples" / "cpp"), f"-DPython3_EXECUTABLE={sys.executable}"
+            configure = [cmake, "-S", source, "-B", str(build), python]
+            for command in (configure, [cmake, "--build", str(build)]):
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return build
+
+
+@pytest.fixture(scope="session")
+def run_session(cpp_examples: pathlib.Path) -> pathlib.Path:
+    """The program that runs several calls of one loaded program."""
+    return cpp_examples / "run_session"

@@ -27,8 +27,8 @@ using executorch::runtime::EValue;
 namespace {
 
 const std::map<std::string, ScalarType> kDtypes = {
-    {"int64", ScalarType::Long}, {"float32", ScalarType::Float}, {"float16", ScalarType::Half},
-    {"bfloat16", ScalarType::BFloat16}, {"bool", ScalarType::Bool}, {"int32", ScalarType::Int}};
+    {"int64", ScalarType::Long},        {"float32", ScalarType::Float}, {"float16", ScalarType::Half},
+    {"bfloat16", ScalarType::BFloat16}, {"bool", ScalarType::Bool},     {"int32", ScalarType::Int}};
 
 std::vector<std::uint8_t> read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -41,7 +41,8 @@ TensorPtr parse_input(const std::string& text) {
   std::string dtype, sizes, path, size;
   if (!std::getline(fields, dtype, ':') || !std::getline(fields, sizes, ':') || !std::getline(fields, path) ||
       kDtypes.count(dtype) == 0)
-    throw std::runtime_error("input '" + text + "': expected DTYPE:SIZES:FILE, DTYPE one of int64, int32, float32, "
+    throw std::runtime_error("input '" + text +
+                             "': expected DTYPE:SIZES:FILE, DTYPE one of int64, int32, float32, "
                              "float16, bfloat16, bool");
   std::vector<executorch::aten::SizesType> shape;
   std::size_t elements = 1;
@@ -70,7 +71,8 @@ void run_call(Module& module, const std::string& line, const std::string& output
                              std::to_string(static_cast<int>(result.error())) + "; the log above says why");
   const auto tensor = result->at(0).toTensor();
   std::ofstream file(output, std::ios::binary);
-  file.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+  file.write(static_cast<const char*>(tensor.const_data_ptr()),
+             static_cast<std::streamsize>(tensor.nbytes()));
   if (!file) throw std::runtime_error("cannot write " + output);
 }
 
