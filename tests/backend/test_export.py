@@ -1,0 +1,238 @@
+"""Whole exports on a machine that need not have a GPU: reproducible, isolated, and clean when they fail."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from executorch.exir import to_edge_transform_and_lower
+from executorch.exir.backend.compile_spec_schema import CompileSpec
+from torch.export import Dim
+
+from etcuda import CudaPartitioner
+from etcuda.backend.inspect import inspect_program
+from etcuda.backend.worker import client
+from etcuda.errors import CompileError, OptionError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+SCRIPT = """
+import sys, torch
+from torch.export import Dim, export
+from executorch.exir import to_edge_transform_and_lower
+from etcuda import CudaPartitioner
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(24, 40)
+        self.register_buffer("total", torch.zeros(40))
+
+    def forward(self, x):
+        y = torch.nn.functional.gelu(self.linear(x))
+        self.total.add_(y.sum(0))
+        return y.softmax(-1) + self.total
+
+torch.manual_seed(0)
+program = export(Net(), (torch.randn(5, 24),), dynamic_shapes=({0: Dim("batch", max=32)},))
+lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target=sys.argv[1])])
+lowered.to_executorch().save(sys.argv[2])
+"""
+
+
+def start_export(target: str, path: pathlib.Path, **environment: str) -> subprocess.Popen[str]:
+    roots = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, target, str(path)],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["host", "sm_90", "portable"])
+def test_two_processes_write_the_same_bytes(target: str, tmp_path: pathlib.Path) -> None:
+    outputs = []
+    for index, seed in enumerate(("1", "2")):
+        folder = tmp_path / f"a folder {index}"
+        folder.mkdir()
+        # What differs between two machines: where temporary files lie, hash seeds, what is already cached.
+        process = start_export(
+            target,
+            folder / "net.pte",
+            PYTHONHASHSEED=seed,
+            TMPDIR=str(folder),
+            ETCUDA_CACHE_DIR=str(folder / "cache"),
+        )
+        log, _ = process.communicate()
+        assert process.returncode == 0, log
+        outputs.append((folder / "net.pte").read_bytes())
+    assert outputs[0] == outputs[1]
+    (image,) = inspect_program(outputs[0]).methods[0].delegates[0].images
+    assert image.num_kernels > 0
+    assert image.code_kind == {"host": "native", "sm_90": "cubin", "portable": "ptx"}[target]
+    for path in (str(tmp_path), str(pathlib.Path.home()), str(ROOT)):
+        assert path.encode() not in outputs[0]
+
+
+def group_members(root_pid: int) -> list[int]:
+    """Processes whose environment or ancestry leads back to ``root_pid``, found by session or parent."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (
+                    b"etcuda.backend.worker.server" in (entry / "cmdline").read_bytes()
+                    and f"ETCUDA_TEST={root_pid}".encode() in (entry / "environ").read_bytes()
+                ):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.slow
+def test_interrupt_leaves_no_file_and_no_process(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "net.pte"
+    marker = os.getpid()
+    process = start_export("sm_90", path, TMPDIR=str(tmp_path), ETCUDA_TEST=str(marker))
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("etcuda-*/0/log.txt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the export never reached the compile worker"
+        time.sleep(0.05)
+    assert group_members(marker)
+    process.send_signal(signal.SIGINT)
+    log, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in log
+    assert not path.exists()
+    assert list(tmp_path.glob("etcuda-*")) == []
+    assert group_members(marker) == []
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: pathlib.Path) -> None:
+    marker = os.getpid() + 10**6
+    process = start_export("host", tmp_path / "net.pte", TMPDIR=str(tmp_path), ETCUDA_TEST=str(marker))
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("etcuda-*/0/log.txt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    while group_members(marker):
+        assert time.monotonic() < deadline, "a compile worker outlived its parent"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def fresh_worker() -> Iterator[None]:
+    client.shut_down()
+    yield
+    client.shut_down()
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x).relu()
+
+
+def lower(**options: object) -> object:
+    program = torch.export.export(Net(), (torch.randn(3, 8),), dynamic_shapes=({0: Dim("b", max=9)},))
+    return to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target="host", options=options)])
+
+
+@pytest.mark.usefixtures("fresh_worker")
+def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(CompileError, match=r"compiling forward: C\+\+ compiler 'no-such-compiler'.*install g\+\+"):
+        lower()
+
+
+@pytest.mark.usefixtures("fresh_worker")
+def test_failing_compiler_shows_what_it_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    compiler = tmp_path / "cxx"
+    compiler.write_text("#!/bin/sh\necho the disk is on fire; exit 3\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(CompileError, match=r"(?s)ended with 3.*the disk is on fire"):
+        lower()
+
+
+@pytest.mark.usefixtures("fresh_worker")
+def test_timeout_is_an_error_and_the_next_export_works(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(CompileError, match=r"compiling forward took longer than timeout_s=0.01"):
+        lower(timeout_s=0.01)
+    assert list(tmp_path.iterdir()) == []
+    lower()
+
+
+@pytest.mark.usefixtures("fresh_worker")
+def test_a_worker_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "write_request", lambda folder, _request: (folder / "request.json").write_text("{"))
+    with pytest.raises(CompileError, match="compiling forward: "):
+        lower()
+
+
+def test_export_leaves_the_process_as_it_was() -> None:
+    from torch._dynamo import device_interface
+
+    before = (
+        torch.cuda.get_device_properties,
+        device_interface.get_interface_for_device("cuda"),
+        torch.cuda.is_initialized(),
+    )
+    lower()
+    after = (
+        torch.cuda.get_device_properties,
+        device_interface.get_interface_for_device("cuda"),
+        torch.cuda.is_initialized(),
+    )
+    assert before == after
+
+
+def test_foreign_compile_specs_are_refused() -> None:
+    from etcuda.backend.preprocess import EtcudaBackend
+
+    program = torch.export.export(Net(), (torch.randn(3, 8),))
+    with pytest.raises(OptionError, match=r"exactly one, 'etcuda', got \['max_autotune'\]"):
+        EtcudaBackend.preprocess(program, [CompileSpec("max_autotune", b"1")])
+
+
+def test_weights_are_stored_once_across_methods_and_can_be_external(tmp_path: pathlib.Path) -> None:
+    net = Net()
+    programs = {
+        name: torch.export.export(net, (torch.randn(rows, 8),)) for name, rows in (("prefill", 4), ("decode", 1))
+    }
+    for place in ("pte", "ptd"):
+        options = {"weights": place, "ptd_name": "weights"}
+        lowered = to_edge_transform_and_lower(programs, partitioner=[CudaPartitioner(target="host", options=options)])
+        executorch = lowered.to_executorch()
+        executorch.save(str(tmp_path / "net.pte"))
+        executorch.write_tensor_data_to_file(str(tmp_path))
+        data = (tmp_path / "net.pte").read_bytes()
+        weight = net.linear.weight.detach().numpy().tobytes()
+        stored = {file.name: file.read_bytes().count(weight) for file in tmp_path.iterdir()}
+        assert stored == ({"net.pte": 1} if place == "pte" else {"net.pte": 0, "weights.ptd": 1})
+        info = inspect_program(data)
+        assert {method.name for method in info.methods} == {"prefill", "decode"}
+        keys = [{s.key for s in method.delegates[0].storages} for method in info.methods]
+        assert keys[0] == keys[1]
