@@ -95,7 +95,7 @@ def install(target: CudaTarget) -> None:
     _install_device_interface(properties)
     # Inductor and its heuristics ask torch.cuda directly in places. torch.cuda.is_available stays as it is:
     # fake tensors and benchmarking paths look at it.
-    torch.cuda.get_device_properties = lambda device=None: properties  # type: ignore[assignment,return-value,misc]
+    torch.cuda.get_device_properties = lambda device=None: properties  # type: ignore[assignment,return-value]
     import torch.utils._triton as triton_queries
 
     for query in vars(triton_queries).values():
@@ -132,7 +132,7 @@ def _install_triton_driver(target: CudaTarget) -> None:
 
         __call__ = _no_gpu("a kernel launch")
 
-    class Driver(DriverBase):
+    class Driver(DriverBase):  # type: ignore[misc]
         def __init__(self) -> None:
             self.utils = Utils()
             self.launcher_cls = Launcher
