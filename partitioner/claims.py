@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Set
 
 import torch
 from torch.fx import GraphModule, Node
@@ -48,8 +49,14 @@ class Claims:
     refusals: dict[Node, Refusal]
 
 
-def claim(module: GraphModule, config: BackendConfig) -> Claims:
-    """Decides over every call of a graph, and of the branches of control flow that is not claimed whole."""
+def claim(module: GraphModule, config: BackendConfig, fixed: Set[Node] = frozenset()) -> Claims:
+    """Decides over every call of a graph, and of the branches of control flow that is not claimed whole.
+
+    Args:
+        module: an Edge or ATen graph with metadata.
+        config: target and options.
+        fixed: placeholders of weights and constants.
+    """
     calls = [node for node in module.graph.nodes if node.op == "call_function" and not _is_delegate(node)]
     refusals: dict[Node, Refusal] = {}
     for node in calls:
@@ -58,7 +65,7 @@ def claim(module: GraphModule, config: BackendConfig) -> Claims:
             refusals[node] = refusal
     while True:
         claimed = {node for node in calls if node not in refusals}
-        proposed = partitions(module.graph, claimed, is_symbolic_scalar)
+        proposed = partitions(module.graph, claimed, is_symbolic_scalar, fixed)
         groups = [useful for group in proposed if (useful := _without_trivial(group))]
         unbound = {node: refusal for group in groups for node, refusal in _unbound_numbers(group).items()}
         if not unbound:

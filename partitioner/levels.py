@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from torch.fx import Graph, Node
 
 _OUTSIDE = -1
 
 
-def partitions(graph: Graph, claimed: set[Node], floats: Callable[[Node], bool]) -> list[list[Node]]:
+def partitions(
+    graph: Graph, claimed: set[Node], floats: Callable[[Node], bool], fixed: Set[Node] = frozenset()
+) -> list[list[Node]]:
     """Groups the claimed nodes into the fewest partitions that can run one after another.
 
     Every node gets a time: claimed nodes even ones, the others odd ones, no node earlier than its inputs, and
@@ -24,6 +26,7 @@ def partitions(graph: Graph, claimed: set[Node], floats: Callable[[Node], bool])
         graph: in topological order.
         claimed: nodes to group.
         floats: whether a claimed node yields a number.
+        fixed: placeholders of weights and constants.
 
     Returns:
         Lists of nodes in graph order; the partitions in an order in which they can run.
@@ -32,7 +35,7 @@ def partitions(graph: Graph, claimed: set[Node], floats: Callable[[Node], bool])
     while True:
         inside = claimed - on_host
         times = _earliest(graph, inside)
-        _sink(graph, inside, times)
+        _sink(graph, inside, times, fixed)
         escaping = {n for n in inside if floats(n) and any(times.get(u, _OUTSIDE) != times[n] for u in n.users)}
         if not escaping:
             break
@@ -58,12 +61,13 @@ def _earliest(graph: Graph, inside: set[Node]) -> dict[Node, int]:
     return times
 
 
-def _sink(graph: Graph, inside: set[Node], times: dict[Node, int]) -> None:
-    """Moves nodes that read no result of another partition to their first user, so that nothing is passed on."""
+def _sink(graph: Graph, inside: set[Node], times: dict[Node, int], fixed: Set[Node]) -> None:
+    """Moves what depends on no input to its first user, so that tables and masks are not passed between partitions."""
     free: set[Node] = set()
     for node in graph.nodes:
-        if node in inside and all(s in free or times[s] == _OUTSIDE for s in node.all_input_nodes):
+        if node in inside and all(source in free or source in fixed for source in node.all_input_nodes):
             free.add(node)
     for node in reversed(graph.nodes):
         if node in free and node.users:
-            times[node] = max(times[node], min(times[u] if u in inside else times[u] - 1 for u in node.users))
+            first = min(times[user] if user in inside else times[user] - 1 for user in node.users)
+            times[node] = max(times[node], first)

@@ -21,7 +21,7 @@ def tag_constants(program: ExportedProgram, tags: set[str]) -> None:
     """
     signature = program.graph_signature
     mutated = set(signature.buffers_to_mutate.values())
-    for node in _placeholders(program):
+    for node in owned_placeholders(program):
         if TAG in node.meta or signature.inputs_to_buffers.get(node.name) in mutated:
             continue
         for user in node.users:
@@ -42,7 +42,7 @@ def tag_mutated_buffers(program: ExportedProgram, tags: set[str]) -> dict[str, s
     by_name = {node.name: node for node in program.graph.nodes}
     new_value = {target: by_name[name] for name, target in signature.buffers_to_mutate.items()}
     kept: dict[str, str] = {}
-    for node in _placeholders(program):
+    for node in owned_placeholders(program):
         target = signature.inputs_to_buffers.get(node.name)
         if target not in new_value or TAG in node.meta:
             continue
@@ -74,7 +74,8 @@ def _refuse(buffer: Node, value: Node, output: Node, program: ExportedProgram) -
     return None
 
 
-def _placeholders(program: ExportedProgram) -> list[Node]:
+def owned_placeholders(program: ExportedProgram) -> list[Node]:
+    """Placeholders of parameters, buffers and lifted constants."""
     signature = program.graph_signature
     names = {
         *signature.inputs_to_parameters,

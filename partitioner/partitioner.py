@@ -17,7 +17,7 @@ from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, 
 from etcuda.backend.target import CudaTarget, resolve_target
 from etcuda.errors import OptionError
 from etcuda.partitioner.claims import claim
-from etcuda.partitioner.ownership import TAG, tag_constants, tag_mutated_buffers
+from etcuda.partitioner.ownership import TAG, owned_placeholders, tag_constants, tag_mutated_buffers
 from etcuda.partitioner.report import PartitionReport, make_report
 from etcuda.partitioner.support import branches, refuse
 
@@ -110,7 +110,7 @@ def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[s
     Returns:
         The tags in execution order, and the report.
     """
-    claims = claim(program.graph_module, config)
+    claims = claim(program.graph_module, config, set(owned_placeholders(program)))
     tags = [f"etcuda_{index}" for index in range(len(claims.partitions))]
     for tag, group in zip(tags, claims.partitions, strict=True):
         for node in group:

@@ -113,8 +113,9 @@ def depthwise(conv: _Conv, x: torch.Tensor, weight: torch.Tensor, bias: torch.Te
     ones = [1] * len(kernel)
     dtype = torch.promote_types(x.dtype, torch.float32)
     total: torch.Tensor | None = None
-    for taps, part in zip(_taps(kernel), _slices(conv, x, kernel), strict=True):
-        factor = weight[:, 0][(slice(None), *taps)].reshape(-1, *ones).to(dtype)
+    factors = weight.flatten(1).to(dtype)
+    for tap, part in enumerate(_slices(conv, x, kernel)):
+        factor = factors[:, tap].reshape(-1, *ones)
         product = part.to(dtype) * factor
         total = product if total is None else total + product
     if total is None:
@@ -151,11 +152,6 @@ def _convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return result
 
 
-def _taps(kernel: list[int]) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = list(itertools.product(*(range(length) for length in kernel)))
-    return found
-
-
 def _slices(conv: _Conv, x: torch.Tensor, kernel: list[int]) -> list[torch.Tensor]:
     """For each tap of the kernel, the elements of ``x`` that it meets, in the shape of the result."""
     results = []
@@ -165,7 +161,7 @@ def _slices(conv: _Conv, x: torch.Tensor, kernel: list[int]) -> list[torch.Tenso
     if any(conv.padding):
         x = aten.constant_pad_nd.default(x, [p for padding in reversed(conv.padding) for p in (padding, padding)])
     found = []
-    for taps in _taps(kernel):
+    for taps in itertools.product(*(range(length) for length in kernel)):
         part = x
         for dim, tap in enumerate(taps):
             first, step = tap * conv.dilation[dim], conv.stride[dim]
