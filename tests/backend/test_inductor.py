@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from etcuda.backend.inductor.launchers import KernelResources, choose
+from etcuda.backend.target import TARGETS
+
+H200 = TARGETS["sm_90"]
+
+
+def test_occupancy_is_limited_by_each_resource() -> None:
+    assert KernelResources(32, 0, 0, 8).occupancy(H200) == 1.0
+    assert KernelResources(128, 0, 0, 8).occupancy(H200) == 0.25
+    assert KernelResources(32, 0, 114 << 10, 8).occupancy(H200) == 0.25
+    # 33 registers are handed out as 40.
+    assert KernelResources(33, 0, 0, 32).occupancy(H200) == 0.5
+    assert KernelResources(255, 0, 0, 32).occupancy(H200) == 0.0
+
+
+def test_choice_prefers_no_spills_then_occupancy_then_order() -> None:
+    spilling = KernelResources(64, 16, 0, 4)
+    crowded = KernelResources(255, 0, 0, 8)
+    good = KernelResources(64, 0, 0, 4)
+    roomy = KernelResources(16, 0, 0, 4)
+    assert choose([spilling, crowded, good], H200) == 2
+    # Beyond half of an SM, more occupancy does not outweigh the author's order.
+    assert choose([good, roomy], H200) == 0
+    assert choose([spilling], H200) == 0
+    with pytest.raises(RuntimeError, match="no configuration"):
+        choose([], H200)
+
+
+DEVICE_SCRIPT = """
+import sys
+from etcuda.backend.inductor import device
+from etcuda.backend.target import TARGETS
+import torch, triton, triton.language as tl
+
+target = TARGETS[sys.argv[1]]
+device.install(target)
+from torch._dynamo.device_interface import get_interface_for_device
+interface = get_interface_for_device("cuda")
+assert interface.device_count() == 1 and interface.get_compute_capability() == target.compute_capability
+assert torch.cuda.get_device_properties(0).multi_processor_count == target.num_sms
+assert triton.runtime.driver.active.get_current_target().arch == target.compute_capability
+
+@triton.jit
+def add(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
+
+source = triton.compiler.ASTSource(add, {"x": "*fp32", "y": "*fp32", "n": "i32", "BLOCK": "constexpr"}, {(3,): 256})
+kernel = triton.compile(source, target=triton.runtime.driver.active.get_current_target())
+registers, spilled = device.resource_usage(kernel.asm["cubin"])
+assert 0 < registers < 64 and spilled == 0, (registers, spilled)
+for refused in (lambda: triton.runtime.driver.active.utils.launch, lambda: add[(1,)](None, None, 0, BLOCK=256)):
+    try:
+        value = refused()
+        value()
+    except Exception:
+        continue
+    raise SystemExit("a launch without a GPU was not refused")
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
+def test_device_stand_in(arch: str, tmp_path: pathlib.Path) -> None:
+    root = pathlib.Path(__file__).resolve().parent.parent.parent
+    script = tmp_path / "stand_in.py"
+    script.write_text(DEVICE_SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, script, arch], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("fine"), done.stdout + done.stderr
+
+
+def test_resource_usage_refuses_what_is_no_cubin() -> None:
+    from etcuda.backend.inductor.device import resource_usage
+
+    with pytest.raises((RuntimeError, subprocess.CalledProcessError)):
+        resource_usage(b"not a cubin")
