@@ -62,9 +62,6 @@ DimSpec read_dim(const schema::Dim& dim, const std::string& owner, size_t index)
                   spec.max));
   }
   if (spec.symbol < -1) refuse(format("%s, dimension %zu has symbol %d", owner.c_str(), index, spec.symbol));
-  if (spec.symbol == -1 && spec.min != spec.max) {
-    refuse(format("%s, dimension %zu varies but has no symbol", owner.c_str(), index));
-  }
   if (spec.multiple_of < 0) {
     refuse(format("%s, dimension %zu must be a multiple of %d", owner.c_str(), index, spec.multiple_of));
   }
@@ -235,6 +232,7 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
     spec.images.push_back(read_image(image, i, blob, nbytes, images_start));
   }
   spec.graph_capturable = root.graph_capturable();
+  spec.allow_tf32 = root.allow_tf32();
   return spec;
 }
 

@@ -65,6 +65,7 @@ struct BlobSpec {
   std::vector<ConstantSpec> constants;
   std::vector<ImageSpec> images;
   bool graph_capturable = false;
+  bool allow_tf32 = false;
 };
 
 // Reads `nbytes` bytes. Throws Failure(DelegateInvalidCompatibility or InvalidProgram) on anything that

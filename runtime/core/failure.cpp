@@ -31,6 +31,21 @@ std::string& reported() {
   return message;
 }
 
+// ExecuTorch cuts a log entry at 255 characters; longer messages take several.
+constexpr size_t kLogLength = 200;
+
+template <typename Log>
+void in_pieces(const std::string& message, const Log& log) {
+  size_t start = 0;
+  while (message.size() - start > kLogLength) {
+    size_t end = message.rfind(' ', start + kLogLength);
+    if (end == std::string::npos || end <= start) end = start + kLogLength;
+    log(static_cast<int>(end - start), message.c_str() + start);
+    start = message[end] == ' ' ? end + 1 : end;
+  }
+  log(static_cast<int>(message.size() - start), message.c_str() + start);
+}
+
 }  // namespace
 
 std::string format(const char* pattern, ...) {
@@ -66,7 +81,7 @@ ShimError take_shim_error() noexcept {
 }
 
 void report_error(const std::string& message) noexcept {
-  ET_LOG(Error, "etcuda: %s", message.c_str());
+  in_pieces(message, [](int length, const char* text) { ET_LOG(Error, "etcuda: %.*s", length, text); });
   try {
     const std::lock_guard<std::mutex> lock(report_mutex());
     reported() = message;
@@ -75,7 +90,9 @@ void report_error(const std::string& message) noexcept {
   }
 }
 
-void report_warning(const std::string& message) noexcept { ET_LOG(Info, "etcuda: %s", message.c_str()); }
+void report_warning(const std::string& message) noexcept {
+  in_pieces(message, [](int length, const char* text) { ET_LOG(Info, "etcuda: %.*s", length, text); });
+}
 
 std::string last_reported_error() {
   const std::lock_guard<std::mutex> lock(report_mutex());

@@ -33,7 +33,7 @@ void Delegate::execute(::executorch::runtime::Span<EValue*> arguments) {
          "method %s: expected %zu inputs and %zu outputs, got %zu arguments. Export the program again.",
          blob_.method.c_str(), blob_.inputs.size(), blob_.outputs.size(), arguments.size());
   }
-  const ImageScope scope(stream_.get(), modules_);
+  const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   try {
     publish(run(bind_inputs(arguments)), arguments);
   } catch (...) {

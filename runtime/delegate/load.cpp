@@ -16,7 +16,7 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
     device_index_ = cuda_device;
     stream_ = std::make_unique<Stream>(cuda_device);
   }
-  const ImageScope scope(stream_.get(), modules_);
+  const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   image_ = std::make_unique<CodeImage>(image);
   loaded_ = load_storages(blob_, map, {device_, device_index_, stream_.get()});
   try {
@@ -33,7 +33,7 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
 Delegate::~Delegate() {
   if (container_ == nullptr) return;
   try {
-    const ImageScope scope(stream_.get(), modules_);
+    const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
     if (stream_) stream_->synchronize();
     if (image_->aoti().destroy(container_) != kAotiSuccess) {
       report_error("unloading method " + blob_.method + " failed: " + take_shim_error().message);

@@ -11,8 +11,10 @@ namespace etcuda {
 class ImageScope {
  public:
   // `stream` is null for an image that runs on the host.
-  ImageScope(Stream* stream, ModuleList& modules) : modules_(modules) {
-    if (stream != nullptr) stream_.emplace(*stream);
+  ImageScope(Stream* stream, ModuleList& modules, bool allow_tf32) : modules_(modules) {
+    if (stream == nullptr) return;
+    stream_.emplace(*stream);
+    current_cuda().allow_tf32 = allow_tf32;
   }
 
  private:

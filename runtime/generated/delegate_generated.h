@@ -20,21 +20,27 @@ struct Dim;
 
 struct Value;
 struct ValueBuilder;
+struct ValueT;
 
 struct Storage;
 struct StorageBuilder;
+struct StorageT;
 
 struct Constant;
 struct ConstantBuilder;
+struct ConstantT;
 
 struct Image;
 struct ImageBuilder;
+struct ImageT;
 
 struct KeyValue;
 struct KeyValueBuilder;
+struct KeyValueT;
 
 struct Delegate;
 struct DelegateBuilder;
+struct DelegateT;
 
 enum class DType : int8_t {
   uint8 = 0,
@@ -194,7 +200,16 @@ FLATBUFFERS_MANUALLY_ALIGNED_STRUCT(8) Dim FLATBUFFERS_FINAL_CLASS {
 };
 FLATBUFFERS_STRUCT_END(Dim, 24);
 
+struct ValueT : public flatbuffers::NativeTable {
+  typedef Value TableType;
+  std::string name{};
+  etcuda::schema::DType dtype = etcuda::schema::DType::uint8;
+  std::vector<etcuda::schema::Dim> dims{};
+  std::vector<uint8_t> dim_order{};
+};
+
 struct Value FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef ValueT NativeTableType;
   typedef ValueBuilder Builder;
   enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
     VT_NAME = 4,
@@ -225,6 +240,9 @@ struct Value FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            verifier.VerifyVector(dim_order()) &&
            verifier.EndTable();
   }
+  ValueT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(ValueT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<Value> Pack(flatbuffers::FlatBufferBuilder &_fbb, const ValueT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 };
 
 struct ValueBuilder {
@@ -286,7 +304,19 @@ inline flatbuffers::Offset<Value> CreateValueDirect(
       dim_order__);
 }
 
+flatbuffers::Offset<Value> CreateValue(flatbuffers::FlatBufferBuilder &_fbb, const ValueT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+struct StorageT : public flatbuffers::NativeTable {
+  typedef Storage TableType;
+  uint64_t nbytes = 0;
+  std::string data_key{};
+  std::vector<uint8_t> sha256{};
+  bool is_mutable = false;
+  std::string state_name{};
+};
+
 struct Storage FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef StorageT NativeTableType;
   typedef StorageBuilder Builder;
   enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
     VT_NBYTES = 4,
@@ -322,6 +352,9 @@ struct Storage FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            verifier.VerifyString(state_name()) &&
            verifier.EndTable();
   }
+  StorageT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(StorageT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<Storage> Pack(flatbuffers::FlatBufferBuilder &_fbb, const StorageT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 };
 
 struct StorageBuilder {
@@ -389,7 +422,21 @@ inline flatbuffers::Offset<Storage> CreateStorageDirect(
       state_name__);
 }
 
+flatbuffers::Offset<Storage> CreateStorage(flatbuffers::FlatBufferBuilder &_fbb, const StorageT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+struct ConstantT : public flatbuffers::NativeTable {
+  typedef Constant TableType;
+  std::string name{};
+  std::string fqn{};
+  uint32_t storage = 0;
+  etcuda::schema::DType dtype = etcuda::schema::DType::uint8;
+  std::vector<int64_t> sizes{};
+  std::vector<int64_t> strides{};
+  int64_t storage_offset = 0;
+};
+
 struct Constant FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef ConstantT NativeTableType;
   typedef ConstantBuilder Builder;
   enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
     VT_NAME = 4,
@@ -436,6 +483,9 @@ struct Constant FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            VerifyField<int64_t>(verifier, VT_STORAGE_OFFSET, 8) &&
            verifier.EndTable();
   }
+  ConstantT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(ConstantT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<Constant> Pack(flatbuffers::FlatBufferBuilder &_fbb, const ConstantT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 };
 
 struct ConstantBuilder {
@@ -519,7 +569,24 @@ inline flatbuffers::Offset<Constant> CreateConstantDirect(
       storage_offset);
 }
 
+flatbuffers::Offset<Constant> CreateConstant(flatbuffers::FlatBufferBuilder &_fbb, const ConstantT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+struct ImageT : public flatbuffers::NativeTable {
+  typedef Image TableType;
+  std::string target{};
+  etcuda::schema::Device device = etcuda::schema::Device::host;
+  int32_t compute_capability = 0;
+  etcuda::schema::CodeKind code_kind = etcuda::schema::CodeKind::cubin;
+  std::string machine{};
+  std::string isa{};
+  uint64_t offset = 0;
+  uint64_t nbytes = 0;
+  std::vector<uint8_t> sha256{};
+  uint32_t num_kernels = 0;
+};
+
 struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef ImageT NativeTableType;
   typedef ImageBuilder Builder;
   enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
     VT_TARGET = 4,
@@ -581,6 +648,9 @@ struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            VerifyField<uint32_t>(verifier, VT_NUM_KERNELS, 4) &&
            verifier.EndTable();
   }
+  ImageT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(ImageT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<Image> Pack(flatbuffers::FlatBufferBuilder &_fbb, const ImageT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 };
 
 struct ImageBuilder {
@@ -687,7 +757,16 @@ inline flatbuffers::Offset<Image> CreateImageDirect(
       num_kernels);
 }
 
+flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_fbb, const ImageT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+struct KeyValueT : public flatbuffers::NativeTable {
+  typedef KeyValue TableType;
+  std::string key{};
+  std::string value{};
+};
+
 struct KeyValue FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef KeyValueT NativeTableType;
   typedef KeyValueBuilder Builder;
   enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
     VT_KEY = 4,
@@ -707,6 +786,9 @@ struct KeyValue FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            verifier.VerifyString(value()) &&
            verifier.EndTable();
   }
+  KeyValueT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(KeyValueT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<KeyValue> Pack(flatbuffers::FlatBufferBuilder &_fbb, const KeyValueT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 };
 
 struct KeyValueBuilder {
@@ -753,7 +835,28 @@ inline flatbuffers::Offset<KeyValue> CreateKeyValueDirect(
       value__);
 }
 
+flatbuffers::Offset<KeyValue> CreateKeyValue(flatbuffers::FlatBufferBuilder &_fbb, const KeyValueT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+struct DelegateT : public flatbuffers::NativeTable {
+  typedef Delegate TableType;
+  uint32_t format_version = 0;
+  std::string method{};
+  std::vector<std::unique_ptr<etcuda::schema::ValueT>> inputs{};
+  std::vector<std::unique_ptr<etcuda::schema::ValueT>> outputs{};
+  std::vector<std::unique_ptr<etcuda::schema::StorageT>> storages{};
+  std::vector<std::unique_ptr<etcuda::schema::ConstantT>> constants{};
+  std::vector<std::unique_ptr<etcuda::schema::ImageT>> images{};
+  bool graph_capturable = false;
+  std::vector<std::unique_ptr<etcuda::schema::KeyValueT>> producers{};
+  bool allow_tf32 = false;
+  DelegateT() = default;
+  DelegateT(const DelegateT &o);
+  DelegateT(DelegateT&&) FLATBUFFERS_NOEXCEPT = default;
+  DelegateT &operator=(DelegateT o) FLATBUFFERS_NOEXCEPT;
+};
+
 struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef DelegateT NativeTableType;
   typedef DelegateBuilder Builder;
   enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
     VT_FORMAT_VERSION = 4,
@@ -764,7 +867,8 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
     VT_CONSTANTS = 14,
     VT_IMAGES = 16,
     VT_GRAPH_CAPTURABLE = 18,
-    VT_PRODUCERS = 20
+    VT_PRODUCERS = 20,
+    VT_ALLOW_TF32 = 22
   };
   uint32_t format_version() const {
     return GetField<uint32_t>(VT_FORMAT_VERSION, 0);
@@ -793,6 +897,9 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
   const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::KeyValue>> *producers() const {
     return GetPointer<const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::KeyValue>> *>(VT_PRODUCERS);
   }
+  bool allow_tf32() const {
+    return GetField<uint8_t>(VT_ALLOW_TF32, 0) != 0;
+  }
   bool Verify(flatbuffers::Verifier &verifier) const {
     return VerifyTableStart(verifier) &&
            VerifyField<uint32_t>(verifier, VT_FORMAT_VERSION, 4) &&
@@ -817,8 +924,12 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            VerifyOffset(verifier, VT_PRODUCERS) &&
            verifier.VerifyVector(producers()) &&
            verifier.VerifyVectorOfTables(producers()) &&
+           VerifyField<uint8_t>(verifier, VT_ALLOW_TF32, 1) &&
            verifier.EndTable();
   }
+  DelegateT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(DelegateT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<Delegate> Pack(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 };
 
 struct DelegateBuilder {
@@ -852,6 +963,9 @@ struct DelegateBuilder {
   void add_producers(flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::KeyValue>>> producers) {
     fbb_.AddOffset(Delegate::VT_PRODUCERS, producers);
   }
+  void add_allow_tf32(bool allow_tf32) {
+    fbb_.AddElement<uint8_t>(Delegate::VT_ALLOW_TF32, static_cast<uint8_t>(allow_tf32), 0);
+  }
   explicit DelegateBuilder(flatbuffers::FlatBufferBuilder &_fbb)
         : fbb_(_fbb) {
     start_ = fbb_.StartTable();
@@ -877,7 +991,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(
     flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Constant>>> constants = 0,
     flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Image>>> images = 0,
     bool graph_capturable = false,
-    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::KeyValue>>> producers = 0) {
+    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::KeyValue>>> producers = 0,
+    bool allow_tf32 = false) {
   DelegateBuilder builder_(_fbb);
   builder_.add_producers(producers);
   builder_.add_images(images);
@@ -887,6 +1002,7 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(
   builder_.add_inputs(inputs);
   builder_.add_method(method);
   builder_.add_format_version(format_version);
+  builder_.add_allow_tf32(allow_tf32);
   builder_.add_graph_capturable(graph_capturable);
   return builder_.Finish();
 }
@@ -901,7 +1017,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
     const std::vector<flatbuffers::Offset<etcuda::schema::Constant>> *constants = nullptr,
     const std::vector<flatbuffers::Offset<etcuda::schema::Image>> *images = nullptr,
     bool graph_capturable = false,
-    const std::vector<flatbuffers::Offset<etcuda::schema::KeyValue>> *producers = nullptr) {
+    const std::vector<flatbuffers::Offset<etcuda::schema::KeyValue>> *producers = nullptr,
+    bool allow_tf32 = false) {
   auto method__ = method ? _fbb.CreateString(method) : 0;
   auto inputs__ = inputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*inputs) : 0;
   auto outputs__ = outputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*outputs) : 0;
@@ -919,7 +1036,295 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
       constants__,
       images__,
       graph_capturable,
-      producers__);
+      producers__,
+      allow_tf32);
+}
+
+flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+inline ValueT *Value::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<ValueT>(new ValueT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void Value::UnPackTo(ValueT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = name(); if (_e) _o->name = _e->str(); }
+  { auto _e = dtype(); _o->dtype = _e; }
+  { auto _e = dims(); if (_e) { _o->dims.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->dims[_i] = *_e->Get(_i); } } }
+  { auto _e = dim_order(); if (_e) { _o->dim_order.resize(_e->size()); std::copy(_e->begin(), _e->end(), _o->dim_order.begin()); } }
+}
+
+inline flatbuffers::Offset<Value> Value::Pack(flatbuffers::FlatBufferBuilder &_fbb, const ValueT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateValue(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<Value> CreateValue(flatbuffers::FlatBufferBuilder &_fbb, const ValueT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const ValueT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _name = _fbb.CreateString(_o->name);
+  auto _dtype = _o->dtype;
+  auto _dims = _o->dims.size() ? _fbb.CreateVectorOfStructs(_o->dims) : 0;
+  auto _dim_order = _o->dim_order.size() ? _fbb.CreateVector(_o->dim_order) : 0;
+  return etcuda::schema::CreateValue(
+      _fbb,
+      _name,
+      _dtype,
+      _dims,
+      _dim_order);
+}
+
+inline StorageT *Storage::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<StorageT>(new StorageT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void Storage::UnPackTo(StorageT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = nbytes(); _o->nbytes = _e; }
+  { auto _e = data_key(); if (_e) _o->data_key = _e->str(); }
+  { auto _e = sha256(); if (_e) { _o->sha256.resize(_e->size()); std::copy(_e->begin(), _e->end(), _o->sha256.begin()); } }
+  { auto _e = is_mutable(); _o->is_mutable = _e; }
+  { auto _e = state_name(); if (_e) _o->state_name = _e->str(); }
+}
+
+inline flatbuffers::Offset<Storage> Storage::Pack(flatbuffers::FlatBufferBuilder &_fbb, const StorageT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateStorage(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<Storage> CreateStorage(flatbuffers::FlatBufferBuilder &_fbb, const StorageT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const StorageT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _nbytes = _o->nbytes;
+  auto _data_key = _o->data_key.empty() ? 0 : _fbb.CreateString(_o->data_key);
+  auto _sha256 = _o->sha256.size() ? _fbb.CreateVector(_o->sha256) : 0;
+  auto _is_mutable = _o->is_mutable;
+  auto _state_name = _o->state_name.empty() ? 0 : _fbb.CreateString(_o->state_name);
+  return etcuda::schema::CreateStorage(
+      _fbb,
+      _nbytes,
+      _data_key,
+      _sha256,
+      _is_mutable,
+      _state_name);
+}
+
+inline ConstantT *Constant::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<ConstantT>(new ConstantT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void Constant::UnPackTo(ConstantT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = name(); if (_e) _o->name = _e->str(); }
+  { auto _e = fqn(); if (_e) _o->fqn = _e->str(); }
+  { auto _e = storage(); _o->storage = _e; }
+  { auto _e = dtype(); _o->dtype = _e; }
+  { auto _e = sizes(); if (_e) { _o->sizes.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->sizes[_i] = _e->Get(_i); } } }
+  { auto _e = strides(); if (_e) { _o->strides.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->strides[_i] = _e->Get(_i); } } }
+  { auto _e = storage_offset(); _o->storage_offset = _e; }
+}
+
+inline flatbuffers::Offset<Constant> Constant::Pack(flatbuffers::FlatBufferBuilder &_fbb, const ConstantT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateConstant(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<Constant> CreateConstant(flatbuffers::FlatBufferBuilder &_fbb, const ConstantT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const ConstantT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _name = _fbb.CreateString(_o->name);
+  auto _fqn = _o->fqn.empty() ? 0 : _fbb.CreateString(_o->fqn);
+  auto _storage = _o->storage;
+  auto _dtype = _o->dtype;
+  auto _sizes = _o->sizes.size() ? _fbb.CreateVector(_o->sizes) : 0;
+  auto _strides = _o->strides.size() ? _fbb.CreateVector(_o->strides) : 0;
+  auto _storage_offset = _o->storage_offset;
+  return etcuda::schema::CreateConstant(
+      _fbb,
+      _name,
+      _fqn,
+      _storage,
+      _dtype,
+      _sizes,
+      _strides,
+      _storage_offset);
+}
+
+inline ImageT *Image::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<ImageT>(new ImageT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void Image::UnPackTo(ImageT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = target(); if (_e) _o->target = _e->str(); }
+  { auto _e = device(); _o->device = _e; }
+  { auto _e = compute_capability(); _o->compute_capability = _e; }
+  { auto _e = code_kind(); _o->code_kind = _e; }
+  { auto _e = machine(); if (_e) _o->machine = _e->str(); }
+  { auto _e = isa(); if (_e) _o->isa = _e->str(); }
+  { auto _e = offset(); _o->offset = _e; }
+  { auto _e = nbytes(); _o->nbytes = _e; }
+  { auto _e = sha256(); if (_e) { _o->sha256.resize(_e->size()); std::copy(_e->begin(), _e->end(), _o->sha256.begin()); } }
+  { auto _e = num_kernels(); _o->num_kernels = _e; }
+}
+
+inline flatbuffers::Offset<Image> Image::Pack(flatbuffers::FlatBufferBuilder &_fbb, const ImageT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateImage(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_fbb, const ImageT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const ImageT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _target = _fbb.CreateString(_o->target);
+  auto _device = _o->device;
+  auto _compute_capability = _o->compute_capability;
+  auto _code_kind = _o->code_kind;
+  auto _machine = _fbb.CreateString(_o->machine);
+  auto _isa = _o->isa.empty() ? 0 : _fbb.CreateString(_o->isa);
+  auto _offset = _o->offset;
+  auto _nbytes = _o->nbytes;
+  auto _sha256 = _fbb.CreateVector(_o->sha256);
+  auto _num_kernels = _o->num_kernels;
+  return etcuda::schema::CreateImage(
+      _fbb,
+      _target,
+      _device,
+      _compute_capability,
+      _code_kind,
+      _machine,
+      _isa,
+      _offset,
+      _nbytes,
+      _sha256,
+      _num_kernels);
+}
+
+inline KeyValueT *KeyValue::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<KeyValueT>(new KeyValueT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void KeyValue::UnPackTo(KeyValueT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = key(); if (_e) _o->key = _e->str(); }
+  { auto _e = value(); if (_e) _o->value = _e->str(); }
+}
+
+inline flatbuffers::Offset<KeyValue> KeyValue::Pack(flatbuffers::FlatBufferBuilder &_fbb, const KeyValueT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateKeyValue(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<KeyValue> CreateKeyValue(flatbuffers::FlatBufferBuilder &_fbb, const KeyValueT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const KeyValueT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _key = _fbb.CreateString(_o->key);
+  auto _value = _o->value.empty() ? 0 : _fbb.CreateString(_o->value);
+  return etcuda::schema::CreateKeyValue(
+      _fbb,
+      _key,
+      _value);
+}
+
+inline DelegateT::DelegateT(const DelegateT &o)
+      : format_version(o.format_version),
+        method(o.method),
+        graph_capturable(o.graph_capturable),
+        allow_tf32(o.allow_tf32) {
+  inputs.reserve(o.inputs.size());
+  for (const auto &inputs_ : o.inputs) { inputs.emplace_back((inputs_) ? new etcuda::schema::ValueT(*inputs_) : nullptr); }
+  outputs.reserve(o.outputs.size());
+  for (const auto &outputs_ : o.outputs) { outputs.emplace_back((outputs_) ? new etcuda::schema::ValueT(*outputs_) : nullptr); }
+  storages.reserve(o.storages.size());
+  for (const auto &storages_ : o.storages) { storages.emplace_back((storages_) ? new etcuda::schema::StorageT(*storages_) : nullptr); }
+  constants.reserve(o.constants.size());
+  for (const auto &constants_ : o.constants) { constants.emplace_back((constants_) ? new etcuda::schema::ConstantT(*constants_) : nullptr); }
+  images.reserve(o.images.size());
+  for (const auto &images_ : o.images) { images.emplace_back((images_) ? new etcuda::schema::ImageT(*images_) : nullptr); }
+  producers.reserve(o.producers.size());
+  for (const auto &producers_ : o.producers) { producers.emplace_back((producers_) ? new etcuda::schema::KeyValueT(*producers_) : nullptr); }
+}
+
+inline DelegateT &DelegateT::operator=(DelegateT o) FLATBUFFERS_NOEXCEPT {
+  std::swap(format_version, o.format_version);
+  std::swap(method, o.method);
+  std::swap(inputs, o.inputs);
+  std::swap(outputs, o.outputs);
+  std::swap(storages, o.storages);
+  std::swap(constants, o.constants);
+  std::swap(images, o.images);
+  std::swap(graph_capturable, o.graph_capturable);
+  std::swap(producers, o.producers);
+  std::swap(allow_tf32, o.allow_tf32);
+  return *this;
+}
+
+inline DelegateT *Delegate::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<DelegateT>(new DelegateT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void Delegate::UnPackTo(DelegateT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = format_version(); _o->format_version = _e; }
+  { auto _e = method(); if (_e) _o->method = _e->str(); }
+  { auto _e = inputs(); if (_e) { _o->inputs.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->inputs[_i] = std::unique_ptr<etcuda::schema::ValueT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = outputs(); if (_e) { _o->outputs.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->outputs[_i] = std::unique_ptr<etcuda::schema::ValueT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = storages(); if (_e) { _o->storages.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->storages[_i] = std::unique_ptr<etcuda::schema::StorageT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = constants(); if (_e) { _o->constants.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->constants[_i] = std::unique_ptr<etcuda::schema::ConstantT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = images(); if (_e) { _o->images.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->images[_i] = std::unique_ptr<etcuda::schema::ImageT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = graph_capturable(); _o->graph_capturable = _e; }
+  { auto _e = producers(); if (_e) { _o->producers.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->producers[_i] = std::unique_ptr<etcuda::schema::KeyValueT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = allow_tf32(); _o->allow_tf32 = _e; }
+}
+
+inline flatbuffers::Offset<Delegate> Delegate::Pack(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateDelegate(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const DelegateT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _format_version = _o->format_version;
+  auto _method = _fbb.CreateString(_o->method);
+  auto _inputs = _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>> (_o->inputs.size(), [](size_t i, _VectorArgs *__va) { return CreateValue(*__va->__fbb, __va->__o->inputs[i].get(), __va->__rehasher); }, &_va );
+  auto _outputs = _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>> (_o->outputs.size(), [](size_t i, _VectorArgs *__va) { return CreateValue(*__va->__fbb, __va->__o->outputs[i].get(), __va->__rehasher); }, &_va );
+  auto _storages = _o->storages.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Storage>> (_o->storages.size(), [](size_t i, _VectorArgs *__va) { return CreateStorage(*__va->__fbb, __va->__o->storages[i].get(), __va->__rehasher); }, &_va ) : 0;
+  auto _constants = _o->constants.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Constant>> (_o->constants.size(), [](size_t i, _VectorArgs *__va) { return CreateConstant(*__va->__fbb, __va->__o->constants[i].get(), __va->__rehasher); }, &_va ) : 0;
+  auto _images = _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Image>> (_o->images.size(), [](size_t i, _VectorArgs *__va) { return CreateImage(*__va->__fbb, __va->__o->images[i].get(), __va->__rehasher); }, &_va );
+  auto _graph_capturable = _o->graph_capturable;
+  auto _producers = _o->producers.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::KeyValue>> (_o->producers.size(), [](size_t i, _VectorArgs *__va) { return CreateKeyValue(*__va->__fbb, __va->__o->producers[i].get(), __va->__rehasher); }, &_va ) : 0;
+  auto _allow_tf32 = _o->allow_tf32;
+  return etcuda::schema::CreateDelegate(
+      _fbb,
+      _format_version,
+      _method,
+      _inputs,
+      _outputs,
+      _storages,
+      _constants,
+      _images,
+      _graph_capturable,
+      _producers,
+      _allow_tf32);
 }
 
 inline const etcuda::schema::Delegate *GetDelegate(const void *buf) {
@@ -964,6 +1369,18 @@ inline void FinishSizePrefixedDelegateBuffer(
     flatbuffers::FlatBufferBuilder &fbb,
     flatbuffers::Offset<etcuda::schema::Delegate> root) {
   fbb.FinishSizePrefixed(root, DelegateIdentifier());
+}
+
+inline std::unique_ptr<etcuda::schema::DelegateT> UnPackDelegate(
+    const void *buf,
+    const flatbuffers::resolver_function_t *res = nullptr) {
+  return std::unique_ptr<etcuda::schema::DelegateT>(GetDelegate(buf)->UnPack(res));
+}
+
+inline std::unique_ptr<etcuda::schema::DelegateT> UnPackSizePrefixedDelegate(
+    const void *buf,
+    const flatbuffers::resolver_function_t *res = nullptr) {
+  return std::unique_ptr<etcuda::schema::DelegateT>(GetSizePrefixedDelegate(buf)->UnPack(res));
 }
 
 }  // namespace schema

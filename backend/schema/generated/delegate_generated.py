@@ -1238,8 +1238,15 @@ class Delegate(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(20))
         return o == 0
 
+    # Delegate
+    def AllowTf32(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(22))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
 def DelegateStart(builder):
-    builder.StartObject(9)
+    builder.StartObject(10)
 
 def DelegateAddFormatVersion(builder, formatVersion):
     builder.PrependUint32Slot(0, formatVersion, 0)
@@ -1286,6 +1293,9 @@ def DelegateAddProducers(builder, producers):
 def DelegateStartProducersVector(builder, numElems):
     return builder.StartVector(4, numElems, 4)
 
+def DelegateAddAllowTf32(builder, allowTf32):
+    builder.PrependBoolSlot(9, allowTf32, 0)
+
 def DelegateEnd(builder):
     return builder.EndObject()
 
@@ -1308,6 +1318,7 @@ class DelegateT(object):
         self.images = None  # type: List[ImageT]
         self.graphCapturable = False  # type: bool
         self.producers = None  # type: List[KeyValueT]
+        self.allowTf32 = False  # type: bool
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -1381,6 +1392,7 @@ class DelegateT(object):
                 else:
                     keyValue_ = KeyValueT.InitFromObj(delegate.Producers(i))
                     self.producers.append(keyValue_)
+        self.allowTf32 = delegate.AllowTf32()
 
     # DelegateT
     def Pack(self, builder):
@@ -1451,6 +1463,7 @@ class DelegateT(object):
         DelegateAddGraphCapturable(builder, self.graphCapturable)
         if self.producers is not None:
             DelegateAddProducers(builder, producers)
+        DelegateAddAllowTf32(builder, self.allowTf32)
         delegate = DelegateEnd(builder)
         return delegate
 
