@@ -140,6 +140,7 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
     used = _describe_constants(delegate, prepared.constants, compiled)
     delegate.producers = _producers()
     delegate.graphCapturable = not config.is_host
+    delegate.allowTf32 = config.options.allow_tf32
     store = NamedDataStore()
     tag = config.options.ptd_name if config.options.weights == "ptd" else None
     for index in used:
