@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -106,8 +107,8 @@ def run_decoder(path: pathlib.Path, target: str, table: Table) -> bool:
     error = relative_error(logits, expected_logits)
     console.rule(f"decoder on {target}")
     console.print(Text(PROMPT, style="dim"), Text(decode(tokens), style="bold"), sep="", end="\n\n")
-    prefill = f"prefill, {len(encode(PROMPT))} tokens"
-    for what, calls in ((prefill, slice(0, 1)), ("decode, per token", slice(1, None))):
+    prefill = f"prefill {len(encode(PROMPT))} tokens"
+    for what, calls in ((prefill, slice(0, 1)), ("decode 1 token", slice(1, None))):
         table.add_row(
             f"decoder {what}",
             target,
@@ -132,10 +133,10 @@ def run_resnet(path: pathlib.Path, target: str, table: Table) -> bool:
     error = relative_error([scores], [expected])
     same = int(scores.argmax()) == int(expected.argmax())
     table.add_row(
-        f"resnet18 on {IMAGE.name}",
+        f"resnet18 {IMAGE.name}",
         target,
         f"{error:.1e}",
-        f"class {int(scores.argmax())}, eager {int(expected.argmax())}",
+        f"class {int(scores.argmax())} and {int(expected.argmax())}",
         f"{statistics.median(session.seconds) * 1e3:.2f}",
         f"{statistics.median(eager_seconds) * 1e3:.2f}",
     )
@@ -144,8 +145,8 @@ def run_resnet(path: pathlib.Path, target: str, table: Table) -> bool:
 
 def export_table(records: dict[tuple[str, str], ExportRecord]) -> Table:
     """One row per program."""
-    table = Table(title="Programs", title_justify="left")
-    for heading in ("model", "target", "delegated nodes", "delegates", "kernels", ".pte MB", "export s"):
+    table = Table(title="Programs", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("model", "target", "delegated / nodes", "delegates", "kernels", ".pte MB", "export s"):
         table.add_column(heading, justify="left" if heading in ("model", "target") else "right")
     for (model, target), r in records.items():
         row = (f"{r.delegated} / {r.nodes}", str(r.partitions), str(r.kernels), f"{r.nbytes / 1e6:.2f}")
@@ -163,11 +164,13 @@ def main() -> int:
     out: pathlib.Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     targets: list[str] = arguments.targets.split(",")
+    torch.set_num_threads(1)
 
     console.print("[bold]Exporting.[/bold] No GPU is used, whatever the target.")
     records = export_all(targets, out)
-    results = Table(title="Runs", title_justify="left", caption="ms: median; relative error: largest over the calls")
-    for heading in ("run", "target", "relative error", "agreement", "ms", "eager CPU ms"):
+    caption = "error: relative, the largest over the calls; ms: median of a call; eager: PyTorch, one CPU thread"
+    results = Table(title="Runs", title_justify="left", caption=caption, box=box.SIMPLE_HEAD)
+    for heading in ("run", "target", "error", "agreement", "ms", "eager ms"):
         results.add_column(heading, justify="left" if heading in ("run", "target", "agreement") else "right")
     agreed, skipped = True, []
     for target in targets:
@@ -180,7 +183,9 @@ def main() -> int:
     console.print(results)
     for target in skipped:
         have = gpu_arch() or "no GPU"
-        console.print(f"Not run here: {target} ({have}). Its .pte files are in {out}; copy them to a GPU machine.")
+        console.print(
+            f"Not run here: {target} ({have}). Its .pte files are in {out}; copy them to a GPU machine.", soft_wrap=True
+        )
     if not agreed:
         console.print("[bold red]A program disagrees with PyTorch; see the table.[/bold red]")
     return 0 if agreed else 1
