@@ -73,7 +73,7 @@ def claim(module: GraphModule, config: BackendConfig, fixed: Set[Node] = frozens
         refusals |= unbound
     inside = {node for group in groups for node in group}
     for node in calls:
-        if node not in inside and node not in refusals:
+        if node not in inside and node not in refusals and underlying(node.target) not in ASSERTIONS:
             refusals[node] = _left_on_host(node)
     for node in calls:
         if node not in inside and isinstance(node.target, torch._ops.HigherOrderOperator):

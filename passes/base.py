@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch._guards import detect_fake_mode
 from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 
@@ -84,16 +87,12 @@ def insert_call(before: Node, target: torch._ops.OpOverload, args: tuple[object,
 
 def compute_meta(node: Node) -> None:
     """Recomputes ``meta['val']`` of a call from the metadata of its inputs."""
-    from torch._guards import detect_fake_mode
-
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     mode = detect_fake_mode([n.meta["val"] for n in node.all_input_nodes]) or _graph_mode(node)
     if not callable(node.target):
         raise NodeError(node, f"expected a callable target, got {node.target!r}")
-    if mode is None:
-        node.meta["val"] = node.target(*args, **kwargs)
-        return
-    with mode:
+    # Without the Python dispatcher, operators implemented in C++ fix symbolic sizes to their hints.
+    with mode or contextlib.nullcontext(), enable_python_dispatcher():
         node.meta["val"] = node.target(*args, **kwargs)
 
 

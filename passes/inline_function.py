@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -32,7 +33,8 @@ def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]
     """
     values = [tensor.meta["val"] for tensor in tensors]
     expected = node.meta["val"]
-    with torch.no_grad():
+    # Without the Python dispatcher, operators implemented in C++ fix symbolic sizes to their hints.
+    with torch.no_grad(), enable_python_dispatcher():
         traced = make_fx(function)(*values)
     made: dict[Node, Any] = {}
     nodes = []

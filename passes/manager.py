@@ -6,12 +6,13 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+import torch
 from torch.export.exported_program import ExportedProgram
 from torch.export.graph_signature import OutputSpec, SymIntArgument, TensorArgument
 from torch.fx import GraphModule, Node
 
 from etcuda.backend.options import BackendConfig
-from etcuda.errors import EtcudaError, PassError
+from etcuda.errors import PassError
 from etcuda.passes.base import GraphPass, NodeError, graph_modules
 from etcuda.passes.bind_symbolic_inputs import bind_symbolic_inputs
 from etcuda.passes.contiguous_outputs import contiguous_outputs
@@ -61,14 +62,16 @@ def run_passes(
     """
     check_order(passes)
     results = []
+    sizes = _input_sizes(program)
     for each in passes:
         try:
             changed = each.run(program, config)
             _settle(program)
+            _check_sizes(program, sizes)
         except NodeError as error:
             raise PassError(_describe(each, error.node, str(error))) from error
-        except EtcudaError:
-            raise
+        except PassError as error:
+            raise PassError(f"pass {each.name!r} failed: {error}") from error
         except Exception as error:
             raise PassError(f"pass {each.name!r} failed: {type(error).__name__}: {error}") from error
         if changed:
@@ -116,6 +119,22 @@ def _settle(program: ExportedProgram) -> None:
         raise PassError(f"the number of outputs changed: expected {len(specs)}, got {count}. A pass must keep them.")
     for node, spec in zip(outputs, specs, strict=True):
         _rename(spec, node)
+
+
+def _input_sizes(program: ExportedProgram) -> dict[str, list[str]]:
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    tensors = [(node.name, node.meta.get("val")) for node in placeholders]
+    return {name: [str(size) for size in value.shape] for name, value in tensors if isinstance(value, torch.Tensor)}
+
+
+def _check_sizes(program: ExportedProgram, before: dict[str, list[str]]) -> None:
+    """Fake tensors know when an operator has fixed a symbolic size to one number, which holds for that size alone."""
+    for name, sizes in _input_sizes(program).items():
+        if sizes != before[name]:
+            raise PassError(
+                f"the sizes of input {name!r} were narrowed: expected {before[name]}, got {sizes}. "
+                "A pass must compute with sizes symbolically."
+            )
 
 
 def _rename(spec: OutputSpec, node: object) -> None:

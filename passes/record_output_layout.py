@@ -36,7 +36,5 @@ def dim_order(tensor: torch.Tensor) -> tuple[int, ...]:
         return (0, 2, 3, 1)
     if tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
         return (0, 2, 3, 4, 1)
-    from torch.fx.experimental.symbolic_shapes import size_hint  # type: ignore[attr-defined]
-
-    strides = [size_hint(s) if isinstance(s, torch.SymInt) else s for s in tensor.stride()]
+    strides = [stride.node.hint if isinstance(stride, torch.SymInt) else stride for stride in tensor.stride()]
     return tuple(sorted(order, key=lambda d: -strides[d]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from etcuda.partitioner.node_view import NodeView, Refusal
-from etcuda.partitioner.rules.base import Rule, library_call
+from etcuda.partitioner.rules.base import Rule, dtype_list, library_call
 
 aten = torch.ops.aten
 
-_NO_ATOMIC_ADD = frozenset({torch.int64, torch.bool})
+_LOOPED = frozenset({torch.int64, torch.bool})  # Inductor hands sums in these to the library on every target
+_ATOMIC_ADD = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int32})
 _BF16_ATOMICS = 90  # least compute capability with atomic addition of bf16
 
 
@@ -17,8 +18,8 @@ def _lacks_atomic_add(view: NodeView, dtype: torch.dtype) -> Refusal | None:
     """Generated GPU code adds with atomics, which not every dtype has."""
     if view.side == "host":
         return None
-    if dtype in _NO_ATOMIC_ADD:
-        return library_call(view, f"atomic addition of {dtype}", dtype=dtype)
+    if dtype not in _ATOMIC_ADD:
+        return Refusal(f"GPUs add atomically in {dtype_list(_ATOMIC_ADD)}, got {dtype}", {"dtype": dtype})
     arch = view.compute_capability
     if dtype == torch.bfloat16 and arch is not None and arch < _BF16_ATOMICS:
         return library_call(view, f"atomic addition of {dtype} on sm_{arch}, expected sm_90", dtype=dtype, arch=arch)
@@ -63,9 +64,13 @@ class ScatterRule(Rule):
         dtype = view.tensor("self").dtype
         if reduce not in (None, "sum", "add"):
             return library_call(view, f"scatter takes the reduction 'sum' or none, got {reduce!r}", reduce=reduce)
-        if reduce is not None and dtype in _NO_ATOMIC_ADD:
+        if reduce is not None and dtype in _LOOPED:
             return library_call(view, f"atomic addition of {dtype}", dtype=dtype)
-        return _lacks_atomic_add(view, dtype) if "src" in view.arguments else None
+        if reduce is not None:
+            return _lacks_atomic_add(view, dtype)
+        if view.side == "cuda" and "src" in view.arguments and dtype in _LOOPED:
+            return library_call(view, f"scatter of a tensor of {dtype} on the GPU", dtype=dtype)
+        return None
 
 
 class MaskedScatterRule(Rule):

@@ -127,6 +127,7 @@ def test_a_refused_operator_is_one_that_inductor_leaves_to_a_library(name: str) 
         ("bf16 scatter_add", A100, "sm_80"),
         ("cumsum of 70000", H200, "takes up to 4096 elements, got 70000"),
         ("digamma", H200, "library kernel"),
+        ("int8 index_put accumulate", H200, "torch.int8"),
         ("int64 index_put accumulate", H200, "torch.int64"),
         ("mm fp64", H200, "got float64"),
         ("scatter int64", H200, "torch.int64"),

@@ -307,6 +307,10 @@ def test_with_xnnpack(first: str, delegated: list[ExportedProgram]) -> None:
     )
     delegates = left(manager)["executorch_call_delegate"]
     assert (delegates > 1) if first == "xnnpack" else (delegates == 1)
-    assert left(manager).keys() == {"executorch_call_delegate", "getitem"}
+    assert left(manager).keys() <= {
+        "executorch_call_delegate",
+        "getitem",
+        "dim_order_ops._to_dim_order_copy.default",  # of a number, which computes nothing
+    }
     assert len(delegated) == 1
     manager.to_executorch()
