@@ -39,6 +39,7 @@ class _Prepared:
     config: BackendConfig
     program: ExportedProgram
     constants: ConstantTable
+    ignored_arguments: list[int]
 
 
 class EtcudaBackend(BackendDetails):  # type: ignore[misc]
@@ -109,9 +110,12 @@ def _labels(methods: list[str]) -> list[str]:
 def _prepare(method: str, edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> _Prepared:
     config = _config(compile_specs)
     program = copy_graph(edge_program)
+    arguments = program.graph_signature.user_inputs
     run_passes(program, config)
     _drop_unused(program)
-    return _Prepared(method, config, program, collect_constants(program))
+    kept = set(program.graph_signature.user_inputs)
+    ignored = [place for place, name in enumerate(arguments) if name not in kept]
+    return _Prepared(method, config, program, collect_constants(program), ignored)
 
 
 def _config(compile_specs: list[CompileSpec]) -> BackendConfig:
@@ -138,6 +142,7 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
     delegate.method = prepared.method
     delegate.inputs, delegate.outputs = describe_values(prepared.program)
     used = _describe_constants(delegate, prepared.constants, compiled)
+    delegate.ignoredArguments = prepared.ignored_arguments
     delegate.producers = _producers()
     delegate.graphCapturable = not config.is_host
     delegate.allowTf32 = config.options.allow_tf32

@@ -849,6 +849,7 @@ struct DelegateT : public flatbuffers::NativeTable {
   bool graph_capturable = false;
   std::vector<std::unique_ptr<etcuda::schema::KeyValueT>> producers{};
   bool allow_tf32 = false;
+  std::vector<uint32_t> ignored_arguments{};
   DelegateT() = default;
   DelegateT(const DelegateT &o);
   DelegateT(DelegateT&&) FLATBUFFERS_NOEXCEPT = default;
@@ -868,7 +869,8 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
     VT_IMAGES = 16,
     VT_GRAPH_CAPTURABLE = 18,
     VT_PRODUCERS = 20,
-    VT_ALLOW_TF32 = 22
+    VT_ALLOW_TF32 = 22,
+    VT_IGNORED_ARGUMENTS = 24
   };
   uint32_t format_version() const {
     return GetField<uint32_t>(VT_FORMAT_VERSION, 0);
@@ -900,6 +902,9 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
   bool allow_tf32() const {
     return GetField<uint8_t>(VT_ALLOW_TF32, 0) != 0;
   }
+  const flatbuffers::Vector<uint32_t> *ignored_arguments() const {
+    return GetPointer<const flatbuffers::Vector<uint32_t> *>(VT_IGNORED_ARGUMENTS);
+  }
   bool Verify(flatbuffers::Verifier &verifier) const {
     return VerifyTableStart(verifier) &&
            VerifyField<uint32_t>(verifier, VT_FORMAT_VERSION, 4) &&
@@ -925,6 +930,8 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            verifier.VerifyVector(producers()) &&
            verifier.VerifyVectorOfTables(producers()) &&
            VerifyField<uint8_t>(verifier, VT_ALLOW_TF32, 1) &&
+           VerifyOffset(verifier, VT_IGNORED_ARGUMENTS) &&
+           verifier.VerifyVector(ignored_arguments()) &&
            verifier.EndTable();
   }
   DelegateT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
@@ -966,6 +973,9 @@ struct DelegateBuilder {
   void add_allow_tf32(bool allow_tf32) {
     fbb_.AddElement<uint8_t>(Delegate::VT_ALLOW_TF32, static_cast<uint8_t>(allow_tf32), 0);
   }
+  void add_ignored_arguments(flatbuffers::Offset<flatbuffers::Vector<uint32_t>> ignored_arguments) {
+    fbb_.AddOffset(Delegate::VT_IGNORED_ARGUMENTS, ignored_arguments);
+  }
   explicit DelegateBuilder(flatbuffers::FlatBufferBuilder &_fbb)
         : fbb_(_fbb) {
     start_ = fbb_.StartTable();
@@ -992,8 +1002,10 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(
     flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Image>>> images = 0,
     bool graph_capturable = false,
     flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::KeyValue>>> producers = 0,
-    bool allow_tf32 = false) {
+    bool allow_tf32 = false,
+    flatbuffers::Offset<flatbuffers::Vector<uint32_t>> ignored_arguments = 0) {
   DelegateBuilder builder_(_fbb);
+  builder_.add_ignored_arguments(ignored_arguments);
   builder_.add_producers(producers);
   builder_.add_images(images);
   builder_.add_constants(constants);
@@ -1018,7 +1030,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
     const std::vector<flatbuffers::Offset<etcuda::schema::Image>> *images = nullptr,
     bool graph_capturable = false,
     const std::vector<flatbuffers::Offset<etcuda::schema::KeyValue>> *producers = nullptr,
-    bool allow_tf32 = false) {
+    bool allow_tf32 = false,
+    const std::vector<uint32_t> *ignored_arguments = nullptr) {
   auto method__ = method ? _fbb.CreateString(method) : 0;
   auto inputs__ = inputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*inputs) : 0;
   auto outputs__ = outputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*outputs) : 0;
@@ -1026,6 +1039,7 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
   auto constants__ = constants ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Constant>>(*constants) : 0;
   auto images__ = images ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Image>>(*images) : 0;
   auto producers__ = producers ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::KeyValue>>(*producers) : 0;
+  auto ignored_arguments__ = ignored_arguments ? _fbb.CreateVector<uint32_t>(*ignored_arguments) : 0;
   return etcuda::schema::CreateDelegate(
       _fbb,
       format_version,
@@ -1037,7 +1051,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
       images__,
       graph_capturable,
       producers__,
-      allow_tf32);
+      allow_tf32,
+      ignored_arguments__);
 }
 
 flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
@@ -1245,7 +1260,8 @@ inline DelegateT::DelegateT(const DelegateT &o)
       : format_version(o.format_version),
         method(o.method),
         graph_capturable(o.graph_capturable),
-        allow_tf32(o.allow_tf32) {
+        allow_tf32(o.allow_tf32),
+        ignored_arguments(o.ignored_arguments) {
   inputs.reserve(o.inputs.size());
   for (const auto &inputs_ : o.inputs) { inputs.emplace_back((inputs_) ? new etcuda::schema::ValueT(*inputs_) : nullptr); }
   outputs.reserve(o.outputs.size());
@@ -1271,6 +1287,7 @@ inline DelegateT &DelegateT::operator=(DelegateT o) FLATBUFFERS_NOEXCEPT {
   std::swap(graph_capturable, o.graph_capturable);
   std::swap(producers, o.producers);
   std::swap(allow_tf32, o.allow_tf32);
+  std::swap(ignored_arguments, o.ignored_arguments);
   return *this;
 }
 
@@ -1293,6 +1310,7 @@ inline void Delegate::UnPackTo(DelegateT *_o, const flatbuffers::resolver_functi
   { auto _e = graph_capturable(); _o->graph_capturable = _e; }
   { auto _e = producers(); if (_e) { _o->producers.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->producers[_i] = std::unique_ptr<etcuda::schema::KeyValueT>(_e->Get(_i)->UnPack(_resolver)); } } }
   { auto _e = allow_tf32(); _o->allow_tf32 = _e; }
+  { auto _e = ignored_arguments(); if (_e) { _o->ignored_arguments.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->ignored_arguments[_i] = _e->Get(_i); } } }
 }
 
 inline flatbuffers::Offset<Delegate> Delegate::Pack(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
@@ -1313,6 +1331,7 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuild
   auto _graph_capturable = _o->graph_capturable;
   auto _producers = _o->producers.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::KeyValue>> (_o->producers.size(), [](size_t i, _VectorArgs *__va) { return CreateKeyValue(*__va->__fbb, __va->__o->producers[i].get(), __va->__rehasher); }, &_va ) : 0;
   auto _allow_tf32 = _o->allow_tf32;
+  auto _ignored_arguments = _o->ignored_arguments.size() ? _fbb.CreateVector(_o->ignored_arguments) : 0;
   return etcuda::schema::CreateDelegate(
       _fbb,
       _format_version,
@@ -1324,7 +1343,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuild
       _images,
       _graph_capturable,
       _producers,
-      _allow_tf32);
+      _allow_tf32,
+      _ignored_arguments);
 }
 
 inline const etcuda::schema::Delegate *GetDelegate(const void *buf) {

@@ -1245,8 +1245,35 @@ class Delegate(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
+    # Delegate
+    def IgnoredArguments(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return 0
+
+    # Delegate
+    def IgnoredArgumentsAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint32Flags, o)
+        return 0
+
+    # Delegate
+    def IgnoredArgumentsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Delegate
+    def IgnoredArgumentsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        return o == 0
+
 def DelegateStart(builder):
-    builder.StartObject(10)
+    builder.StartObject(11)
 
 def DelegateAddFormatVersion(builder, formatVersion):
     builder.PrependUint32Slot(0, formatVersion, 0)
@@ -1296,6 +1323,12 @@ def DelegateStartProducersVector(builder, numElems):
 def DelegateAddAllowTf32(builder, allowTf32):
     builder.PrependBoolSlot(9, allowTf32, 0)
 
+def DelegateAddIgnoredArguments(builder, ignoredArguments):
+    builder.PrependUOffsetTRelativeSlot(10, flatbuffers.number_types.UOffsetTFlags.py_type(ignoredArguments), 0)
+
+def DelegateStartIgnoredArgumentsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
 def DelegateEnd(builder):
     return builder.EndObject()
 
@@ -1319,6 +1352,7 @@ class DelegateT(object):
         self.graphCapturable = False  # type: bool
         self.producers = None  # type: List[KeyValueT]
         self.allowTf32 = False  # type: bool
+        self.ignoredArguments = None  # type: List[int]
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -1393,6 +1427,13 @@ class DelegateT(object):
                     keyValue_ = KeyValueT.InitFromObj(delegate.Producers(i))
                     self.producers.append(keyValue_)
         self.allowTf32 = delegate.AllowTf32()
+        if not delegate.IgnoredArgumentsIsNone():
+            if np is None:
+                self.ignoredArguments = []
+                for i in range(delegate.IgnoredArgumentsLength()):
+                    self.ignoredArguments.append(delegate.IgnoredArguments(i))
+            else:
+                self.ignoredArguments = delegate.IgnoredArgumentsAsNumpy()
 
     # DelegateT
     def Pack(self, builder):
@@ -1446,6 +1487,14 @@ class DelegateT(object):
             for i in reversed(range(len(self.producers))):
                 builder.PrependUOffsetTRelative(producerslist[i])
             producers = builder.EndVector()
+        if self.ignoredArguments is not None:
+            if np is not None and type(self.ignoredArguments) is np.ndarray:
+                ignoredArguments = builder.CreateNumpyVector(self.ignoredArguments)
+            else:
+                DelegateStartIgnoredArgumentsVector(builder, len(self.ignoredArguments))
+                for i in reversed(range(len(self.ignoredArguments))):
+                    builder.PrependUint32(self.ignoredArguments[i])
+                ignoredArguments = builder.EndVector()
         DelegateStart(builder)
         DelegateAddFormatVersion(builder, self.formatVersion)
         if self.method is not None:
@@ -1464,6 +1513,8 @@ class DelegateT(object):
         if self.producers is not None:
             DelegateAddProducers(builder, producers)
         DelegateAddAllowTf32(builder, self.allowTf32)
+        if self.ignoredArguments is not None:
+            DelegateAddIgnoredArguments(builder, ignoredArguments)
         delegate = DelegateEnd(builder)
         return delegate
 
