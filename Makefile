@@ -7,10 +7,9 @@ WORKERS ?= 2
 VENV := .venv
 VENV_OLD := .venv-torch$(TORCH_OLD)
 BIN := $(VENV)/bin
-PACKAGES := etcuda partitioner passes kernels backend runtime
+PACKAGES := $(wildcard etcuda partitioner passes kernels backend runtime)
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -path 'runtime/lib/*' -not -path 'runtime/bin/*')
-PYTHON_FOLDERS := $(PACKAGES) examples scripts tests benchmarks
-CXX_SOURCES = $(shell find runtime tests examples -name '*.cpp' -o -name '*.h' | grep -v -e third_party -e generated)
+CXX_SOURCES = $(shell find runtime tests examples \( -name '*.cpp' -o -name '*.h' \) -not -path '*/third_party/*' -not -path '*/generated/*')
 # Built by pip when the project is installed without isolation; numpy stands first, for torch warns without it.
 BUILD_TOOLS := numpy "scikit-build-core>=0.10" "cmake>=3.28" ninja
 
