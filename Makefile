@@ -38,8 +38,10 @@ test-old: $(VENV_OLD)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict -p etcuda
+	@# From inside the environment, for in the checkout mypy would take the folder etcuda/ for the whole package.
+	cd $(VENV) && bin/mypy --strict --config-file ../pyproject.toml -p etcuda
 	$(BIN)/mypy --strict -p examples
+	$(BIN)/mypy --strict scripts/*.py
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: $(VENV)/.installed
