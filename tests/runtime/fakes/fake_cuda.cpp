@@ -1,0 +1,264 @@
+// A libcuda.so.1 for machines without a GPU: device memory is host memory whose address the fake keeps apart, copies
+// and kernels run at once. It checks what a real driver would not forgive: copies that leave an allocation, double
+// frees, use of a stream or module that is gone. ETCUDA_FAKE_CUDA_BYTES bounds device memory.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <set>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using Result = int;
+using Address = unsigned long long;
+
+struct Fake {
+  std::mutex mutex;
+  std::map<Address, size_t> device;
+  std::map<Address, size_t> pinned;
+  std::set<void*> streams, events, modules;
+  size_t used = 0;
+  size_t launches = 0;
+};
+
+Fake& fake() {
+  static auto* value = new Fake();
+  return *value;
+}
+
+thread_local void* current_context = nullptr;
+
+[[noreturn]] void misuse(const char* what) {
+  std::fprintf(stderr, "fake CUDA driver: %s\n", what);
+  std::abort();
+}
+
+size_t capacity() {
+  const char* text = std::getenv("ETCUDA_FAKE_CUDA_BYTES");
+  return text == nullptr ? size_t{1} << 30 : static_cast<size_t>(std::strtoull(text, nullptr, 10));
+}
+
+bool inside(const std::map<Address, size_t>& blocks, Address address, size_t nbytes) {
+  auto it = blocks.upper_bound(address);
+  if (it == blocks.begin()) return false;
+  --it;
+  return address >= it->first && address + nbytes <= it->first + it->second;
+}
+
+void need_device(Address address, size_t nbytes, const char* what) {
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  if (!inside(fake().device, address, nbytes)) misuse(what);
+}
+
+void need_host(const void* address, size_t nbytes, const char* what) {
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  if (inside(fake().device, reinterpret_cast<Address>(address), nbytes)) misuse(what);
+}
+
+void need_context() {
+  if (current_context == nullptr) misuse("no context is current");
+}
+
+void need_stream(void* stream) {
+  need_context();
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  if (stream != nullptr && fake().streams.count(stream) == 0) misuse("the stream does not exist");
+}
+
+void* make(std::set<void*>& set) {
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  void* made = std::malloc(1);
+  set.insert(made);
+  return made;
+}
+
+void destroy(std::set<void*>& set, void* object, const char* what) {
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  if (set.erase(object) == 0) misuse(what);
+  std::free(object);
+}
+
+void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+
+}  // namespace
+
+// What a test may ask for: live allocations, bytes, streams, events, modules, launches.
+EXPORT void fake_cuda_counts(size_t* counts) {
+  Fake& f = fake();
+  const std::lock_guard<std::mutex> lock(f.mutex);
+  const size_t values[6] = {f.device.size(), f.used, f.streams.size(), f.events.size(), f.modules.size(), f.launches};
+  std::memcpy(counts, values, sizeof(values));
+}
+
+EXPORT Result cuInit(unsigned) { return std::getenv("ETCUDA_FAKE_CUDA_BROKEN") == nullptr ? 0 : 999; }
+EXPORT Result cuDriverGetVersion(int* version) { return *version = 13000, 0; }
+EXPORT Result cuDeviceGetCount(int* count) { return *count = 2, 0; }
+EXPORT Result cuDeviceGet(int* device, int index) { return *device = index, index < 2 ? 0 : 101; }
+EXPORT Result cuDeviceGetName(char* name, int length, int) {
+  std::snprintf(name, static_cast<size_t>(length), "Fake GPU");
+  return 0;
+}
+EXPORT Result cuDeviceGetAttribute(int* value, int attribute, int) {
+  const char* text = std::getenv("ETCUDA_FAKE_CUDA_CAPABILITY");
+  const int capability = text == nullptr ? 90 : std::atoi(text);
+  *value = attribute == 75 ? capability / 10 : (attribute == 76 ? capability % 10 : 0);
+  return 0;
+}
+EXPORT Result cuDevicePrimaryCtxRetain(void** context, int device) {
+  static char contexts[2];
+  return *context = &contexts[device], 0;
+}
+EXPORT Result cuCtxSetCurrent(void* context) { return current_context = context, 0; }
+EXPORT Result cuCtxSynchronize() { return need_context(), 0; }
+EXPORT Result cuMemGetInfo_v2(size_t* available, size_t* total) {
+  *total = capacity();
+  *available = *total - fake().used;
+  return 0;
+}
+EXPORT Result cuMemAlloc_v2(Address* result, size_t nbytes) {
+  need_context();
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  if (nbytes == 0) return 1;
+  if (fake().used + nbytes > capacity()) return 2;
+  void* data = nullptr;
+  if (posix_memalign(&data, 512, nbytes) != 0) return 2;
+  std::memset(data, 0xCD, nbytes);
+  *result = reinterpret_cast<Address>(data);
+  fake().device[*result] = nbytes;
+  fake().used += nbytes;
+  return 0;
+}
+EXPORT Result cuMemFree_v2(Address address) {
+  need_context();
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  const auto it = fake().device.find(address);
+  if (it == fake().device.end()) misuse("device memory is freed that is not allocated");
+  fake().used -= it->second;
+  fake().device.erase(it);
+  std::free(pointer(address));
+  return 0;
+}
+EXPORT Result cuMemHostAlloc(void** result, size_t nbytes, unsigned) {
+  need_context();
+  if (posix_memalign(result, 4096, nbytes) != 0) return 2;
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  fake().pinned[reinterpret_cast<Address>(*result)] = nbytes;
+  return 0;
+}
+EXPORT Result cuMemFreeHost(void* data) {
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  if (fake().pinned.erase(reinterpret_cast<Address>(data)) == 0) misuse("pinned memory is freed that is not allocated");
+  std::free(data);
+  return 0;
+}
+EXPORT Result cuMemcpyAsync(Address to, Address from, size_t nbytes, void* stream) {
+  need_stream(stream);
+  std::memcpy(pointer(to), pointer(from), nbytes);
+  return 0;
+}
+EXPORT Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t nbytes, void* stream) {
+  need_stream(stream);
+  need_device(to, nbytes, "a copy to the device leaves its allocation");
+  need_host(from, nbytes, "a copy from the host reads device memory");
+  std::memcpy(pointer(to), from, nbytes);
+  return 0;
+}
+EXPORT Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t nbytes, void* stream) {
+  need_stream(stream);
+  need_device(from, nbytes, "a copy from the device leaves its allocation");
+  need_host(to, nbytes, "a copy to the host writes device memory");
+  std::memcpy(to, pointer(from), nbytes);
+  return 0;
+}
+EXPORT Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t nbytes, void* stream) {
+  need_stream(stream);
+  need_device(to, nbytes, "a device copy leaves its target");
+  need_device(from, nbytes, "a device copy leaves its source");
+  std::memmove(pointer(to), pointer(from), nbytes);
+  return 0;
+}
+
+struct Copy2D {
+  size_t src_x, src_y;
+  unsigned src_type;
+  const void* src_host;
+  Address src_device;
+  void* src_array;
+  size_t src_pitch, dst_x, dst_y;
+  unsigned dst_type;
+  void* dst_host;
+  Address dst_device;
+  void* dst_array;
+  size_t dst_pitch, width, height;
+};
+
+EXPORT Result cuMemcpy2DAsync_v2(const Copy2D* copy, void* stream) {
+  need_stream(stream);
+  if (copy->src_pitch < copy->width || copy->dst_pitch < copy->width) return 1;
+  for (size_t row = 0; row < copy->height; ++row) {
+    cuMemcpyDtoDAsync_v2(copy->dst_device + row * copy->dst_pitch, copy->src_device + row * copy->src_pitch, copy->width,
+                         stream);
+  }
+  return 0;
+}
+EXPORT Result cuMemsetD8Async(Address to, unsigned char value, size_t nbytes, void* stream) {
+  need_stream(stream);
+  need_device(to, nbytes, "a memset leaves its allocation");
+  std::memset(pointer(to), value, nbytes);
+  return 0;
+}
+EXPORT Result cuPointerGetAttribute(void* value, int attribute, Address address) {
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  const bool device = inside(fake().device, address, 1);
+  if (!device && !inside(fake().pinned, address, 1)) return 1;
+  const unsigned type = device ? 2 : 1;
+  const unsigned zero = 0;
+  std::memcpy(value, attribute == 2 ? &type : &zero, sizeof(unsigned));
+  return 0;
+}
+EXPORT Result cuStreamCreate(void** stream, unsigned) { return need_context(), *stream = make(fake().streams), 0; }
+EXPORT Result cuStreamDestroy_v2(void* stream) { return destroy(fake().streams, stream, "a stream is closed twice"), 0; }
+EXPORT Result cuStreamSynchronize(void* stream) { return need_stream(stream), 0; }
+EXPORT Result cuStreamWaitEvent(void* stream, void*, unsigned) { return need_stream(stream), 0; }
+EXPORT Result cuEventCreate(void** event, unsigned) { return need_context(), *event = make(fake().events), 0; }
+EXPORT Result cuEventDestroy_v2(void* event) { return destroy(fake().events, event, "an event is destroyed twice"), 0; }
+EXPORT Result cuEventQuery(void*) { return 0; }
+EXPORT Result cuEventRecord(void*, void* stream) { return need_stream(stream), 0; }
+EXPORT Result cuEventSynchronize(void*) { return 0; }
+EXPORT Result cuModuleLoadData(void** module, const void*) { return need_context(), *module = make(fake().modules), 0; }
+EXPORT Result cuModuleUnload(void* module) { return destroy(fake().modules, module, "a module is unloaded twice"), 0; }
+EXPORT Result cuModuleGetFunction(void** function, void* module, const char* name) {
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  if (fake().modules.count(module) == 0) misuse("the module does not exist");
+  static char accumulate;
+  if (std::strcmp(name, "accumulate") != 0) return 500;
+  return *function = &accumulate, 0;
+}
+EXPORT Result cuFuncGetAttribute(int* value, int, void*) { return *value = 0, 0; }
+EXPORT Result cuFuncSetAttribute(void*, int, int) { return 0; }
+EXPORT Result cuFuncSetCacheConfig(void*, int) { return 0; }
+
+// The one kernel: state += x; y = state * weight.
+EXPORT Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void* stream,
+                             void** arguments, void**) {
+  need_stream(stream);
+  float* address[4];
+  for (int i = 0; i < 4; ++i) address[i] = *static_cast<float**>(arguments[i]);
+  const int64_t n = *static_cast<int64_t*>(arguments[4]);
+  for (int i = 0; n > 0 && i < 4; ++i) {
+    need_device(reinterpret_cast<Address>(address[i]), static_cast<size_t>(n) * 4, "a kernel leaves its argument");
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    address[1][i] += address[0][i];
+    address[3][i] = address[1][i] * address[2][i];
+  }
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  ++fake().launches;
+  return 0;
+}
+EXPORT Result cuGetErrorName(Result, const char** name) { return *name = "CUDA_ERROR_FAKE", 0; }
+EXPORT Result cuGetErrorString(Result, const char** text) { return *text = "a fake error", 0; }
