@@ -15,7 +15,9 @@ _BF16_ATOMICS = 90  # least compute capability with atomic addition of bf16
 
 
 def _lacks_atomic_add(view: NodeView, dtype: torch.dtype) -> Refusal | None:
-    """Generated GPU code adds with atomics, which not every dtype has."""
+    """Generated GPU code adds with atomics, which not every dtype has; torch 2.11 spares the host nothing of that."""
+    if dtype in _LOOPED:
+        return library_call(view, f"addition through indices in {dtype}", dtype=dtype)
     if view.side == "host":
         return None
     if dtype not in _ATOMIC_ADD:
@@ -64,8 +66,6 @@ class ScatterRule(Rule):
         dtype = view.tensor("self").dtype
         if reduce not in (None, "sum", "add"):
             return library_call(view, f"scatter takes the reduction 'sum' or none, got {reduce!r}", reduce=reduce)
-        if reduce is not None and dtype in _LOOPED:
-            return library_call(view, f"atomic addition of {dtype}", dtype=dtype)
         if reduce is not None:
             return _lacks_atomic_add(view, dtype)
         if view.side == "cuda" and "src" in view.arguments and dtype in _LOOPED:

@@ -44,6 +44,7 @@ REFUSED_ON_HOST = {
     "histc": "library kernel",
     "index.Tensor by mask": "u0",
     "int64 cumsum": "on the host",
+    "int64 index_put accumulate": "torch.int64",
     "int64 mm": "got int64",
     "int64 pow.Scalar": "got a tensor",
     "int64 pow.Tensor_Tensor": "got a tensor",

