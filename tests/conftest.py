@@ -26,8 +26,13 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     import torch
+
+    # Deprecations that our dependencies raise about one another.
+    for module in ("executorch", "torch", "importlib", "copyreg"):
+        for category in ("DeprecationWarning", "FutureWarning"):
+            config.addinivalue_line("filterwarnings", f"ignore::{category}:{module}.*")
 
     torch.set_num_threads(1)
     # Thousands of lines of the tracer's own would bury the log of a failed test.
