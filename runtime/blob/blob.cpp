@@ -204,6 +204,19 @@ size_t count(const Vector* vector) {
   return vector == nullptr ? 0 : vector->size();
 }
 
+std::vector<uint32_t> read_ignored(const schema::Delegate& root, size_t num_inputs) {
+  std::vector<uint32_t> ignored;
+  const size_t total = num_inputs + count(root.ignored_arguments());
+  for (size_t i = 0; i < count(root.ignored_arguments()); ++i) {
+    const uint32_t place = root.ignored_arguments()->Get(static_cast<flatbuffers::uoffset_t>(i));
+    if (place >= total || (!ignored.empty() && place <= ignored.back())) {
+      refuse(format("ignored argument %zu: expected an ascending position below %zu, got %u", i, total, place));
+    }
+    ignored.push_back(place);
+  }
+  return ignored;
+}
+
 BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbytes, size_t images_start) {
   if (root.format_version() != kFormatVersion) {
     fail(ErrorCode::DelegateInvalidCompatibility,
@@ -233,6 +246,7 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
   }
   spec.graph_capturable = root.graph_capturable();
   spec.allow_tf32 = root.allow_tf32();
+  spec.ignored_arguments = read_ignored(root, spec.inputs.size());
   return spec;
 }
 

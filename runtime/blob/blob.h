@@ -66,6 +66,8 @@ struct BlobSpec {
   std::vector<ImageSpec> images;
   bool graph_capturable = false;
   bool allow_tf32 = false;
+  // Positions of numbers among the arguments of a call that nothing takes; ascending, before the outputs.
+  std::vector<uint32_t> ignored_arguments;
 };
 
 // Reads `nbytes` bytes. Throws Failure(DelegateInvalidCompatibility or InvalidProgram) on anything that

@@ -52,6 +52,7 @@ class Delegate {
   ContainerHandle container_ = nullptr;
 
   SymbolTable symbols_;
+  std::vector<EValue*> arguments_;  // of the call in progress, without the ignored ones
 };
 
 }  // namespace etcuda

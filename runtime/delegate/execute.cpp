@@ -27,12 +27,24 @@ void settle(Stream& stream) noexcept {
 
 }  // namespace
 
-void Delegate::execute(::executorch::runtime::Span<EValue*> arguments) {
-  if (arguments.size() != blob_.inputs.size() + blob_.outputs.size()) {
+void Delegate::execute(::executorch::runtime::Span<EValue*> passed) {
+  const size_t ignored = blob_.ignored_arguments.size();
+  if (passed.size() != blob_.inputs.size() + ignored + blob_.outputs.size()) {
     fail(ErrorCode::InvalidArgument,
-         "method %s: expected %zu inputs and %zu outputs, got %zu arguments. Export the program again.",
-         blob_.method.c_str(), blob_.inputs.size(), blob_.outputs.size(), arguments.size());
+         "method %s: expected %zu inputs, %zu of them ignored, and %zu outputs, got %zu arguments. Export the program "
+         "again.",
+         blob_.method.c_str(), blob_.inputs.size() + ignored, ignored, blob_.outputs.size(), passed.size());
   }
+  arguments_.clear();
+  auto skip = blob_.ignored_arguments.begin();
+  for (size_t i = 0; i < passed.size(); ++i) {
+    if (skip != blob_.ignored_arguments.end() && *skip == i) {
+      ++skip;
+    } else {
+      arguments_.push_back(passed[i]);
+    }
+  }
+  const ::executorch::runtime::Span<EValue*> arguments(arguments_.data(), arguments_.size());
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   try {
     publish(run(bind_inputs(arguments)), arguments);
