@@ -146,7 +146,7 @@ def run_resnet(path: pathlib.Path, target: str, table: Table) -> bool:
 def export_table(records: dict[tuple[str, str], ExportRecord]) -> Table:
     """One row per program."""
     table = Table(title="Programs", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("model", "target", "delegated / nodes", "delegates", "kernels", ".pte MB", "export s"):
+    for heading in ("model", "target", "delegated", "delegates", "kernels", ".pte MB", "export s"):
         table.add_column(heading, justify="left" if heading in ("model", "target") else "right")
     for (model, target), r in records.items():
         row = (f"{r.delegated} / {r.nodes}", str(r.partitions), str(r.kernels), f"{r.nbytes / 1e6:.2f}")
