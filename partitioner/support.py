@@ -137,6 +137,11 @@ def _refuse_control_flow(node: Node, config: BackendConfig) -> Refusal | None:
         return Refusal(f"control flow {name} is not compiled, expected one of {', '.join(CONTROL_FLOW)}", {"op": name})
     for module in branches(node):
         for inner in module.graph.nodes:
+            constant = getattr(module, str(inner.target), None) if inner.op == "get_attr" else None
+            if isinstance(constant, torch.Tensor) and constant.dim() > 0:
+                shape = tuple(constant.shape)
+                reason = f"{inner.target} inside it is a constant of shape {shape}; make it a buffer of the module"
+                return Refusal(reason, {"constant": str(inner.target), "shape": shape})
             if inner.op != "call_function":
                 continue
             refusal = refuse(inner, config)

@@ -60,4 +60,6 @@ def library_calls(program: ExportedProgram) -> list[str]:
 def _shim(operation: ir.ExternKernel) -> str:
     kernel = getattr(operation, "cpp_kernel_name", None) or type(operation).__name__
     overload = getattr(operation, "op_overload", None)
+    if kernel.startswith("aoti_torch_"):
+        return str(kernel)
     return f"aoti_torch_cpu_{kernel.split('::')[-1]}" if not kernel.endswith("::call") else f"{overload}"

@@ -111,3 +111,17 @@ def test_the_architecture_counts() -> None:
     refusal = refuse(call, BackendConfig(TARGETS["sm_86"]))
     assert refusal is not None
     assert "sm_86" in refusal.reason
+
+
+def test_a_table_inside_a_branch_is_refused() -> None:
+    branch = torch.fx.symbolic_trace(torch.nn.Identity())
+    branch.register_buffer("table", torch.zeros(3))
+    with branch.graph.inserting_before(branch.graph.output_node()):
+        branch.graph.get_attr("table")
+    owner = torch.fx.GraphModule(torch.nn.Module(), Graph())
+    owner.add_module("branch", branch)
+    call = owner.graph.call_function(torch.ops.higher_order.cond, (True, owner.graph.get_attr("branch"), None, ()))
+    call.meta["val"] = [torch.zeros(2)]
+    refusal = refuse(call, HOST)
+    assert refusal is not None
+    assert "table inside it is a constant of shape (3,)" in refusal.reason
