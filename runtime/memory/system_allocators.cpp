@@ -1,4 +1,6 @@
 // Where the caching allocators get their memory from: the C library, the driver's pinned memory, the GPU.
+#include <unistd.h>
+
 #include <cstdlib>
 #include <memory>
 
@@ -20,8 +22,11 @@ class HostAllocator final : public CachingAllocator {
 
  protected:
   void* system_allocate(size_t nbytes) override {
+    // The system promises more than it has and kills whoever takes it at its word.
+    static const size_t physical =
+        static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
     void* data = nullptr;
-    return posix_memalign(&data, kHostAlignment, nbytes) == 0 ? data : nullptr;
+    return nbytes <= physical && posix_memalign(&data, kHostAlignment, nbytes) == 0 ? data : nullptr;
   }
   void system_free(void* data) noexcept override { std::free(data); }
   const char* where() const override { return "the host"; }

@@ -149,7 +149,7 @@ TEST(inputs_are_checked) {
               "dimension 0 has size 9, the model was exported for [0..8]");
   CHECK_ERROR(delegate.execute({&none, out.value()}), InvalidArgument, "got None");
   CHECK_ERROR(delegate.execute({&number, out.value()}), InvalidArgument, "got an int");
-  CHECK_ERROR(delegate.execute({good.value()}), InvalidArgument, "expected 1 inputs and 1 outputs, got 1 arguments");
+  CHECK_ERROR(delegate.execute({good.value()}), InvalidArgument, "and 1 outputs, got 1 arguments");
   CHECK_ERROR(delegate.execute({good.value(), &none}), InvalidProgram, "output 0 (y)");
   TensorValue small(ScalarType::Float, {1}, 4);
   CHECK(delegate.execute({good.value(), small.value()}) != Error::Ok);
@@ -157,6 +157,22 @@ TEST(inputs_are_checked) {
   CHECK_ERROR(delegate.execute({good.value(), wrong_output.value()}), InvalidArgument, "got float64 with 1");
   etcuda_reset_state();
   CHECK_VALUES(delegate.run({1, 1}), {1, 2});
+}
+
+TEST(ignored_arguments_are_skipped) {
+  BlobRecipe recipe;
+  recipe.edit = [](etcuda::schema::DelegateT& root) { root.ignored_arguments = {0, 2}; };
+  const MemoryDataMap data(recipe);
+  Loaded delegate(recipe.build(), &data);
+  EValue number(int64_t{3}), truth(true);
+  TensorValue in = TensorValue::floats({1, 1}), out(executorch::aten::ScalarType::Float, {8}, 4);
+  CHECK(delegate.execute({&number, in.value(), &truth, out.value()}) == Error::Ok);
+  CHECK_VALUES(out.read(), {1, 2});
+  CHECK_ERROR(delegate.execute({in.value(), out.value()}), InvalidArgument, "got 2 arguments");
+  recipe.edit = [](etcuda::schema::DelegateT& root) { root.ignored_arguments = {2, 0}; };
+  CHECK_ERROR(Loaded(recipe.build(), &data).error, InvalidProgram, "ignored argument 1");
+  recipe.edit = [](etcuda::schema::DelegateT& root) { root.ignored_arguments = {2}; };
+  CHECK_ERROR(Loaded(recipe.build(), &data).error, InvalidProgram, "ignored argument 0");
 }
 
 TEST(symbols_and_multiples_are_checked) {

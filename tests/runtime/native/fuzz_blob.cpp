@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "api.h"
 #include "program.h"
 
 using namespace etcuda_test;
@@ -127,6 +128,8 @@ int main(int argc, char** argv) {
   const long count = argc > 1 ? std::atol(argv[1]) : 4000;
   Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1);
   const std::vector<Bytes> seeds = make_seeds();
+  // A state may claim any size.
+  etcuda_set_memory_limit(0, 0, 64 << 20);
   BlobRecipe with_state;
   with_state.state = bytes_of({1, 2, 3, 4, 5, 6, 7, 8});
   const MemoryDataMap data(with_state);
