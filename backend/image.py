@@ -206,6 +206,10 @@ def _glue_source(imports: Sequence[str], constants: Mapping[str, int], binaries:
             f"{name}: movl ${value}, %eax",
             "ret",
         ]
+    # A destructor of a thread's variable would pin the image in memory until the thread ends. AOTInductor's only such
+    # variable is the last error's text.
+    lines += [".globl __cxa_thread_atexit", ".hidden __cxa_thread_atexit", ".type __cxa_thread_atexit, @function"]
+    lines += ["__cxa_thread_atexit: xorl %eax, %eax", "ret"]
     # A call before the runtime has filled the slots fails like any shim: with a non-zero code.
     lines += ["etcuda_unbound: movl $1, %eax", "ret"]
     lines += [

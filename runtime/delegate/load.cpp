@@ -5,6 +5,7 @@
 #include "delegate/delegate.h"
 #include "delegate/scopes.h"
 #include "image/select.h"
+#include "shims/lend_handles.h"
 
 namespace etcuda {
 
@@ -107,6 +108,7 @@ void Delegate::bind_constants() {
          missing.c_str());
   }
   if (entries.empty()) return;
+  const LendHandles lend;
   if (aoti.update_constants(container_, entries.data(), entries.size(), false, true) != kAotiSuccess) {
     fail_from_image("loading the weights of", ErrorCode::DelegateInvalidCompatibility);
   }

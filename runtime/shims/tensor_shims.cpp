@@ -1,9 +1,12 @@
 // Making, releasing and asking tensors.
 #include "cuda/driver.h"
+#include "shims/lend_handles.h"
 #include "shims/lists.h"
 
 namespace etcuda {
 namespace {
+
+thread_local bool lending = false;
 
 AotiError empty_strided(int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                         int32_t device_type, int32_t device_index, TensorHandle* result) {
@@ -48,7 +51,7 @@ AotiError delete_tensor(TensorHandle tensor) {
 }
 
 AotiError new_handle(TensorHandle tensor, TensorHandle* result) {
-  return guarded([&] { *result = new Tensor(*tensor); });
+  return guarded([&] { *result = lending ? tensor : new Tensor(*tensor); });
 }
 
 AotiError new_uninitialized(TensorHandle* result) {
@@ -153,6 +156,9 @@ AotiError is_defined(TensorHandle tensor, bool* result) {
 size_t element_size(int32_t dtype) { return dtype_size(dtype); }
 
 }  // namespace
+
+LendHandles::LendHandles() { lending = true; }
+LendHandles::~LendHandles() { lending = false; }
 
 ShimList tensor_shims() {
   static const Shim shims[] = {
