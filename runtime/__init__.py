@@ -1,8 +1,8 @@
 """The native runtime. Importing this module registers ``EtcudaBackend`` with the stock ``executorch.runtime``.
 
-    import etcuda.runtime
-    from executorch.runtime import Runtime
-    outputs = Runtime.get().load_program("model.pte").load_method("forward").execute(inputs)
+import etcuda.runtime
+from executorch.runtime import Runtime
+outputs = Runtime.get().load_program("model.pte").load_method("forward").execute(inputs)
 """
 
 from __future__ import annotations

@@ -38,13 +38,21 @@ struct StatsSink {
 
 using namespace etcuda;  // NOLINT: the functions below are all of this library
 
-int etcuda_is_registered(void) { return backend_is_registered() ? 1 : 0; }
+int etcuda_is_registered(void) {
+  return backend_is_registered() ? 1 : 0;
+}
 
-int etcuda_gpu_available(void) { return Driver::get() != nullptr ? 1 : 0; }
+int etcuda_gpu_available(void) {
+  return Driver::get() != nullptr ? 1 : 0;
+}
 
-const char* etcuda_gpu_unavailable_reason(void) { return Driver::unavailable_reason().c_str(); }
+const char* etcuda_gpu_unavailable_reason(void) {
+  return Driver::unavailable_reason().c_str();
+}
 
-const char* const* etcuda_shim_names(size_t* count) { return shim_names(count); }
+const char* const* etcuda_shim_names(size_t* count) {
+  return shim_names(count);
+}
 
 size_t etcuda_memory_stats(EtcudaMemoryStats* stats, size_t capacity) {
   StatsSink sink{stats, capacity, 0};
@@ -65,7 +73,8 @@ size_t etcuda_memory_stats(EtcudaMemoryStats* stats, size_t capacity) {
 
 int etcuda_empty_cache(void) {
   return reported([] {
-    for_each_allocator([](int, int, CachingAllocator& allocator, void*) { allocator.empty_cache(); }, nullptr);
+    for_each_allocator([](int, int, CachingAllocator& allocator, void*) { allocator.empty_cache(); },
+                       nullptr);
   });
 }
 

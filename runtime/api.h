@@ -1,5 +1,5 @@
-// The C interface of libetcuda_runtime.so, for the Python binding and for programs that link it. Every function may
-// be called from any thread, and none throws.
+// The C interface of libetcuda_runtime.so, for the Python binding and for programs that link it. Every
+// function may be called from any thread, and none throws.
 #pragma once
 
 #include <stddef.h>

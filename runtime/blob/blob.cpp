@@ -20,13 +20,16 @@ constexpr size_t kMaxRank = 16;
        what.c_str());
 }
 
-std::string text(const flatbuffers::String* string) { return string == nullptr ? std::string() : string->str(); }
+std::string text(const flatbuffers::String* string) {
+  return string == nullptr ? std::string() : string->str();
+}
 
 std::string required_name(const flatbuffers::String* string, const char* what, size_t index) {
   std::string name = text(string);
   if (name.empty()) refuse(format("%s %zu has no name", what, index));
   // The name crosses into C strings.
-  if (name.find('\0') != std::string::npos) refuse(format("the name of %s %zu holds a zero byte", what, index));
+  if (name.find('\0') != std::string::npos)
+    refuse(format("the name of %s %zu holds a zero byte", what, index));
   return name;
 }
 
@@ -44,13 +47,15 @@ DType read_dtype(schema::DType value, const std::string& owner) {
     case schema::DType::bfloat16:
       return static_cast<DType>(static_cast<int32_t>(value));
   }
-  refuse(format("%s has dtype code %d, which this runtime does not know", owner.c_str(), static_cast<int>(value)));
+  refuse(format("%s has dtype code %d, which this runtime does not know", owner.c_str(),
+                static_cast<int>(value)));
 }
 
 Digest read_digest(const flatbuffers::Vector<uint8_t>* bytes, const std::string& owner) {
   const size_t size = bytes == nullptr ? 0 : bytes->size();
   Digest digest;
-  if (size != digest.size()) refuse(format("%s has a SHA-256 of %zu bytes, expected 32", owner.c_str(), size));
+  if (size != digest.size())
+    refuse(format("%s has a SHA-256 of %zu bytes, expected 32", owner.c_str(), size));
   std::memcpy(digest.data(), bytes->data(), digest.size());
   return digest;
 }
@@ -75,7 +80,8 @@ ValueSpec read_value(const schema::Value* value, const char* what, size_t index)
   const std::string owner = format("%s %zu (%s)", what, index, spec.name.c_str());
   spec.dtype = read_dtype(value->dtype(), owner);
   const size_t rank = value->dims() == nullptr ? 0 : value->dims()->size();
-  if (rank > kMaxRank) refuse(format("%s has %zu dimensions, at most %zu are possible", owner.c_str(), rank, kMaxRank));
+  if (rank > kMaxRank)
+    refuse(format("%s has %zu dimensions, at most %zu are possible", owner.c_str(), rank, kMaxRank));
   for (size_t i = 0; i < rank; ++i) {
     const auto* dim = value->dims()->Get(static_cast<flatbuffers::uoffset_t>(i));
     spec.dims.push_back(read_dim(*dim, owner, i));
@@ -98,8 +104,8 @@ ValueSpec read_value(const schema::Value* value, const char* what, size_t index)
 StorageSpec read_storage(const schema::Storage* storage, size_t index) {
   if (storage == nullptr) refuse(format("storage %zu is empty", index));
   const std::string owner = format("storage %zu", index);
-  StorageSpec spec{storage->nbytes(), text(storage->data_key()), {}, storage->is_mutable(),
-                   text(storage->state_name())};
+  StorageSpec spec{
+      storage->nbytes(), text(storage->data_key()), {}, storage->is_mutable(), text(storage->state_name())};
   if (spec.nbytes > INT64_MAX) refuse(format("%s has %" PRIu64 " bytes", owner.c_str(), spec.nbytes));
   const bool has_digest = storage->sha256() != nullptr && storage->sha256()->size() != 0;
   if (spec.data_key.empty()) {
@@ -139,7 +145,8 @@ ConstantSpec read_constant(const schema::Constant* constant, size_t index,
   if (spec.storage_offset < 0) refuse(owner + " has a negative storage offset");
   const auto extent = view_extent(spec.sizes.data(), spec.strides.data(), rank);
   const auto end = extent ? checked_add(*extent, spec.storage_offset) : std::nullopt;
-  const auto end_bytes = end ? checked_multiply(*end, static_cast<int64_t>(dtype_size(spec.dtype))) : std::nullopt;
+  const auto end_bytes =
+      end ? checked_multiply(*end, static_cast<int64_t>(dtype_size(spec.dtype))) : std::nullopt;
   const uint64_t capacity = storages[spec.storage].nbytes;
   if (!end_bytes || static_cast<uint64_t>(*end_bytes) > capacity) {
     refuse(format("%s reaches beyond the %" PRIu64 " bytes of its storage", owner.c_str(), capacity));
@@ -189,7 +196,8 @@ ImageSpec read_image(const schema::Image* image, size_t index, const uint8_t* bl
   const uint64_t offset = image->offset();
   const uint64_t size = image->nbytes();
   if (offset < images_start || offset > nbytes || size > nbytes - offset || size == 0) {
-    refuse(format("%s lies at bytes [%" PRIu64 ", +%" PRIu64 ") of a blob of %zu: the file is truncated or damaged",
+    refuse(format("%s lies at bytes [%" PRIu64 ", +%" PRIu64
+                  ") of a blob of %zu: the file is truncated or damaged",
                   owner.c_str(), offset, size, nbytes));
   }
   if (offset % kImageAlignment != 0) refuse(format("%s is not aligned to 64 bytes", owner.c_str()));
@@ -210,7 +218,8 @@ std::vector<uint32_t> read_ignored(const schema::Delegate& root, size_t num_inpu
   for (size_t i = 0; i < count(root.ignored_arguments()); ++i) {
     const uint32_t place = root.ignored_arguments()->Get(static_cast<flatbuffers::uoffset_t>(i));
     if (place >= total || (!ignored.empty() && place <= ignored.back())) {
-      refuse(format("ignored argument %zu: expected an ascending position below %zu, got %u", i, total, place));
+      refuse(
+          format("ignored argument %zu: expected an ascending position below %zu, got %u", i, total, place));
     }
     ignored.push_back(place);
   }

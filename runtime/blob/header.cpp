@@ -44,7 +44,8 @@ Payload read_header(const uint8_t* data, size_t nbytes) {
   const auto payload_size = load<uint64_t>(data + 16);
   if (payload_size > nbytes - kHeaderSize) {
     fail(ErrorCode::InvalidProgram,
-         "the delegate's description should have %" PRIu64 " bytes but only %zu are there. The .pte file is "
+         "the delegate's description should have %" PRIu64
+         " bytes but only %zu are there. The .pte file is "
          "truncated: copy or export it again.",
          payload_size, nbytes - kHeaderSize);
   }

@@ -19,7 +19,8 @@ inline std::optional<int64_t> checked_add(int64_t a, int64_t b) {
   return result;
 }
 
-// Elements from the first to one past the last that a view with these (non-negative) sizes and strides touches.
+// Elements from the first to one past the last that a view with these (non-negative) sizes and strides
+// touches.
 inline std::optional<int64_t> view_extent(const int64_t* sizes, const int64_t* strides, size_t rank) {
   int64_t last = 0;
   for (size_t i = 0; i < rank; ++i) {

@@ -9,7 +9,9 @@
 namespace etcuda {
 namespace {
 
-CUdeviceptr device_address(const void* address) { return reinterpret_cast<CUdeviceptr>(address); }
+CUdeviceptr device_address(const void* address) {
+  return reinterpret_cast<CUdeviceptr>(address);
+}
 
 // Copies row by row through the driver's pitched copy. Sizes and strides in elements.
 class DeviceCopy {
@@ -93,9 +95,12 @@ bool same_strides(const Tensor& a, const Tensor& b) {
 }
 
 // A dense block of memory in some order of its dimensions: as many elements as the distance they span.
-bool is_dense(const Tensor& tensor) { return tensor.extent() == tensor.numel(); }
+bool is_dense(const Tensor& tensor) {
+  return tensor.extent() == tensor.numel();
+}
 
-// One side on the host: copies whole dense blocks, or through a host copy of the span that the device side covers.
+// One side on the host: copies whole dense blocks, or through a host copy of the span that the device side
+// covers.
 void copy_across(const Tensor& destination, const Tensor& source) {
   const size_t element = dtype_size(source.dtype);
   if (destination.dtype == source.dtype && same_strides(destination, source) && is_dense(source)) {
@@ -114,7 +119,8 @@ void copy_across(const Tensor& destination, const Tensor& source) {
     copy_tensor(destination, staged);
     return;
   }
-  // The span may hold elements that are not part of the view, so they are fetched before they are written back.
+  // The span may hold elements that are not part of the view, so they are fetched before they are written
+  // back.
   const size_t target_element = dtype_size(destination.dtype);
   const auto span = static_cast<size_t>(destination.extent()) * target_element;
   Tensor staged = destination;
@@ -146,8 +152,9 @@ void copy_bytes(void* destination, DeviceType to, const void* source, DeviceType
     driver.check(driver.cuMemcpyHtoDAsync_v2(device_address(destination), source, nbytes, stream),
                  "cuMemcpyHtoDAsync");
   } else {
-    driver.check(driver.cuMemcpyDtoDAsync_v2(device_address(destination), device_address(source), nbytes, stream),
-                 "cuMemcpyDtoDAsync");
+    driver.check(
+        driver.cuMemcpyDtoDAsync_v2(device_address(destination), device_address(source), nbytes, stream),
+        "cuMemcpyDtoDAsync");
   }
 }
 
@@ -158,7 +165,8 @@ void zero_bytes(void* data, DeviceType device, size_t nbytes) {
     return;
   }
   Driver& driver = Driver::require("clearing device memory");
-  driver.check(driver.cuMemsetD8Async(device_address(data), 0, nbytes, current_cuda().stream), "cuMemsetD8Async");
+  driver.check(driver.cuMemsetD8Async(device_address(data), 0, nbytes, current_cuda().stream),
+               "cuMemsetD8Async");
 }
 
 void synchronize(DeviceType device) {
@@ -194,7 +202,8 @@ void copy_tensor(const Tensor& destination, const Tensor& source) {
   }
   if (to_device && from_device) {
     if (destination.dtype != source.dtype) {
-      fail(ErrorCode::NotSupported, "a copy on the GPU from %s to %s needs a kernel that this runtime does not have.",
+      fail(ErrorCode::NotSupported,
+           "a copy on the GPU from %s to %s needs a kernel that this runtime does not have.",
            dtype_name(source.dtype), dtype_name(destination.dtype));
     }
     DeviceCopy(destination, strides).run(destination.data_as<char>(), source.data_as<const char>());
@@ -210,8 +219,8 @@ void copy_tensor(const Tensor& destination, const Tensor& source) {
       spread.strides[i] = step;
       step *= spread.sizes[i];
     }
-    spread.storage = allocate_storage(static_cast<size_t>(step) * dtype_size(source.dtype), source.device_type(),
-                                      source.device_index());
+    spread.storage = allocate_storage(static_cast<size_t>(step) * dtype_size(source.dtype),
+                                      source.device_type(), source.device_index());
     copy_tensor(spread, source);
     copy_across(destination, spread);
     return;

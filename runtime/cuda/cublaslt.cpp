@@ -47,7 +47,8 @@ std::string CublasLt::open() {
     tried += format("\n  %s", error == nullptr ? candidate.c_str() : error);
   }
   if (library == nullptr) {
-    return "cuBLASLt was not found. Install it (pip install nvidia-cublas) or set ETCUDA_CUBLASLT to its path. Tried:" +
+    return "cuBLASLt was not found. Install it (pip install nvidia-cublas) or set ETCUDA_CUBLASLT to its "
+           "path. Tried:" +
            tried;
   }
 #define ETCUDA_RESOLVE(name, parameters)                                      \
@@ -65,7 +66,8 @@ CublasLt& CublasLt::require() {
     reason = opened->open();
     return opened;
   }();
-  if (!reason.empty()) fail(ErrorCode::NotSupported, "matrix products on the GPU need cuBLASLt: %s.", reason.c_str());
+  if (!reason.empty())
+    fail(ErrorCode::NotSupported, "matrix products on the GPU need cuBLASLt: %s.", reason.c_str());
   return *library;
 }
 

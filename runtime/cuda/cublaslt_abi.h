@@ -59,21 +59,22 @@ constexpr int kPreferenceAlignmentB = 6;
 constexpr int kPreferenceAlignmentC = 7;
 constexpr int kPreferenceAlignmentD = 8;
 
-#define ETCUDA_CUBLASLT_FUNCTIONS(X)                                                                          \
-  X(cublasLtCreate, (CublasHandle*))                                                                          \
-  X(cublasLtMatmulDescCreate, (CublasMatmulDesc*, int, int))                                                  \
-  X(cublasLtMatmulDescDestroy, (CublasMatmulDesc))                                                            \
-  X(cublasLtMatmulDescSetAttribute, (CublasMatmulDesc, int, const void*, size_t))                             \
-  X(cublasLtMatrixLayoutCreate, (CublasLayout*, int, uint64_t, uint64_t, int64_t))                            \
-  X(cublasLtMatrixLayoutDestroy, (CublasLayout))                                                              \
-  X(cublasLtMatrixLayoutSetAttribute, (CublasLayout, int, const void*, size_t))                               \
-  X(cublasLtMatmulPreferenceCreate, (CublasPreference*))                                                      \
-  X(cublasLtMatmulPreferenceDestroy, (CublasPreference))                                                      \
-  X(cublasLtMatmulPreferenceSetAttribute, (CublasPreference, int, const void*, size_t))                       \
-  X(cublasLtMatmulAlgoGetHeuristic, (CublasHandle, CublasMatmulDesc, CublasLayout, CublasLayout, CublasLayout, \
-                                     CublasLayout, CublasPreference, int, CublasHeuristic*, int*))            \
-  X(cublasLtMatmul, (CublasHandle, CublasMatmulDesc, const void*, const void*, CublasLayout, const void*,     \
-                     CublasLayout, const void*, const void*, CublasLayout, void*, CublasLayout, const CublasAlgo*, \
-                     void*, size_t, CUstream))
+#define ETCUDA_CUBLASLT_FUNCTIONS(X)                                                                      \
+  X(cublasLtCreate, (CublasHandle*))                                                                      \
+  X(cublasLtMatmulDescCreate, (CublasMatmulDesc*, int, int))                                              \
+  X(cublasLtMatmulDescDestroy, (CublasMatmulDesc))                                                        \
+  X(cublasLtMatmulDescSetAttribute, (CublasMatmulDesc, int, const void*, size_t))                         \
+  X(cublasLtMatrixLayoutCreate, (CublasLayout*, int, uint64_t, uint64_t, int64_t))                        \
+  X(cublasLtMatrixLayoutDestroy, (CublasLayout))                                                          \
+  X(cublasLtMatrixLayoutSetAttribute, (CublasLayout, int, const void*, size_t))                           \
+  X(cublasLtMatmulPreferenceCreate, (CublasPreference*))                                                  \
+  X(cublasLtMatmulPreferenceDestroy, (CublasPreference))                                                  \
+  X(cublasLtMatmulPreferenceSetAttribute, (CublasPreference, int, const void*, size_t))                   \
+  X(cublasLtMatmulAlgoGetHeuristic,                                                                       \
+    (CublasHandle, CublasMatmulDesc, CublasLayout, CublasLayout, CublasLayout, CublasLayout,              \
+     CublasPreference, int, CublasHeuristic*, int*))                                                      \
+  X(cublasLtMatmul, (CublasHandle, CublasMatmulDesc, const void*, const void*, CublasLayout, const void*, \
+                     CublasLayout, const void*, const void*, CublasLayout, void*, CublasLayout,           \
+                     const CublasAlgo*, void*, size_t, CUstream))
 
 }  // namespace etcuda

@@ -20,14 +20,17 @@ std::string Driver::open() {
   void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* error = dlerror();
-    return format("the NVIDIA driver's library libcuda.so.1 could not be opened (%s)", error == nullptr ? "" : error);
+    return format("the NVIDIA driver's library libcuda.so.1 could not be opened (%s)",
+                  error == nullptr ? "" : error);
   }
-#define ETCUDA_RESOLVE(name, parameters)                                                      \
-  name = reinterpret_cast<CUresult(*) parameters>(dlsym(library, #name));                     \
-  if (name == nullptr) return "the NVIDIA driver is too old: it has no function " #name "; install a newer one";
+#define ETCUDA_RESOLVE(name, parameters)                                  \
+  name = reinterpret_cast<CUresult(*) parameters>(dlsym(library, #name)); \
+  if (name == nullptr)                                                    \
+    return "the NVIDIA driver is too old: it has no function " #name "; install a newer one";
   ETCUDA_DRIVER_FUNCTIONS(ETCUDA_RESOLVE)
 #undef ETCUDA_RESOLVE
-#define ETCUDA_RESOLVE(name, parameters) name = reinterpret_cast<CUresult(*) parameters>(dlsym(library, #name));
+#define ETCUDA_RESOLVE(name, parameters) \
+  name = reinterpret_cast<CUresult(*) parameters>(dlsym(library, #name));
   ETCUDA_OPTIONAL_DRIVER_FUNCTIONS(ETCUDA_RESOLVE)
 #undef ETCUDA_RESOLVE
   const CUresult status = cuInit(0);
@@ -98,8 +101,8 @@ Driver& Driver::require(const char* purpose) {
 
 void Driver::use_device(int index) {
   if (index < 0 || index >= device_count()) {
-    fail(ErrorCode::InvalidArgument, "CUDA device %d does not exist: this machine has %d. Choose one of those.", index,
-         device_count());
+    fail(ErrorCode::InvalidArgument,
+         "CUDA device %d does not exist: this machine has %d. Choose one of those.", index, device_count());
   }
   DeviceInfo& info = devices_[static_cast<size_t>(index)];
   {
@@ -128,13 +131,17 @@ void Driver::check(CUresult result, const char* what) const {
   fail(code, "the CUDA call %s failed with %s.", what, describe(result).c_str());
 }
 
-CudaContext& current_cuda() { return context; }
+CudaContext& current_cuda() {
+  return context;
+}
 
 CudaScope::CudaScope(int device, CUstream stream) : previous_(context) {
   Driver::require("this call").use_device(device);
   context = {device, stream, false};
 }
 
-CudaScope::~CudaScope() { context = previous_; }
+CudaScope::~CudaScope() {
+  context = previous_;
+}
 
 }  // namespace etcuda

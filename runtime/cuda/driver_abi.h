@@ -1,5 +1,5 @@
-// The part of the CUDA driver's C ABI that this runtime calls, declared here so that building needs no CUDA toolkit.
-// Types and values are those of cuda.h since CUDA 12; the driver keeps them stable.
+// The part of the CUDA driver's C ABI that this runtime calls, declared here so that building needs no CUDA
+// toolkit. Types and values are those of cuda.h since CUDA 12; the driver keeps them stable.
 #pragma once
 
 #include <cstddef>
@@ -55,51 +55,51 @@ struct CudaMemcpy2D {
 static_assert(sizeof(CudaMemcpy2D) == 128);
 
 // X(symbol, parameters): every driver function that must be there.
-#define ETCUDA_DRIVER_FUNCTIONS(X)                                                                        \
-  X(cuInit, (unsigned))                                                                                   \
-  X(cuDriverGetVersion, (int*))                                                                           \
-  X(cuDeviceGetCount, (int*))                                                                             \
-  X(cuDeviceGet, (CUdevice*, int))                                                                        \
-  X(cuDeviceGetName, (char*, int, CUdevice))                                                              \
-  X(cuDeviceGetAttribute, (int*, int, CUdevice))                                                          \
-  X(cuDevicePrimaryCtxRetain, (CUcontext*, CUdevice))                                                     \
-  X(cuCtxSetCurrent, (CUcontext))                                                                         \
-  X(cuCtxSynchronize, ())                                                                                 \
-  X(cuMemGetInfo_v2, (size_t*, size_t*))                                                                  \
-  X(cuMemAlloc_v2, (CUdeviceptr*, size_t))                                                                \
-  X(cuMemFree_v2, (CUdeviceptr))                                                                          \
-  X(cuMemHostAlloc, (void**, size_t, unsigned))                                                           \
-  X(cuMemFreeHost, (void*))                                                                               \
-  X(cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                          \
-  X(cuMemcpyHtoDAsync_v2, (CUdeviceptr, const void*, size_t, CUstream))                                   \
-  X(cuMemcpyDtoHAsync_v2, (void*, CUdeviceptr, size_t, CUstream))                                         \
-  X(cuMemcpyDtoDAsync_v2, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                   \
-  X(cuMemcpy2DAsync_v2, (const CudaMemcpy2D*, CUstream))                                                  \
-  X(cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                                      \
-  X(cuPointerGetAttribute, (void*, int, CUdeviceptr))                                                     \
-  X(cuStreamCreate, (CUstream*, unsigned))                                                                \
-  X(cuStreamDestroy_v2, (CUstream))                                                                       \
-  X(cuStreamSynchronize, (CUstream))                                                                      \
-  X(cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                                     \
-  X(cuEventCreate, (CUevent*, unsigned))                                                                  \
-  X(cuEventDestroy_v2, (CUevent))                                                                         \
-  X(cuEventQuery, (CUevent))                                                                              \
-  X(cuEventRecord, (CUevent, CUstream))                                                                   \
-  X(cuEventSynchronize, (CUevent))                                                                        \
-  X(cuModuleLoadData, (CUmodule*, const void*))                                                           \
-  X(cuModuleUnload, (CUmodule))                                                                           \
-  X(cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                                            \
-  X(cuFuncGetAttribute, (int*, int, CUfunction))                                                          \
-  X(cuFuncSetAttribute, (CUfunction, int, int))                                                           \
-  X(cuFuncSetCacheConfig, (CUfunction, int))                                                              \
-  X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, \
-                     void**, void**))                                                                     \
-  X(cuGetErrorName, (CUresult, const char**))                                                             \
+#define ETCUDA_DRIVER_FUNCTIONS(X)                                                                     \
+  X(cuInit, (unsigned))                                                                                \
+  X(cuDriverGetVersion, (int*))                                                                        \
+  X(cuDeviceGetCount, (int*))                                                                          \
+  X(cuDeviceGet, (CUdevice*, int))                                                                     \
+  X(cuDeviceGetName, (char*, int, CUdevice))                                                           \
+  X(cuDeviceGetAttribute, (int*, int, CUdevice))                                                       \
+  X(cuDevicePrimaryCtxRetain, (CUcontext*, CUdevice))                                                  \
+  X(cuCtxSetCurrent, (CUcontext))                                                                      \
+  X(cuCtxSynchronize, ())                                                                              \
+  X(cuMemGetInfo_v2, (size_t*, size_t*))                                                               \
+  X(cuMemAlloc_v2, (CUdeviceptr*, size_t))                                                             \
+  X(cuMemFree_v2, (CUdeviceptr))                                                                       \
+  X(cuMemHostAlloc, (void**, size_t, unsigned))                                                        \
+  X(cuMemFreeHost, (void*))                                                                            \
+  X(cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                       \
+  X(cuMemcpyHtoDAsync_v2, (CUdeviceptr, const void*, size_t, CUstream))                                \
+  X(cuMemcpyDtoHAsync_v2, (void*, CUdeviceptr, size_t, CUstream))                                      \
+  X(cuMemcpyDtoDAsync_v2, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                \
+  X(cuMemcpy2DAsync_v2, (const CudaMemcpy2D*, CUstream))                                               \
+  X(cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                                   \
+  X(cuPointerGetAttribute, (void*, int, CUdeviceptr))                                                  \
+  X(cuStreamCreate, (CUstream*, unsigned))                                                             \
+  X(cuStreamDestroy_v2, (CUstream))                                                                    \
+  X(cuStreamSynchronize, (CUstream))                                                                   \
+  X(cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                                  \
+  X(cuEventCreate, (CUevent*, unsigned))                                                               \
+  X(cuEventDestroy_v2, (CUevent))                                                                      \
+  X(cuEventQuery, (CUevent))                                                                           \
+  X(cuEventRecord, (CUevent, CUstream))                                                                \
+  X(cuEventSynchronize, (CUevent))                                                                     \
+  X(cuModuleLoadData, (CUmodule*, const void*))                                                        \
+  X(cuModuleUnload, (CUmodule))                                                                        \
+  X(cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                                         \
+  X(cuFuncGetAttribute, (int*, int, CUfunction))                                                       \
+  X(cuFuncSetAttribute, (CUfunction, int, int))                                                        \
+  X(cuFuncSetCacheConfig, (CUfunction, int))                                                           \
+  X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
+                     CUstream, void**, void**))                                                        \
+  X(cuGetErrorName, (CUresult, const char**))                                                          \
   X(cuGetErrorString, (CUresult, const char**))
 
 // Newer functions, which only images that use them need.
-#define ETCUDA_OPTIONAL_DRIVER_FUNCTIONS(X)                       \
-  X(cuLaunchKernelEx, (const void*, CUfunction, void**, void**))  \
+#define ETCUDA_OPTIONAL_DRIVER_FUNCTIONS(X)                                                                  \
+  X(cuLaunchKernelEx, (const void*, CUfunction, void**, void**))                                             \
   X(cuTensorMapEncodeTiled, (void*, int, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*, \
                              const uint32_t*, int, int, int, int))
 

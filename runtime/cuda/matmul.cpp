@@ -77,9 +77,11 @@ std::unique_ptr<Tensor> densified(const BatchedMatrix& source, int64_t batch, in
 }
 
 void check_dtypes(const char* name, const MatmulArguments& p) {
-  const bool same = p.a.dtype == p.b.dtype && p.a.dtype == p.out.dtype && (p.beta == 0 || p.addend.dtype == p.out.dtype);
+  const bool same =
+      p.a.dtype == p.b.dtype && p.a.dtype == p.out.dtype && (p.beta == 0 || p.addend.dtype == p.out.dtype);
   if (!same) {
-    fail(ErrorCode::NotSupported, "%s on the GPU: dtypes %s, %s and %s differ. Convert the operands to one dtype.", name,
+    fail(ErrorCode::NotSupported,
+         "%s on the GPU: dtypes %s, %s and %s differ. Convert the operands to one dtype.", name,
          dtype_name(p.a.dtype), dtype_name(p.b.dtype), dtype_name(p.out.dtype));
   }
 }
@@ -95,7 +97,8 @@ void without_depth(const char* name, const MatmulArguments& p) {
   } else if (p.beta == 1) {
     copy_tensor(*out, *view(p.addend, p.batch, p.m, p.n));
   } else {
-    fail(ErrorCode::NotSupported, "%s on the GPU: an inner size of 0 with beta %g is not supported.", name, p.beta);
+    fail(ErrorCode::NotSupported, "%s on the GPU: an inner size of 0 with beta %g is not supported.", name,
+         p.beta);
   }
 }
 

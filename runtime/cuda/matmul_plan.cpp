@@ -10,21 +10,28 @@ constexpr uint32_t kReductionInComputeType = 2;
 
 int cuda_type(DType dtype) {
   switch (dtype) {
-    case kFloat32: return kCudaR32F;
-    case kFloat64: return kCudaR64F;
-    case kFloat16: return kCudaR16F;
-    case kBFloat16: return kCudaR16BF;
-    default: break;
+    case kFloat32:
+      return kCudaR32F;
+    case kFloat64:
+      return kCudaR64F;
+    case kFloat16:
+      return kCudaR16F;
+    case kBFloat16:
+      return kCudaR16BF;
+    default:
+      break;
   }
   fail(ErrorCode::NotSupported,
-       "a matrix product of %s is not supported on the GPU. Export the model in float32, float64, float16 or bfloat16.",
+       "a matrix product of %s is not supported on the GPU. Export the model in float32, float64, float16 or "
+       "bfloat16.",
        dtype_name(dtype));
 }
 
 template <typename T>
 void set_desc(CublasMatmulDesc desc, int attribute, T value) {
   CublasLt& lt = CublasLt::require();
-  lt.check(lt.cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(T)), "cublasLtMatmulDescSetAttribute");
+  lt.check(lt.cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(T)),
+           "cublasLtMatmulDescSetAttribute");
 }
 
 template <typename T>
@@ -39,7 +46,8 @@ void set_preference(CublasPreference preference, int attribute, T value) {
 MatmulPlan::MatmulPlan(const PlanKey& key, size_t workspace_bytes) : key_(key) {
   CublasLt& lt = CublasLt::require();
   const bool doubles = key.dtype == kFloat64;
-  const int compute = doubles ? kCompute64F : (key.tf32 && key.dtype == kFloat32 ? kCompute32FFastTf32 : kCompute32F);
+  const int compute =
+      doubles ? kCompute64F : (key.tf32 && key.dtype == kFloat32 ? kCompute32FFastTf32 : kCompute32F);
   try {
     lt.check(lt.cublasLtMatmulDescCreate(&desc_, compute, doubles ? kCudaR64F : kCudaR32F),
              "cublasLtMatmulDescCreate");
@@ -59,7 +67,9 @@ MatmulPlan::MatmulPlan(const PlanKey& key, size_t workspace_bytes) : key_(key) {
   }
 }
 
-MatmulPlan::~MatmulPlan() { release(); }
+MatmulPlan::~MatmulPlan() {
+  release();
+}
 
 void MatmulPlan::release() noexcept {
   // Opened successfully before, or there would be nothing to release.
@@ -103,8 +113,8 @@ void MatmulPlan::find_algorithm(size_t workspace_bytes) {
     set_preference<uint32_t>(preference, kPreferenceAlignmentB, key_.b.alignment);
     set_preference<uint32_t>(preference, kPreferenceAlignmentC, key_.d.alignment);
     set_preference<uint32_t>(preference, kPreferenceAlignmentD, key_.d.alignment);
-    status = lt.cublasLtMatmulAlgoGetHeuristic(lt.handle(key_.device), desc_, a_, b_, d_, d_, preference, 1, &found,
-                                               &count);
+    status = lt.cublasLtMatmulAlgoGetHeuristic(lt.handle(key_.device), desc_, a_, b_, d_, d_, preference, 1,
+                                               &found, &count);
   } catch (...) {
     lt.cublasLtMatmulPreferenceDestroy(preference);
     throw;
@@ -125,8 +135,8 @@ void MatmulPlan::run(const void* a, const void* b, void* d, const void* bias, do
   const bool doubles = key_.dtype == kFloat64;
   const void* alpha_at = doubles ? static_cast<const void*>(&alpha) : &alpha32;
   const void* beta_at = doubles ? static_cast<const void*>(&beta) : &beta32;
-  lt.check(lt.cublasLtMatmul(lt.handle(key_.device), desc_, alpha_at, a, a_, b, b_, beta_at, d, d_, d, d_, &algo_,
-                             workspace, workspace_bytes, stream),
+  lt.check(lt.cublasLtMatmul(lt.handle(key_.device), desc_, alpha_at, a, a_, b, b_, beta_at, d, d_, d, d_,
+                             &algo_, workspace, workspace_bytes, stream),
            "cublasLtMatmul");
 }
 

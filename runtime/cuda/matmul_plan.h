@@ -36,8 +36,8 @@ struct PlanKey {
   PlanOperand d;
 
   auto key() const {
-    return std::make_tuple(device, static_cast<int>(dtype), tf32, bias, adds, rows, cols, depth, batch, a.key(),
-                           b.key(), d.key());
+    return std::make_tuple(device, static_cast<int>(dtype), tf32, bias, adds, rows, cols, depth, batch,
+                           a.key(), b.key(), d.key());
   }
   bool operator<(const PlanKey& other) const { return key() < other.key(); }
 };
@@ -51,8 +51,8 @@ class MatmulPlan {
   MatmulPlan& operator=(const MatmulPlan&) = delete;
 
   bool usable() const { return usable_; }
-  void run(const void* a, const void* b, void* d, const void* bias, double alpha, double beta, void* workspace,
-           size_t workspace_bytes, CUstream stream) const;
+  void run(const void* a, const void* b, void* d, const void* bias, double alpha, double beta,
+           void* workspace, size_t workspace_bytes, CUstream stream) const;
 
  private:
   CublasLayout layout(int64_t rows, int64_t cols, const PlanOperand& operand) const;

@@ -1,4 +1,5 @@
-// The status codes of cu* and cuda* shims. CUDA's runtime and driver use the same numbers for the same errors.
+// The status codes of cu* and cuda* shims. CUDA's runtime and driver use the same numbers for the same
+// errors.
 #pragma once
 
 #include <exception>
@@ -15,8 +16,10 @@ CUresult cuda_status(const char* name, const Call& call) noexcept {
     Driver& driver = Driver::require(name);
     const CUresult result = call(driver);
     if (result != kCudaSuccess && result != kCudaNotReady) {
-      const ErrorCode code = result == kCudaOutOfMemory ? ErrorCode::MemoryAllocationFailed : ErrorCode::Internal;
-      set_shim_error(code, format("the CUDA call %s failed with %s.", name, driver.describe(result).c_str()).c_str());
+      const ErrorCode code =
+          result == kCudaOutOfMemory ? ErrorCode::MemoryAllocationFailed : ErrorCode::Internal;
+      set_shim_error(
+          code, format("the CUDA call %s failed with %s.", name, driver.describe(result).c_str()).c_str());
     }
     return result;
   } catch (const Failure& failure) {

@@ -10,7 +10,9 @@ thread_local Stream* current = nullptr;
 
 }  // namespace
 
-StreamOrder* current_order() { return current == nullptr ? nullptr : current->order(); }
+StreamOrder* current_order() {
+  return current == nullptr ? nullptr : current->order();
+}
 
 Stream& require_current_stream() {
   if (current == nullptr) fail(ErrorCode::InvalidState, "no method runs on this thread's GPU stream.");
@@ -38,7 +40,8 @@ void Stream::synchronize() {
 }
 
 void* Stream::workspace(size_t nbytes) {
-  if (!workspace_ || workspace_->nbytes < nbytes) workspace_ = allocate_persistent_storage(nbytes, kCuda, device_);
+  if (!workspace_ || workspace_->nbytes < nbytes)
+    workspace_ = allocate_persistent_storage(nbytes, kCuda, device_);
   return workspace_->data;
 }
 
@@ -46,6 +49,8 @@ StreamScope::StreamScope(Stream& stream) : cuda_(stream.device(), stream.handle(
   current = &stream;
 }
 
-StreamScope::~StreamScope() { current = previous_; }
+StreamScope::~StreamScope() {
+  current = previous_;
+}
 
 }  // namespace etcuda

@@ -59,16 +59,18 @@ class EtcudaBackend final : public BackendInterface {
     return reported([&] {
       for (const BackendOption& option : options) {
         const bool* wanted = std::get_if<bool>(&option.value);
-        const bool known = std::strcmp(option.key, "reset_state") == 0 || std::strcmp(option.key, "empty_cache") == 0;
+        const bool known =
+            std::strcmp(option.key, "reset_state") == 0 || std::strcmp(option.key, "empty_cache") == 0;
         if (!known || wanted == nullptr) {
-          fail(Error::InvalidArgument, "option %s is not known or not a bool. Known are reset_state and empty_cache.",
-               option.key);
+          fail(Error::InvalidArgument,
+               "option %s is not known or not a bool. Known are reset_state and empty_cache.", option.key);
         }
         if (!*wanted) continue;
         if (std::strcmp(option.key, "reset_state") == 0) {
           reset_all_states();
         } else {
-          for_each_allocator([](int, int, CachingAllocator& allocator, void*) { allocator.empty_cache(); }, nullptr);
+          for_each_allocator([](int, int, CachingAllocator& allocator, void*) { allocator.empty_cache(); },
+                             nullptr);
         }
       }
     });
@@ -82,6 +84,8 @@ const Error registered = register_backend({kBackendId, &backend});
 }  // namespace
 
 // For the C interface, which must say if another library took the name.
-bool backend_is_registered() { return registered == Error::Ok && get_backend_class(kBackendId) == &backend; }
+bool backend_is_registered() {
+  return registered == Error::Ok && get_backend_class(kBackendId) == &backend;
+}
 
 }  // namespace etcuda

@@ -14,7 +14,9 @@ namespace {
 constexpr size_t kDeviceAlignment = 16;
 constexpr size_t kStagingAlignment = 64;
 
-size_t round_up(size_t nbytes) { return (nbytes + kStagingAlignment - 1) / kStagingAlignment * kStagingAlignment; }
+size_t round_up(size_t nbytes) {
+  return (nbytes + kStagingAlignment - 1) / kStagingAlignment * kStagingAlignment;
+}
 
 // After a failure, whose message must not be replaced by that of a second one.
 void settle(Stream& stream) noexcept {
@@ -31,7 +33,8 @@ void Delegate::execute(::executorch::runtime::Span<EValue*> passed) {
   const size_t ignored = blob_.ignored_arguments.size();
   if (passed.size() != blob_.inputs.size() + ignored + blob_.outputs.size()) {
     fail(ErrorCode::InvalidArgument,
-         "method %s: expected %zu inputs, %zu of them ignored, and %zu outputs, got %zu arguments. Export the program "
+         "method %s: expected %zu inputs, %zu of them ignored, and %zu outputs, got %zu arguments. Export "
+         "the program "
          "again.",
          blob_.method.c_str(), blob_.inputs.size() + ignored, ignored, blob_.outputs.size(), passed.size());
   }
@@ -78,8 +81,8 @@ std::vector<Delegate::TensorPtr> Delegate::bind_inputs(::executorch::runtime::Sp
     if (view.device == kCuda && (device_ != kCuda || view.device_index != device_index_)) {
       fail(ErrorCode::InvalidArgument,
            "input %zu (%s): expected a tensor on %s, got one on cuda:%d. Move it before passing it.", i,
-           blob_.inputs[i].name.c_str(), device_ == kCuda ? format("cpu or cuda:%d", device_index_).c_str() : "cpu",
-           view.device_index);
+           blob_.inputs[i].name.c_str(),
+           device_ == kCuda ? format("cpu or cuda:%d", device_index_).c_str() : "cpu", view.device_index);
     }
     if (device_ == kCuda && view.device == kHost && !scalars[i]) staged_bytes += round_up(view.nbytes);
   }
@@ -100,10 +103,11 @@ std::vector<Delegate::TensorPtr> Delegate::bind_inputs(::executorch::runtime::Sp
   return inputs;
 }
 
-Delegate::TensorPtr Delegate::bind_on_device(const ArgumentView& view, const ValueSpec& spec, size_t* staged) {
+Delegate::TensorPtr Delegate::bind_on_device(const ArgumentView& view, const ValueSpec& spec,
+                                             size_t* staged) {
   if (view.device == kCuda && reinterpret_cast<uintptr_t>(view.data) % kDeviceAlignment == 0) {
-    return make_view(borrow_storage(view.data, view.nbytes, kCuda, device_index_), view.rank, view.sizes, view.strides,
-                     0, spec.dtype);
+    return make_view(borrow_storage(view.data, view.nbytes, kCuda, device_index_), view.rank, view.sizes,
+                     view.strides, 0, spec.dtype);
   }
   const StoragePtr storage = allocate_storage(view.nbytes, kCuda, device_index_);
   if (view.device == kCuda) {
@@ -136,14 +140,15 @@ std::vector<Delegate::TensorPtr> Delegate::run(std::vector<TensorPtr> inputs) {
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i] == nullptr) {
-      fail(ErrorCode::Internal, "method %s gave no output %zu (%s). Export the model again.", blob_.method.c_str(), i,
-           blob_.outputs[i].name.c_str());
+      fail(ErrorCode::Internal, "method %s gave no output %zu (%s). Export the model again.",
+           blob_.method.c_str(), i, blob_.outputs[i].name.c_str());
     }
   }
   return outputs;
 }
 
-void Delegate::publish(const std::vector<TensorPtr>& results, ::executorch::runtime::Span<EValue*> arguments) {
+void Delegate::publish(const std::vector<TensorPtr>& results,
+                       ::executorch::runtime::Span<EValue*> arguments) {
   std::vector<ArgumentView> outputs;
   outputs.reserve(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
@@ -162,11 +167,13 @@ void Delegate::publish(const std::vector<TensorPtr>& results, ::executorch::runt
   }
 }
 
-void Delegate::publish_from_device(const std::vector<TensorPtr>& results, const std::vector<ArgumentView>& outputs) {
+void Delegate::publish_from_device(const std::vector<TensorPtr>& results,
+                                   const std::vector<ArgumentView>& outputs) {
   size_t total = 0;
   for (size_t i = 0; i < results.size(); ++i) {
     const bool through_staging = outputs[i].device == kHost && results[i]->device_type() == kCuda;
-    if (through_staging) total += round_up(static_cast<size_t>(results[i]->extent()) * dtype_size(results[i]->dtype));
+    if (through_staging)
+      total += round_up(static_cast<size_t>(results[i]->extent()) * dtype_size(results[i]->dtype));
   }
   // The inputs' copies may still read the buffer that is about to be replaced.
   if (total != 0 && (!staging_ || staging_->nbytes < total)) stream_->synchronize();

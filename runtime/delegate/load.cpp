@@ -66,12 +66,14 @@ void Delegate::create_container(const ImageSpec& image) {
   }
   size_t inputs = 0;
   size_t outputs = 0;
-  if (aoti.num_inputs(container_, &inputs) != kAotiSuccess || aoti.num_outputs(container_, &outputs) != kAotiSuccess) {
+  if (aoti.num_inputs(container_, &inputs) != kAotiSuccess ||
+      aoti.num_outputs(container_, &outputs) != kAotiSuccess) {
     fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
   }
   if (inputs != blob_.inputs.size() || outputs != blob_.outputs.size()) {
     fail(ErrorCode::InvalidProgram,
-         "the code image for %s has %zu inputs and %zu outputs, the delegate's description %zu and %zu. Export the "
+         "the code image for %s has %zu inputs and %zu outputs, the delegate's description %zu and %zu. "
+         "Export the "
          "model again.",
          image.target.c_str(), inputs, outputs, blob_.inputs.size(), blob_.outputs.size());
   }
@@ -82,9 +84,9 @@ void Delegate::bind_constants() {
   std::unordered_set<std::string> described;
   std::vector<ConstantMapEntry> entries;
   for (const ConstantSpec& constant : blob_.constants) {
-    constants_.push_back(make_view(loaded_.storages[constant.storage], static_cast<int64_t>(constant.sizes.size()),
-                                   constant.sizes.data(), constant.strides.data(), constant.storage_offset,
-                                   constant.dtype));
+    constants_.push_back(make_view(loaded_.storages[constant.storage],
+                                   static_cast<int64_t>(constant.sizes.size()), constant.sizes.data(),
+                                   constant.strides.data(), constant.storage_offset, constant.dtype));
     entries.push_back({constant.name.c_str(), constants_.back().get()});
     described.insert(constant.name);
   }
@@ -104,7 +106,8 @@ void Delegate::bind_constants() {
   }
   if (!missing.empty()) {
     fail(ErrorCode::InvalidProgram,
-         "the code image wants constants that the delegate's description does not have: %s. Export the model again.",
+         "the code image wants constants that the delegate's description does not have: %s. Export the model "
+         "again.",
          missing.c_str());
   }
   if (entries.empty()) return;

@@ -15,7 +15,8 @@ std::string describe_bounds(const ValueSpec& spec) {
   std::string text = "[";
   for (const DimSpec& dim : spec.dims) {
     if (text.size() > 1) text += ", ";
-    text += dim.min == dim.max ? std::to_string(dim.min) : std::to_string(dim.min) + ".." + std::to_string(dim.max);
+    text += dim.min == dim.max ? std::to_string(dim.min)
+                               : std::to_string(dim.min) + ".." + std::to_string(dim.max);
   }
   return text + "]";
 }
@@ -33,15 +34,15 @@ void check_dims(const ValueSpec& spec, const char* role, size_t index, int64_t r
                 SymbolTable& symbols, ErrorCode code, const char* advice) {
   const std::string shape = describe_shape(rank, sizes);
   if (static_cast<size_t>(rank) != spec.dims.size()) {
-    fail(code, "%s %zu (%s): expected %zu dimensions %s, got %" PRId64 ": %s. %s", role, index, spec.name.c_str(),
-         spec.dims.size(), describe_bounds(spec).c_str(), rank, shape.c_str(), advice);
+    fail(code, "%s %zu (%s): expected %zu dimensions %s, got %" PRId64 ": %s. %s", role, index,
+         spec.name.c_str(), spec.dims.size(), describe_bounds(spec).c_str(), rank, shape.c_str(), advice);
   }
   for (size_t i = 0; i < spec.dims.size(); ++i) {
     const DimSpec& dim = spec.dims[i];
     if (sizes[i] < dim.min || sizes[i] > dim.max) {
       fail(code,
-           "%s %zu (%s): dimension %zu has size %" PRId64 ", the model was exported for %s; got shape %s. %s", role,
-           index, spec.name.c_str(), i, sizes[i], describe_bounds(spec).c_str(), shape.c_str(), advice);
+           "%s %zu (%s): dimension %zu has size %" PRId64 ", the model was exported for %s; got shape %s. %s",
+           role, index, spec.name.c_str(), i, sizes[i], describe_bounds(spec).c_str(), shape.c_str(), advice);
     }
     if (dim.multiple_of > 1 && sizes[i] % dim.multiple_of != 0) {
       fail(code, "%s %zu (%s): dimension %zu must be a multiple of %d, got %" PRId64 ". %s", role, index,
@@ -62,7 +63,8 @@ void strides_of(const ValueSpec& spec, const int64_t* sizes, int64_t* strides) {
 
 std::string describe_order(const ValueSpec& spec) {
   std::string text = "(";
-  for (const uint8_t dim : spec.dim_order) text += std::string(text.size() > 1 ? ", " : "") + std::to_string(dim);
+  for (const uint8_t dim : spec.dim_order)
+    text += std::string(text.size() > 1 ? ", " : "") + std::to_string(dim);
   return text + ")";
 }
 
@@ -89,7 +91,8 @@ ArgumentView view_of(const EtTensor& tensor) {
 ArgumentView bind_number(const ValueSpec& spec, size_t index, const EValue& value, void* scalar) {
   if (!spec.dims.empty() || !(value.isInt() || value.isDouble() || value.isBool())) {
     fail(ErrorCode::InvalidArgument,
-         "input %zu (%s): expected a tensor of %s with shape %s, got %s. Pass a tensor, or export the model with "
+         "input %zu (%s): expected a tensor of %s with shape %s, got %s. Pass a tensor, or export the model "
+         "with "
          "this argument as a constant.",
          index, spec.name.c_str(), dtype_name(spec.dtype), describe_bounds(spec).c_str(), kind_name(value));
   }
@@ -124,8 +127,8 @@ ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& valu
   const auto dtype = static_cast<int32_t>(tensor.scalar_type());
   if (dtype != spec.dtype) {
     fail(ErrorCode::InvalidArgument,
-         "input %zu (%s): expected dtype %s, got %s. Convert the tensor before passing it.", index, spec.name.c_str(),
-         dtype_name(spec.dtype), dtype_name(dtype));
+         "input %zu (%s): expected dtype %s, got %s. Convert the tensor before passing it.", index,
+         spec.name.c_str(), dtype_name(spec.dtype), dtype_name(dtype));
   }
   ArgumentView view = view_of(tensor);
   check_dims(spec, "input", index, view.rank, view.sizes, symbols, ErrorCode::InvalidArgument,
@@ -135,15 +138,16 @@ ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& valu
   for (size_t i = 0; view.nbytes != 0 && i < spec.dims.size(); ++i) {
     if (view.sizes[i] == 1 || view.strides[i] == expected[i]) continue;
     fail(ErrorCode::InvalidArgument,
-         "input %zu (%s): expected the dimensions in memory in the order %s with strides %s, got strides %s. Pass a "
+         "input %zu (%s): expected the dimensions in memory in the order %s with strides %s, got strides %s. "
+         "Pass a "
          "tensor in the memory format of the export example.",
          index, spec.name.c_str(), describe_order(spec).c_str(), describe_shape(view.rank, expected).c_str(),
          describe_shape(view.rank, view.strides).c_str());
   }
   std::memcpy(view.strides, expected, sizeof(expected));
   if (view.data == nullptr && view.nbytes != 0) {
-    fail(ErrorCode::InvalidArgument, "input %zu (%s): the tensor has no data. Set the method's inputs first.", index,
-         spec.name.c_str());
+    fail(ErrorCode::InvalidArgument, "input %zu (%s): the tensor has no data. Set the method's inputs first.",
+         index, spec.name.c_str());
   }
   return view;
 }
@@ -159,14 +163,16 @@ void check_output(const ValueSpec& spec, size_t index, const Tensor& tensor, Sym
 
 ArgumentView prepare_output(const ValueSpec& spec, size_t index, EValue& value, const Tensor& tensor) {
   if (!value.isTensor()) {
-    fail(ErrorCode::InvalidProgram, "output %zu (%s): expected a tensor in the program, got %s. Export it again.",
-         index, spec.name.c_str(), kind_name(value));
+    fail(ErrorCode::InvalidProgram,
+         "output %zu (%s): expected a tensor in the program, got %s. Export it again.", index,
+         spec.name.c_str(), kind_name(value));
   }
   EtTensor& output = value.toTensor();
   const auto dtype = static_cast<int32_t>(output.scalar_type());
   if (dtype != spec.dtype || output.dim() != tensor.rank) {
     fail(ErrorCode::InvalidArgument,
-         "output %zu (%s): expected a tensor of %s with %" PRId64 " dimensions, got %s with %zd. Pass a matching "
+         "output %zu (%s): expected a tensor of %s with %" PRId64
+         " dimensions, got %s with %zd. Pass a matching "
          "output tensor.",
          index, spec.name.c_str(), dtype_name(spec.dtype), tensor.rank, dtype_name(dtype), output.dim());
   }
@@ -178,14 +184,16 @@ ArgumentView prepare_output(const ValueSpec& spec, size_t index, EValue& value, 
       ::executorch::runtime::resize_tensor(output, {sizes, static_cast<size_t>(tensor.rank)});
   if (resized != ErrorCode::Ok) {
     fail(resized,
-         "output %zu (%s): the program's memory plan has no room for shape %s. Export the model with the upper bounds "
+         "output %zu (%s): the program's memory plan has no room for shape %s. Export the model with the "
+         "upper bounds "
          "that its inputs need.",
          index, spec.name.c_str(), describe_shape(tensor.rank, tensor.sizes.data()).c_str());
   }
   ArgumentView view = view_of(output);
   if (view.data == nullptr && view.nbytes != 0) {
-    fail(ErrorCode::InvalidArgument, "output %zu (%s): the tensor has no memory. Set the method's outputs first.",
-         index, spec.name.c_str());
+    fail(ErrorCode::InvalidArgument,
+         "output %zu (%s): the tensor has no memory. Set the method's outputs first.", index,
+         spec.name.c_str());
   }
   return view;
 }

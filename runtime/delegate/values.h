@@ -40,9 +40,11 @@ class SymbolTable {
   std::map<int32_t, Known> sizes_;
 };
 
-// Checks kind, dtype, rank, bounds, symbols and memory order of input `index`. Throws Failure(InvalidArgument).
-// A number where a 0-d value is declared is returned as a view of `scalar` (8 bytes), on the host.
-ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& value, SymbolTable& symbols, void* scalar);
+// Checks kind, dtype, rank, bounds, symbols and memory order of input `index`. Throws
+// Failure(InvalidArgument). A number where a 0-d value is declared is returned as a view of `scalar` (8
+// bytes), on the host.
+ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& value, SymbolTable& symbols,
+                         void* scalar);
 
 // Checks what the compiled model returned; a mismatch is the exporter's fault, not the caller's.
 void check_output(const ValueSpec& spec, size_t index, const Tensor& tensor, SymbolTable& symbols);

@@ -27,8 +27,8 @@ struct ConvolutionOptions {
 ConvolutionOptions convolution_options(const Tensor& input, IntList stride, IntList padding, IntList dilation,
                                        bool transposed, IntList output_padding, int64_t groups);
 
-// input [N, C_in, spatial], weight [C_out, C_in/groups, kernel] ([C_in, C_out/groups, kernel] if transposed), bias
-// [C_out] or null. The result is channels-last if input or weight is, as torch's is. Throws Failure.
+// input [N, C_in, spatial], weight [C_out, C_in/groups, kernel] ([C_in, C_out/groups, kernel] if transposed),
+// bias [C_out] or null. The result is channels-last if input or weight is, as torch's is. Throws Failure.
 std::unique_ptr<Tensor> host_convolution(const Tensor& input, const Tensor& weight, const Tensor* bias,
                                          const ConvolutionOptions& options);
 

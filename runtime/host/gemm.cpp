@@ -28,7 +28,8 @@ void gemm(const GemmProblem& problem) {
   if (!is_supported(a) || !is_supported(b) || !is_supported(out) || doubles != (b == kFloat64) ||
       doubles != (out == kFloat64) || (problem.beta != 0 && problem.addend.dtype != out)) {
     fail(ErrorCode::NotSupported,
-         "a matrix product of %s and %s into %s is not supported on the host. Export the model in one of float32, "
+         "a matrix product of %s and %s into %s is not supported on the host. Export the model in one of "
+         "float32, "
          "float64, bfloat16, float16.",
          dtype_name(a), dtype_name(b), dtype_name(out));
   }

@@ -3,6 +3,8 @@
 
 namespace etcuda {
 
-void gemm_avx2(const GemmProblem& problem, void* workspace) { gemm_any(problem, workspace); }
+void gemm_avx2(const GemmProblem& problem, void* workspace) {
+  gemm_any(problem, workspace);
+}
 
 }  // namespace etcuda

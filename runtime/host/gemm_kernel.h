@@ -1,8 +1,9 @@
-// The blocked matrix product. Compiled twice, with and without AVX2: everything here has internal linkage and no
-// function of the standard library is instantiated, so that no AVX2 code leaks into the portable build.
+// The blocked matrix product. Compiled twice, with and without AVX2: everything here has internal linkage and
+// no function of the standard library is instantiated, so that no AVX2 code leaks into the portable build.
 //
-// Blocks of B (kKC x kNC) and A (kMC x kKC) are packed into panels as wide as the register tile, converted to the
-// accumulation type; products of one (kMB x kNC) block of the output accumulate in a scratch before the epilogue.
+// Blocks of B (kKC x kNC) and A (kMC x kKC) are packed into panels as wide as the register tile, converted to
+// the accumulation type; products of one (kMB x kNC) block of the output accumulate in a scratch before the
+// epilogue.
 #pragma once
 
 #include <cstdint>
@@ -42,11 +43,19 @@ struct VectorOf<double> {
   typedef double Type __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
 };
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
-inline float widen(float value) { return value; }
-inline double widen(double value) { return value; }
-inline float widen(BFloat16 value) { return static_cast<float>(value); }
+inline float widen(float value) {
+  return value;
+}
+inline double widen(double value) {
+  return value;
+}
+inline float widen(BFloat16 value) {
+  return static_cast<float>(value);
+}
 inline float widen(Float16 value) {
 #if defined(__F16C__)
   return _cvtsh_ss(value.bits);
@@ -62,7 +71,8 @@ inline T narrow(Acc value) {
 
 // panel[k][i] = a[i][k]; rows beyond m are zero.
 template <typename Acc, typename T>
-void pack_rows(Acc* panels, const T* a, int64_t row_stride, int64_t col_stride, int64_t m, int64_t k, int64_t width) {
+void pack_rows(Acc* panels, const T* a, int64_t row_stride, int64_t col_stride, int64_t m, int64_t k,
+               int64_t width) {
   for (int64_t i0 = 0; i0 < m; i0 += width) {
     const int64_t rows = least(width, m - i0);
     Acc* panel = panels + i0 * k;
@@ -129,8 +139,8 @@ void multiply_tile(const Acc* a, const Acc* b, int64_t k, Acc* out, int64_t out_
 }
 
 template <typename Acc, typename T>
-void store_typed(const GemmProblem& problem, const Acc* sum, int64_t stride, int64_t m0, int64_t n0, int64_t m,
-                 int64_t n) {
+void store_typed(const GemmProblem& problem, const Acc* sum, int64_t stride, int64_t m0, int64_t n0,
+                 int64_t m, int64_t n) {
   const auto alpha = static_cast<Acc>(problem.alpha);
   const auto beta = static_cast<Acc>(problem.beta);
   const MatrixView& out = problem.out;
@@ -151,7 +161,8 @@ void store_typed(const GemmProblem& problem, const Acc* sum, int64_t stride, int
 }
 
 template <typename Acc>
-void store(const GemmProblem& problem, const Acc* sum, int64_t stride, int64_t m0, int64_t n0, int64_t m, int64_t n) {
+void store(const GemmProblem& problem, const Acc* sum, int64_t stride, int64_t m0, int64_t n0, int64_t m,
+           int64_t n) {
   if constexpr (sizeof(Acc) == 8) {
     store_typed<double, double>(problem, sum, stride, m0, n0, m, n);
   } else if (problem.out.dtype == kBFloat16) {
@@ -195,7 +206,8 @@ void multiply_few_rows(const GemmProblem& problem, Acc* workspace) {
     if (b.row_stride == 1) {
       for (int64_t j = 0; j < n; ++j) {
         const B* column = weights + (n0 + j) * b.col_stride;
-        for (int64_t i = 0; i < problem.m; ++i) sums[i * kNC + j] = dot(rows + i * problem.k, column, problem.k);
+        for (int64_t i = 0; i < problem.m; ++i)
+          sums[i * kNC + j] = dot(rows + i * problem.k, column, problem.k);
       }
     } else {
       for (int64_t i = 0; i < problem.m * kNC; ++i) sums[i] = 0;
@@ -271,18 +283,25 @@ void multiply(const GemmProblem& problem, void* workspace) {
 template <typename A>
 void multiply_by(const GemmProblem& problem, void* workspace) {
   switch (problem.b.dtype) {
-    case kBFloat16: return multiply<float, A, BFloat16>(problem, workspace);
-    case kFloat16: return multiply<float, A, Float16>(problem, workspace);
-    default: return multiply<float, A, float>(problem, workspace);
+    case kBFloat16:
+      return multiply<float, A, BFloat16>(problem, workspace);
+    case kFloat16:
+      return multiply<float, A, Float16>(problem, workspace);
+    default:
+      return multiply<float, A, float>(problem, workspace);
   }
 }
 
 void gemm_any(const GemmProblem& problem, void* workspace) {
   switch (problem.a.dtype) {
-    case kFloat64: return multiply<double, double, double>(problem, workspace);
-    case kBFloat16: return multiply_by<BFloat16>(problem, workspace);
-    case kFloat16: return multiply_by<Float16>(problem, workspace);
-    default: return multiply_by<float>(problem, workspace);
+    case kFloat64:
+      return multiply<double, double, double>(problem, workspace);
+    case kBFloat16:
+      return multiply_by<BFloat16>(problem, workspace);
+    case kFloat16:
+      return multiply_by<Float16>(problem, workspace);
+    default:
+      return multiply_by<float>(problem, workspace);
   }
 }
 

@@ -56,8 +56,8 @@ void for_each_row(const Loop& loop, char* destination, const char* source, int64
       destination_offset += index[i] * loop.destination[i];
       source_offset += index[i] * loop.source[i];
     }
-    row(destination + destination_offset * destination_size, source + source_offset * source_size, loop.sizes[inner],
-        loop.destination[inner], loop.source[inner]);
+    row(destination + destination_offset * destination_size, source + source_offset * source_size,
+        loop.sizes[inner], loop.destination[inner], loop.source[inner]);
     for (int i = inner; i-- > 0;) {
       if (++index[i] < loop.sizes[i]) break;
       index[i] = 0;
@@ -66,7 +66,8 @@ void for_each_row(const Loop& loop, char* destination, const char* source, int64
 }
 
 template <typename T>
-void copy_row(char* destination, const char* source, int64_t n, int64_t destination_stride, int64_t source_stride) {
+void copy_row(char* destination, const char* source, int64_t n, int64_t destination_stride,
+              int64_t source_stride) {
   if (destination_stride == 1 && source_stride == 1) {
     std::memmove(destination, source, static_cast<size_t>(n) * sizeof(T));
     return;
@@ -116,7 +117,8 @@ bool is_integral(DType dtype) {
 int64_t read_integer(const void* source, DType dtype) {
   int64_t value = 0;
   switch (dtype) {
-    case kInt8: return static_cast<const int8_t*>(source)[0];
+    case kInt8:
+      return static_cast<const int8_t*>(source)[0];
     case kInt16: {
       int16_t narrow;
       std::memcpy(&narrow, source, 2);
@@ -136,13 +138,19 @@ int64_t read_integer(const void* source, DType dtype) {
 
 double read_real(const void* source, DType dtype) {
   switch (dtype) {
-    case kFloat16: return as_double<Float16>(source);
-    case kBFloat16: return as_double<BFloat16>(source);
-    case kFloat32: return as_double<float>(source);
-    case kFloat64: return as_double<double>(source);
-    default: break;
+    case kFloat16:
+      return as_double<Float16>(source);
+    case kBFloat16:
+      return as_double<BFloat16>(source);
+    case kFloat32:
+      return as_double<float>(source);
+    case kFloat64:
+      return as_double<double>(source);
+    default:
+      break;
   }
-  fail(ErrorCode::NotSupported, "a value of dtype %s cannot be converted to another dtype.", dtype_name(dtype));
+  fail(ErrorCode::NotSupported, "a value of dtype %s cannot be converted to another dtype.",
+       dtype_name(dtype));
 }
 
 // The cast of a value outside the target's range is undefined in C++; saturate instead.
@@ -180,7 +188,8 @@ void convert_scalar(void* destination, DType destination_dtype, const void* sour
   }
 }
 
-void strided_copy(int64_t rank, const int64_t* sizes, const StridedView& destination, const StridedView& source) {
+void strided_copy(int64_t rank, const int64_t* sizes, const StridedView& destination,
+                  const StridedView& source) {
   for (int64_t i = 0; i < rank; ++i) {
     if (sizes[i] == 0) return;
   }
@@ -200,11 +209,16 @@ void strided_copy(int64_t rank, const int64_t* sizes, const StridedView& destina
     return;
   }
   switch (destination_size) {
-    case 1: return for_each_row(loop, to, from, 1, 1, copy_row<uint8_t>);
-    case 2: return for_each_row(loop, to, from, 2, 2, copy_row<uint16_t>);
-    case 4: return for_each_row(loop, to, from, 4, 4, copy_row<uint32_t>);
-    case 8: return for_each_row(loop, to, from, 8, 8, copy_row<uint64_t>);
-    default: return for_each_row(loop, to, from, 16, 16, copy_row<Bytes16>);
+    case 1:
+      return for_each_row(loop, to, from, 1, 1, copy_row<uint8_t>);
+    case 2:
+      return for_each_row(loop, to, from, 2, 2, copy_row<uint16_t>);
+    case 4:
+      return for_each_row(loop, to, from, 4, 4, copy_row<uint32_t>);
+    case 8:
+      return for_each_row(loop, to, from, 8, 8, copy_row<uint64_t>);
+    default:
+      return for_each_row(loop, to, from, 16, 16, copy_row<Bytes16>);
   }
 }
 

@@ -20,7 +20,9 @@ namespace {
 
 constexpr unsigned kImageAbi = 1;
 
-std::string descriptor_path(int file) { return format("/proc/self/fd/%d", file); }
+std::string descriptor_path(int file) {
+  return format("/proc/self/fd/%d", file);
+}
 
 // A memory file that may be executed. Kernels before 6.3 do not know the flag that says so.
 int open_memory_file() {
@@ -34,8 +36,8 @@ void write_all(int file, const uint8_t* data, size_t nbytes) {
     const ssize_t written = write(file, data, nbytes);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
-      fail(ErrorCode::MemoryAllocationFailed, "a code image of %zu bytes could not be written to memory: %s.", nbytes,
-           std::strerror(errno));
+      fail(ErrorCode::MemoryAllocationFailed, "a code image of %zu bytes could not be written to memory: %s.",
+           nbytes, std::strerror(errno));
     }
     data += written;
     nbytes -= static_cast<size_t>(written);
@@ -61,10 +63,13 @@ CodeImage::CodeImage(const ImageSpec& spec) : target_(spec.target) {
   }
 }
 
-CodeImage::~CodeImage() { unmap(); }
+CodeImage::~CodeImage() {
+  unmap();
+}
 
 void CodeImage::unmap() noexcept {
-  if (handle_ != nullptr && dlclose(handle_) != 0) report_error(format("a code image was not unmapped: %s", dlerror()));
+  if (handle_ != nullptr && dlclose(handle_) != 0)
+    report_error(format("a code image was not unmapped: %s", dlerror()));
   if (file_ >= 0) close(file_);
   handle_ = nullptr;
   file_ = -1;
@@ -77,8 +82,8 @@ void CodeImage::map(const ImageSpec& spec) {
          std::strerror(errno));
   }
   write_all(file_, spec.data, spec.nbytes);
-  // The loader knows a library by its path. The descriptor stays open so that no later image gets the same number;
-  // a library that could not be unloaded may still hold an earlier one.
+  // The loader knows a library by its path. The descriptor stays open so that no later image gets the same
+  // number; a library that could not be unloaded may still hold an earlier one.
   while (void* other = dlopen(descriptor_path(file_).c_str(), RTLD_NOLOAD | RTLD_NOW | RTLD_LOCAL)) {
     dlclose(other);
     const int next = fcntl(file_, F_DUPFD_CLOEXEC, file_ + 1);
@@ -90,7 +95,8 @@ void CodeImage::map(const ImageSpec& spec) {
   if (handle_ == nullptr) {
     const char* error = dlerror();
     fail(ErrorCode::DelegateInvalidCompatibility,
-         "the code image for %s could not be loaded: %s. It needs glibc 2.34 and libstdc++ of GCC 12 or newer.",
+         "the code image for %s could not be loaded: %s. It needs glibc 2.34 and libstdc++ of GCC 12 or "
+         "newer.",
          target_.c_str(), error == nullptr ? "unknown reason" : error);
   }
 }
@@ -99,7 +105,8 @@ void* CodeImage::symbol(const char* name) const {
   void* address = dlsym(handle_, name);
   if (address == nullptr) {
     fail(ErrorCode::DelegateInvalidCompatibility,
-         "the code image for %s has no symbol %s. It was not made by etcuda's exporter: export the model again.",
+         "the code image for %s has no symbol %s. It was not made by etcuda's exporter: export the model "
+         "again.",
          target_.c_str(), name);
   }
   return address;
@@ -109,7 +116,8 @@ void CodeImage::bind_imports() {
   const unsigned abi = *static_cast<const unsigned*>(symbol("etcuda_image_abi"));
   if (abi != kImageAbi) {
     fail(ErrorCode::DelegateInvalidCompatibility,
-         "the code image for %s has ABI %u, this runtime has %u. Export the model with the etcuda version that is "
+         "the code image for %s has ABI %u, this runtime has %u. Export the model with the etcuda version "
+         "that is "
          "installed here.",
          target_.c_str(), abi, kImageAbi);
   }
@@ -122,7 +130,8 @@ void CodeImage::bind_imports() {
   }
   if (!missing.empty()) {
     fail(ErrorCode::DelegateInvalidCompatibility,
-         "the code image for %s needs functions that this runtime does not have: %s. Export the model with the "
+         "the code image for %s needs functions that this runtime does not have: %s. Export the model with "
+         "the "
          "etcuda version that is installed here.",
          target_.c_str(), missing.c_str());
   }

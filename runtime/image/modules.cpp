@@ -11,7 +11,9 @@ ModuleList*& ModuleList::current() {
   return list;
 }
 
-void ModuleList::add(CUmodule module) { modules_.push_back({module, current_cuda().device}); }
+void ModuleList::add(CUmodule module) {
+  modules_.push_back({module, current_cuda().device});
+}
 
 void ModuleList::remove(CUmodule module) {
   modules_.erase(std::remove_if(modules_.begin(), modules_.end(),
@@ -24,7 +26,8 @@ ModuleList::~ModuleList() {
     Driver* driver = Driver::get();
     CUresult result = driver->cuCtxSetCurrent(driver->device(entry.device).context);
     if (result == kCudaSuccess) result = driver->cuModuleUnload(entry.module);
-    if (result != kCudaSuccess) report_error("unloading a CUDA module failed with " + driver->describe(result));
+    if (result != kCudaSuccess)
+      report_error("unloading a CUDA module failed with " + driver->describe(result));
   }
 }
 

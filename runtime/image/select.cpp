@@ -25,7 +25,8 @@ int rank_for_gpu(const ImageSpec& image, int capability) {
   if (image.code_kind == CodeKind::kPtx) {
     return image.compute_capability <= capability ? 1 + image.compute_capability : 0;
   }
-  const bool runs = image.compute_capability / 10 == capability / 10 && image.compute_capability <= capability;
+  const bool runs =
+      image.compute_capability / 10 == capability / 10 && image.compute_capability <= capability;
   // Machine code of the same major version beats PTX, a closer minor version beats a farther one.
   return runs ? 100000 + image.compute_capability : 0;
 }
@@ -62,8 +63,9 @@ MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device) 
     return machine;
   }
   if (cuda_device < 0 || cuda_device >= driver->device_count()) {
-    fail(ErrorCode::InvalidArgument, "CUDA device %d does not exist: this machine has %d. Choose one of those.",
-         cuda_device, driver->device_count());
+    fail(ErrorCode::InvalidArgument,
+         "CUDA device %d does not exist: this machine has %d. Choose one of those.", cuda_device,
+         driver->device_count());
   }
   machine.has_gpu = true;
   machine.capability = driver->device(cuda_device).capability;
@@ -81,7 +83,8 @@ const ImageSpec& select_image(const std::vector<ImageSpec>& images, const Machin
       lacking = &image;
       continue;
     }
-    const int rank = image.device == kHost ? 1 : (machine.has_gpu ? rank_for_gpu(image, machine.capability) : 0);
+    const int rank =
+        image.device == kHost ? 1 : (machine.has_gpu ? rank_for_gpu(image, machine.capability) : 0);
     if (rank > best_rank) {
       best_rank = rank;
       best = &image;
@@ -91,13 +94,15 @@ const ImageSpec& select_image(const std::vector<ImageSpec>& images, const Machin
   const std::string targets = list_targets(images);
   if (lacking != nullptr) {
     fail(ErrorCode::NotSupported,
-         "this model's code needs a processor of level %s, which this one is not. It is compiled for: %s. Export "
+         "this model's code needs a processor of level %s, which this one is not. It is compiled for: %s. "
+         "Export "
          "it with a lower host_isa, or run it on a newer processor.",
          lacking->isa.c_str(), targets.c_str());
   }
   if (!machine.has_gpu) {
     fail(ErrorCode::NotSupported,
-         "this model is compiled for %s and there is no usable GPU: %s. Run it on a machine with a GPU and its "
+         "this model is compiled for %s and there is no usable GPU: %s. Run it on a machine with a GPU and "
+         "its "
          "driver, or export it with target=\"host\".",
          targets.c_str(), machine.no_gpu_reason.c_str());
   }

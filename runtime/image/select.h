@@ -7,7 +7,7 @@ namespace etcuda {
 
 struct MachineSpec {
   bool has_gpu = false;
-  int capability = 0;           // of the GPU
+  int capability = 0;  // of the GPU
   std::string gpu_name;
   std::string no_gpu_reason;
 };

@@ -16,7 +16,8 @@ namespace etcuda {
 
 size_t CachingAllocator::round_up(size_t nbytes) const {
 #if ETCUDA_CACHING
-  // Steps of an eighth of the power of two below, so that nearby sizes share a class and at most 12.5% is lost.
+  // Steps of an eighth of the power of two below, so that nearby sizes share a class and at most 12.5% is
+  // lost.
   size_t step = granularity_;
   const size_t power = size_t{1} << (63 - __builtin_clzll(nbytes));
   step = std::max(step, power / 8);
@@ -52,8 +53,8 @@ void* CachingAllocator::reserve(size_t nbytes) {
 Block CachingAllocator::allocate(size_t nbytes, StreamOrder* stream) {
   if (nbytes == 0) return {};
   if (nbytes > SIZE_MAX / 2) {
-    fail(ErrorCode::MemoryAllocationFailed, "cannot allocate %zu bytes on %s: the size is not sensible.", nbytes,
-         where());
+    fail(ErrorCode::MemoryAllocationFailed, "cannot allocate %zu bytes on %s: the size is not sensible.",
+         nbytes, where());
   }
   const size_t rounded = round_up(nbytes);
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -66,7 +67,8 @@ Block CachingAllocator::allocate(size_t nbytes, StreamOrder* stream) {
     }
     if (data == nullptr) {
       fail(ErrorCode::MemoryAllocationFailed,
-           "out of memory on %s: %zu bytes wanted, %" PRIu64 " in use by etcuda, limit %s. Use smaller inputs, "
+           "out of memory on %s: %zu bytes wanted, %" PRIu64
+           " in use by etcuda, limit %s. Use smaller inputs, "
            "unload other models, or free memory held by other programs.",
            where(), rounded, stats_.allocated, limit_ == 0 ? "none" : std::to_string(limit_).c_str());
     }

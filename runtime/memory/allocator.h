@@ -1,4 +1,5 @@
-// A caching allocator: freed blocks are kept by size and handed out again without a call to the system or the driver.
+// A caching allocator: freed blocks are kept by size and handed out again without a call to the system or the
+// driver.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@ struct StreamOrder {
 
 struct Block {
   void* data = nullptr;
-  size_t nbytes = 0;               // as reserved
+  size_t nbytes = 0;              // as reserved
   StreamOrder* stream = nullptr;  // null: idle whenever it is freed
 };
 
@@ -37,7 +38,8 @@ class CachingAllocator {
   CachingAllocator(const CachingAllocator&) = delete;
   CachingAllocator& operator=(const CachingAllocator&) = delete;
 
-  // Throws Failure(MemoryAllocationFailed) after the cache was emptied in vain. nbytes == 0 gives an empty block.
+  // Throws Failure(MemoryAllocationFailed) after the cache was emptied in vain. nbytes == 0 gives an empty
+  // block.
   Block allocate(size_t nbytes, StreamOrder* stream = nullptr);
   void deallocate(const Block& block) noexcept;
   // The stream is going away; it has been synchronised.
@@ -77,6 +79,7 @@ CachingAllocator& host_allocator();
 CachingAllocator& pinned_allocator();
 CachingAllocator& cuda_allocator(int device);
 // Runs `visit(device_type, device, allocator)` for every allocator made so far.
-void for_each_allocator(void (*visit)(int device_type, int device, CachingAllocator&, void* argument), void* argument);
+void for_each_allocator(void (*visit)(int device_type, int device, CachingAllocator&, void* argument),
+                        void* argument);
 
 }  // namespace etcuda

@@ -38,7 +38,8 @@ CachingAllocator& allocator_for(DeviceType type, int index) {
 }  // namespace
 
 StoragePtr allocate_storage(size_t nbytes, DeviceType type, int index) {
-  return allocate_from(allocator_for(type, index), nbytes, type, index, type == kCuda ? current_order() : nullptr);
+  return allocate_from(allocator_for(type, index), nbytes, type, index,
+                       type == kCuda ? current_order() : nullptr);
 }
 
 StoragePtr allocate_persistent_storage(size_t nbytes, DeviceType type, int index) {
@@ -97,10 +98,12 @@ void fill_layout(Tensor& tensor, int64_t rank, const int64_t* sizes, const int64
 
 // Bytes up to the end of the view, from the start of its storage.
 size_t bytes_needed(const Tensor& tensor) {
-  const auto extent = view_extent(tensor.sizes.data(), tensor.strides.data(), static_cast<size_t>(tensor.rank));
+  const auto extent =
+      view_extent(tensor.sizes.data(), tensor.strides.data(), static_cast<size_t>(tensor.rank));
   if (extent && *extent == 0) return 0;
   const auto end = extent ? checked_add(*extent, tensor.offset) : std::nullopt;
-  const auto nbytes = end ? checked_multiply(*end, static_cast<int64_t>(dtype_size(tensor.dtype))) : std::nullopt;
+  const auto nbytes =
+      end ? checked_multiply(*end, static_cast<int64_t>(dtype_size(tensor.dtype))) : std::nullopt;
   if (!nbytes || tensor.offset < 0) {
     fail(ErrorCode::InvalidArgument, "a tensor of shape %s is too large for this machine.",
          describe_shape(tensor.rank, tensor.sizes.data()).c_str());
@@ -110,8 +113,8 @@ size_t bytes_needed(const Tensor& tensor) {
 
 }  // namespace
 
-std::unique_ptr<Tensor> make_view(StoragePtr storage, int64_t rank, const int64_t* sizes, const int64_t* strides,
-                                  int64_t offset, int32_t dtype) {
+std::unique_ptr<Tensor> make_view(StoragePtr storage, int64_t rank, const int64_t* sizes,
+                                  const int64_t* strides, int64_t offset, int32_t dtype) {
   auto tensor = std::make_unique<Tensor>();
   fill_layout(*tensor, rank, sizes, strides, offset, dtype);
   const size_t needed = bytes_needed(*tensor);

@@ -62,8 +62,8 @@ struct Tensor {
 };
 
 // Throws Failure(InvalidArgument) on a rank, size, stride or dtype that is not possible, or an overflow.
-std::unique_ptr<Tensor> make_view(StoragePtr storage, int64_t rank, const int64_t* sizes, const int64_t* strides,
-                                  int64_t offset, int32_t dtype);
+std::unique_ptr<Tensor> make_view(StoragePtr storage, int64_t rank, const int64_t* sizes,
+                                  const int64_t* strides, int64_t offset, int32_t dtype);
 std::unique_ptr<Tensor> make_empty(int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                    int32_t device_type, int32_t device_index, bool pinned = false);
 std::string describe_shape(int64_t rank, const int64_t* sizes);

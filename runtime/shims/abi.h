@@ -1,4 +1,5 @@
-// The C ABI between code images and this runtime: AOTInductor's shim functions, as torch 2.11 to 2.14 call them.
+// The C ABI between code images and this runtime: AOTInductor's shim functions, as torch 2.11 to 2.14 call
+// them.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,8 @@ namespace etcuda {
 namespace {
 
 std::unique_ptr<Tensor> clone_with(const Tensor& self, const int64_t* strides) {
-  auto copy = make_empty(self.rank, self.sizes.data(), strides, self.dtype, self.device_type(), self.device_index());
+  auto copy =
+      make_empty(self.rank, self.sizes.data(), strides, self.dtype, self.device_type(), self.device_index());
   copy_tensor(*copy, self);
   return copy;
 }
@@ -31,8 +32,8 @@ AotiError clone(TensorHandle self, TensorHandle* result) {
 // Copies the whole span, so that elements which overlap or lie between keep their place too.
 AotiError clone_preserve_strides(TensorHandle self, TensorHandle* result) {
   return guarded([&] {
-    auto copy = make_empty(self->rank, self->sizes.data(), self->strides.data(), self->dtype, self->device_type(),
-                           self->device_index());
+    auto copy = make_empty(self->rank, self->sizes.data(), self->strides.data(), self->dtype,
+                           self->device_type(), self->device_index());
     copy_bytes(copy->data(), copy->device_type(), self->data(), self->device_type(),
                static_cast<size_t>(self->extent()) * dtype_size(self->dtype));
     *result = copy.release();
@@ -58,7 +59,8 @@ AotiError zero(TensorHandle self) {
       copy_tensor(*self, *value);
       return;
     }
-    zero_bytes(self->data(), self->device_type(), static_cast<size_t>(self->numel()) * dtype_size(self->dtype));
+    zero_bytes(self->data(), self->device_type(),
+               static_cast<size_t>(self->numel()) * dtype_size(self->dtype));
   });
 }
 
@@ -66,10 +68,8 @@ AotiError zero(TensorHandle self) {
 
 ShimList copy_shims() {
   static const Shim shims[] = {
-      shim("aoti_torch_clone", clone),
-      shim("aoti_torch_clone_preserve_strides", clone_preserve_strides),
-      shim("aoti_torch_copy_", copy),
-      shim("aoti_torch_tensor_copy_", tensor_copy),
+      shim("aoti_torch_clone", clone), shim("aoti_torch_clone_preserve_strides", clone_preserve_strides),
+      shim("aoti_torch_copy_", copy),  shim("aoti_torch_tensor_copy_", tensor_copy),
       shim("aoti_torch_zero_", zero),
   };
   return shim_list(shims);

@@ -41,12 +41,12 @@ CUresult func_set_cache_config(CUfunction function, int config) {
                      [&](Driver& driver) { return driver.cuFuncSetCacheConfig(function, config); });
 }
 
-CUresult launch_kernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                       unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** arguments,
-                       void** extra) {
+CUresult launch_kernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                       unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                       CUstream stream, void** arguments, void** extra) {
   return cuda_status("cuLaunchKernel", [&](Driver& driver) {
-    return driver.cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream,
-                                 arguments, extra);
+    return driver.cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
+                                 stream, arguments, extra);
   });
 }
 
@@ -58,12 +58,13 @@ CUresult launch_kernel_ex(const void* config, CUfunction function, void** argume
 }
 
 CUresult tensor_map_encode_tiled(void* map, int dtype, uint32_t rank, void* data, const uint64_t* sizes,
-                                 const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides,
-                                 int interleave, int swizzle, int promotion, int fill) {
+                                 const uint64_t* strides, const uint32_t* box,
+                                 const uint32_t* element_strides, int interleave, int swizzle, int promotion,
+                                 int fill) {
   return cuda_status("cuTensorMapEncodeTiled", [&](Driver& driver) {
     if (driver.cuTensorMapEncodeTiled == nullptr) return kCudaNotSupported;
-    return driver.cuTensorMapEncodeTiled(map, dtype, rank, data, sizes, strides, box, element_strides, interleave,
-                                         swizzle, promotion, fill);
+    return driver.cuTensorMapEncodeTiled(map, dtype, rank, data, sizes, strides, box, element_strides,
+                                         interleave, swizzle, promotion, fill);
   });
 }
 
@@ -82,7 +83,8 @@ CUresult ctx_synchronize() {
 }
 
 CUresult stream_synchronize(CUstream stream) {
-  return cuda_status("cuStreamSynchronize", [&](Driver& driver) { return driver.cuStreamSynchronize(stream); });
+  return cuda_status("cuStreamSynchronize",
+                     [&](Driver& driver) { return driver.cuStreamSynchronize(stream); });
 }
 
 CUresult memset_d8_async(CUdeviceptr data, unsigned char value, size_t nbytes, CUstream stream) {

@@ -5,18 +5,23 @@
 namespace etcuda {
 namespace {
 
-AotiError matmul(const char* name, TensorHandle out, TensorHandle addend, TensorHandle a, TensorHandle b, double beta,
-                 double alpha) {
+AotiError matmul(const char* name, TensorHandle out, TensorHandle addend, TensorHandle a, TensorHandle b,
+                 double beta, double alpha) {
   return guarded([&] { cuda_matmul(name, matmul_arguments(name, *out, addend, *a, *b, beta, alpha)); });
 }
 
-AotiError mm_out(TensorHandle out, TensorHandle a, TensorHandle b) { return matmul("mm", out, nullptr, a, b, 0, 1); }
+AotiError mm_out(TensorHandle out, TensorHandle a, TensorHandle b) {
+  return matmul("mm", out, nullptr, a, b, 0, 1);
+}
 
-AotiError addmm_out(TensorHandle out, TensorHandle self, TensorHandle a, TensorHandle b, double beta, double alpha) {
+AotiError addmm_out(TensorHandle out, TensorHandle self, TensorHandle a, TensorHandle b, double beta,
+                    double alpha) {
   return matmul("addmm", out, self, a, b, beta, alpha);
 }
 
-AotiError bmm_out(TensorHandle out, TensorHandle a, TensorHandle b) { return matmul("bmm", out, nullptr, a, b, 0, 1); }
+AotiError bmm_out(TensorHandle out, TensorHandle a, TensorHandle b) {
+  return matmul("bmm", out, nullptr, a, b, 0, 1);
+}
 
 AotiError baddbmm_out(TensorHandle out, TensorHandle self, TensorHandle a, TensorHandle b, double beta,
                       double alpha) {

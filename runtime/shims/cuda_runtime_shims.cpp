@@ -14,7 +14,9 @@ CUresult runtime_call(const char* name, const Call& call) noexcept {
   return result;
 }
 
-CUdeviceptr address(const void* pointer) { return reinterpret_cast<CUdeviceptr>(pointer); }
+CUdeviceptr address(const void* pointer) {
+  return reinterpret_cast<CUdeviceptr>(pointer);
+}
 
 CUresult get_last_error() {
   const CUresult result = last_error;
@@ -22,7 +24,9 @@ CUresult get_last_error() {
   return result;
 }
 
-CUresult peek_at_last_error() { return last_error; }
+CUresult peek_at_last_error() {
+  return last_error;
+}
 
 const char* error_text(CUresult error, bool name) {
   if (error == kCudaSuccess) return "no error";
@@ -32,8 +36,12 @@ const char* error_text(CUresult error, bool name) {
   return text == nullptr ? "unknown CUDA error" : text;
 }
 
-const char* get_error_string(CUresult error) { return error_text(error, false); }
-const char* get_error_name(CUresult error) { return error_text(error, true); }
+const char* get_error_string(CUresult error) {
+  return error_text(error, false);
+}
+const char* get_error_name(CUresult error) {
+  return error_text(error, true);
+}
 
 CUresult cuda_malloc(void** result, size_t nbytes) {
   return runtime_call("cudaMalloc", [&](Driver& driver) {
@@ -52,7 +60,8 @@ CUresult cuda_free(void* data) {
 
 CUresult memcpy_async(void* destination, const void* source, size_t nbytes, int, CUstream stream) {
   return runtime_call("cudaMemcpyAsync", [&](Driver& driver) {
-    return nbytes == 0 ? kCudaSuccess : driver.cuMemcpyAsync(address(destination), address(source), nbytes, stream);
+    return nbytes == 0 ? kCudaSuccess
+                       : driver.cuMemcpyAsync(address(destination), address(source), nbytes, stream);
   });
 }
 
@@ -68,8 +77,9 @@ CUresult memcpy_sync(void* destination, const void* source, size_t nbytes, int) 
 
 CUresult memset_async(void* data, int value, size_t nbytes, CUstream stream) {
   return runtime_call("cudaMemsetAsync", [&](Driver& driver) {
-    return nbytes == 0 ? kCudaSuccess
-                       : driver.cuMemsetD8Async(address(data), static_cast<unsigned char>(value), nbytes, stream);
+    return nbytes == 0
+               ? kCudaSuccess
+               : driver.cuMemsetD8Async(address(data), static_cast<unsigned char>(value), nbytes, stream);
   });
 }
 
@@ -112,10 +122,13 @@ CUresult device_synchronize() {
 }
 
 CUresult event_create_with_flags(CUevent* event, unsigned flags) {
-  return runtime_call("cudaEventCreateWithFlags", [&](Driver& driver) { return driver.cuEventCreate(event, flags); });
+  return runtime_call("cudaEventCreateWithFlags",
+                      [&](Driver& driver) { return driver.cuEventCreate(event, flags); });
 }
 
-CUresult event_create(CUevent* event) { return event_create_with_flags(event, 0); }
+CUresult event_create(CUevent* event) {
+  return event_create_with_flags(event, 0);
+}
 
 CUresult event_destroy(CUevent event) {
   return runtime_call("cudaEventDestroy", [&](Driver& driver) { return driver.cuEventDestroy_v2(event); });
@@ -130,7 +143,8 @@ CUresult event_record(CUevent event, CUstream stream) {
 }
 
 CUresult event_synchronize(CUevent event) {
-  return runtime_call("cudaEventSynchronize", [&](Driver& driver) { return driver.cuEventSynchronize(event); });
+  return runtime_call("cudaEventSynchronize",
+                      [&](Driver& driver) { return driver.cuEventSynchronize(event); });
 }
 
 CUresult stream_create_with_flags(CUstream* stream, unsigned flags) {
@@ -143,7 +157,8 @@ CUresult stream_destroy(CUstream stream) {
 }
 
 CUresult stream_synchronize(CUstream stream) {
-  return runtime_call("cudaStreamSynchronize", [&](Driver& driver) { return driver.cuStreamSynchronize(stream); });
+  return runtime_call("cudaStreamSynchronize",
+                      [&](Driver& driver) { return driver.cuStreamSynchronize(stream); });
 }
 
 CUresult stream_wait_event(CUstream stream, CUevent event, unsigned flags) {
@@ -167,7 +182,8 @@ CUresult pointer_get_attributes(PointerAttributes* attributes, const void* point
     auto* target = const_cast<void*>(pointer);
     *attributes = {0, -1, nullptr, target};
     // Memory that the driver does not know is plain host memory, not an error.
-    if (driver.cuPointerGetAttribute(&type, kPointerMemoryType, address(pointer)) != kCudaSuccess) return kCudaSuccess;
+    if (driver.cuPointerGetAttribute(&type, kPointerMemoryType, address(pointer)) != kCudaSuccess)
+      return kCudaSuccess;
     driver.cuPointerGetAttribute(&managed, kPointerIsManaged, address(pointer));
     driver.cuPointerGetAttribute(&device, kPointerDeviceOrdinal, address(pointer));
     const bool on_host = type == kMemoryTypeHost;

@@ -95,7 +95,8 @@ AotiError raw_delete(void* data) {
     {
       const std::lock_guard<std::mutex> lock(all.mutex);
       const auto it = all.blocks.find(data);
-      if (it == all.blocks.end()) fail(ErrorCode::InvalidArgument, "device memory is freed that was not allocated.");
+      if (it == all.blocks.end())
+        fail(ErrorCode::InvalidArgument, "device memory is freed that was not allocated.");
       found = it->second;
       all.blocks.erase(it);
     }

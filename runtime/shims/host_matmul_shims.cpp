@@ -13,8 +13,8 @@ MatrixView matrix_at(const BatchedMatrix& matrix, int64_t index) {
   return {data, matrix.dtype, matrix.row_stride, matrix.col_stride};
 }
 
-AotiError matmul(const char* name, TensorHandle out, TensorHandle addend, TensorHandle a, TensorHandle b, double beta,
-                 double alpha) {
+AotiError matmul(const char* name, TensorHandle out, TensorHandle addend, TensorHandle a, TensorHandle b,
+                 double beta, double alpha) {
   return guarded([&] {
     const MatmulArguments all = matmul_arguments(name, *out, addend, *a, *b, beta, alpha);
     for (int64_t i = 0; i < all.batch; ++i) {
@@ -24,13 +24,18 @@ AotiError matmul(const char* name, TensorHandle out, TensorHandle addend, Tensor
   });
 }
 
-AotiError mm_out(TensorHandle out, TensorHandle a, TensorHandle b) { return matmul("mm", out, nullptr, a, b, 0, 1); }
+AotiError mm_out(TensorHandle out, TensorHandle a, TensorHandle b) {
+  return matmul("mm", out, nullptr, a, b, 0, 1);
+}
 
-AotiError addmm_out(TensorHandle out, TensorHandle self, TensorHandle a, TensorHandle b, double beta, double alpha) {
+AotiError addmm_out(TensorHandle out, TensorHandle self, TensorHandle a, TensorHandle b, double beta,
+                    double alpha) {
   return matmul("addmm", out, self, a, b, beta, alpha);
 }
 
-AotiError bmm_out(TensorHandle out, TensorHandle a, TensorHandle b) { return matmul("bmm", out, nullptr, a, b, 0, 1); }
+AotiError bmm_out(TensorHandle out, TensorHandle a, TensorHandle b) {
+  return matmul("bmm", out, nullptr, a, b, 0, 1);
+}
 
 AotiError baddbmm_out(TensorHandle out, TensorHandle self, TensorHandle a, TensorHandle b, double beta,
                       double alpha) {
@@ -38,13 +43,14 @@ AotiError baddbmm_out(TensorHandle out, TensorHandle self, TensorHandle a, Tenso
 }
 
 AotiError convolution(TensorHandle input, TensorHandle weight, TensorHandle* bias, const int64_t* stride,
-                      int64_t stride_size, const int64_t* padding, int64_t padding_size, const int64_t* dilation,
-                      int64_t dilation_size, int32_t transposed, const int64_t* output_padding,
-                      int64_t output_padding_size, int64_t groups, TensorHandle* result) {
+                      int64_t stride_size, const int64_t* padding, int64_t padding_size,
+                      const int64_t* dilation, int64_t dilation_size, int32_t transposed,
+                      const int64_t* output_padding, int64_t output_padding_size, int64_t groups,
+                      TensorHandle* result) {
   return guarded([&] {
-    const ConvolutionOptions options = convolution_options(
-        *input, {stride, stride_size}, {padding, padding_size}, {dilation, dilation_size}, transposed != 0,
-        {output_padding, output_padding_size}, groups);
+    const ConvolutionOptions options =
+        convolution_options(*input, {stride, stride_size}, {padding, padding_size}, {dilation, dilation_size},
+                            transposed != 0, {output_padding, output_padding_size}, groups);
     *result = host_convolution(*input, *weight, bias == nullptr ? nullptr : *bias, options).release();
   });
 }
@@ -53,10 +59,8 @@ AotiError convolution(TensorHandle input, TensorHandle weight, TensorHandle* bia
 
 ShimList host_matmul_shims() {
   static const Shim shims[] = {
-      shim("aoti_torch_cpu_mm_out", mm_out),
-      shim("aoti_torch_cpu_addmm_out", addmm_out),
-      shim("aoti_torch_cpu_bmm_out", bmm_out),
-      shim("aoti_torch_cpu_baddbmm_out", baddbmm_out),
+      shim("aoti_torch_cpu_mm_out", mm_out),           shim("aoti_torch_cpu_addmm_out", addmm_out),
+      shim("aoti_torch_cpu_bmm_out", bmm_out),         shim("aoti_torch_cpu_baddbmm_out", baddbmm_out),
       shim("aoti_torch_cpu_convolution", convolution),
   };
   return shim_list(shims);

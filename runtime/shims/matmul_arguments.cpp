@@ -5,7 +5,9 @@
 namespace etcuda {
 namespace {
 
-std::string shape(const Tensor& tensor) { return describe_shape(tensor.rank, tensor.sizes.data()); }
+std::string shape(const Tensor& tensor) {
+  return describe_shape(tensor.rank, tensor.sizes.data());
+}
 
 BatchedMatrix matrix(const Tensor& tensor) {
   const auto last = static_cast<size_t>(tensor.rank - 1);

@@ -10,14 +10,16 @@
 namespace etcuda {
 namespace {
 
-bool less(const Shim& a, const Shim& b) { return std::strcmp(a.name, b.name) < 0; }
+bool less(const Shim& a, const Shim& b) {
+  return std::strcmp(a.name, b.name) < 0;
+}
 
 const std::vector<Shim>& table() {
   static const auto* shims = [] {
     auto* all = new std::vector<Shim>();
-    for (const ShimList& list : {tensor_shims(), view_shims(), copy_shims(), scalar_shims(), process_shims(),
-                                 host_matmul_shims(), cuda_stream_shims(), cuda_matmul_shims(), cuda_runtime_shims(),
-                                 cuda_driver_shims()}) {
+    for (const ShimList& list :
+         {tensor_shims(), view_shims(), copy_shims(), scalar_shims(), process_shims(), host_matmul_shims(),
+          cuda_stream_shims(), cuda_matmul_shims(), cuda_runtime_shims(), cuda_driver_shims()}) {
       all->insert(all->end(), list.shims, list.shims + list.count);
     }
     std::sort(all->begin(), all->end(), less);

@@ -10,7 +10,8 @@ thread_local bool lending = false;
 
 AotiError empty_strided(int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                         int32_t device_type, int32_t device_index, TensorHandle* result) {
-  return guarded([&] { *result = make_empty(rank, sizes, strides, dtype, device_type, device_index).release(); });
+  return guarded(
+      [&] { *result = make_empty(rank, sizes, strides, dtype, device_type, device_index).release(); });
 }
 
 AotiError empty_strided_pinned(int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype,
@@ -19,8 +20,9 @@ AotiError empty_strided_pinned(int64_t rank, const int64_t* sizes, const int64_t
       [&] { *result = make_empty(rank, sizes, strides, dtype, device_type, device_index, true).release(); });
 }
 
-AotiError create_from_blob(void* data, int64_t rank, const int64_t* sizes, const int64_t* strides, int64_t offset,
-                           int32_t dtype, int32_t device_type, int32_t device_index, TensorHandle* result) {
+AotiError create_from_blob(void* data, int64_t rank, const int64_t* sizes, const int64_t* strides,
+                           int64_t offset, int32_t dtype, int32_t device_type, int32_t device_index,
+                           TensorHandle* result) {
   return guarded([&] {
     if (data == nullptr) {
       *result = make_empty(rank, sizes, strides, dtype, device_type, device_index).release();
@@ -37,9 +39,9 @@ AotiError create_from_blob(void* data, int64_t rank, const int64_t* sizes, const
   });
 }
 
-AotiError create_from_blob_v2(void* data, int64_t rank, const int64_t* sizes, const int64_t* strides, int64_t offset,
-                              int32_t dtype, int32_t device_type, int32_t device_index, TensorHandle* result,
-                              int32_t layout, const uint8_t*, int64_t) {
+AotiError create_from_blob_v2(void* data, int64_t rank, const int64_t* sizes, const int64_t* strides,
+                              int64_t offset, int32_t dtype, int32_t device_type, int32_t device_index,
+                              TensorHandle* result, int32_t layout, const uint8_t*, int64_t) {
   if (layout != 0) {
     return guarded([&] { fail(ErrorCode::NotSupported, "tensor layout %d is not strided.", layout); });
   }
@@ -153,12 +155,18 @@ AotiError is_defined(TensorHandle tensor, bool* result) {
   return kAotiSuccess;
 }
 
-size_t element_size(int32_t dtype) { return dtype_size(dtype); }
+size_t element_size(int32_t dtype) {
+  return dtype_size(dtype);
+}
 
 }  // namespace
 
-LendHandles::LendHandles() { lending = true; }
-LendHandles::~LendHandles() { lending = false; }
+LendHandles::LendHandles() {
+  lending = true;
+}
+LendHandles::~LendHandles() {
+  lending = false;
+}
 
 ShimList tensor_shims() {
   static const Shim shims[] = {

@@ -4,8 +4,8 @@
 namespace etcuda {
 namespace {
 
-AotiError reinterpret(TensorHandle self, int64_t rank, const int64_t* sizes, const int64_t* strides, int64_t offset,
-                      TensorHandle* result) {
+AotiError reinterpret(TensorHandle self, int64_t rank, const int64_t* sizes, const int64_t* strides,
+                      int64_t offset, TensorHandle* result) {
   return guarded([&] {
     *result = make_view(self->storage, rank, sizes, strides, self->offset + offset, self->dtype).release();
   });
@@ -17,8 +17,8 @@ AotiError as_strided(TensorHandle self, const int64_t* sizes, const int64_t* str
   });
 }
 
-AotiError alloc_from_pool(TensorHandle self, int64_t offset_bytes, int32_t dtype, int64_t rank, const int64_t* sizes,
-                          const int64_t* strides, TensorHandle* result) {
+AotiError alloc_from_pool(TensorHandle self, int64_t offset_bytes, int32_t dtype, int64_t rank,
+                          const int64_t* sizes, const int64_t* strides, TensorHandle* result) {
   return guarded([&] {
     const auto size = static_cast<int64_t>(dtype_size(dtype));
     if (size == 0 || offset_bytes % size != 0) {
@@ -44,7 +44,8 @@ AotiError view_dtype(TensorHandle self, int32_t dtype, TensorHandle* result) {
       }
       if (!fits) {
         fail(ErrorCode::InvalidArgument, "a tensor of %s with shape %s cannot be viewed as %s.",
-             dtype_name(self->dtype), describe_shape(self->rank, self->sizes.data()).c_str(), dtype_name(dtype));
+             dtype_name(self->dtype), describe_shape(self->rank, self->sizes.data()).c_str(),
+             dtype_name(dtype));
       }
       view->sizes[last] = self->sizes[last] * from / to;
       view->offset = self->offset * from / to;
@@ -58,10 +59,8 @@ AotiError view_dtype(TensorHandle self, int32_t dtype, TensorHandle* result) {
 
 ShimList view_shims() {
   static const Shim shims[] = {
-      shim("aoti_torch__reinterpret_tensor", reinterpret),
-      shim("aoti_torch_as_strided", as_strided),
-      shim("aoti_torch__alloc_from_pool", alloc_from_pool),
-      shim("aoti_torch_cpu_view_dtype", view_dtype),
+      shim("aoti_torch__reinterpret_tensor", reinterpret),  shim("aoti_torch_as_strided", as_strided),
+      shim("aoti_torch__alloc_from_pool", alloc_from_pool), shim("aoti_torch_cpu_view_dtype", view_dtype),
       shim("aoti_torch_cuda_view_dtype", view_dtype),
   };
   return shim_list(shims);

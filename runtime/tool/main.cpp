@@ -32,7 +32,8 @@ void print_stats(double load_us, std::vector<double> runs) {
   const size_t n = runs.size();
   const double median = n % 2 == 1 ? runs[n / 2] : (runs[n / 2 - 1] + runs[n / 2]) / 2;
   std::printf("load_ms %.3f\n", load_us / 1000);
-  std::printf("executions %zu\nmin_us %.1f\nmedian_us %.1f\nmax_us %.1f\n", n, runs.front(), median, runs.back());
+  std::printf("executions %zu\nmin_us %.1f\nmedian_us %.1f\nmax_us %.1f\n", n, runs.front(), median,
+              runs.back());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   std::printf("peak_resident_kib %ld\n", usage.ru_maxrss);
@@ -82,7 +83,8 @@ void run(const Options& options) {
   }
   const double load_us = microseconds_since(start);
   const auto meta = module.method_meta(options.method);
-  if (!meta.ok()) throw RunnerError(kLoadFailed, "cannot describe method " + options.method + ": " + reason(meta.error()));
+  if (!meta.ok())
+    throw RunnerError(kLoadFailed, "cannot describe method " + options.method + ": " + reason(meta.error()));
   const Inputs inputs(options, *meta);
   for (int64_t i = 0; i < options.warmup; ++i) execute(module, options, inputs);
   std::vector<double> times;
@@ -118,4 +120,6 @@ int guarded_main(int argc, char** argv) {
 }  // namespace
 }  // namespace etcuda_runner
 
-int main(int argc, char** argv) { return etcuda_runner::guarded_main(argc, argv); }
+int main(int argc, char** argv) {
+  return etcuda_runner::guarded_main(argc, argv);
+}

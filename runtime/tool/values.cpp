@@ -14,14 +14,19 @@ namespace {
 
 using executorch::runtime::Tag;
 
-std::string label(size_t index) { return "input " + std::to_string(index); }
+std::string label(size_t index) {
+  return "input " + std::to_string(index);
+}
 
 std::vector<uint8_t> read_file(const std::string& path, size_t index) {
   std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) throw RunnerError(kInputFailed, label(index) + ": cannot open " + path + ": " + std::strerror(errno) + ".");
+  if (file == nullptr)
+    throw RunnerError(kInputFailed,
+                      label(index) + ": cannot open " + path + ": " + std::strerror(errno) + ".");
   std::vector<uint8_t> bytes;
   uint8_t block[65536];
-  for (size_t got; (got = std::fread(block, 1, sizeof(block), file)) > 0;) bytes.insert(bytes.end(), block, block + got);
+  for (size_t got; (got = std::fread(block, 1, sizeof(block), file)) > 0;)
+    bytes.insert(bytes.end(), block, block + got);
   const bool failed = std::ferror(file) != 0;
   std::fclose(file);
   if (failed) throw RunnerError(kInputFailed, label(index) + ": cannot read " + path + ".");
@@ -36,19 +41,28 @@ std::string describe(const std::vector<int32_t>& sizes) {
 
 template <typename T>
 void fill(std::vector<uint8_t>& bytes, T one) {
-  for (size_t i = 0; i + sizeof(T) <= bytes.size(); i += sizeof(T)) std::memcpy(bytes.data() + i, &one, sizeof(T));
+  for (size_t i = 0; i + sizeof(T) <= bytes.size(); i += sizeof(T))
+    std::memcpy(bytes.data() + i, &one, sizeof(T));
 }
 
 void fill_with_ones(std::vector<uint8_t>& bytes, int32_t dtype) {
   switch (dtype) {
-    case etcuda::kFloat32: return fill(bytes, 1.0f);
-    case etcuda::kFloat64: return fill(bytes, 1.0);
-    case etcuda::kFloat16: return fill(bytes, etcuda::Float16(1.0f));
-    case etcuda::kBFloat16: return fill(bytes, etcuda::BFloat16(1.0f));
-    case etcuda::kInt16: return fill(bytes, int16_t{1});
-    case etcuda::kInt32: return fill(bytes, int32_t{1});
-    case etcuda::kInt64: return fill(bytes, int64_t{1});
-    default: return fill(bytes, uint8_t{1});
+    case etcuda::kFloat32:
+      return fill(bytes, 1.0f);
+    case etcuda::kFloat64:
+      return fill(bytes, 1.0);
+    case etcuda::kFloat16:
+      return fill(bytes, etcuda::Float16(1.0f));
+    case etcuda::kBFloat16:
+      return fill(bytes, etcuda::BFloat16(1.0f));
+    case etcuda::kInt16:
+      return fill(bytes, int16_t{1});
+    case etcuda::kInt32:
+      return fill(bytes, int32_t{1});
+    case etcuda::kInt64:
+      return fill(bytes, int64_t{1});
+    default:
+      return fill(bytes, uint8_t{1});
   }
 }
 
@@ -57,8 +71,8 @@ void fill_with_ones(std::vector<uint8_t>& bytes, int32_t dtype) {
 Inputs::Inputs(const Options& options, const executorch::runtime::MethodMeta& meta) {
   const size_t count = meta.num_inputs();
   if (options.inputs && options.inputs->size() != count) {
-    throw RunnerError(kUsage, "--inputs: method " + options.method + " takes " + std::to_string(count) + " inputs, got " +
-                                  std::to_string(options.inputs->size()) + " files.");
+    throw RunnerError(kUsage, "--inputs: method " + options.method + " takes " + std::to_string(count) +
+                                  " inputs, got " + std::to_string(options.inputs->size()) + " files.");
   }
   if (options.input_shapes.size() > count) {
     throw RunnerError(kUsage, "--input_shapes: method " + options.method + " takes " + std::to_string(count) +
@@ -66,10 +80,12 @@ Inputs::Inputs(const Options& options, const executorch::runtime::MethodMeta& me
   }
   for (size_t i = 0; i < count; ++i) {
     const auto tag = meta.input_tag(i);
-    if (!tag.ok()) throw RunnerError(kLoadFailed, label(i) + ": the program does not describe it. Export it again.");
+    if (!tag.ok())
+      throw RunnerError(kLoadFailed, label(i) + ": the program does not describe it. Export it again.");
     if (*tag == Tag::Tensor) {
       const auto info = meta.input_tensor_meta(i);
-      if (!info.ok()) throw RunnerError(kLoadFailed, label(i) + ": the program does not describe it. Export it again.");
+      if (!info.ok())
+        throw RunnerError(kLoadFailed, label(i) + ": the program does not describe it. Export it again.");
       add_tensor(options, i, *info);
     } else {
       add_number(options, i, *tag);
@@ -82,18 +98,22 @@ void Inputs::add_tensor(const Options& options, size_t index, const executorch::
   held->sizes.assign(info.sizes().begin(), info.sizes().end());
   held->dim_order.assign(info.dim_order().begin(), info.dim_order().end());
   const std::vector<int32_t> declared = held->sizes;
-  if (index < options.input_shapes.size() && options.input_shapes[index]) held->sizes = *options.input_shapes[index];
+  if (index < options.input_shapes.size() && options.input_shapes[index])
+    held->sizes = *options.input_shapes[index];
   if (held->sizes.size() != declared.size()) {
-    throw RunnerError(kInputFailed, label(index) + ": expected " + std::to_string(declared.size()) + " dimensions (at most " +
-                                        describe(declared) + "), got --input_shapes " + describe(held->sizes) + ".");
+    throw RunnerError(kInputFailed, label(index) + ": expected " + std::to_string(declared.size()) +
+                                        " dimensions (at most " + describe(declared) +
+                                        "), got --input_shapes " + describe(held->sizes) + ".");
   }
   const auto dtype = static_cast<int32_t>(info.scalar_type());
   size_t nbytes = etcuda::dtype_size(dtype);
   for (size_t i = 0; i < held->sizes.size(); ++i) {
     // The program's memory plan has room for no more.
     if (held->sizes[i] > declared[i]) {
-      throw RunnerError(kInputFailed, label(index) + ": shape " + describe(held->sizes) + " is larger than the largest that "
-                                          "the method was exported for, " + describe(declared) + ".");
+      throw RunnerError(kInputFailed, label(index) + ": shape " + describe(held->sizes) +
+                                          " is larger than the largest that "
+                                          "the method was exported for, " +
+                                          describe(declared) + ".");
     }
     nbytes *= static_cast<size_t>(held->sizes[i]);
   }
@@ -101,9 +121,10 @@ void Inputs::add_tensor(const Options& options, size_t index, const executorch::
     const std::string& path = (*options.inputs)[index];
     held->bytes = read_file(path, index);
     if (held->bytes.size() != nbytes) {
-      throw RunnerError(kInputFailed, label(index) + ": " + path + " has " + std::to_string(held->bytes.size()) +
-                                          " bytes, but " + etcuda::dtype_name(dtype) + " of shape " +
-                                          describe(held->sizes) + " has " + std::to_string(nbytes) +
+      throw RunnerError(kInputFailed, label(index) + ": " + path + " has " +
+                                          std::to_string(held->bytes.size()) + " bytes, but " +
+                                          etcuda::dtype_name(dtype) + " of shape " + describe(held->sizes) +
+                                          " has " + std::to_string(nbytes) +
                                           ". Give the shape with --input_shapes if it is dynamic.");
     }
   } else {
@@ -127,18 +148,20 @@ void Inputs::add_tensor(const Options& options, size_t index, const executorch::
 void Inputs::add_number(const Options& options, size_t index, Tag tag) {
   const size_t size = tag == Tag::Bool ? 1 : 8;
   if (tag != Tag::Bool && tag != Tag::Int && tag != Tag::Double) {
-    throw RunnerError(kInputFailed, label(index) + ": is neither a tensor nor a number, which this program cannot read.");
+    throw RunnerError(kInputFailed,
+                      label(index) + ": is neither a tensor nor a number, which this program cannot read.");
   }
   std::vector<uint8_t> bytes;
   if (options.inputs) {
     bytes = read_file((*options.inputs)[index], index);
     if (bytes.size() != size) {
-      throw RunnerError(kInputFailed, label(index) + ": expected a number of " + std::to_string(size) + " bytes, got " +
-                                          std::to_string(bytes.size()) + ".");
+      throw RunnerError(kInputFailed, label(index) + ": expected a number of " + std::to_string(size) +
+                                          " bytes, got " + std::to_string(bytes.size()) + ".");
     }
   } else {
     bytes.resize(size);
-    tag == Tag::Double ? fill(bytes, 1.0) : (tag == Tag::Int ? fill(bytes, int64_t{1}) : fill(bytes, uint8_t{1}));
+    tag == Tag::Double ? fill(bytes, 1.0)
+                       : (tag == Tag::Int ? fill(bytes, int64_t{1}) : fill(bytes, uint8_t{1}));
   }
   if (tag == Tag::Bool) {
     values_.emplace_back(bytes[0] != 0);

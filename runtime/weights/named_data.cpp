@@ -16,20 +16,23 @@ FreeableBuffer NamedData::load(const StorageSpec& storage, const std::string& fq
   const char* name = fqn.empty() ? "a weight" : fqn.c_str();
   if (map_ == nullptr) {
     fail(ErrorCode::NotFound,
-         "the weights of %s (key %s) are not in the program. They are in a .ptd file: pass it when loading the "
+         "the weights of %s (key %s) are not in the program. They are in a .ptd file: pass it when loading "
+         "the "
          "program (data_path in Python, --data_path of executor_runner).",
          name, storage.data_key.c_str());
   }
   auto data = map_->get_data(storage.data_key);
   if (!data.ok()) {
     fail(data.error() == ErrorCode::NotFound ? ErrorCode::NotFound : ErrorCode::InvalidExternalData,
-         "the weights of %s (key %s) could not be read: error 0x%x. Pass the .ptd file that was exported together "
+         "the weights of %s (key %s) could not be read: error 0x%x. Pass the .ptd file that was exported "
+         "together "
          "with this program when loading it (data_path in Python, --data_path of executor_runner).",
          name, storage.data_key.c_str(), static_cast<unsigned>(data.error()));
   }
   if (data->size() != storage.nbytes) {
     fail(ErrorCode::InvalidExternalData,
-         "the weights of %s (key %s) should have %" PRIu64 " bytes, got %zu. The .ptd file is damaged: copy or "
+         "the weights of %s (key %s) should have %" PRIu64
+         " bytes, got %zu. The .ptd file is damaged: copy or "
          "export it again.",
          name, storage.data_key.c_str(), storage.nbytes, data->size());
   }
@@ -42,7 +45,8 @@ const void* NamedData::program() const {
   if (!count.ok()) return nullptr;
   for (uint32_t i = 0; i < *count; ++i) {
     const auto key = map_->get_key(i);
-    // The key's text lies in the loaded program, once, even if every method sees it through a merged map of its own.
+    // The key's text lies in the loaded program, once, even if every method sees it through a merged map of
+    // its own.
     if (key.ok() && std::strcmp(*key, kProgramKey) == 0) return *key;
   }
   return nullptr;

@@ -18,7 +18,8 @@ class NamedData {
   // `map` may be null: a program without named data.
   explicit NamedData(const NamedDataMap* map) : map_(map) {}
 
-  // The bytes of a storage. Throws Failure that names the key and `fqn` if they are missing or of the wrong size.
+  // The bytes of a storage. Throws Failure that names the key and `fqn` if they are missing or of the wrong
+  // size.
   FreeableBuffer load(const StorageSpec& storage, const std::string& fqn) const;
 
   // Identifies the loaded program: the same for all of its methods, different from any other program that is

@@ -48,10 +48,15 @@ void drop_expired(Map& map) {
 class Loader {
  public:
   Loader(const BlobSpec& blob, const NamedDataMap* map, const Placement& placement)
-      : blob_(blob), data_(map), map_(map), placement_(placement), fqns_(blob.storages.size()),
+      : blob_(blob),
+        data_(map),
+        map_(map),
+        placement_(placement),
+        fqns_(blob.storages.size()),
         alignments_(blob.storages.size(), 1) {
     for (const ConstantSpec& constant : blob.constants) {
-      if (fqns_[constant.storage].empty()) fqns_[constant.storage] = constant.fqn.empty() ? constant.name : constant.fqn;
+      if (fqns_[constant.storage].empty())
+        fqns_[constant.storage] = constant.fqn.empty() ? constant.name : constant.fqn;
       alignments_[constant.storage] = std::max(alignments_[constant.storage], dtype_size(constant.dtype));
     }
     if (placement.device_type == kCuda) uploader_.emplace(*placement.stream);
@@ -108,7 +113,8 @@ class Loader {
       if (StoragePtr shared = found(program)) return shared;
     }
     FreeableBuffer buffer = data_.load(spec, fqns_[index]);
-    if (placement_.device_type == kHost && reinterpret_cast<uintptr_t>(buffer.data()) % alignments_[index] == 0) {
+    if (placement_.device_type == kHost &&
+        reinterpret_cast<uintptr_t>(buffer.data()) % alignments_[index] == 0) {
       StoragePtr storage = std::make_shared<BufferStorage>(std::move(buffer));
       all.constants[key(program)] = storage;
       return storage;
@@ -123,7 +129,8 @@ class Loader {
     const void* program = data_.program();
     if (program == nullptr) {
       fail(ErrorCode::InvalidProgram,
-           "the program holds state (%s) but not the key etcuda/program that identifies it. Export the model again, "
+           "the program holds state (%s) but not the key etcuda/program that identifies it. Export the model "
+           "again, "
            "and pass its .ptd file if it has one.",
            spec.state_name.c_str());
     }
@@ -132,7 +139,8 @@ class Loader {
       if (auto shared = it->second.lock()) {
         if (shared->storage()->nbytes != spec.nbytes) {
           fail(ErrorCode::InvalidProgram,
-               "the state %s has %" PRIu64 " bytes in method %s but %zu in another method of the program. Export the "
+               "the state %s has %" PRIu64
+               " bytes in method %s but %zu in another method of the program. Export the "
                "methods together, from one model.",
                spec.state_name.c_str(), spec.nbytes, blob_.method.c_str(), shared->storage()->nbytes);
         }
@@ -152,7 +160,8 @@ class Loader {
   }
 
   StoragePtr empty(uint64_t nbytes) {
-    return allocate_persistent_storage(static_cast<size_t>(nbytes), placement_.device_type, placement_.device_index);
+    return allocate_persistent_storage(static_cast<size_t>(nbytes), placement_.device_type,
+                                       placement_.device_index);
   }
 
   StoragePtr zeros(uint64_t nbytes) {

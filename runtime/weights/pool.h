@@ -24,7 +24,8 @@ struct Placement {
 // One buffer that calls write to. Its initial content is kept for reset().
 class State {
  public:
-  State(StoragePtr storage, std::optional<FreeableBuffer> initial) : storage_(std::move(storage)), initial_(std::move(initial)) {}
+  State(StoragePtr storage, std::optional<FreeableBuffer> initial)
+      : storage_(std::move(storage)), initial_(std::move(initial)) {}
   const StoragePtr& storage() const { return storage_; }
   // Not to be called while a delegate that uses it executes.
   void reset();

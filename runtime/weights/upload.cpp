@@ -18,7 +18,8 @@ Uploader::Uploader(Stream& stream) : stream_(stream) {}
 Uploader::~Uploader() {
   Driver* driver = Driver::get();
   const CUresult result = driver->cuStreamSynchronize(stream_.handle());
-  if (result != kCudaSuccess) report_error("copying weights to the GPU failed with " + driver->describe(result));
+  if (result != kCudaSuccess)
+    report_error("copying weights to the GPU failed with " + driver->describe(result));
   for (Slot& slot : slots_) {
     if (slot.free != nullptr) driver->cuEventDestroy_v2(slot.free);
   }

@@ -1,7 +1,7 @@
 """Writes a ``.pte`` whose delegate is a hand-written code image, through the stock ExecuTorch exporter.
 
-The one argument is JSON: ``image`` and ``path``, and optionally ``methods``, ``weight``, ``state``, ``external`` (weights go
-to a ``.ptd`` beside the program), ``device`` and ``damage`` (flip a bit of the image).
+The one argument is JSON: ``image`` and ``path``, and optionally ``methods``, ``weight``, ``state``, ``external``
+(weights go to a ``.ptd`` beside the program), ``device`` and ``damage`` (flip a bit of the image).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def image_record(code: bytes, device: int) -> schema.ImageT:
     return made
 
 
-def build_blob(recipe: Recipe, method: str, ignored: list[int]) -> bytes:
+def build_blob(recipe: Recipe, method: str) -> bytes:
     code = pathlib.Path(recipe.image).read_bytes()
     weight = as_bytes(recipe.weight)
     state = as_bytes(recipe.state or (0.0,) * len(recipe.weight))
@@ -92,7 +92,6 @@ def build_blob(recipe: Recipe, method: str, ignored: list[int]) -> bytes:
     root.storages = [storage(weight, stored=True), storage(state, stored=bool(recipe.state), state_name="cache")]
     root.constants = [constant("weight", 0, length), constant("state", 1, length)]
     root.images = [image_record(code, recipe.device)]
-    root.ignoredArguments = ignored
     builder = flatbuffers.Builder(1024)
     builder.Finish(root.Pack(builder), b"ETCD")
     payload = bytes(builder.Output())
@@ -115,10 +114,7 @@ class EtcudaBackend(BackendDetails):
             if data:
                 store.add_named_data(key_of(data), data, alignment=64, external_tag=recipe.external)
         store.add_named_data("etcuda/program", b"\1", alignment=1, external_tag=recipe.external)
-        # A size that the program computes beside the tensor is passed too; the image asks the tensor.
-        placeholders = (node for node in edge_program.graph.nodes if node.op == "placeholder")
-        ignored = [i for i, node in enumerate(placeholders) if not isinstance(node.meta["val"], torch.Tensor)]
-        blob = build_blob(recipe, compile_specs[0].value.decode(), ignored)
+        blob = build_blob(recipe, compile_specs[0].value.decode())
         return PreprocessResult(processed_bytes=blob, data_store_output=store.get_named_data_store_output())
 
 
@@ -139,16 +135,14 @@ class Double(torch.nn.Module):
     """A graph with the fake image's signature."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2
+        return x + x
 
 
 def main() -> None:
     recipe = EtcudaBackend.recipe = Recipe(**json.loads(sys.argv[1]))
     length = len(recipe.weight)
     shapes = ({0: Dim("n", min=1, max=length)},)
-    exported = {
-        name: export(Double(), (torch.ones(min(5, length)),), dynamic_shapes=shapes) for name in recipe.methods
-    }
+    exported = {name: export(Double(), (torch.ones(min(5, length)),), dynamic_shapes=shapes) for name in recipe.methods}
     partitioners = {name: [Everything(name)] for name in recipe.methods}
     program = to_edge_transform_and_lower(exported, partitioner=partitioners).to_executorch()
     path = pathlib.Path(recipe.path)

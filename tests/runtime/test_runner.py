@@ -78,7 +78,11 @@ def test_help(runner: pathlib.Path) -> None:
         (("--model_path", "{program}", "--input_shapes", "9"), 4, "larger than the largest"),
         (("--model_path", "{program}", "--input_shapes", "2x2"), 4, "expected 1 dimensions"),
         (("--model_path", "{program}", "--output_file", "{missing}/out"), 5, "cannot write"),
-        (("--model_path", "{program}", "--inputs", "{trouble}", "--input_shapes", "2"), 1, "running method forward failed"),
+        (
+            ("--model_path", "{program}", "--inputs", "{trouble}", "--input_shapes", "2"),
+            1,
+            "running method forward failed",
+        ),
     ],
 )
 def test_exit_codes(

@@ -1,6 +1,7 @@
-// A libcuda.so.1 for machines without a GPU: device memory is host memory whose address the fake keeps apart, copies
-// and kernels run at once. It checks what a real driver would not forgive: copies that leave an allocation, double
-// frees, use of a stream or module that is gone. ETCUDA_FAKE_CUDA_BYTES bounds device memory.
+// A libcuda.so.1 for machines without a GPU: device memory is host memory whose address the fake keeps apart,
+// copies and kernels run at once. It checks what a real driver would not forgive: copies that leave an
+// allocation, double frees, use of a stream or module that is gone. ETCUDA_FAKE_CUDA_BYTES bounds device
+// memory.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -82,7 +83,9 @@ void destroy(std::set<void*>& set, void* object, const char* what) {
   std::free(object);
 }
 
-void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+void* pointer(Address address) {
+  return reinterpret_cast<void*>(address);
+}
 
 }  // namespace
 
@@ -90,14 +93,23 @@ void* pointer(Address address) { return reinterpret_cast<void*>(address); }
 EXPORT void fake_cuda_counts(size_t* counts) {
   Fake& f = fake();
   const std::lock_guard<std::mutex> lock(f.mutex);
-  const size_t values[6] = {f.device.size(), f.used, f.streams.size(), f.events.size(), f.modules.size(), f.launches};
+  const size_t values[6] = {f.device.size(), f.used,           f.streams.size(),
+                            f.events.size(), f.modules.size(), f.launches};
   std::memcpy(counts, values, sizeof(values));
 }
 
-EXPORT Result cuInit(unsigned) { return std::getenv("ETCUDA_FAKE_CUDA_BROKEN") == nullptr ? 0 : 999; }
-EXPORT Result cuDriverGetVersion(int* version) { return *version = 13000, 0; }
-EXPORT Result cuDeviceGetCount(int* count) { return *count = 2, 0; }
-EXPORT Result cuDeviceGet(int* device, int index) { return *device = index, index < 2 ? 0 : 101; }
+EXPORT Result cuInit(unsigned) {
+  return std::getenv("ETCUDA_FAKE_CUDA_BROKEN") == nullptr ? 0 : 999;
+}
+EXPORT Result cuDriverGetVersion(int* version) {
+  return *version = 13000, 0;
+}
+EXPORT Result cuDeviceGetCount(int* count) {
+  return *count = 2, 0;
+}
+EXPORT Result cuDeviceGet(int* device, int index) {
+  return *device = index, index < 2 ? 0 : 101;
+}
 EXPORT Result cuDeviceGetName(char* name, int length, int) {
   std::snprintf(name, static_cast<size_t>(length), "Fake GPU");
   return 0;
@@ -112,8 +124,12 @@ EXPORT Result cuDevicePrimaryCtxRetain(void** context, int device) {
   static char contexts[2];
   return *context = &contexts[device], 0;
 }
-EXPORT Result cuCtxSetCurrent(void* context) { return current_context = context, 0; }
-EXPORT Result cuCtxSynchronize() { return need_context(), 0; }
+EXPORT Result cuCtxSetCurrent(void* context) {
+  return current_context = context, 0;
+}
+EXPORT Result cuCtxSynchronize() {
+  return need_context(), 0;
+}
 EXPORT Result cuMemGetInfo_v2(size_t* available, size_t* total) {
   *total = capacity();
   *available = *total - fake().used;
@@ -151,7 +167,8 @@ EXPORT Result cuMemHostAlloc(void** result, size_t nbytes, unsigned) {
 }
 EXPORT Result cuMemFreeHost(void* data) {
   const std::lock_guard<std::mutex> lock(fake().mutex);
-  if (fake().pinned.erase(reinterpret_cast<Address>(data)) == 0) misuse("pinned memory is freed that is not allocated");
+  if (fake().pinned.erase(reinterpret_cast<Address>(data)) == 0)
+    misuse("pinned memory is freed that is not allocated");
   std::free(data);
   return 0;
 }
@@ -200,8 +217,8 @@ EXPORT Result cuMemcpy2DAsync_v2(const Copy2D* copy, void* stream) {
   need_stream(stream);
   if (copy->src_pitch < copy->width || copy->dst_pitch < copy->width) return 1;
   for (size_t row = 0; row < copy->height; ++row) {
-    cuMemcpyDtoDAsync_v2(copy->dst_device + row * copy->dst_pitch, copy->src_device + row * copy->src_pitch, copy->width,
-                         stream);
+    cuMemcpyDtoDAsync_v2(copy->dst_device + row * copy->dst_pitch, copy->src_device + row * copy->src_pitch,
+                         copy->width, stream);
   }
   return 0;
 }
@@ -220,17 +237,39 @@ EXPORT Result cuPointerGetAttribute(void* value, int attribute, Address address)
   std::memcpy(value, attribute == 2 ? &type : &zero, sizeof(unsigned));
   return 0;
 }
-EXPORT Result cuStreamCreate(void** stream, unsigned) { return need_context(), *stream = make(fake().streams), 0; }
-EXPORT Result cuStreamDestroy_v2(void* stream) { return destroy(fake().streams, stream, "a stream is closed twice"), 0; }
-EXPORT Result cuStreamSynchronize(void* stream) { return need_stream(stream), 0; }
-EXPORT Result cuStreamWaitEvent(void* stream, void*, unsigned) { return need_stream(stream), 0; }
-EXPORT Result cuEventCreate(void** event, unsigned) { return need_context(), *event = make(fake().events), 0; }
-EXPORT Result cuEventDestroy_v2(void* event) { return destroy(fake().events, event, "an event is destroyed twice"), 0; }
-EXPORT Result cuEventQuery(void*) { return 0; }
-EXPORT Result cuEventRecord(void*, void* stream) { return need_stream(stream), 0; }
-EXPORT Result cuEventSynchronize(void*) { return 0; }
-EXPORT Result cuModuleLoadData(void** module, const void*) { return need_context(), *module = make(fake().modules), 0; }
-EXPORT Result cuModuleUnload(void* module) { return destroy(fake().modules, module, "a module is unloaded twice"), 0; }
+EXPORT Result cuStreamCreate(void** stream, unsigned) {
+  return need_context(), *stream = make(fake().streams), 0;
+}
+EXPORT Result cuStreamDestroy_v2(void* stream) {
+  return destroy(fake().streams, stream, "a stream is closed twice"), 0;
+}
+EXPORT Result cuStreamSynchronize(void* stream) {
+  return need_stream(stream), 0;
+}
+EXPORT Result cuStreamWaitEvent(void* stream, void*, unsigned) {
+  return need_stream(stream), 0;
+}
+EXPORT Result cuEventCreate(void** event, unsigned) {
+  return need_context(), *event = make(fake().events), 0;
+}
+EXPORT Result cuEventDestroy_v2(void* event) {
+  return destroy(fake().events, event, "an event is destroyed twice"), 0;
+}
+EXPORT Result cuEventQuery(void*) {
+  return 0;
+}
+EXPORT Result cuEventRecord(void*, void* stream) {
+  return need_stream(stream), 0;
+}
+EXPORT Result cuEventSynchronize(void*) {
+  return 0;
+}
+EXPORT Result cuModuleLoadData(void** module, const void*) {
+  return need_context(), *module = make(fake().modules), 0;
+}
+EXPORT Result cuModuleUnload(void* module) {
+  return destroy(fake().modules, module, "a module is unloaded twice"), 0;
+}
 EXPORT Result cuModuleGetFunction(void** function, void* module, const char* name) {
   const std::lock_guard<std::mutex> lock(fake().mutex);
   if (fake().modules.count(module) == 0) misuse("the module does not exist");
@@ -238,19 +277,26 @@ EXPORT Result cuModuleGetFunction(void** function, void* module, const char* nam
   if (std::strcmp(name, "accumulate") != 0) return 500;
   return *function = &accumulate, 0;
 }
-EXPORT Result cuFuncGetAttribute(int* value, int, void*) { return *value = 0, 0; }
-EXPORT Result cuFuncSetAttribute(void*, int, int) { return 0; }
-EXPORT Result cuFuncSetCacheConfig(void*, int) { return 0; }
+EXPORT Result cuFuncGetAttribute(int* value, int, void*) {
+  return *value = 0, 0;
+}
+EXPORT Result cuFuncSetAttribute(void*, int, int) {
+  return 0;
+}
+EXPORT Result cuFuncSetCacheConfig(void*, int) {
+  return 0;
+}
 
 // The one kernel: state += x; y = state * weight.
-EXPORT Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void* stream,
-                             void** arguments, void**) {
+EXPORT Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                             void* stream, void** arguments, void**) {
   need_stream(stream);
   float* address[4];
   for (int i = 0; i < 4; ++i) address[i] = *static_cast<float**>(arguments[i]);
   const int64_t n = *static_cast<int64_t*>(arguments[4]);
   for (int i = 0; n > 0 && i < 4; ++i) {
-    need_device(reinterpret_cast<Address>(address[i]), static_cast<size_t>(n) * 4, "a kernel leaves its argument");
+    need_device(reinterpret_cast<Address>(address[i]), static_cast<size_t>(n) * 4,
+                "a kernel leaves its argument");
   }
   for (int64_t i = 0; i < n; ++i) {
     address[1][i] += address[0][i];
@@ -260,5 +306,9 @@ EXPORT Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsi
   ++fake().launches;
   return 0;
 }
-EXPORT Result cuGetErrorName(Result, const char** name) { return *name = "CUDA_ERROR_FAKE", 0; }
-EXPORT Result cuGetErrorString(Result, const char** text) { return *text = "a fake error", 0; }
+EXPORT Result cuGetErrorName(Result, const char** name) {
+  return *name = "CUDA_ERROR_FAKE", 0;
+}
+EXPORT Result cuGetErrorString(Result, const char** text) {
+  return *text = "a fake error", 0;
+}

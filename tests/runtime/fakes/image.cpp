@@ -1,8 +1,9 @@
 // A code image written by hand, so that the runtime is tested without the exporter. It keeps the contract of
 // docs/blob.md: state += x; y = state * weight, elementwise on a vector of float32.
 //
-// The first element of x asks for trouble: see Trouble. Built with -DETCUDA_FAKE_CUDA it runs "kernels" of the fake
-// driver in fake_cuda.cpp and its tensors are on the GPU. Other macros break the contract on purpose.
+// The first element of x asks for trouble: see Trouble. Built with -DETCUDA_FAKE_CUDA it runs "kernels" of
+// the fake driver in fake_cuda.cpp and its tensors are on the GPU. Other macros break the contract on
+// purpose.
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -19,12 +20,31 @@ using Error = int32_t;
 
 namespace {
 
-enum Trouble { kThrow = -101, kCheck = -102, kHuge = -103, kInts = -104, kStrided = -105, kTooLong = -106, kNone = -107 };
+enum Trouble {
+  kThrow = -101,
+  kCheck = -102,
+  kHuge = -103,
+  kInts = -104,
+  kStrided = -105,
+  kTooLong = -106,
+  kNone = -107
+};
 
 enum Slot {
-  kEmptyStrided, kDelete, kDataPtr, kSizes, kNewHandle, kReinterpret, kCheckShim, kItem, kMmOut,
+  kEmptyStrided,
+  kDelete,
+  kDataPtr,
+  kSizes,
+  kNewHandle,
+  kReinterpret,
+  kCheckShim,
+  kItem,
+  kMmOut,
 #if defined(ETCUDA_FAKE_CUDA)
-  kModuleLoad, kGetFunction, kLaunch, kErrorString,
+  kModuleLoad,
+  kGetFunction,
+  kLaunch,
+  kErrorString,
 #endif
   kSlots
 };
@@ -35,18 +55,28 @@ EXPORT const unsigned etcuda_image_abi;
 const unsigned etcuda_image_abi = FAKE_ABI;
 
 EXPORT const char* const etcuda_image_imports[];
-const char* const etcuda_image_imports[] = {
-    "aoti_torch_empty_strided", "aoti_torch_delete_tensor_object", "aoti_torch_get_data_ptr", "aoti_torch_get_sizes",
-    "aoti_torch_new_tensor_handle", "aoti_torch__reinterpret_tensor", "aoti_torch_check", "aoti_torch_item_float32",
+const char* const etcuda_image_imports[] = {"aoti_torch_empty_strided",
+                                            "aoti_torch_delete_tensor_object",
+                                            "aoti_torch_get_data_ptr",
+                                            "aoti_torch_get_sizes",
+                                            "aoti_torch_new_tensor_handle",
+                                            "aoti_torch__reinterpret_tensor",
+                                            "aoti_torch_check",
+                                            "aoti_torch_item_float32",
 #if defined(ETCUDA_FAKE_CUDA)
-    "aoti_torch_cuda_mm_out", "cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel", "cuGetErrorString",
+                                            "aoti_torch_cuda_mm_out",
+                                            "cuModuleLoadData",
+                                            "cuModuleGetFunction",
+                                            "cuLaunchKernel",
+                                            "cuGetErrorString",
 #else
-    "aoti_torch_cpu_mm_out",
+                                            "aoti_torch_cpu_mm_out",
 #endif
 #if defined(FAKE_MISSING_IMPORT)
-    "aoti_torch_from_the_future", "aoti_torch_from_beyond",
+                                            "aoti_torch_from_the_future",
+                                            "aoti_torch_from_beyond",
 #endif
-    nullptr};
+                                            nullptr};
 
 EXPORT void* etcuda_image_slots[];
 void* etcuda_image_slots[kSlots + 2];
@@ -64,8 +94,8 @@ void check(Error status) {
 
 Tensor empty(int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device) {
   Tensor result = nullptr;
-  check(slot<Error(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, Tensor*)>(kEmptyStrided)(
-      rank, sizes, strides, dtype, device, 0, &result));
+  check(slot<Error(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, Tensor*)>(
+      kEmptyStrided)(rank, sizes, strides, dtype, device, 0, &result));
   return result;
 }
 
@@ -123,7 +153,8 @@ void load_kernels(Container& container) {
 void compute(Container& container, Tensor x, Tensor y, int64_t n, void* stream) {
   void* addresses[4] = {data(x), data(container.state), data(container.weight), data(y)};
   void* arguments[5] = {&addresses[0], &addresses[1], &addresses[2], &addresses[3], &n};
-  using Launch = int(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+  using Launch =
+      int(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
   if (slot<Launch>(kLaunch)(container.accumulate, 1, 1, 1, 128, 1, 1, 0, stream, arguments, nullptr) != 0) {
     throw std::runtime_error("launch failed");
   }
@@ -151,8 +182,8 @@ Tensor make_output(Container& container, Tensor x, void* stream) {
   const float request = n > 0 ? first_element(x) : 0;
   if (request == kThrow) throw std::runtime_error("thrown by the image");
   if (request == kCheck) {
-    slot<void(bool, const char*, const char*, uint32_t, const char*)>(kCheckShim)(false, "run", "image.cpp", 7,
-                                                                                "the first element is forbidden");
+    slot<void(bool, const char*, const char*, uint32_t, const char*)>(kCheckShim)(
+        false, "run", "image.cpp", 7, "the first element is forbidden");
   }
   if (request == kHuge) {
     const int64_t huge = int64_t{1} << 40;
@@ -196,9 +227,11 @@ Error guarded(const Body& body) {
 
 }  // namespace
 
-EXPORT Error AOTInductorModelContainerCreateWithDevice(Container** container, size_t, const char* device, const char*) {
+EXPORT Error AOTInductorModelContainerCreateWithDevice(Container** container, size_t, const char* device,
+                                                       const char*) {
   return guarded([&] {
-    if (std::string(device).rfind(kDevice == 0 ? "cpu" : "cuda", 0) != 0) throw std::runtime_error("wrong device");
+    if (std::string(device).rfind(kDevice == 0 ? "cpu" : "cuda", 0) != 0)
+      throw std::runtime_error("wrong device");
     *container = new Container();
     load_kernels(**container);
   });
@@ -238,16 +271,17 @@ struct Entry {
   Tensor tensor;
 };
 
-EXPORT Error AOTInductorModelContainerUpdateUserManagedConstantBufferPairs(Container* container, const Entry* entries,
-                                                                          size_t count, bool, bool) {
+EXPORT Error AOTInductorModelContainerUpdateUserManagedConstantBufferPairs(Container* container,
+                                                                           const Entry* entries, size_t count,
+                                                                           bool, bool) {
   for (size_t i = 0; i < count; ++i) {
     (entries[i].name == std::string("weight") ? container->weight : container->state) = entries[i].tensor;
   }
   return 0;
 }
 
-EXPORT Error AOTInductorModelContainerRunSingleThreaded(Container* container, Tensor* inputs, size_t, Tensor* outputs,
-                                                       size_t, void* stream, void*) {
+EXPORT Error AOTInductorModelContainerRunSingleThreaded(Container* container, Tensor* inputs, size_t,
+                                                        Tensor* outputs, size_t, void* stream, void*) {
   return guarded([&] {
     Owned x{inputs[0]};
     inputs[0] = nullptr;

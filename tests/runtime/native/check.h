@@ -45,7 +45,8 @@ void check_fails(etcuda::ErrorCode code, const char* words, const Body& body, co
     body();
   } catch (const etcuda::Failure& failure) {
     if (failure.code() != code) {
-      fail_check(file, line, "wrong code " + std::to_string(static_cast<int>(failure.code())) + ": " + failure.what());
+      fail_check(file, line,
+                 "wrong code " + std::to_string(static_cast<int>(failure.code())) + ": " + failure.what());
     }
     if (std::strstr(failure.what(), words) == nullptr) {
       fail_check(file, line, std::string("the message lacks '") + words + "': " + failure.what());
@@ -77,8 +78,8 @@ inline int run_tests(int argc, char** argv) {
 
 }  // namespace etcuda_test
 
-#define TEST(name)                                              \
-  static void test_##name();                                    \
+#define TEST(name)                                                        \
+  static void test_##name();                                              \
   static const etcuda_test::Register register_##name(#name, test_##name); \
   static void test_##name()
 #define CHECK(condition) \

@@ -13,8 +13,10 @@
 using namespace etcuda;
 
 TEST(sha256_known_answers) {
-  CHECK_EQ(to_hex(sha256("", 0)), std::string("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"));
-  CHECK_EQ(to_hex(sha256("abc", 3)), std::string("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
+  CHECK_EQ(to_hex(sha256("", 0)),
+           std::string("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"));
+  CHECK_EQ(to_hex(sha256("abc", 3)),
+           std::string("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
   const std::string million(1000000, 'a');
   CHECK_EQ(to_hex(sha256(million.data(), million.size())),
            std::string("cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"));
@@ -60,8 +62,8 @@ TEST(half_round_trip_and_rounding) {
   for (int i = 0; i < 200000; ++i) {
     const float value = bits_to_float(random());
     check_rounding<BFloat16>(value);
-    check_rounding<Float16>(static_cast<float>(std::ldexp(static_cast<double>(random()) / 4294967296.0,
-                                                          static_cast<int>(random() % 44) - 28)));
+    check_rounding<Float16>(static_cast<float>(
+        std::ldexp(static_cast<double>(random()) / 4294967296.0, static_cast<int>(random() % 44) - 28)));
   }
   CHECK_EQ(Float16(65520.0f).bits, 0x7c00);
   CHECK_EQ(Float16(65519.0f).bits, 0x7bff);
@@ -75,7 +77,8 @@ TEST(strided_copy_matches_a_plain_loop) {
     int64_t sizes[5], to[5], from[5];
     int64_t to_step = 1, from_step = 1, count = 1;
     std::vector<int> order;
-    for (int i = 0; i < rank; ++i) order.insert(order.begin() + static_cast<long>(random() % (order.size() + 1)), i);
+    for (int i = 0; i < rank; ++i)
+      order.insert(order.begin() + static_cast<long>(random() % (order.size() + 1)), i);
     for (int64_t i = 0; i < rank; ++i) sizes[i] = 1 + static_cast<int64_t>(random() % 4);
     for (int64_t i = rank; i-- > 0;) {
       to[i] = to_step;

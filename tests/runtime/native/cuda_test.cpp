@@ -1,4 +1,5 @@
-// The GPU side against the fake driver and the fake cuBLASLt, which the environment puts first in the search path.
+// The GPU side against the fake driver and the fake cuBLASLt, which the environment puts first in the search
+// path.
 #include <dlfcn.h>
 
 #include <cmath>
@@ -38,7 +39,9 @@ BlobRecipe cuda_recipe() {
   return recipe;
 }
 
-MemoryStats device_stats() { return cuda_allocator(0).stats(); }
+MemoryStats device_stats() {
+  return cuda_allocator(0).stats();
+}
 
 }  // namespace
 
@@ -161,7 +164,8 @@ struct Operand {
   double at(int64_t b, int64_t i, int64_t j) const {
     const int64_t offset = b * tensor->strides[0] + i * tensor->strides[1] + j * tensor->strides[2];
     double value = 0;
-    convert_scalar(&value, kFloat64, tensor->data_as<char>() + offset * static_cast<int64_t>(dtype_size(tensor->dtype)),
+    convert_scalar(&value, kFloat64,
+                   tensor->data_as<char>() + offset * static_cast<int64_t>(dtype_size(tensor->dtype)),
                    tensor->dtype);
     return value;
   }
@@ -188,13 +192,15 @@ Operand operand(DType dtype, int64_t batch, int64_t rows, int64_t cols, Order or
   const int64_t count = made.tensor->extent();
   for (int64_t i = 0; i < count; ++i) {
     const double value = real(random);
-    convert_scalar(made.tensor->data_as<char>() + i * static_cast<int64_t>(dtype_size(dtype)), dtype, &value, kFloat64);
+    convert_scalar(made.tensor->data_as<char>() + i * static_cast<int64_t>(dtype_size(dtype)), dtype, &value,
+                   kFloat64);
   }
   return made;
 }
 
 std::unique_ptr<Tensor> matrix_of(const Tensor& batched) {
-  return make_view(batched.storage, 2, batched.sizes.data() + 1, batched.strides.data() + 1, 0, batched.dtype);
+  return make_view(batched.storage, 2, batched.sizes.data() + 1, batched.strides.data() + 1, 0,
+                   batched.dtype);
 }
 
 double tolerance(DType dtype) {
@@ -203,8 +209,8 @@ double tolerance(DType dtype) {
 }
 
 // addend: 0 none, 1 a row, 2 a whole matrix, 3 a column, 4 the output itself.
-void check_product(DType dtype, const Shape& s, Order a_order, Order b_order, Order out_order, int addend, double beta,
-                   std::mt19937& random) {
+void check_product(DType dtype, const Shape& s, Order a_order, Order b_order, Order out_order, int addend,
+                   double beta, std::mt19937& random) {
   const Operand a = operand(dtype, s.batch, s.m, s.k, a_order, random);
   const Operand b = operand(dtype, s.batch, s.k, s.n, b_order, random);
   Operand out = operand(dtype, s.batch, s.m, s.n, out_order, random);
@@ -236,23 +242,24 @@ void check_product(DType dtype, const Shape& s, Order a_order, Order b_order, Or
   const Tensor* handles[4] = {flat ? out2.get() : out.tensor.get(), flat ? added2.get() : added.tensor.get(),
                               flat ? a2.get() : a.tensor.get(), flat ? b2.get() : b.tensor.get()};
   take_shim_error();
-  const int32_t status =
-      addend == 0 ? reinterpret_cast<int32_t (*)(const Tensor*, const Tensor*, const Tensor*)>(find_shim(name))(
-                        handles[0], handles[2], handles[3])
-                  : reinterpret_cast<int32_t (*)(const Tensor*, const Tensor*, const Tensor*, const Tensor*, double,
-                                                 double)>(find_shim(name))(handles[0], handles[1], handles[2],
-                                                                           handles[3], beta, alpha);
-  const std::string what = format("%s %s %ld x [%ld, %ld, %ld] orders %d %d %d addend %d", name, dtype_name(dtype),
-                                  s.batch, s.m, s.n, s.k, static_cast<int>(a_order), static_cast<int>(b_order),
-                                  static_cast<int>(out_order), addend);
+  const int32_t status = addend == 0
+                             ? reinterpret_cast<int32_t (*)(const Tensor*, const Tensor*, const Tensor*)>(
+                                   find_shim(name))(handles[0], handles[2], handles[3])
+                             : reinterpret_cast<int32_t (*)(const Tensor*, const Tensor*, const Tensor*,
+                                                            const Tensor*, double, double)>(find_shim(name))(
+                                   handles[0], handles[1], handles[2], handles[3], beta, alpha);
+  const std::string what = format("%s %s %ld x [%ld, %ld, %ld] orders %d %d %d addend %d", name,
+                                  dtype_name(dtype), s.batch, s.m, s.n, s.k, static_cast<int>(a_order),
+                                  static_cast<int>(b_order), static_cast<int>(out_order), addend);
   if (status != 0) throw std::runtime_error(what + ": " + take_shim_error().message);
   size_t at = 0;
   for (int64_t batch = 0; batch < s.batch; ++batch) {
     for (int64_t i = 0; i < s.m; ++i) {
       for (int64_t j = 0; j < s.n; ++j, ++at) {
-        if (!(std::abs(out.at(batch, i, j) - expected[at]) <= tolerance(dtype) * (4 + static_cast<double>(s.k)))) {
-          throw std::runtime_error(format("%s at %zu: got %g, expected %g", what.c_str(), at, out.at(batch, i, j),
-                                          expected[at]));
+        if (!(std::abs(out.at(batch, i, j) - expected[at]) <=
+              tolerance(dtype) * (4 + static_cast<double>(s.k)))) {
+          throw std::runtime_error(
+              format("%s at %zu: got %g, expected %g", what.c_str(), at, out.at(batch, i, j), expected[at]));
         }
       }
     }
@@ -263,7 +270,8 @@ void check_products(const std::vector<DType>& dtypes) {
   std::mt19937 random(11);
   Stream stream(0);
   const StreamScope scope(stream);
-  const Shape shapes[] = {{1, 3, 4, 5}, {1, 1, 7, 3}, {1, 6, 1, 4}, {1, 5, 4, 1}, {1, 1, 1, 1}, {3, 2, 5, 4}, {2, 1, 6, 3}};
+  const Shape shapes[] = {{1, 3, 4, 5}, {1, 1, 7, 3}, {1, 6, 1, 4}, {1, 5, 4, 1},
+                          {1, 1, 1, 1}, {3, 2, 5, 4}, {2, 1, 6, 3}};
   const Order orders[] = {Order::kRows, Order::kCols, Order::kNeither};
   for (const DType dtype : dtypes) {
     for (const Shape& shape : shapes) {
@@ -283,7 +291,9 @@ void check_products(const std::vector<DType>& dtypes) {
 
 }  // namespace
 
-TEST(cuda_products_in_every_layout) { check_products({kFloat32, kFloat64, kBFloat16, kFloat16}); }
+TEST(cuda_products_in_every_layout) {
+  check_products({kFloat32, kFloat64, kBFloat16, kFloat16});
+}
 
 TEST(cuda_products_without_a_bias_epilogue) {
   setenv("ETCUDA_FAKE_CUBLASLT_NO_BIAS", "1", 1);
@@ -304,10 +314,11 @@ TEST(cuda_empty_products) {
   check_product(kFloat32, {1, 0, 4, 3}, Order::kRows, Order::kRows, Order::kRows, 0, 0, random);
   check_product(kFloat32, {2, 4, 0, 3}, Order::kRows, Order::kRows, Order::kRows, 0, 0, random);
   CHECK_FAILS(NotSupported, "inner size of 0",
-              cuda_matmul("addmm", matmul_arguments("addmm", *operand(kFloat32, 1, 2, 2, Order::kRows, random).tensor,
-                                                    operand(kFloat32, 1, 2, 2, Order::kRows, random).tensor.get(),
-                                                    *operand(kFloat32, 1, 2, 0, Order::kRows, random).tensor,
-                                                    *operand(kFloat32, 1, 0, 2, Order::kRows, random).tensor, 0.5, 1)));
+              cuda_matmul("addmm", matmul_arguments(
+                                       "addmm", *operand(kFloat32, 1, 2, 2, Order::kRows, random).tensor,
+                                       operand(kFloat32, 1, 2, 2, Order::kRows, random).tensor.get(),
+                                       *operand(kFloat32, 1, 2, 0, Order::kRows, random).tensor,
+                                       *operand(kFloat32, 1, 0, 2, Order::kRows, random).tensor, 0.5, 1)));
 }
 
 TEST(cuda_copies_between_any_layouts) {
@@ -325,7 +336,8 @@ TEST(cuda_copies_between_any_layouts) {
         const Operand to = operand(kFloat32, b, r, c, to_order, random);
         copy_tensor(*to.tensor, *from.tensor);
         // Through the host and back into a third layout.
-        const auto host = make_empty(3, to.tensor->sizes.data(), to.tensor->strides.data(), kFloat32, kHost, 0);
+        const auto host =
+            make_empty(3, to.tensor->sizes.data(), to.tensor->strides.data(), kFloat32, kHost, 0);
         copy_tensor(*host, *to.tensor);
         const Operand back = operand(kFloat32, b, r, c, from_order, random);
         copy_tensor(*back.tensor, *host);

@@ -140,11 +140,13 @@ TEST(inputs_are_checked) {
   Loaded delegate(recipe.build(), &data);
   using executorch::aten::ScalarType;
   TensorValue good = TensorValue::floats({1, 2}), out(ScalarType::Float, {8}, 4);
-  TensorValue ints(ScalarType::Int, {2}, 4), matrix(ScalarType::Float, {2, 2}, 4), longer(ScalarType::Float, {9}, 4);
+  TensorValue ints(ScalarType::Int, {2}, 4), matrix(ScalarType::Float, {2, 2}, 4),
+      longer(ScalarType::Float, {9}, 4);
   EValue none, number(int64_t{3});
   CHECK_ERROR(delegate.execute({ints.value(), out.value()}), InvalidArgument,
               "input 0 (x): expected dtype float32, got int32");
-  CHECK_ERROR(delegate.execute({matrix.value(), out.value()}), InvalidArgument, "expected 1 dimensions [0..8], got 2");
+  CHECK_ERROR(delegate.execute({matrix.value(), out.value()}), InvalidArgument,
+              "expected 1 dimensions [0..8], got 2");
   CHECK_ERROR(delegate.execute({longer.value(), out.value()}), InvalidArgument,
               "dimension 0 has size 9, the model was exported for [0..8]");
   CHECK_ERROR(delegate.execute({&none, out.value()}), InvalidArgument, "got None");
@@ -184,11 +186,13 @@ TEST(symbols_and_multiples_are_checked) {
   const MemoryDataMap data(recipe);
   Loaded delegate(recipe.build(), &data);
   TensorValue three = TensorValue::floats({1, 2, 3}), out(executorch::aten::ScalarType::Float, {8}, 4);
-  CHECK_ERROR(delegate.execute({three.value(), out.value()}), InvalidArgument, "must be a multiple of 4, got 3");
+  CHECK_ERROR(delegate.execute({three.value(), out.value()}), InvalidArgument,
+              "must be a multiple of 4, got 3");
   CHECK_VALUES(delegate.run({1, 1, 1, 1}), {1, 2, 3, 4});
   // The image returns one element more than its input has: the symbol says they are equal.
   TensorValue longer = TensorValue::floats({-106, 0, 0, 0});
-  CHECK_ERROR(delegate.execute({longer.value(), out.value()}), InvalidArgument, "exported with the two equal");
+  CHECK_ERROR(delegate.execute({longer.value(), out.value()}), InvalidArgument,
+              "exported with the two equal");
 }
 
 TEST(failures_of_the_image_are_reported_and_the_next_call_works) {
@@ -236,17 +240,22 @@ TEST(images_that_break_the_contract) {
   CHECK_ERROR(Loaded(recipe.build(), &data).error, DelegateInvalidCompatibility,
               "aoti_torch_from_the_future, aoti_torch_from_beyond");
   recipe.image = "image_wrong_abi.so";
-  CHECK_ERROR(Loaded(recipe.build(), &data).error, DelegateInvalidCompatibility, "has ABI 2, this runtime has 1");
+  CHECK_ERROR(Loaded(recipe.build(), &data).error, DelegateInvalidCompatibility,
+              "has ABI 2, this runtime has 1");
   recipe.image = "not_an_image.so";
-  CHECK_ERROR(Loaded(recipe.build(), &data).error, DelegateInvalidCompatibility, "has no symbol etcuda_image_abi");
+  CHECK_ERROR(Loaded(recipe.build(), &data).error, DelegateInvalidCompatibility,
+              "has no symbol etcuda_image_abi");
   recipe.image = "garbage.so";
   CHECK_ERROR(Loaded(recipe.build(), &data).error, DelegateInvalidCompatibility, "could not be loaded");
   recipe.image = "image.so";
   recipe.edit = [](etcuda::schema::DelegateT& root) { root.images[0]->sha256[5] ^= 1; };
   CHECK_ERROR(Loaded(recipe.build(), &data).error, InvalidProgram, "the code image for host is damaged");
   recipe.edit = [](etcuda::schema::DelegateT& root) { root.constants[1]->name = "stat"; };
-  CHECK_ERROR(Loaded(recipe.build(), &data).error, InvalidProgram, "constants that the delegate's description does not have: state");
-  recipe.edit = [](etcuda::schema::DelegateT& root) { root.inputs.push_back(std::make_unique<etcuda::schema::ValueT>(*root.inputs[0])); };
+  CHECK_ERROR(Loaded(recipe.build(), &data).error, InvalidProgram,
+              "constants that the delegate's description does not have: state");
+  recipe.edit = [](etcuda::schema::DelegateT& root) {
+    root.inputs.push_back(std::make_unique<etcuda::schema::ValueT>(*root.inputs[0]));
+  };
   CHECK_ERROR(Loaded(recipe.build(), &data).error, InvalidProgram, "1 inputs and 1 outputs");
 }
 

@@ -1,6 +1,6 @@
-// Loads mutated blobs: every one must end in an error or, if the mutation hit nothing that matters, in a delegate that
-// loads; none may crash. Half of them get their hash made right again, so that the flatbuffer verifier and the checks
-// behind it are reached.
+// Loads mutated blobs: every one must end in an error or, if the mutation hit nothing that matters, in a
+// delegate that loads; none may crash. Half of them get their hash made right again, so that the flatbuffer
+// verifier and the checks behind it are reached.
 //
 // usage: fuzz_blob [count] [seed]
 #include <cstdio>
@@ -31,11 +31,13 @@ void mend(Bytes& blob) {
 }
 
 void flip(Bytes& blob, size_t limit, Random& random) {
-  for (uint64_t n = 1 + random() % 8; n > 0; --n) blob[random() % limit] ^= static_cast<uint8_t>(1u << random() % 8);
+  for (uint64_t n = 1 + random() % 8; n > 0; --n)
+    blob[random() % limit] ^= static_cast<uint8_t>(1u << random() % 8);
 }
 
 void overwrite(Bytes& blob, size_t limit, Random& random) {
-  static const uint64_t values[] = {0, 1, 0x7f, 0xff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, ~0ull, 1ull << 63};
+  static const uint64_t values[] = {
+      0, 1, 0x7f, 0xff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, ~0ull, 1ull << 63};
   const size_t width = size_t{1} << random() % 4;
   const uint64_t value = random() % 4 == 0 ? random() : values[random() % 10];
   const size_t at = random() % (limit - width) / width * width;

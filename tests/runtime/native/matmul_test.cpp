@@ -53,7 +53,8 @@ void check_gemm(Kernel kernel, DType dtype, int64_t m, int64_t n, int64_t k, boo
   const Layout la = a_t ? Layout{1, m + pad} : Layout{k + pad, 1};
   const Layout lb = b_t ? Layout{1, k + pad} : Layout{n + pad, 1};
   const Layout lo = out_t ? Layout{1, m + pad} : Layout{n + pad, 1};
-  Values a(dtype, static_cast<size_t>((m + pad) * (k + pad) + 1)), b(dtype, static_cast<size_t>((n + pad) * (k + pad) + 1));
+  Values a(dtype, static_cast<size_t>((m + pad) * (k + pad) + 1)),
+      b(dtype, static_cast<size_t>((n + pad) * (k + pad) + 1));
   Values out(dtype, static_cast<size_t>((m + pad) * (n + pad) + 1)), bias(dtype, static_cast<size_t>(n + 1));
   a.fill(random);
   b.fill(random);
@@ -63,8 +64,15 @@ void check_gemm(Kernel kernel, DType dtype, int64_t m, int64_t n, int64_t k, boo
   if (beta == 0) {
     for (int64_t i = 0; i <= n; ++i) bias.set(i, poison);
   }
-  const GemmProblem problem{m, n, k, {a.bytes.data(), dtype, la.row, la.col}, {b.bytes.data(), dtype, lb.row, lb.col},
-                            {out.bytes.data(), dtype, lo.row, lo.col}, {bias.bytes.data(), dtype, 0, 1}, 0.75, beta};
+  const GemmProblem problem{m,
+                            n,
+                            k,
+                            {a.bytes.data(), dtype, la.row, la.col},
+                            {b.bytes.data(), dtype, lb.row, lb.col},
+                            {out.bytes.data(), dtype, lo.row, lo.col},
+                            {bias.bytes.data(), dtype, 0, 1},
+                            0.75,
+                            beta};
   run(kernel, problem);
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
@@ -77,8 +85,9 @@ void check_gemm(Kernel kernel, DType dtype, int64_t m, int64_t n, int64_t k, boo
       const double expected = 0.75 * sum + (beta == 0 ? 0 : beta * bias.get(j));
       const double got = out.get(i * lo.row + j * lo.col);
       if (!(std::abs(got - expected) <= tolerance(dtype) * scale)) {
-        etcuda_test::fail_check(__FILE__, __LINE__, format("m %ld n %ld k %ld %s at %ld, %ld: got %g, expected %g", m, n,
-                                                           k, dtype_name(dtype), i, j, got, expected));
+        etcuda_test::fail_check(__FILE__, __LINE__,
+                                format("m %ld n %ld k %ld %s at %ld, %ld: got %g, expected %g", m, n, k,
+                                       dtype_name(dtype), i, j, got, expected));
       }
     }
   }
@@ -86,13 +95,14 @@ void check_gemm(Kernel kernel, DType dtype, int64_t m, int64_t n, int64_t k, boo
 
 void check_all_gemms(Kernel kernel) {
   std::mt19937 random(3);
-  const int64_t shapes[][3] = {{1, 1, 1}, {1, 17, 33}, {3, 600, 40}, {4, 5, 300}, {5, 16, 7}, {6, 16, 256},
-                               {7, 33, 257}, {97, 19, 300}, {13, 530, 11}, {2, 3, 0}, {800, 9, 3}};
+  const int64_t shapes[][3] = {{1, 1, 1},     {1, 17, 33},  {3, 600, 40}, {4, 5, 300},
+                               {5, 16, 7},    {6, 16, 256}, {7, 33, 257}, {97, 19, 300},
+                               {13, 530, 11}, {2, 3, 0},    {800, 9, 3}};
   for (const DType dtype : {kFloat32, kFloat64, kBFloat16, kFloat16}) {
     for (const auto& shape : shapes) {
       for (int flags = 0; flags < 8; ++flags) {
-        check_gemm(kernel, dtype, shape[0], shape[1], shape[2], (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
-                   flags % 3 == 0 ? 0.0 : 1.5, random);
+        check_gemm(kernel, dtype, shape[0], shape[1], shape[2], (flags & 1) != 0, (flags & 2) != 0,
+                   (flags & 4) != 0, flags % 3 == 0 ? 0.0 : 1.5, random);
       }
     }
   }
@@ -100,7 +110,9 @@ void check_all_gemms(Kernel kernel) {
 
 }  // namespace
 
-TEST(gemm_portable_matches_double_precision) { check_all_gemms(gemm_portable); }
+TEST(gemm_portable_matches_double_precision) {
+  check_all_gemms(gemm_portable);
+}
 
 TEST(gemm_avx2_matches_double_precision) {
   __builtin_cpu_init();
@@ -112,7 +124,8 @@ TEST(gemm_avx2_matches_double_precision) {
 TEST(gemm_refuses_other_dtypes) {
   int32_t value = 0;
   const MatrixView integers{&value, kInt32, 1, 1};
-  CHECK_FAILS(NotSupported, "int32 and int32 into int32", gemm({1, 1, 1, integers, integers, integers, {}, 1, 0}));
+  CHECK_FAILS(NotSupported, "int32 and int32 into int32",
+              gemm({1, 1, 1, integers, integers, integers, {}, 1, 0}));
 }
 
 namespace {
@@ -141,7 +154,8 @@ std::unique_ptr<Tensor> random_tensor(const std::vector<int64_t>& sizes, DType d
   std::uniform_real_distribution<double> real(-1, 1);
   for (int64_t i = 0; i < tensor->numel(); ++i) {
     const double value = real(random);
-    convert_scalar(tensor->data_as<char>() + i * static_cast<int64_t>(dtype_size(dtype)), dtype, &value, kFloat64);
+    convert_scalar(tensor->data_as<char>() + i * static_cast<int64_t>(dtype_size(dtype)), dtype, &value,
+                   kFloat64);
   }
   return tensor;
 }
@@ -150,7 +164,8 @@ double at(const Tensor& tensor, const std::vector<int64_t>& index) {
   int64_t offset = 0;
   for (size_t i = 0; i < index.size(); ++i) offset += index[i] * tensor.strides[i];
   double value = 0;
-  convert_scalar(&value, kFloat64, tensor.data_as<char>() + offset * static_cast<int64_t>(dtype_size(tensor.dtype)),
+  convert_scalar(&value, kFloat64,
+                 tensor.data_as<char>() + offset * static_cast<int64_t>(dtype_size(tensor.dtype)),
                  tensor.dtype);
   return value;
 }
@@ -170,8 +185,8 @@ void for_each_index(const std::vector<int64_t>& sizes, const Visit& visit) {
   }
 }
 
-std::vector<double> reference(const ConvolutionCase& c, const Tensor& input, const Tensor& weight, const Tensor& bias,
-                              const Tensor& output) {
+std::vector<double> reference(const ConvolutionCase& c, const Tensor& input, const Tensor& weight,
+                              const Tensor& bias, const Tensor& output) {
   const size_t spatial = c.stride.size();
   std::vector<int64_t> out_sizes(output.sizes.begin(), output.sizes.begin() + output.rank);
   std::vector<double> result;
@@ -213,8 +228,8 @@ void check_convolution(const ConvolutionCase& c, DType dtype) {
   const auto list = [](const std::vector<int64_t>& values) {
     return IntList{values.data(), static_cast<int64_t>(values.size())};
   };
-  const auto options = convolution_options(*input, list(c.stride), list(c.padding), list(c.dilation), c.transposed,
-                                           list(c.output_padding), c.groups);
+  const auto options = convolution_options(*input, list(c.stride), list(c.padding), list(c.dilation),
+                                           c.transposed, list(c.output_padding), c.groups);
   const auto output = host_convolution(*input, *weight, bias.get(), options);
   const bool expects_channels_last = c.channels_last && dtype != kFloat64;
   CHECK_EQ(output->strides[1] == 1, expects_channels_last);
@@ -224,9 +239,10 @@ void check_convolution(const ConvolutionCase& c, DType dtype) {
   for_each_index(sizes, [&](const std::vector<int64_t>& index) {
     const double got = at(*output, index);
     if (!(std::abs(got - expected[i]) <= tolerance(dtype) * 8)) {
-      etcuda_test::fail_check(__FILE__, __LINE__, format("%s at %zu: got %g, expected %g",
-                                                         describe_shape(output->rank, sizes.data()).c_str(), i, got,
-                                                         expected[i]));
+      etcuda_test::fail_check(
+          __FILE__, __LINE__,
+          format("%s at %zu: got %g, expected %g", describe_shape(output->rank, sizes.data()).c_str(), i, got,
+                 expected[i]));
     }
     ++i;
   });
@@ -255,7 +271,8 @@ TEST(convolution_matches_its_definition) {
 
 TEST(convolution_in_many_blocks) {
   // 96 x 3 x 3 float columns are 3.4 kB each: 50 x 41 positions do not fit one block.
-  check_convolution({{1, 96, 50, 41}, {2, 96, 3, 3}, {1, 1}, {1, 1}, {1, 1}, {0, 0}, false, 1, false}, kFloat32);
+  check_convolution({{1, 96, 50, 41}, {2, 96, 3, 3}, {1, 1}, {1, 1}, {1, 1}, {0, 0}, false, 1, false},
+                    kFloat32);
 }
 
 TEST(convolution_refuses_what_does_not_fit) {
@@ -264,7 +281,8 @@ TEST(convolution_refuses_what_does_not_fit) {
   const auto weight = random_tensor({2, 4, 3, 3}, kFloat32, false, random);
   const int64_t one = 1, zero = 0, negative = -1;
   const auto options = convolution_options(*input, {&one, 1}, {&zero, 1}, {&one, 1}, false, {&zero, 1}, 1);
-  CHECK_FAILS(InvalidArgument, "does not fit weight [2, 4, 3, 3]", host_convolution(*input, *weight, nullptr, options));
+  CHECK_FAILS(InvalidArgument, "does not fit weight [2, 4, 3, 3]",
+              host_convolution(*input, *weight, nullptr, options));
   CHECK_FAILS(InvalidArgument, "padding",
               convolution_options(*input, {&one, 1}, {&negative, 1}, {&one, 1}, false, {&zero, 1}, 1));
   const auto large = random_tensor({2, 3, 5, 5}, kFloat32, false, random);

@@ -36,7 +36,9 @@ inline Bytes read_file(const std::string& path) {
   return Bytes(std::istreambuf_iterator<char>(file), {});
 }
 
-inline std::string image_path(const std::string& name) { return std::string(ETCUDA_TEST_IMAGES) + "/" + name; }
+inline std::string image_path(const std::string& name) {
+  return std::string(ETCUDA_TEST_IMAGES) + "/" + name;
+}
 
 inline std::vector<uint8_t> digest_of(const Bytes& bytes) {
   const etcuda::Digest digest = etcuda::sha256(bytes.data(), bytes.size());
@@ -152,7 +154,9 @@ class MemoryDataMap final : public NamedDataMap {
     skipped_[key] = 1;
   }
 
-  Result<const TensorLayout> get_tensor_layout(std::string_view) const override { return Error::NotImplemented; }
+  Result<const TensorLayout> get_tensor_layout(std::string_view) const override {
+    return Error::NotImplemented;
+  }
   Result<FreeableBuffer> get_data(std::string_view key) const override {
     const auto it = entries_.find(std::string(key));
     if (it == entries_.end()) return Error::NotFound;
@@ -183,8 +187,9 @@ inline executorch::runtime::BackendInterface& backend() {
 class TensorValue {
  public:
   using Tensor = executorch::aten::Tensor;
-  TensorValue(executorch::aten::ScalarType dtype, std::vector<int32_t> sizes, size_t element,
-              executorch::aten::TensorShapeDynamism dynamism = executorch::aten::TensorShapeDynamism::DYNAMIC_BOUND)
+  TensorValue(
+      executorch::aten::ScalarType dtype, std::vector<int32_t> sizes, size_t element,
+      executorch::aten::TensorShapeDynamism dynamism = executorch::aten::TensorShapeDynamism::DYNAMIC_BOUND)
       : sizes_(std::move(sizes)), order_(sizes_.size()), strides_(sizes_.size()) {
     int32_t step = 1;
     for (size_t i = sizes_.size(); i-- > 0;) {
@@ -193,8 +198,9 @@ class TensorValue {
       step *= std::max(sizes_[i], 1);
     }
     data_.resize(static_cast<size_t>(step) * element, 0xAB);
-    impl_ = std::make_unique<executorch::aten::TensorImpl>(dtype, static_cast<ssize_t>(sizes_.size()), sizes_.data(),
-                                                         data_.data(), order_.data(), strides_.data(), dynamism);
+    impl_ = std::make_unique<executorch::aten::TensorImpl>(dtype, static_cast<ssize_t>(sizes_.size()),
+                                                           sizes_.data(), data_.data(), order_.data(),
+                                                           strides_.data(), dynamism);
     value_ = EValue(Tensor(impl_.get()));
   }
   static TensorValue floats(const std::vector<float>& values) {
@@ -237,7 +243,8 @@ class Loaded {
   Loaded(const Loaded&) = delete;
 
   Error execute(std::vector<EValue*> arguments) {
-    if (handle_ == nullptr) throw std::runtime_error("the delegate was not loaded: " + etcuda::last_reported_error());
+    if (handle_ == nullptr)
+      throw std::runtime_error("the delegate was not loaded: " + etcuda::last_reported_error());
     executorch::runtime::BackendExecutionContext context;
     return backend().execute(context, handle_, {arguments.data(), arguments.size()});
   }
@@ -245,7 +252,8 @@ class Loaded {
   std::vector<float> run(const std::vector<float>& x) {
     TensorValue in = TensorValue::floats(x);
     TensorValue out(executorch::aten::ScalarType::Float, {8}, 4);
-    if (execute({in.value(), out.value()}) != Error::Ok) throw std::runtime_error(etcuda::last_reported_error());
+    if (execute({in.value(), out.value()}) != Error::Ok)
+      throw std::runtime_error(etcuda::last_reported_error());
     return out.read();
   }
   Error error = Error::Ok;
@@ -256,8 +264,10 @@ class Loaded {
 
 inline void expect_error(Error got, Error expected, const char* words, const char* file, int line) {
   const std::string message = etcuda::last_reported_error();
-  if (got != expected) fail_check(file, line, "wrong error " + std::to_string(static_cast<int>(got)) + ": " + message);
-  if (message.find(words) == std::string::npos) fail_check(file, line, std::string("lacks '") + words + "': " + message);
+  if (got != expected)
+    fail_check(file, line, "wrong error " + std::to_string(static_cast<int>(got)) + ": " + message);
+  if (message.find(words) == std::string::npos)
+    fail_check(file, line, std::string("lacks '") + words + "': " + message);
 }
 
 }  // namespace etcuda_test
