@@ -33,3 +33,7 @@ class BlobError(EtcudaError, ValueError):
 
 class RuntimeUnavailableError(EtcudaError, RuntimeError):
     """The native runtime library, or something it needs, is missing."""
+
+
+class KernelArgumentError(EtcudaError, ValueError):
+    """A kernel was called with arguments that it does not take."""

@@ -1,0 +1,166 @@
+"""Split-K attention for few query rows: decode and short drafts.
+
+The keys of one KV head are cut into ``num_splits`` parts. One block takes one part, and all query rows that share the
+KV head in one tile, so that keys and values are read once (Dao et al., "Flash-Decoding for long-context inference",
+2023). Parts are merged by a second kernel; a part beyond the filled length ends at once and is not merged.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from etcuda.kernels.attention.masking import (
+    finite_or_zero,
+    first_and_last,
+    keep_keys,
+    key_length,
+    masked_logits,
+    query_positions,
+)
+
+# The kernel takes the positions of all query rows in one vector of this length.
+MAX_QUERY = 16
+
+
+@triton.jit
+def parts(kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits,
+          BLOCK_N: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+          HAS_LEN: tl.constexpr):  # fmt: skip
+    """How the keys of batch row ``b`` are cut: first key, end, keys per part, parts that have keys (at least 1)."""
+    length = key_length(kv_len, b, L_kv, HAS_LEN)
+    lo = length * 0
+    hi = length
+    if CAUSAL != 0:
+        m = tl.arange(0, MAX_Q)
+        pos = query_positions(positions, stride_pb, stride_pm, b, m, L_q, L_q, length, CAUSAL)
+        first, last = first_and_last(pos, m, L_q, CAUSAL)
+        hi = tl.maximum(tl.minimum(length, last + 1), 0)
+        if WINDOW > 0:
+            lo = tl.minimum(tl.maximum(first - WINDOW + 1, 0), hi) // BLOCK_N * BLOCK_N
+    blocks = tl.cdiv(hi - lo, BLOCK_N)
+    per = tl.maximum(tl.cdiv(blocks, num_splits), 1)
+    used = tl.maximum(tl.cdiv(blocks, per), 1)
+    return lo, hi, length, per * BLOCK_N, used
+
+
+@triton.jit(do_not_specialize=["num_splits"])
+def attention_split_kernel(
+    q, k, v, out, partial, stats, mask, kv_len, positions,
+    stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
+    L_q, L_kv, num_splits, qk_scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
+):  # fmt: skip
+    """Grid: (num_splits, KV_HEADS * row tiles, batch). Rows of a tile are (query, head of the group) pairs.
+
+    ``partial`` is [batch, KV_HEADS, num_splits, L_q * GROUP, HEAD_DIM] fp32, not normalised; ``stats`` the same without
+    the last dimension, times 2: maximum and sum, in base 2. A lone part is written to ``out``.
+    """
+    split = tl.program_id(0)
+    h = tl.program_id(1) % KV_HEADS
+    tile = tl.program_id(1) // KV_HEADS
+    b = tl.program_id(2)
+    lo, hi, length, span, used = parts(
+        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN
+    )
+    if split >= used:
+        return
+    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_m = rows // GROUP
+    row_h = h * GROUP + rows % GROUP
+    row_ok = rows < L_q * GROUP
+    pos = query_positions(positions, stride_pb, stride_pm, b, row_m, L_q, L_q, length, CAUSAL)
+    offs_d = tl.arange(0, BLOCK_D)
+    d_ok = offs_d < HEAD_DIM
+    rows_ok = row_ok[:, None] & d_ok[None, :]
+    batch = b.to(tl.int64)
+    head = h.to(tl.int64)
+    q_rows = batch * stride_qb + row_h.to(tl.int64) * stride_qh + row_m.to(tl.int64) * stride_qm
+    qt = tl.load(q + q_rows[:, None] + offs_d[None, :], mask=rows_ok, other=0.0)
+    k_base = k + batch * stride_kb + head * stride_kh
+    v_base = v + batch * stride_vb + head * stride_vh
+    mask_rows = mask + (batch * stride_mb + row_h.to(tl.int64) * stride_mh + row_m.to(tl.int64) * stride_mm)[:, None]
+    local_n = tl.arange(0, BLOCK_N)
+    m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_i = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    begin = lo + split * span
+    end = tl.minimum(begin + span, hi)
+    for start in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
+        n_ok = start + local_n < end
+        k_ptrs = k_base + tl.cast(start, tl.int64) * stride_kn + (local_n[None, :] * stride_kn + offs_d[:, None])
+        v_ptrs = v_base + tl.cast(start, tl.int64) * stride_vn + (local_n[:, None] * stride_vn + offs_d[None, :])
+        if HEAD_DIM == BLOCK_D:
+            kt = tl.load(k_ptrs, mask=n_ok[None, :], other=0.0)
+            vt = tl.load(v_ptrs, mask=n_ok[:, None], other=0.0)
+        else:
+            kt = tl.load(k_ptrs, mask=n_ok[None, :] & d_ok[:, None], other=0.0)
+            vt = tl.load(v_ptrs, mask=n_ok[:, None] & d_ok[None, :], other=0.0)
+        keep = keep_keys(start + local_n, pos, end, CAUSAL, WINDOW)
+        s = masked_logits(
+            tl.dot(qt, kt), keep, mask_rows, stride_mn, start, local_n, row_ok, end, qk_scale, SOFTCAP, MASK
+        )
+        m_new = tl.maximum(m_i, tl.max(s, 1))
+        m_safe = finite_or_zero(m_new)
+        p = tl.exp2(s - m_safe[:, None])
+        alpha = tl.exp2(m_i - m_safe)
+        l_i = l_i * alpha + tl.sum(p, 1)
+        acc = tl.dot(p.to(vt.dtype), vt, acc * alpha[:, None])
+        m_i = m_new
+    if used == 1:
+        o_rows = batch * stride_ob + row_h.to(tl.int64) * stride_oh + row_m.to(tl.int64) * stride_om
+        result = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
+        tl.store(out + o_rows[:, None] + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok)
+        return
+    slot = ((batch * KV_HEADS + head) * num_splits + split) * (L_q * GROUP) + rows
+    tl.store(partial + slot[:, None] * HEAD_DIM + offs_d[None, :], acc, mask=rows_ok)
+    tl.store(stats + slot * 2, m_i, mask=row_ok)
+    tl.store(stats + slot * 2 + 1, l_i, mask=row_ok)
+
+
+@triton.jit(do_not_specialize=["num_splits"])
+def attention_reduce_kernel(
+    out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
+    L_q, L_kv, num_splits,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, MAX_Q: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
+):  # fmt: skip
+    """Grid: (L_q * GROUP, batch * KV_HEADS, head_dim / CHUNK_D). Merges the parts of one row, ``BLOCK_S`` at a time."""
+    row = tl.program_id(0)
+    bh = tl.program_id(1)
+    b = bh // KV_HEADS
+    _lo, _hi, _length, _span, used = parts(
+        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN
+    )
+    if used == 1:
+        return
+    offs_d = tl.program_id(2) * CHUNK_D + tl.arange(0, CHUNK_D)
+    d_ok = offs_d < HEAD_DIM
+    base = bh.to(tl.int64) * num_splits * (L_q * GROUP) + row
+    m_run = tl.full([1], float("-inf"), tl.float32)
+    l_run = tl.zeros([1], tl.float32)
+    acc = tl.zeros([CHUNK_D], tl.float32)
+    for first in tl.range(0, used, BLOCK_S):
+        part = first + tl.arange(0, BLOCK_S)
+        ok = part < used
+        slot = base + part.to(tl.int64) * (L_q * GROUP)
+        m = tl.load(stats + slot * 2, mask=ok, other=float("-inf"))
+        weight = tl.load(stats + slot * 2 + 1, mask=ok, other=0.0)
+        values = tl.load(
+            partial + slot[:, None] * HEAD_DIM + offs_d[None, :], mask=ok[:, None] & d_ok[None, :], other=0.0
+        )
+        m_new = tl.maximum(m_run, tl.max(m, 0))
+        m_safe = finite_or_zero(m_new)
+        scale = tl.exp2(m - m_safe)
+        alpha = tl.exp2(m_run - m_safe)
+        acc = acc * alpha + tl.sum(values * scale[:, None], 0)
+        l_run = l_run * alpha + tl.sum(weight * scale, 0)
+        m_run = m_new
+    h = (bh % KV_HEADS) * GROUP + row % GROUP
+    o_row = b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh + (row // GROUP).to(tl.int64) * stride_om
+    result = acc / tl.where(l_run == 0.0, 1.0, l_run)
+    tl.store(out + o_row + offs_d, result.to(out.dtype.element_ty), mask=d_ok)
