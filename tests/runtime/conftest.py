@@ -24,7 +24,9 @@ def _tool(name: str) -> str:
 def run(*command: str | pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a command with additional environment variables; the caller looks at its return code."""
     env = {**os.environ, **environment}
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, env=env)
+    return subprocess.run(
+        [str(c) for c in command], capture_output=True, text=True, errors="replace", check=False, env=env
+    )
 
 
 def _build(name: str, *options: str) -> pathlib.Path:

@@ -146,10 +146,11 @@ def test_two_hundred_cycles_stay_flat(make_program: MakeProgram) -> None:
 
 @pytest.mark.slow
 def test_stock_runtime_sanitized(make_program: MakeProgram, sanitized_build: pathlib.Path) -> None:
-    sanitizer = run("g++", "-print-file-name=libasan.so").stdout.strip()
+    # The C++ library stands beside the sanitizer, which looks for its functions when the process starts.
+    libraries = [run("g++", f"-print-file-name={name}").stdout.strip() for name in ("libasan.so", "libstdc++.so.6")]
     done = run(
         *(sys.executable, "-W", "ignore", "-c", CYCLES, make_program(), "20"),
-        LD_PRELOAD=sanitizer,
+        LD_PRELOAD=" ".join(libraries),
         # The interpreter itself does not free everything.
         ASAN_OPTIONS="detect_leaks=0",
         UBSAN_OPTIONS="halt_on_error=1",
