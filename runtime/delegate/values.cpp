@@ -112,12 +112,15 @@ ArgumentView bind_number(const ValueSpec& spec, size_t index, const EValue& valu
 }  // namespace
 
 void SymbolTable::bind(int32_t symbol, int64_t size, const char* role, const ValueSpec& spec, size_t dim) {
-  const auto [it, inserted] = sizes_.try_emplace(symbol, Known{size, &spec.name, dim});
-  if (inserted || it->second.size == size) return;
-  fail(ErrorCode::InvalidArgument,
-       "%s %s: dimension %zu has size %" PRId64 " but dimension %zu of %s has size %" PRId64
-       ", and the model was exported with the two equal. Pass tensors of matching sizes.",
-       role, spec.name.c_str(), dim, size, it->second.dim, it->second.name->c_str(), it->second.size);
+  for (const Known& known : sizes_) {
+    if (known.symbol != symbol) continue;
+    if (known.size == size) return;
+    fail(ErrorCode::InvalidArgument,
+         "%s %s: dimension %zu has size %" PRId64 " but dimension %zu of %s has size %" PRId64
+         ", and the model was exported with the two equal. Pass tensors of matching sizes.",
+         role, spec.name.c_str(), dim, size, known.dim, known.name->c_str(), known.size);
+  }
+  sizes_.push_back({symbol, size, &spec.name, dim});
 }
 
 ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& value, SymbolTable& symbols,

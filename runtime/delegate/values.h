@@ -3,7 +3,7 @@
 
 #include <executorch/runtime/core/evalue.h>
 
-#include <map>
+#include <vector>
 
 #include "blob/blob.h"
 #include "memory/tensor.h"
@@ -33,11 +33,12 @@ class SymbolTable {
 
  private:
   struct Known {
+    int32_t symbol;
     int64_t size;
     const std::string* name;
     size_t dim;
   };
-  std::map<int32_t, Known> sizes_;
+  std::vector<Known> sizes_;  // few, and the memory is kept from call to call
 };
 
 // Checks kind, dtype, rank, bounds, symbols and memory order of input `index`. Throws
