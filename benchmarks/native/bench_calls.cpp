@@ -25,9 +25,10 @@ using executorch::runtime::EValue;
 
 namespace {
 
-const std::map<std::string, ScalarType> kDtypes = {
-    {"int64", ScalarType::Long}, {"float32", ScalarType::Float}, {"float16", ScalarType::Half},
-    {"bfloat16", ScalarType::BFloat16}};
+const std::map<std::string, ScalarType> kDtypes = {{"int64", ScalarType::Long},
+                                                   {"float32", ScalarType::Float},
+                                                   {"float16", ScalarType::Half},
+                                                   {"bfloat16", ScalarType::BFloat16}};
 
 TensorPtr read_input(const std::string& text) {
   std::istringstream fields(text);
@@ -44,13 +45,15 @@ TensorPtr read_input(const std::string& text) {
 }
 
 int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
 void write_output(const char* path, const executorch::aten::Tensor& tensor) {
   std::ofstream file(path, std::ios::binary);
-  file.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+  file.write(static_cast<const char*>(tensor.const_data_ptr()),
+             static_cast<std::streamsize>(tensor.nbytes()));
   if (!file) throw std::runtime_error(std::string("cannot write ") + path);
 }
 
@@ -62,7 +65,8 @@ int run(int argc, char** argv) {
   for (int i = 6; i < argc; ++i) inputs.emplace_back(*tensors.emplace_back(read_input(argv[i])));
   const int64_t start = now_ns();
   Module module(argv[1]);
-  if (module.load_method(method) != executorch::runtime::Error::Ok) throw std::runtime_error("loading failed");
+  if (module.load_method(method) != executorch::runtime::Error::Ok)
+    throw std::runtime_error("loading failed");
   const double load_ms = static_cast<double>(now_ns() - start) / 1e6;
   std::vector<int64_t> host_ns;
   for (int i = -warmup; i < calls; ++i) {

@@ -1,8 +1,8 @@
 // Loads, runs and unloads one program many times, and prints what memory it left in use.
 //
 // Usage: cycles MODEL.pte METHOD CYCLES DTYPE:SIZES...
-// Inputs are zeros. Prints one line of JSON per checkpoint: cycles done, resident bytes of the process, free bytes of
-// the GPU, and bytes that etcuda has in use.
+// Inputs are zeros. Prints one line of JSON per checkpoint: cycles done, resident bytes of the process, free
+// bytes of the GPU, and bytes that etcuda has in use.
 #include <dlfcn.h>
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
@@ -75,7 +75,8 @@ void run(int argc, char** argv) {
   for (int cycle = 1; cycle <= cycles; ++cycle) {
     {
       Module module(argv[1]);
-      if (!module.execute(argv[2], inputs).ok()) throw std::runtime_error("a call failed; the log above says why");
+      if (!module.execute(argv[2], inputs).ok())
+        throw std::runtime_error("a call failed; the log above says why");
     }
     if (cycle % 20 == 0) {
       std::printf("{\"cycles\": %d, \"resident\": %ld, \"gpu_free\": %zu, \"in_use\": %llu}\n", cycle,
