@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etcuda.backend.options import CompileOptions as CompileOptions
+    from etcuda.backend.save import save_program as save_program
     from etcuda.backend.target import CudaTarget as CudaTarget
     from etcuda.errors import EtcudaError as EtcudaError
     from etcuda.partitioner.partitioner import CudaPartitioner as CudaPartitioner
@@ -29,9 +30,10 @@ _EXPORTS = {
     "CudaTarget": "etcuda.backend.target",
     "EtcudaError": "etcuda.errors",
     "partition_report": "etcuda.partitioner.report",
+    "save_program": "etcuda.backend.save",
 }
 
-__all__ = ["CompileOptions", "CudaPartitioner", "CudaTarget", "EtcudaError", "partition_report"]
+__all__ = ["CompileOptions", "CudaPartitioner", "CudaTarget", "EtcudaError", "partition_report", "save_program"]
 
 
 def __getattr__(name: str) -> Any:

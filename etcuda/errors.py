@@ -37,3 +37,7 @@ class RuntimeUnavailableError(EtcudaError, RuntimeError):
 
 class KernelArgumentError(EtcudaError, ValueError):
     """A kernel was called with arguments that it does not take."""
+
+
+class SaveError(EtcudaError, OSError):
+    """A program cannot be written to disk."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 
 import torch
-from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
+from executorch.exir import to_edge_transform_and_lower
 from executorch.exir.delegate import executorch_call_delegate
 from torch.export import ExportedProgram
 
-from etcuda import CompileOptions, CudaPartitioner
+from etcuda import CompileOptions, CudaPartitioner, save_program
 from examples.models import CASES
 
 
@@ -39,19 +37,6 @@ class ExportRecord:
     delegated: int
     partitions: int
     kernels: int
-
-
-def write_program(program: ExecutorchProgramManager, path: pathlib.Path) -> None:
-    """Writes the whole file or none: to a temporary name first, then renamed."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            program.write_to_file(file)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
-        raise
 
 
 def count_nodes(program: ExportedProgram) -> tuple[int, int, int]:
@@ -96,7 +81,7 @@ def export_program(
     )
     counts = [count_nodes(edge.exported_program(name)) for name in methods]
     on_stage("write")
-    write_program(edge.to_executorch(), path)
+    save_program(edge.to_executorch(), path)
     nodes, delegated, partitions = (sum(column) for column in zip(*counts, strict=True))
     return ExportRecord(
         target=target,
