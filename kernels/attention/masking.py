@@ -1,7 +1,7 @@
 """Which keys a query row attends to: device functions that every attention kernel shares.
 
-A row at position ``p`` attends to key ``n`` where ``n < length``, if causal ``n <= p``, with a window ``n > p - WINDOW``,
-and where the mask tensor lets it. Modes of ``CAUSAL``: 0 none; 1 ``p = m``; 2 ``p = m + length - L_q``; 3 ``p`` is read.
+A row at position ``p`` attends to key ``n`` where ``n < length``, if causal ``n <= p``, with a window
+``n > p - WINDOW``, and where the mask tensor lets it. ``CAUSAL``: 0 none; 1 ``p = m``; 2 ``p = m + length - L_q``; 3 ``p`` is read.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def key_length(kv_len, b, L_kv, HAS_LEN: tl.constexpr):
 @triton.jit
 def query_positions(positions, stride_pb, stride_pm, b, m, m_end, L_q, length, CAUSAL: tl.constexpr):
     """Positions [rows] of query rows ``m``; a row from ``m_end`` on has position 0 where positions are read."""
+    pos = m
     if CAUSAL == 3:
         where = positions + b.to(tl.int64) * stride_pb + m * stride_pm
         # A position beyond the keys means the same as the last key's, and fits 32 bits.
         found = tl.load(where, mask=m < m_end, other=0).to(tl.int64)
-        return tl.maximum(tl.minimum(found, 2147483646), -1).to(tl.int32)
-    elif CAUSAL == 2:
-        return m + (length - L_q)
-    else:
-        return m
+        pos = tl.maximum(tl.minimum(found, 2147483646), -1).to(tl.int32)
+    if CAUSAL == 2:
+        pos = m + (length - L_q)
+    return pos
 
 
 @triton.jit
@@ -60,7 +60,7 @@ def keep_keys(n, pos, n_end, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
 def masked_logits(
     s, keep, mask_rows, stride_mn, start, local_n, row_ok, n_end, qk_scale, SOFTCAP: tl.constexpr, MASK: tl.constexpr
 ):
-    """Raw products [rows, keys] to logits in base 2: scale, soft cap, mask tensor (1 bool, 2 float), ``-inf`` elsewhere.
+    """Raw products [rows, keys] to logits in base 2: scaled, capped, masked by positions and mask tensor.
 
     Args:
         s: products of queries and keys.
@@ -73,7 +73,7 @@ def masked_logits(
         n_end: end of the keys that may be read.
         qk_scale: scale of the logits times log2(e); without it for a soft cap.
         SOFTCAP: 0 for none.
-        MASK: 0 for none.
+        MASK: 0 none, 1 bool, 2 float.
     """
     LOG2E: tl.constexpr = 1.4426950408889634
     if SOFTCAP > 0:

@@ -97,9 +97,8 @@ def attention_split(
     if num_splits > 1:
         merge = _wrapped(attention_reduce_kernel)
         merge[(rows, batch * kv_heads, triton.cdiv(head_dim, chunk_d))](
-            out, partial, stats, lengths, where, *out.stride()[:3], *stride_p, l_q, l_kv, num_splits,
-            KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_N=block_n, **modes,
-            BLOCK_S=block_s, CHUNK_D=chunk_d, num_warps=4,
+            out, partial, stats, lengths, where, *out.stride()[:3], *stride_p, l_q, l_kv, num_splits, block_n,
+            kv_heads, group, HEAD_DIM=head_dim, **modes, BLOCK_S=block_s, CHUNK_D=chunk_d, num_warps=4,
         )  # fmt: skip
     return out
 

@@ -24,9 +24,10 @@ MAX_QUERY = 16
 
 
 @triton.jit
-def parts(kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits,
-          BLOCK_N: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-          HAS_LEN: tl.constexpr):  # fmt: skip
+def parts(
+    kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n,
+    MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
+):  # fmt: skip
     """How the keys of batch row ``b`` are cut: first key, end, keys per part, parts that have keys (at least 1)."""
     length = key_length(kv_len, b, L_kv, HAS_LEN)
     lo = length * 0
@@ -37,11 +38,11 @@ def parts(kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits,
         first, last = first_and_last(pos, m, L_q, CAUSAL)
         hi = tl.maximum(tl.minimum(length, last + 1), 0)
         if WINDOW > 0:
-            lo = tl.minimum(tl.maximum(first - WINDOW + 1, 0), hi) // BLOCK_N * BLOCK_N
-    blocks = tl.cdiv(hi - lo, BLOCK_N)
+            lo = tl.minimum(tl.maximum(first - WINDOW + 1, 0), hi) // block_n * block_n
+    blocks = tl.cdiv(hi - lo, block_n)
     per = tl.maximum(tl.cdiv(blocks, num_splits), 1)
     used = tl.maximum(tl.cdiv(blocks, per), 1)
-    return lo, hi, length, per * BLOCK_N, used
+    return lo, hi, length, per * block_n, used
 
 
 @triton.jit(do_not_specialize=["num_splits"])
@@ -121,33 +122,32 @@ def attention_split_kernel(
     tl.store(stats + slot * 2 + 1, l_i, mask=row_ok)
 
 
-@triton.jit(do_not_specialize=["num_splits"])
+@triton.jit(do_not_specialize=["num_splits", "block_n", "kv_heads", "group"])
 def attention_reduce_kernel(
     out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
-    L_q, L_kv, num_splits,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, MAX_Q: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
+    L_q, L_kv, num_splits, block_n, kv_heads, group,
+    HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
     BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (L_q * GROUP, batch * KV_HEADS, head_dim / CHUNK_D). Merges the parts of one row, ``BLOCK_S`` at a time."""
+    """Grid: (L_q * group, batch * kv_heads, head_dim / CHUNK_D). Merges the parts of one row, ``BLOCK_S`` at a time."""
     row = tl.program_id(0)
     bh = tl.program_id(1)
-    b = bh // KV_HEADS
+    b = bh // kv_heads
     _lo, _hi, _length, _span, used = parts(
-        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN
+        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n, MAX_Q, CAUSAL, WINDOW, HAS_LEN
     )
     if used == 1:
         return
     offs_d = tl.program_id(2) * CHUNK_D + tl.arange(0, CHUNK_D)
     d_ok = offs_d < HEAD_DIM
-    base = bh.to(tl.int64) * num_splits * (L_q * GROUP) + row
+    base = bh.to(tl.int64) * num_splits * (L_q * group) + row
     m_run = tl.full([1], float("-inf"), tl.float32)
     l_run = tl.zeros([1], tl.float32)
     acc = tl.zeros([CHUNK_D], tl.float32)
     for first in tl.range(0, used, BLOCK_S):
         part = first + tl.arange(0, BLOCK_S)
         ok = part < used
-        slot = base + part.to(tl.int64) * (L_q * GROUP)
+        slot = base + part.to(tl.int64) * (L_q * group)
         m = tl.load(stats + slot * 2, mask=ok, other=float("-inf"))
         weight = tl.load(stats + slot * 2 + 1, mask=ok, other=0.0)
         values = tl.load(
@@ -160,7 +160,7 @@ def attention_reduce_kernel(
         acc = acc * alpha + tl.sum(values * scale[:, None], 0)
         l_run = l_run * alpha + tl.sum(weight * scale, 0)
         m_run = m_new
-    h = (bh % KV_HEADS) * GROUP + row % GROUP
-    o_row = b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh + (row // GROUP).to(tl.int64) * stride_om
+    h = (bh % kv_heads) * group + row % group
+    o_row = b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh + (row // group).to(tl.int64) * stride_om
     result = acc / tl.where(l_run == 0.0, 1.0, l_run)
     tl.store(out + o_row + offs_d, result.to(out.dtype.element_ty), mask=d_ok)

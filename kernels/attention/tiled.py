@@ -1,7 +1,7 @@
 """Tiled attention for any number of query rows: prefill.
 
-One block takes ``BLOCK_M`` query rows of one head and walks over the keys they attend to (Dao, "FlashAttention-2", 2023).
-Blocks of keys that every row of the tile attends to are not masked element by element.
+One block takes ``BLOCK_M`` query rows of one head and walks over the keys they attend to (Dao,
+"FlashAttention-2", 2023). Blocks of keys that every row of the tile attends to are not masked element by element.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def walk(
     return acc, l_i, m_i
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_heads", "group"])
 def attention_tiled_kernel(
     q, k, v, out, mask, kv_len, positions,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
@@ -129,6 +129,4 @@ def attention_tiled_kernel(
     )  # fmt: skip
     o_base = out + batch * stride_ob + head * stride_oh + first_row * stride_om
     result = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
-    tl.store(
-        o_base + local_m[:, None] * stride_om + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok
-    )
+    tl.store(o_base + local_m[:, None] * stride_om + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok)
