@@ -35,7 +35,7 @@ class Timer:
 
     def __init__(self) -> None:
         self._flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def graph_us(self, call: Callable[[int], object], calls: int, repetitions: int, hot: bool = False) -> Times:
@@ -61,7 +61,7 @@ class Timer:
 
     def _repeat(self, run: Callable[[], object], calls: int, repetitions: int, hot: bool) -> Times:
         run()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         samples = []
         for _ in range(repetitions):
             if hot:

@@ -1,7 +1,8 @@
 """Which keys a query row attends to: device functions that every attention kernel shares.
 
 A row at position ``p`` attends to key ``n`` where ``n < length``, if causal ``n <= p``, with a window
-``n > p - WINDOW``, and where the mask tensor lets it. ``CAUSAL``: 0 none; 1 ``p = m``; 2 ``p = m + length - L_q``; 3 ``p`` is read.
+``n > p - WINDOW``, and where the mask tensor lets it. The modes of ``CAUSAL``: 0 none; 1 ``p = m``;
+2 ``p = m + length - L_q``; 3 ``p`` is read.
 """
 
 from __future__ import annotations

@@ -140,18 +140,22 @@ def attention_tiled(
     return out
 
 
-@attention_split.register_fake
 def fake_split(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     """Checks the arguments; returns a fake result."""
-    check_arguments("attention_split", q, k, v, *rest[:7], MAX_QUERY)
+    mask, kv_len, positions, scale, causal, window, softcap = rest[:7]
+    check_arguments("attention_split", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, MAX_QUERY)
     return _empty_like_result(q)
 
 
-@attention_tiled.register_fake
 def fake_tiled(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     """Checks the arguments; returns a fake result."""
-    check_arguments("attention_tiled", q, k, v, *rest[:7], None)
+    mask, kv_len, positions, scale, causal, window, softcap = rest[:7]
+    check_arguments("attention_tiled", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, None)
     return _empty_like_result(q)
+
+
+attention_split.register_fake(fake_split)
+attention_tiled.register_fake(fake_tiled)
 
 
 def _empty_like_result(q: Tensor) -> Tensor:

@@ -89,7 +89,8 @@ def from_json(text: str, source: str) -> Table:
 
 def _entry(record: dict[str, Any]) -> Entry:
     kernel: KernelName = record["kernel"]
-    problem = AttentionProblem(**{name: int(record[name]) for name in _SHAPE})
+    shape: dict[str, Any] = {name: int(record[name]) for name in _SHAPE}
+    problem = AttentionProblem(**shape)
     kind = _CONFIGS[kernel]
     rows = tuple((kind(*map(int, row[:-1])), float(row[-1])) for row in record["candidates"])
     if not rows:

@@ -61,7 +61,8 @@ class LocalDevice:
             raise KernelArgumentError("tune: expected an NVIDIA GPU, found none. Run the tuner on the GPU to be tuned.")
         properties = torch.cuda.get_device_properties(0)
         arch = f"sm_{properties.major}{properties.minor}"
-        return cls(arch, properties.multi_processor_count, properties.shared_memory_per_block_optin)
+        shared = int(getattr(properties, "shared_memory_per_block_optin"))  # noqa: B009  torch's stub lacks it
+        return cls(arch, properties.multi_processor_count, shared)
 
 
 def call_kernel(
@@ -99,8 +100,8 @@ def check_config(job: tuple[KernelName, AttentionProblem, Config]) -> str | None
     except Exception as error:  # a configuration that does not fit is an answer, not a failure
         return f"{type(error).__name__}: {str(error)[:120]}"
     expected = attention_reference(q.double(), k.double(), v.double(), causal=small.causal, window=small.window)
-    error = float((got - expected).norm() / expected.norm())
-    return None if error < _MOST_ERROR else f"relative error {error:.2e}"
+    relative = float((got - expected).norm() / expected.norm())
+    return None if relative < _MOST_ERROR else f"relative error {relative:.2e}"
 
 
 class Tuner:

@@ -1,0 +1,122 @@
+"""Which kernel and configuration a problem gets: from the measured table, or from a model where there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from etcuda.kernels.attention import table
+from etcuda.kernels.attention.configs import (
+    SplitConfig,
+    TiledConfig,
+    parallel_blocks,
+    split_candidates,
+    split_rows,
+    tiled_candidates,
+    with_splits,
+)
+from etcuda.kernels.attention.problem import AttentionProblem
+from etcuda.kernels.attention.split import MAX_QUERY
+from etcuda.kernels.attention.table import Config, Entry, KernelName, Table
+from etcuda.kernels.registry import Device
+
+# How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
+_WEIGHTS = {"head_dim": 8.0, "rows": 2.0, "l_q": 2.0, "l_kv": 1.0, "heads": 1.0, "window": 0.5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A kernel, its configuration, and where the choice comes from, in words."""
+
+    kernel: KernelName
+    config: Config
+    source: str
+
+
+def choose(problem: AttentionProblem, device: Device) -> Choice:
+    """The kernel and configuration for a problem that some kernel serves."""
+    most = problem.most_rows
+    if most is not None and most <= split_limit(problem, device):
+        return choose_split(problem, device)
+    return choose_tiled(problem, device)
+
+
+def split_limit(problem: AttentionProblem, device: Device) -> int:
+    """The most query rows for which the split kernel is taken, whatever ``problem.l_q`` is.
+
+    With a table: up to the first number of rows at which the tiled kernel was measured to be faster on the nearest
+    shape. Without: as many as the kernel takes.
+    """
+    measured = table.load(device.arch)
+    if measured is None:
+        return MAX_QUERY
+    tiled = {entry.problem: entry for entry in measured.of("tiled")}
+    pairs = [(entry, tiled[entry.problem]) for entry in measured.of("split") if entry.problem in tiled]
+    for l_q in range(2, MAX_QUERY + 1):
+        asked = dataclasses.replace(problem, l_q=l_q, max_l_q=0)
+        below = [pair for pair in pairs if pair[0].problem.l_q <= l_q]
+        if below:
+            split, other = min(below, key=lambda pair: distance(pair[0].problem, asked))
+            if other.us < split.us:
+                return l_q - 1
+    return MAX_QUERY
+
+
+def choose_split(problem: AttentionProblem, device: Device) -> Choice:
+    """The split kernel's configuration: the nearest measured one, with as many blocks in all as it had."""
+    measured = table.load(device.arch)
+    entry = None if measured is None else nearest(measured.of("split"), problem)
+    if measured is None or entry is None:
+        config = split_candidates(problem, device)[0]
+        config = dataclasses.replace(config, block_m=split_rows(problem, problem.most_rows))
+        return Choice("split", config, _model(device))
+    assert isinstance(entry.best, SplitConfig)
+    config = dataclasses.replace(entry.best, block_m=split_rows(problem, problem.most_rows))
+    if entry.problem != dataclasses.replace(problem, max_l_q=0, has_mask=False, dtype=entry.problem.dtype):
+        blocks = parallel_blocks(entry.problem, entry.best.block_m) * entry.best.num_splits
+        config = with_splits(problem, config, blocks * device.num_sms / _num_sms(measured, device))
+    return Choice("split", config, _measured(measured, entry))
+
+
+def choose_tiled(problem: AttentionProblem, device: Device) -> Choice:
+    """The tiled kernel's configuration: the nearest measured one."""
+    measured = table.load(device.arch)
+    entry = None if measured is None else nearest(measured.of("tiled"), problem)
+    if measured is None or entry is None:
+        return Choice("tiled", tiled_candidates(problem, device)[0], _model(device))
+    assert isinstance(entry.best, TiledConfig)
+    return Choice("tiled", entry.best, _measured(measured, entry))
+
+
+def nearest(entries: list[Entry], problem: AttentionProblem) -> Entry | None:
+    """The entry of the nearest shape; the first of several."""
+    return min(entries, key=lambda entry: distance(entry.problem, problem), default=None)
+
+
+def distance(measured: AttentionProblem, asked: AttentionProblem) -> float:
+    """0 for shapes that are alike in everything that matters."""
+    quantities = {
+        "head_dim": (measured.block_d, asked.block_d),
+        "rows": (measured.group * measured.l_q, asked.group * asked.l_q),
+        "l_q": (measured.l_q, asked.l_q),
+        "l_kv": (measured.l_kv, asked.l_kv),
+        "heads": (measured.batch * measured.num_kv_heads, asked.batch * asked.num_kv_heads),
+        "window": (measured.visible_keys, asked.visible_keys),
+    }
+    return sum(_WEIGHTS[name] * abs(math.log2(max(a, 1) / max(b, 1))) for name, (a, b) in quantities.items())
+
+
+def _num_sms(measured: Table, device: Device) -> int:
+    return int(measured.environment.get("num_sms", device.num_sms))
+
+
+def _measured(measured: Table, entry: Entry) -> str:
+    shape = entry.problem
+    return (
+        f"measured on {measured.environment.get('gpu', measured.arch)}, nearest shape batch {shape.batch} "
+        f"heads {shape.num_heads}/{shape.num_kv_heads} head_dim {shape.head_dim} L_q {shape.l_q} L_kv {shape.l_kv}"
+    )
+
+
+def _model(device: Device) -> str:
+    return f"the model, since there is no table for {device.arch}"
