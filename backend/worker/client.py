@@ -58,6 +58,8 @@ class _Server:
             # Set iteration order reaches generated code in places.
             "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1",
+            # The worker compiles for a target, not for this machine: a GPU here must stay untouched.
+            "CUDA_VISIBLE_DEVICES": "",
             "TRITON_CACHE_DIR": cache_dir,
             # Line tables would put this machine's paths into the kernels.
             "TRITON_DISABLE_LINE_INFO": "1",
