@@ -9,6 +9,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-for _module in pkgutil.iter_modules(__path__):
-    if _module.ispkg:
-        importlib.import_module(f"{__name__}.{_module.name}")
+if __name__ == "etcuda.kernels":
+    for _module in pkgutil.iter_modules(__path__):
+        if _module.ispkg:
+            importlib.import_module(f"{__name__}.{_module.name}")
+else:
+    # With the checkout on the import path this folder is also "kernels", a name that transformers looks for and whose
+    # version it asks: too old for it to use, and nothing registers a second time.
+    __version__ = "0"
