@@ -69,6 +69,7 @@ def attention_split_kernel(
     )
     if split >= used:
         return
+    qk_scale = tl.cast(qk_scale, tl.float32)
     rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     row_m = rows // GROUP
     row_h = h * GROUP + rows % GROUP

@@ -78,6 +78,7 @@ def attention_tiled_kernel(
     b = tl.program_id(1) // num_heads
     h = tl.program_id(1) % num_heads
     length = key_length(kv_len, b, L_kv, HAS_LEN)
+    qk_scale = tl.cast(qk_scale, tl.float32)
     local_m = tl.arange(0, BLOCK_M)
     offs_m = tile * BLOCK_M + local_m
     row_ok = offs_m < L_q

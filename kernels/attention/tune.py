@@ -143,7 +143,9 @@ class Tuner:
         q, keys, values = make_inputs(problem, sets)
 
         def timed(config: Config, repetitions: int) -> float:
-            run = lambda i: call_kernel(kernel, problem, config, q, keys[i % sets], values[i % sets])  # noqa: E731
+            def run(index: int) -> object:
+                return call_kernel(kernel, problem, config, q, keys[index % sets], values[index % sets])
+
             run(0)
             calls = max(sets, 4) if problem.l_q > 64 or nbytes > _COLD_BYTES else max(sets, 12)
             return self.timer.graph_us(run, calls, repetitions).median_us
