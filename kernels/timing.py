@@ -37,6 +37,8 @@ class Timer:
         self._flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
+        # The pool lives as long as a graph that uses it: the last one stays until the next is captured.
+        self._last: torch.cuda.CUDAGraph | None = None
 
     def graph_us(self, call: Callable[[int], object], calls: int, repetitions: int, hot: bool = False) -> Times:
         """Time per call inside one CUDA graph of ``calls`` calls."""
@@ -48,6 +50,7 @@ class Timer:
             for index in range(calls):
                 call(0 if hot else index)
             graph.capture_end()
+        self._last = graph
         return self._repeat(graph.replay, calls, repetitions, hot)
 
     def plain_us(self, call: Callable[[int], object], calls: int, repetitions: int, hot: bool = False) -> Times:

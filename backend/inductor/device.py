@@ -96,7 +96,7 @@ def install(target: CudaTarget) -> None:
     # Inductor and its heuristics ask torch.cuda directly in places. torch.cuda.is_available stays as it is:
     # fake tensors and benchmarking paths look at it.
     torch.cuda.get_device_properties = lambda device=None: properties  # type: ignore[assignment,return-value]
-    torch.cuda.get_device_capability = lambda device=None: (target.major, target.minor)  # type: ignore[assignment]
+    torch.cuda.get_device_capability = lambda device=None: (target.major, target.minor)
     import torch.utils._triton as triton_queries
 
     for query in vars(triton_queries).values():

@@ -71,7 +71,7 @@ def call_kernel(
     """Runs a problem without tensors for masking on given tensors."""
     from etcuda.kernels.attention.op import attention_split, attention_tiled
 
-    op = attention_split if kernel == "split" else attention_tiled
+    op: Callable[..., Tensor] = attention_split if kernel == "split" else attention_tiled
     scale = problem.scale or problem.head_dim**-0.5
     result: Tensor = op(
         q, k, v, None, None, None, scale, problem.causal, problem.window, 0.0, *dataclasses.astuple(config)
