@@ -58,7 +58,9 @@ def main() -> None:
 
 
 def _import_compilers() -> None:
-    for module in ("torch._inductor.compile_fx", "torch._inductor.lowering", "triton", "etcuda.backend.worker.compile"):
+    inductor = ("torch._inductor.compile_fx", "torch._inductor.lowering", "triton")
+    # The kernels' operators must be known before a program that calls them is loaded.
+    for module in (*inductor, "etcuda.kernels", "etcuda.backend.worker.compile"):
         importlib.import_module(module)
     import torch
 
