@@ -32,3 +32,21 @@ def size_symbols(tensors: Iterable[Node]) -> dict[Any, tuple[Node, int]]:
                 if getattr(symbol, "is_Symbol", False):
                     found.setdefault(symbol, (node, dim))
     return found
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """A size at the example inputs."""
+    if not isinstance(size, torch.SymInt):
+        return size
+    found: Any = size.node.hint
+    return int(found)
+
+
+def bounds(size: int | torch.SymInt) -> tuple[int, int | None]:
+    """The least and the greatest value that a size can take; ``None`` where nothing bounds it."""
+    if not isinstance(size, torch.SymInt):
+        return size, size
+    environment: Any = size.node.shape_env
+    found = environment.bound_sympy(size.node.expr)
+    least = int(found.lower) if found.lower.is_Integer else 0
+    return least, int(found.upper) if found.upper.is_Integer else None
