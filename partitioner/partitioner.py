@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 aten = torch.ops.aten
 
 # Kept whole through ExecuTorch's decompositions where the rules claim every call of them.
-# An attention kernel family will add aten.scaled_dot_product_attention.default here.
 KEPT_WHOLE: tuple[torch._ops.OpOverload, ...] = (
     aten.baddbmm.default,
+    aten.scaled_dot_product_attention.default,
     aten.silu.default,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from etcuda.partitioner.rules.attention import AttentionRule
 from etcuda.partitioner.rules.base import Rule
 from etcuda.partitioner.rules.bytes import BitcastRule, CatRule
 from etcuda.partitioner.rules.convolution import ConvolutionRule
@@ -19,6 +20,7 @@ from etcuda.partitioner.rules.scatter import IndexAddRule, IndexPutRule, MaskedS
 
 RULES: tuple[Rule, ...] = (
     AdaptivePoolRule(),
+    AttentionRule(),
     AveragePoolRule(),
     BitcastRule(),
     CatRule(),
