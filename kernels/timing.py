@@ -47,9 +47,11 @@ class Timer:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
             graph.capture_begin(pool=self._pool)
-            for index in range(calls):
-                call(0 if hot else index)
-            graph.capture_end()
+            try:
+                for index in range(calls):
+                    call(0 if hot else index)
+            finally:
+                graph.capture_end()
         self._last = graph
         return self._repeat(graph.replay, calls, repetitions, hot)
 

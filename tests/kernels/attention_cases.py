@@ -16,6 +16,8 @@ from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.split import MAX_QUERY
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# The interpreter multiplies the bit patterns of bfloat16 matrices.
+DTYPES = (torch.float16, torch.bfloat16) if DEVICE == "cuda" else (torch.float16,)
 # Largest error relative to the reference's norm: three roundings of the dtype.
 TOLERANCE = {torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
@@ -71,8 +73,9 @@ def make(case: Case) -> tuple[list[Tensor], Tensor | None, Tensor | None, Tensor
         elif kind == "float":
             mask = (numbers * 4).to(case.dtype)
         else:
-            low = -torch.inf if kind == "inf" else torch.finfo(case.dtype).min
-            mask = torch.where(numbers > 0.5, 0.0, low).to(case.dtype)
+            dtype = case.dtype if kind == "inf" else torch.float32
+            low = -torch.inf if kind == "inf" else torch.finfo(dtype).min
+            mask = torch.where(numbers > 0.5, 0.0, low).to(dtype)
         mask = mask.to(DEVICE)
     kv_len = None if case.kv_len is None else torch.tensor(case.kv_len, dtype=torch.int32, device=DEVICE)
     positions = None if case.positions is None else torch.tensor(case.positions, device=DEVICE)

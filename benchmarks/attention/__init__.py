@@ -1,0 +1,1 @@
+"""Attention against its peers. Start with ``python -m benchmarks.attention run``."""
