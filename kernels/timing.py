@@ -29,12 +29,13 @@ class Times:
 class Timer:
     """Times functions of an index, where different indices read different inputs.
 
-    Cold: the L2 cache is overwritten before each repetition, and no input is read twice in it unless the inputs
-    together are larger than the cache. Hot: one untimed pass comes before, and every call reads the same input.
+    Cold: other memory is read through the L2 cache before each repetition (written, its lines would have to go back to
+    memory in the timed part), and no input is read twice in one unless all together are larger than the cache.
+    Hot: one untimed pass comes before, and every call reads the same input.
     """
 
     def __init__(self) -> None:
-        self._flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+        self._flush = torch.zeros(_FLUSH_BYTES // 4, device="cuda")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         # The pool lives as long as a graph that uses it: the last one stays until the next is captured.
@@ -72,7 +73,7 @@ class Timer:
             if hot:
                 run()
             else:
-                self._flush.zero_()
+                self._flush.sum()
             begin.record()
             run()
             end.record()

@@ -32,7 +32,7 @@ def render(source: pathlib.Path, folder: pathlib.Path) -> None:
         f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s.",
         "",
         "Microseconds per call, median; in brackets the standard deviation over the repetitions. bf16, random data.",
-        "Cold: the L2 cache is overwritten before each repetition. Every output was within 1e-2 of the reference in",
+        "Cold: other memory is read through the L2 cache first. Every output was within 1e-2 of the reference in",
         "fp32 (relative norm). Floor: the bytes that must move at the read ceiling, or the operations at the",
         "product ceiling, whichever is slower. Ratio: ours over the best other engine of this run.",
         "",

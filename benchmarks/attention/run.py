@@ -74,7 +74,7 @@ def measure(
     """Every engine in one cell, on the same inputs."""
     problem = cell.problem
     keys = 2 * problem.batch * problem.num_kv_heads * problem.l_kv * problem.head_dim * problem.dtype.itemsize
-    sets = max(2, min(32, math.ceil(_COLD_BYTES / keys)))
+    sets = max(2, min(64, math.ceil(_COLD_BYTES / keys)))
     random = torch.Generator(device="cuda").manual_seed(0)
 
     def make(heads: int, length: int) -> Tensor:
@@ -83,7 +83,7 @@ def measure(
 
     q = make(problem.num_heads, problem.l_q)
     ks, vs = ([make(problem.num_kv_heads, problem.l_kv) for _ in range(sets)] for _ in range(2))
-    calls = max(sets, 12) if problem.l_q <= 64 and keys < _COLD_BYTES else max(sets, 4)
+    calls = max(sets, 24) if problem.l_q <= 64 and keys < _COLD_BYTES else max(sets, 4)
     checked = None
     rows = []
     for name in engines:

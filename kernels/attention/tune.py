@@ -139,7 +139,7 @@ class Tuner:
     def measure(self, kernel: KernelName, problem: AttentionProblem) -> Entry | None:
         """Times every candidate; of the split kernel's best, also other reductions."""
         nbytes = 2 * problem.batch * problem.num_kv_heads * problem.l_kv * problem.head_dim * problem.dtype.itemsize
-        sets = max(2, min(32, math.ceil(_COLD_BYTES / nbytes)))
+        sets = max(2, min(64, math.ceil(_COLD_BYTES / nbytes)))
         q, keys, values = make_inputs(problem, sets)
 
         def timed(config: Config, repetitions: int) -> float:
@@ -147,7 +147,7 @@ class Tuner:
                 return call_kernel(kernel, problem, config, q, keys[index % sets], values[index % sets])
 
             run(0)
-            calls = max(sets, 4) if problem.l_q > 64 or nbytes > _COLD_BYTES else max(sets, 12)
+            calls = max(sets, 4) if problem.l_q > 64 or nbytes > _COLD_BYTES else max(sets, 24)
             return self.timer.graph_us(run, calls, repetitions).median_us
 
         measured = {config: timed(config, 3) for config in self.candidates(kernel, problem)}
