@@ -23,7 +23,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     made = torch.Tensor.new_empty
 
     def new_empty(self: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        return made(self, *arguments, **keywords).fill_(torch.nan)
+        tensor = made(self, *arguments, **keywords)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
 
@@ -180,7 +181,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @settings(
-    max_examples=400 if ON_GPU else 60,
+    max_examples=400 if ON_GPU else 25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -190,8 +191,7 @@ def test_any_case(case: Case, block_n: int, num_splits: int) -> None:
     check(case, block_n, num_splits)
 
 
-@pytest.mark.skipif(not ON_GPU, reason="sizes for a GPU")
-@pytest.mark.parametrize("head_dim", [64, 96, 128, 256, 512])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256, 512] if ON_GPU else [])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sizes_of_models(head_dim: int, dtype: torch.dtype) -> None:
     case = Case(2, 16, 4, 1, 5000, head_dim, dtype, layout="blhd")
