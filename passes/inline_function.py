@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._guards import detect_fake_mode
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -34,7 +36,9 @@ def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]
     values = [tensor.meta["val"] for tensor in tensors]
     expected = node.meta["val"]
     # Without the Python dispatcher, operators implemented in C++ fix symbolic sizes to their hints.
-    with torch.no_grad(), enable_python_dispatcher():
+    # Without the fake mode, ``arange`` of a symbolic size would make a real tensor, of the size at the hint.
+    mode = detect_fake_mode(values) or contextlib.nullcontext()
+    with torch.no_grad(), enable_python_dispatcher(), mode:
         traced = make_fx(function)(*values)
     made: dict[Node, Any] = {}
     nodes = []

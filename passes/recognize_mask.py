@@ -74,10 +74,8 @@ def _condition(formula: Any, dtype: torch.dtype) -> tuple[Any, bool]:
     if isinstance(formula, sympy.Piecewise) and len(formula.args) == 2:
         (yes, condition), (no, _) = formula.args
         for zero, low, kept in ((yes, no, condition), (no, yes, sympy.Not(condition))):
-            if zero == 0 and low == -sympy.oo:
-                return kept, False
-            if zero == 0 and low.is_number and float(low) <= torch.finfo(dtype).min:
-                return kept, True
+            if zero.is_number and low.is_number and float(zero) == 0 and float(low) <= torch.finfo(dtype).min:
+                return kept, low != -sympy.oo
     raise NotRecognizedError("its numbers are not zeros and minus infinities alone")
 
 

@@ -72,9 +72,10 @@ def choose_split(problem: AttentionProblem, device: Device) -> Choice:
         return Choice("split", config, _model(device))
     assert isinstance(entry.best, SplitConfig)
     config = dataclasses.replace(entry.best, block_m=split_rows(problem, problem.most_rows))
-    if entry.problem != dataclasses.replace(problem, max_l_q=0, has_mask=False, dtype=entry.problem.dtype):
+    per_sm = device.num_sms / _num_sms(measured, device)
+    if distance(entry.problem, problem) > 0 or config.block_m != entry.best.block_m or per_sm != 1:
         blocks = parallel_blocks(entry.problem, entry.best.block_m) * entry.best.num_splits
-        config = with_splits(problem, config, blocks * device.num_sms / _num_sms(measured, device))
+        config = with_splits(problem, config, blocks * per_sm)
     return Choice("split", config, _measured(measured, entry))
 
 
