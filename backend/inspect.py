@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
 
 from executorch.exir._serialize._program import deserialize_pte_binary
 
@@ -16,13 +17,14 @@ from etcuda.errors import BlobError
 
 @dataclasses.dataclass(frozen=True)
 class ImageInfo:
-    """A code image: its target, size in bytes and number of kernels."""
+    """A code image: its target, size in bytes, number of kernels, and the names of those for a GPU, sorted."""
 
     target: str
     code_kind: str
     isa: str
     nbytes: int
     num_kernels: int
+    kernels: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,24 @@ def describe(blob: bytes) -> DelegateInfo:
             for each in delegate.storages or ()
         ),
         images=tuple(
-            ImageInfo(_text(each.target), kinds[each.codeKind], _text(each.isa), each.nbytes, each.numKernels)
+            ImageInfo(
+                _text(each.target),
+                kinds[each.codeKind],
+                _text(each.isa),
+                each.nbytes,
+                each.numKernels,
+                kernel_names(blob[each.offset : each.offset + each.nbytes]),
+            )
             for each in delegate.images or ()
         ),
         producers={_text(each.key): _text(each.value) for each in delegate.producers or ()},
     )
+
+
+def kernel_names(image: bytes) -> tuple[str, ...]:
+    """Names of the GPU kernels in a code image, sorted: sections of cubins, entries of PTX."""
+    found = re.findall(rb"\0\.text\.([A-Za-z_]\w*)|\.entry\s+([A-Za-z_]\w*)", image)
+    return tuple(sorted({(section or entry).decode() for section, entry in found}))
 
 
 def _value(record: schema.ValueT) -> ValueInfo:
