@@ -102,9 +102,9 @@ def distance(measured: AttentionProblem, asked: AttentionProblem) -> float:
         "l_q": (measured.l_q, asked.l_q),
         "l_kv": (measured.l_kv, asked.l_kv),
         "heads": (measured.batch * measured.num_kv_heads, asked.batch * asked.num_kv_heads),
-        "window": (measured.visible_keys, asked.visible_keys),
+        "window": (measured.visible_pairs / max(measured.l_q, 1), asked.visible_pairs / max(asked.l_q, 1)),
     }
-    return sum(_WEIGHTS[name] * abs(math.log2(max(a, 1) / max(b, 1))) for name, (a, b) in quantities.items())
+    return sum(_WEIGHTS[name] * abs(math.log2(max(a, 1.0) / max(b, 1.0))) for name, (a, b) in quantities.items())
 
 
 def _num_sms(measured: Table, device: Device) -> int:

@@ -15,6 +15,7 @@ from etcuda.errors import KernelArgumentError
 from etcuda.kernels.attention import table, tune
 from etcuda.kernels.attention.configs import SplitConfig, split_candidates, tiled_candidates
 from etcuda.kernels.attention.problem import AttentionProblem
+from etcuda.kernels.attention.select import choose_split, choose_tiled
 from etcuda.kernels.attention.shapes import DECODE_LENGTHS, GEMMA, split_problems, tiled_problems
 from etcuda.kernels.timing import Times
 
@@ -133,3 +134,16 @@ def test_what_is_no_table(change: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
     with pytest.raises(KernelArgumentError, match="Run the tuner again"):
         table.from_json("{", "there")
+
+
+@pytest.mark.parametrize("path", sorted(table.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_export_picks_the_best_of_what_was_measured(path: pathlib.Path) -> None:
+    measured = table.load(path.stem)
+    assert measured is not None
+    assert measured.arch == path.stem
+    assert {"gpu", "torch", "triton", "num_sms"} <= measured.environment.keys()
+    device = tune.LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30)
+    for entry in measured.entries:
+        pick = choose_split if entry.kernel == "split" else choose_tiled
+        times = dict(entry.candidates)
+        assert times[pick(entry.problem, device).config] <= 1.03 * entry.us

@@ -1,0 +1,47 @@
+"""The attention kernels on the local GPU: every check of tests/kernels, and the accuracy of PyTorch's own kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from etcuda.kernels.attention import attention_reference, table
+from etcuda.kernels.attention.problem import FULL, UPPER_LEFT, AttentionProblem
+from etcuda.kernels.attention.select import choose
+from etcuda.kernels.attention.shapes import split_problems, tiled_problems
+from etcuda.kernels.attention.tune import LocalDevice, call_kernel, make_inputs
+from tests.kernels.attention_checks import *  # noqa: F403  the tests and fixtures of the interpreter, on the GPU
+
+# Longer ones take the reference in double precision too long.
+PROBLEMS = [p for _, p in (*split_problems(), *tiled_problems()) if p.l_q * p.l_kv <= 1 << 22 and p.batch == 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "problem", PROBLEMS, ids=lambda p: f"{p.num_kv_heads}x{p.head_dim}-{p.l_q}-{p.l_kv}-{p.window}"
+)
+def test_what_export_picks_is_as_accurate_as_pytorch(problem: AttentionProblem, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    problem = AttentionProblem(**{**vars(problem), "dtype": dtype})
+    q, (k,), (v,) = make_inputs(problem)
+    choice = choose(problem, LocalDevice.current())
+    expected = attention_reference(q.double(), k.double(), v.double(), causal=problem.causal, window=problem.window)
+
+    def error(got: torch.Tensor) -> float:
+        return float((got.double() - expected).norm() / expected.norm())
+
+    ours = error(call_kernel(choice.kernel, problem, choice.config, q, k, v))
+    assert ours < 1e-2
+    if problem.head_dim <= 256 and not problem.window and problem.causal in (FULL, UPPER_LEFT):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            flash = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=problem.causal == UPPER_LEFT, enable_gqa=True
+            )
+        assert ours <= 1.1 * error(flash)
+
+
+def test_the_table_of_this_gpu_is_used() -> None:
+    device = LocalDevice.current()
+    if table.load(device.arch) is None:
+        pytest.skip(f"no table for {device.arch}")
+    assert "measured on" in choose(split_problems()[0][1], device).source
