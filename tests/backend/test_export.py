@@ -25,7 +25,9 @@ from etcuda.errors import CompileError, OptionError
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 SCRIPT = """
-import sys, torch
+import signal, sys, torch
+# A job in the background of a shell inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from torch.export import Dim, export
 from executorch.exir import to_edge_transform_and_lower
 from etcuda import CudaPartitioner
