@@ -83,8 +83,7 @@ def attention_split(
         partial = q.new_empty((batch * kv_heads * num_splits, rows, head_dim), dtype=torch.float32)
         stats = q.new_empty((batch * kv_heads * num_splits, rows, 2), dtype=torch.float32)
     else:
-        # Not ``out``: the compiler gives each tensor that a kernel writes a copy of its own, and takes one of them for the
-        # result.
+        # Not ``out``: the compiler copies each tensor that a kernel may write, and takes one of the copies as result.
         partial, stats = (q.new_empty(1, dtype=torch.float32) for _ in range(2))
     lengths, where, stride_p, mask_kind, bias, stride_m = _optional(q, mask, kv_len, positions)
     modes: dict[str, Any] = {"CAUSAL": causal, "WINDOW": window, "HAS_LEN": kv_len is not None, "MAX_Q": MAX_QUERY}
