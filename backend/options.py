@@ -33,6 +33,7 @@ class CompileOptions:
         host_isa: least x86-64 processor level that host code runs on: ``"x86-64-v3"`` (AVX2, FMA) or ``"x86-64-v4"``.
         progress: show a progress bar on a terminal while compiling; ``None`` decides by whether stderr is one.
         timeout_s: seconds after which one compile is given up.
+        attention_kernels: experimental: attention through etcuda's own kernels; otherwise through its formula.
         check_attention: compute every rewritten attention call both ways on random numbers, and fail if they differ.
         cache_dir: where compiled kernels are kept between exports; ``None`` is the user's cache directory.
     """
@@ -43,6 +44,7 @@ class CompileOptions:
     host_isa: Literal["x86-64-v3", "x86-64-v4"] = "x86-64-v3"
     progress: bool | None = None
     timeout_s: float = 3600.0
+    attention_kernels: bool = False
     check_attention: bool = False
     cache_dir: str | None = None
 
@@ -54,6 +56,8 @@ class CompileOptions:
         )
         _expect(self.host_isa in ("x86-64-v3", "x86-64-v4"), "host_isa", "'x86-64-v3' or 'x86-64-v4'", self.host_isa)
         _expect(self.progress in (None, True, False), "progress", "None, True or False", self.progress)
+        is_flag = isinstance(self.attention_kernels, bool)
+        _expect(is_flag, "attention_kernels", "True or False", self.attention_kernels)
         _expect(isinstance(self.check_attention, bool), "check_attention", "True or False", self.check_attention)
         is_number = isinstance(self.timeout_s, int | float) and not isinstance(self.timeout_s, bool)
         _expect(is_number and self.timeout_s > 0, "timeout_s", "a positive number of seconds", self.timeout_s)

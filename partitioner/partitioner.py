@@ -65,6 +65,7 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
         """Operators of ``KEPT_WHOLE`` that occur and whose every call is claimed; never one that would be left over."""
         kept = dict.fromkeys(KEPT_WHOLE, True)
+        kept[aten.scaled_dot_product_attention.default] = self.config.options.attention_kernels
         occurring = set()
         for module in _modules(ep):
             for node in module.graph.nodes:

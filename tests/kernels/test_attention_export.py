@@ -38,7 +38,9 @@ def export(dtype: torch.dtype, length: int, dynamic: bool, target: str = "sm_90"
     inputs = (torch.zeros(1, length, 64, dtype=dtype), torch.arange(length))
     with torch.no_grad():
         program = torch.export.export(Layer(dtype).eval(), inputs, dynamic_shapes=shapes if dynamic else None)
-    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target=target)]).to_executorch()
+    lowered = to_edge_transform_and_lower(
+        program, partitioner=[CudaPartitioner(target=target, options={"attention_kernels": True})]
+    ).to_executorch()
     data = bytes(lowered.buffer)
     (delegate,) = inspect_program(data).methods[0].delegates
     return data, delegate.images[0]

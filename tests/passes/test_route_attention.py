@@ -54,7 +54,9 @@ def _capture(jobs: list[tuple[str, ExportedProgram, Any]]) -> Any:
 def routed(program: ExportedProgram, config: BackendConfig = CHECKED) -> ExportedProgram:
     """The program as the backend gets it, after the passes."""
     with mock.patch.object(preprocess, "_preprocess_all", _capture), pytest.raises(_CapturedError) as caught:
-        to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target=H200)])
+        to_edge_transform_and_lower(
+            program, partitioner=[CudaPartitioner(target=H200, options={"attention_kernels": True})]
+        )
     ((_, edge, _),) = caught.value.args[0]
     edge = preprocess.copy_graph(edge)
     assert any("scaled_dot_product" in str(node.target) for m in modules(edge) for node in m.graph.nodes)
