@@ -144,7 +144,7 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
     used = _describe_constants(delegate, prepared.constants, compiled)
     delegate.ignoredArguments = prepared.ignored_arguments
     delegate.producers = _producers()
-    delegate.graphCapturable = not config.is_host
+    delegate.graphCapturable = not config.is_host and _is_static(prepared.program, delegate)
     delegate.allowTf32 = config.options.allow_tf32
     store = NamedDataStore()
     tag = config.options.ptd_name if config.options.weights == "ptd" else None
@@ -159,6 +159,14 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
     return PreprocessResult(
         processed_bytes=blob, debug_handle_map={}, data_store_output=store.get_named_data_store_output()
     )
+
+
+def _is_static(program: ExportedProgram, delegate: schema.DelegateT) -> bool:
+    """Whether a call always launches the same kernels on the same shapes: no symbolic size and no control flow."""
+    dims = [dim for value in (*delegate.inputs, *delegate.outputs) for dim in value.dims]
+    operators = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    has_branch = any(isinstance(target, torch._ops.HigherOrderOperator) for target in operators)
+    return not has_branch and all(dim.min == dim.max for dim in dims)
 
 
 def weight_key(sha256: bytes) -> str:
