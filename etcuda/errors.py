@@ -39,5 +39,13 @@ class KernelArgumentError(EtcudaError, ValueError):
     """A kernel was called with arguments that it does not take."""
 
 
+class WeightFormatError(EtcudaError, ValueError):
+    """A weight cannot be stored in a quantised format, or stored tensors do not fit together."""
+
+
+class GgufError(EtcudaError, ValueError):
+    """A GGUF file is damaged, or holds a tensor that cannot be read or placed."""
+
+
 class SaveError(EtcudaError, OSError):
     """A program cannot be written to disk."""

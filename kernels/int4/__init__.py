@@ -1,0 +1,1 @@
+"""int4 weights: layout, tensor subclass, kernels. See README.md."""

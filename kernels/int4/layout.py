@@ -1,0 +1,84 @@
+"""The layout of int4 weights; README.md has the picture and the bits per weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from etcuda.errors import WeightFormatError
+from etcuda.kernels.groups import BLOCK, MINIMUM, SYMMETRIC, ZERO_POINT, Component, GroupFormat, offset_of
+
+GROUP_SIZES = (32, 64, 128, 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Int4Format(GroupFormat):
+    """Format of an int4 weight [N, K], integers 0 to 15.
+
+    Stored: ``qdata`` uint8 [N, K / 2], where byte i of the 16 bytes of a block of 32 weights holds weight i in its low
+    half and weight 16 + i in its high one; scales and offsets as ``GroupFormat`` says. Symmetric is
+    value = scale * (q - 8).
+
+    Raises:
+        WeightFormatError: the group size is not one of 32, 64, 128, 256, or as in ``GroupFormat``.
+    """
+
+    bits: ClassVar[int] = 4
+    center: ClassVar[int] = 8
+    group_sizes: ClassVar[tuple[int, ...]] = GROUP_SIZES
+    offsets: ClassVar[tuple[str, ...]] = (SYMMETRIC, ZERO_POINT, MINIMUM)
+
+    def __post_init__(self) -> None:
+        if self.group_size not in GROUP_SIZES:
+            known = ", ".join(map(str, GROUP_SIZES))
+            raise WeightFormatError(f"Int4Format: group_size: expected one of {known}, got {self.group_size!r}.")
+        super().__post_init__()
+
+    @classmethod
+    def of(
+        cls, group_size: int, zero: Tensor | None, scale_step: Tensor | None, zero_step: Tensor | None
+    ) -> Int4Format:
+        """The format of stored tensors, told from which there are and the dtype of ``zero``."""
+        storage, offset = offset_of(scale_step, zero, zero_step)
+        return cls(group_size, storage, offset)
+
+    @staticmethod
+    def pack(q: Tensor) -> Tensor:
+        """Integers 0 to 15, any integer dtype [..., K], K a multiple of 32, into bytes uint8 [..., K / 2].
+
+        Raises:
+            WeightFormatError: another dtype, K, or an integer that does not fit.
+        """
+        if q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
+            raise WeightFormatError(f"pack: expected integers, got {q.dtype}.")
+        if q.dim() == 0 or q.shape[-1] == 0 or q.shape[-1] % BLOCK:
+            raise WeightFormatError(f"pack: expected K to be a multiple of {BLOCK}, got shape {list(q.shape)}.")
+        if q.numel():
+            least, most = (int(value) for value in torch.aminmax(q))
+            if least < 0 or most > 15:
+                raise WeightFormatError(f"pack: expected integers from 0 to 15, got {least} to {most}.")
+        blocks = q.to(torch.uint8).reshape(*q.shape[:-1], -1, 2, BLOCK // 2)
+        return (blocks[..., 0, :] | (blocks[..., 1, :] << 4)).flatten(-2)
+
+    @staticmethod
+    def unpack(qdata: Tensor) -> Tensor:
+        """Bytes uint8 [..., K / 2] into integers uint8 [..., K]; the inverse of ``pack``, traceable."""
+        blocks = qdata.reshape(*qdata.shape[:-1], -1, 1, BLOCK // 2)
+        return torch.cat([blocks & 0xF, blocks >> 4], dim=-2).flatten(-3)
+
+    def dequantize(
+        self,
+        qdata: Tensor,
+        scale: Tensor,
+        zero: Tensor | None = None,
+        scale_step: Tensor | None = None,
+        zero_step: Tensor | None = None,
+    ) -> Tensor:
+        """Values float32 [N, K] of stored tensors, rounded at most once."""
+        return self.from_integers(self.unpack(qdata), scale, zero, scale_step, zero_step)
+
+    def _qdata(self, n: int, k: int) -> Component:
+        return (n, k // 2), torch.uint8

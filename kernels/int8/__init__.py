@@ -1,0 +1,1 @@
+"""int8 weights: layout, tensor subclass, kernels. See README.md."""

@@ -1,0 +1,77 @@
+"""What the references of int4 and int8 weights share: rounding of activations, products and look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from etcuda.errors import KernelArgumentError
+from etcuda.kernels.groups import BLOCK
+
+_TINY = 2.0**-120  # Below, 127 / amax would overflow: such a block is zero.
+_CHUNK = 1 << 26  # Weights that are dequantised at a time: 256 MiB in fp32.
+
+Parts = tuple[Tensor | None, ...]
+
+
+def quantize_activation_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounds activations to int8, symmetric, per block of 32.
+
+    ``amax`` is the greatest magnitude of a block; q = round(x * (127 / amax)), halves to even, and scale =
+    amax * (1 / 127), all in fp32. A block whose ``amax`` is below 2**-120 is zero, with scale 0.
+
+    Args:
+        x: [..., K] floating, K a multiple of 32.
+
+    Returns:
+        q int8 [M, K]; scale float32 [M, K / 32]; sum float32 [M, K / 32], scale times the sum of q over the block. M is
+        the product of the leading sizes.
+    """
+    k = x.shape[-1]
+    if k == 0 or k % BLOCK:
+        raise KernelArgumentError(f"quantize_activation: x: expected K to be a multiple of {BLOCK}, got K = {k}.")
+    blocks = x.to(torch.float32).reshape(-1, k // BLOCK, BLOCK)
+    amax = blocks.abs().amax(dim=-1)
+    small = amax < _TINY
+    inverse = torch.where(small, 0.0, 127.0 / amax)
+    scale = torch.where(small, 0.0, amax * (1.0 / 127.0))
+    q = torch.round(blocks * inverse.unsqueeze(-1)).to(torch.int8)
+    total = scale * q.sum(dim=-1, dtype=torch.int32).to(torch.float32)
+    return q.reshape(-1, k), scale, total
+
+
+def linear_by_rows(
+    x: Tensor, dequantize: Callable[..., Tensor], parts: Parts, bias: Tensor | None, activation: str
+) -> Tensor:
+    """x @ dequantize(*parts).T + bias in fp32, some rows of the weight at a time if it is large."""
+    if activation == "int8":
+        q, scale, _ = quantize_activation_reference(x)
+        rows = (q.to(torch.float32).reshape(q.shape[0], -1, BLOCK) * scale.unsqueeze(-1)).flatten(-2)
+    elif activation == "exact":
+        rows = x.to(torch.float32).reshape(-1, x.shape[-1])
+    else:
+        raise KernelArgumentError(f"activation: expected 'int8' or 'exact', got {activation!r}.")
+    n, step = _size(parts), max(1, _CHUNK // x.shape[-1])
+    pieces = []
+    for start in range(0, n, step):
+        chosen = [None if part is None else part[start : start + step] for part in parts] if n > step else parts
+        pieces.append(rows @ dequantize(*chosen).t())
+    out = torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
+    if bias is not None:
+        out = out + bias.to(torch.float32)
+    return out.to(x.dtype).reshape(*x.shape[:-1], n)
+
+
+def embed_rows(indices: Tensor, dequantize: Callable[..., Tensor], parts: Parts) -> Tensor:
+    """Rows ``indices`` of the weight, float32 [*indices.shape, K]."""
+    flat = indices.reshape(-1)
+    rows = dequantize(*(None if part is None else part.index_select(0, flat) for part in parts))
+    return rows.reshape(*indices.shape, rows.shape[-1])
+
+
+def _size(parts: Parts) -> int:
+    qdata = parts[0]
+    assert qdata is not None
+    return qdata.shape[0]
