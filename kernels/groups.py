@@ -17,7 +17,7 @@ from etcuda.errors import WeightFormatError
 
 BLOCK = 32  # Weights of a row that are stored, and activations that are quantised, together.
 STEP = 256  # Weights that share a step of "codes" storage, as in GGUF's K types.
-STORAGES = ("fp16", "codes")
+STORAGES = ("fp16", "fp32", "codes")
 SYMMETRIC, ZERO_POINT, MINIMUM = "symmetric", "zero_point", "minimum"
 
 Component = tuple[tuple[int, ...], torch.dtype]
@@ -29,11 +29,11 @@ class GroupFormat:
 
     Attributes:
         group_size: weights of a row that share a scale.
-        scale_storage: "fp16": ``scale`` float16 [N, G]. "codes": ``scale`` uint8 [N, G] and ``scale_step`` float16
-            [N, K / 256]; a group's scale is the product.
+        scale_storage: "fp16": ``scale`` float16 [N, G]. "fp32": float32, for weights whose scales float16 would round.
+            "codes": ``scale`` uint8 [N, G] and ``scale_step`` float16 [N, K / 256]; a group's scale is the product.
         offset: "symmetric": nothing is stored. "zero_point": ``zero`` uint8 [N, G], value = scale * (q - zero).
-            "minimum": value = scale * q + minimum, where the minimum is ``zero`` float16 [N, G], or with "codes"
-            minus the product of ``zero`` uint8 [N, G] and ``zero_step`` float16 [N, K / 256].
+            "minimum": value = scale * q + minimum, where the minimum is ``zero`` [N, G] in the dtype of ``scale``, or
+            with "codes" minus the product of ``zero`` uint8 [N, G] and ``zero_step`` float16 [N, K / 256].
 
     Raises:
         WeightFormatError: one of them is not a value that the format has.
@@ -56,7 +56,7 @@ class GroupFormat:
             if self.offset == ZERO_POINT:
                 raise WeightFormatError(
                     f"{kind}: offset: expected 'symmetric' or 'minimum' with scale_storage='codes', got 'zero_point'. "
-                    "Use scale_storage='fp16'."
+                    "Use scale_storage='fp16' or offset='minimum'."
                 )
             _one_of(kind, "group_size with scale_storage='codes'", self.group_size, _divisors_of_step(self.group_sizes))
 
@@ -81,13 +81,10 @@ class GroupFormat:
         """Shape and dtype of each stored tensor of a weight [n, k], by name."""
         groups, steps = self.num_groups(k), k // STEP
         codes = self.scale_storage == "codes"
-        found: dict[str, Component] = {
-            "qdata": self._qdata(n, k),
-            "scale": ((n, groups), torch.uint8 if codes else torch.float16),
-        }
+        stored = {"fp16": torch.float16, "fp32": torch.float32, "codes": torch.uint8}[self.scale_storage]
+        found: dict[str, Component] = {"qdata": self._qdata(n, k), "scale": ((n, groups), stored)}
         if self.asymmetric:
-            plain = self.offset == MINIMUM and not codes
-            found["zero"] = ((n, groups), torch.float16 if plain else torch.uint8)
+            found["zero"] = ((n, groups), stored if self.offset == MINIMUM else torch.uint8)
         if codes:
             found["scale_step"] = ((n, steps), torch.float16)
             if self.asymmetric:
@@ -207,9 +204,9 @@ class GroupFormat:
         }
 
 
-def offset_of(scale_step: Tensor | None, zero: Tensor | None, zero_step: Tensor | None) -> tuple[str, str]:
+def kind_of(scale: Tensor, zero: Tensor | None, scale_step: Tensor | None, zero_step: Tensor | None) -> tuple[str, str]:
     """Storage of scales and kind of offset that stored tensors have, told from which there are and their dtypes."""
-    storage = "fp16" if scale_step is None else "codes"
+    storage = "codes" if scale_step is not None else "fp32" if scale.dtype == torch.float32 else "fp16"
     if zero is None:
         return storage, SYMMETRIC
     return storage, MINIMUM if zero_step is not None or zero.is_floating_point() else ZERO_POINT

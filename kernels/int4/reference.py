@@ -25,8 +25,8 @@ def int4_linear_reference(
     Args:
         x: [..., K] floating.
         qdata: uint8 [N, K / 2].
-        scale: float16 or uint8 [N, G].
-        zero: ``None``, uint8 or float16 [N, G].
+        scale: float16, float32 or uint8 [N, G].
+        zero: ``None``, uint8, or the dtype of ``scale`` [N, G].
         scale_step: ``None`` or float16 [N, K / 256].
         zero_step: ``None`` or float16 [N, K / 256].
         bias: ``None`` or [N] floating.
@@ -36,7 +36,7 @@ def int4_linear_reference(
     Returns:
         [..., N] in the dtype of ``x``.
     """
-    form = Int4Format.of(group_size, zero, scale_step, zero_step)
+    form = Int4Format.of(group_size, scale, zero, scale_step, zero_step)
     return linear_by_rows(x, form.dequantize, (qdata, scale, zero, scale_step, zero_step), bias, activation)
 
 
@@ -50,5 +50,5 @@ def int4_embedding_reference(
     group_size: int,
 ) -> Tensor:
     """Rows of the weight, float32 [*indices.shape, K]; ``indices`` integers from 0 to N - 1."""
-    form = Int4Format.of(group_size, zero, scale_step, zero_step)
+    form = Int4Format.of(group_size, scale, zero, scale_step, zero_step)
     return embed_rows(indices, form.dequantize, (qdata, scale, zero, scale_step, zero_step))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.groups import MINIMUM, SYMMETRIC, Component, GroupFormat, offset_of
+from etcuda.kernels.groups import MINIMUM, SYMMETRIC, Component, GroupFormat, kind_of
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
 
@@ -38,10 +38,15 @@ class Int8Format(GroupFormat):
 
     @classmethod
     def of(
-        cls, group_size: int, zero: Tensor | None, scale_step: Tensor | None, zero_step: Tensor | None
+        cls,
+        group_size: int,
+        scale: Tensor,
+        zero: Tensor | None,
+        scale_step: Tensor | None,
+        zero_step: Tensor | None,
     ) -> Int8Format:
-        """The format of stored tensors, told from which there are."""
-        storage, offset = offset_of(scale_step, zero, zero_step)
+        """The format of stored tensors, told from which there are and their dtypes."""
+        storage, offset = kind_of(scale, zero, scale_step, zero_step)
         return cls(group_size, storage, offset)
 
     def dequantize(
