@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -59,6 +59,32 @@ class GroupFormat:
                     "Use scale_storage='fp16' or offset='minimum'."
                 )
             _one_of(kind, "group_size with scale_storage='codes'", self.group_size, _divisors_of_step(self.group_sizes))
+
+    @classmethod
+    def of(
+        cls,
+        group_size: int,
+        scale: Tensor,
+        zero: Tensor | None,
+        scale_step: Tensor | None,
+        zero_step: Tensor | None,
+    ) -> Self:
+        """The format of stored tensors, told from which there are and their dtypes."""
+        storage = "codes" if scale_step is not None else "fp32" if scale.dtype == torch.float32 else "fp16"
+        if zero is None:
+            return cls(group_size, storage, SYMMETRIC)
+        minimum = zero_step is not None or zero.is_floating_point()
+        return cls(group_size, storage, MINIMUM if minimum else ZERO_POINT)
+
+    @staticmethod
+    def pack(q: Tensor) -> Tensor:
+        """Integers [..., K] as they are stored."""
+        raise NotImplementedError
+
+    @staticmethod
+    def unpack(qdata: Tensor) -> Tensor:
+        """Stored integers as integers [..., K]; the inverse of ``pack``, traceable."""
+        raise NotImplementedError
 
     @property
     def asymmetric(self) -> bool:
@@ -169,24 +195,26 @@ class GroupFormat:
         """The minimum of each group for offset "minimum", float32 [N, G]."""
         return -_product(zero, zero_step) if zero_step is not None else zero.to(torch.float32)
 
-    def from_integers(
+    def dequantize(
         self,
-        q: Tensor,
+        qdata: Tensor,
         scale: Tensor,
         zero: Tensor | None = None,
         scale_step: Tensor | None = None,
         zero_step: Tensor | None = None,
     ) -> Tensor:
-        """Values float32 [N, K] of integers ``q`` [N, K], rounded at most once: every product is exact in float32."""
+        """Values float32 [N, K] of stored tensors. Unless scales are float32 every product is exact, so that a value is
+        rounded at most once."""
+        q = self.unpack(qdata)
         n, k = q.shape
-        grouped = q.reshape(n, -1, self.group_size)
+        grouped = q.reshape(n, k // self.group_size, self.group_size).to(torch.float32)
         scales = self.effective_scale(scale, scale_step).unsqueeze(-1)
         if self.offset == MINIMUM:
             assert zero is not None
             minimum = self.effective_minimum(zero, zero_step).unsqueeze(-1)
-            return (grouped.to(torch.float32) * scales + minimum).reshape(n, k)
+            return (grouped * scales + minimum).reshape(n, k)
         shift = zero.unsqueeze(-1).to(torch.float32) if zero is not None else self.center
-        return ((grouped.to(torch.float32) - shift) * scales).reshape(n, k)
+        return ((grouped - shift) * scales).reshape(n, k)
 
     def _whole_row(self, k: int) -> bool:
         return False
@@ -204,12 +232,18 @@ class GroupFormat:
         }
 
 
-def kind_of(scale: Tensor, zero: Tensor | None, scale_step: Tensor | None, zero_step: Tensor | None) -> tuple[str, str]:
-    """Storage of scales and kind of offset that stored tensors have, told from which there are and their dtypes."""
-    storage = "codes" if scale_step is not None else "fp32" if scale.dtype == torch.float32 else "fp16"
-    if zero is None:
-        return storage, SYMMETRIC
-    return storage, MINIMUM if zero_step is not None or zero.is_floating_point() else ZERO_POINT
+def check_integers(q: Tensor, least: int, most: int) -> None:
+    """Looks at integers that are to be stored.
+
+    Raises:
+        WeightFormatError: they are not integers, or one is out of range.
+    """
+    if q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
+        raise WeightFormatError(f"pack: expected integers, got {q.dtype}.")
+    if q.numel():
+        low, high = (int(value) for value in torch.aminmax(q))
+        if low < least or high > most:
+            raise WeightFormatError(f"pack: expected integers from {least} to {most}, got {low} to {high}.")
 
 
 def _product(codes: Tensor, step: Tensor | None) -> Tensor:
@@ -217,7 +251,9 @@ def _product(codes: Tensor, step: Tensor | None) -> Tensor:
         return codes.to(torch.float32)
     n, groups = codes.shape
     steps = step.shape[1]
-    return (codes.reshape(n, steps, -1).to(torch.float32) * step.to(torch.float32).unsqueeze(-1)).reshape(n, groups)
+    return (codes.reshape(n, steps, groups // steps).to(torch.float32) * step.to(torch.float32).unsqueeze(-1)).reshape(
+        n, groups
+    )
 
 
 def _one_of(kind: str, what: str, got: object, known: tuple[object, ...]) -> None:

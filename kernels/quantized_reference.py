@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -32,14 +33,15 @@ def quantize_activation_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     k = x.shape[-1]
     if k == 0 or k % BLOCK:
         raise KernelArgumentError(f"quantize_activation: x: expected K to be a multiple of {BLOCK}, got K = {k}.")
-    blocks = x.to(torch.float32).reshape(-1, k // BLOCK, BLOCK)
+    rows = math.prod(x.shape[:-1])
+    blocks = x.to(torch.float32).reshape(rows, k // BLOCK, BLOCK)
     amax = blocks.abs().amax(dim=-1)
     small = amax < _TINY
     inverse = torch.where(small, 0.0, 127.0 / amax)
     scale = torch.where(small, 0.0, amax * (1.0 / 127.0))
     q = torch.round(blocks * inverse.unsqueeze(-1)).to(torch.int8)
     total = scale * q.sum(dim=-1, dtype=torch.int32).to(torch.float32)
-    return q.reshape(-1, k), scale, total
+    return q.reshape(rows, k), scale, total
 
 
 def linear_by_rows(
@@ -48,9 +50,9 @@ def linear_by_rows(
     """x @ dequantize(*parts).T + bias in fp32, some rows of the weight at a time if it is large."""
     if activation == "int8":
         q, scale, _ = quantize_activation_reference(x)
-        rows = (q.to(torch.float32).reshape(q.shape[0], -1, BLOCK) * scale.unsqueeze(-1)).flatten(-2)
+        rows = (q.to(torch.float32).reshape(q.shape[0], q.shape[1] // BLOCK, BLOCK) * scale.unsqueeze(-1)).flatten(-2)
     elif activation == "exact":
-        rows = x.to(torch.float32).reshape(-1, x.shape[-1])
+        rows = x.to(torch.float32).reshape(math.prod(x.shape[:-1]), x.shape[-1])
     else:
         raise KernelArgumentError(f"activation: expected 'int8' or 'exact', got {activation!r}.")
     n, step = _size(parts), max(1, _CHUNK // x.shape[-1])

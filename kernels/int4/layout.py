@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.groups import BLOCK, MINIMUM, SYMMETRIC, ZERO_POINT, Component, GroupFormat, kind_of
+from etcuda.kernels.groups import BLOCK, MINIMUM, SYMMETRIC, ZERO_POINT, Component, GroupFormat, check_integers
 
 GROUP_SIZES = (32, 64, 128, 256)
 
@@ -37,19 +37,6 @@ class Int4Format(GroupFormat):
             raise WeightFormatError(f"Int4Format: group_size: expected one of {known}, got {self.group_size!r}.")
         super().__post_init__()
 
-    @classmethod
-    def of(
-        cls,
-        group_size: int,
-        scale: Tensor,
-        zero: Tensor | None,
-        scale_step: Tensor | None,
-        zero_step: Tensor | None,
-    ) -> Int4Format:
-        """The format of stored tensors, told from which there are and their dtypes."""
-        storage, offset = kind_of(scale, zero, scale_step, zero_step)
-        return cls(group_size, storage, offset)
-
     @staticmethod
     def pack(q: Tensor) -> Tensor:
         """Integers 0 to 15, any integer dtype [..., K], K a multiple of 32, into bytes uint8 [..., K / 2].
@@ -57,33 +44,17 @@ class Int4Format(GroupFormat):
         Raises:
             WeightFormatError: another dtype, K, or an integer that does not fit.
         """
-        if q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
-            raise WeightFormatError(f"pack: expected integers, got {q.dtype}.")
         if q.dim() == 0 or q.shape[-1] == 0 or q.shape[-1] % BLOCK:
             raise WeightFormatError(f"pack: expected K to be a multiple of {BLOCK}, got shape {list(q.shape)}.")
-        if q.numel():
-            least, most = (int(value) for value in torch.aminmax(q))
-            if least < 0 or most > 15:
-                raise WeightFormatError(f"pack: expected integers from 0 to 15, got {least} to {most}.")
-        blocks = q.to(torch.uint8).reshape(*q.shape[:-1], -1, 2, BLOCK // 2)
+        check_integers(q, 0, 15)
+        blocks = q.to(torch.uint8).reshape(*q.shape[:-1], q.shape[-1] // BLOCK, 2, BLOCK // 2)
         return (blocks[..., 0, :] | (blocks[..., 1, :] << 4)).flatten(-2)
 
     @staticmethod
     def unpack(qdata: Tensor) -> Tensor:
         """Bytes uint8 [..., K / 2] into integers uint8 [..., K]; the inverse of ``pack``, traceable."""
-        blocks = qdata.reshape(*qdata.shape[:-1], -1, 1, BLOCK // 2)
+        blocks = qdata.reshape(*qdata.shape[:-1], qdata.shape[-1] * 2 // BLOCK, 1, BLOCK // 2)
         return torch.cat([blocks & 0xF, blocks >> 4], dim=-2).flatten(-3)
-
-    def dequantize(
-        self,
-        qdata: Tensor,
-        scale: Tensor,
-        zero: Tensor | None = None,
-        scale_step: Tensor | None = None,
-        zero_step: Tensor | None = None,
-    ) -> Tensor:
-        """Values float32 [N, K] of stored tensors, rounded at most once."""
-        return self.from_integers(self.unpack(qdata), scale, zero, scale_step, zero_step)
 
     def _qdata(self, n: int, k: int) -> Component:
         return (n, k // 2), torch.uint8

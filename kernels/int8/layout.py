@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.groups import MINIMUM, SYMMETRIC, Component, GroupFormat, kind_of
+from etcuda.kernels.groups import MINIMUM, SYMMETRIC, Component, GroupFormat, check_integers
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
 
@@ -36,29 +36,20 @@ class Int8Format(GroupFormat):
             raise WeightFormatError(f"Int8Format: group_size: expected a positive number, got {self.group_size!r}.")
         super().__post_init__()
 
-    @classmethod
-    def of(
-        cls,
-        group_size: int,
-        scale: Tensor,
-        zero: Tensor | None,
-        scale_step: Tensor | None,
-        zero_step: Tensor | None,
-    ) -> Int8Format:
-        """The format of stored tensors, told from which there are and their dtypes."""
-        storage, offset = kind_of(scale, zero, scale_step, zero_step)
-        return cls(group_size, storage, offset)
+    @staticmethod
+    def pack(q: Tensor) -> Tensor:
+        """Integers -128 to 127, any integer dtype [..., K], into int8 [..., K].
 
-    def dequantize(
-        self,
-        qdata: Tensor,
-        scale: Tensor,
-        zero: Tensor | None = None,
-        scale_step: Tensor | None = None,
-        zero_step: Tensor | None = None,
-    ) -> Tensor:
-        """Values float32 [N, K] of stored tensors, rounded at most once."""
-        return self.from_integers(qdata, scale, zero, scale_step, zero_step)
+        Raises:
+            WeightFormatError: another dtype, or an integer that does not fit.
+        """
+        check_integers(q, -128, 127)
+        return q.to(torch.int8)
+
+    @staticmethod
+    def unpack(qdata: Tensor) -> Tensor:
+        """Integers int8 [..., K]: as they are stored."""
+        return qdata
 
     def _whole_row(self, k: int) -> bool:
         return self.group_size == k
