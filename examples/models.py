@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from examples.cached_lm import CachedLM, export_cached, gemma3, qwen3
 from examples.decoder.model import Decoder, DecoderConfig, export_decoder
 from examples.resnet.image import load_image
 from examples.resnet.model import seeded_resnet18
@@ -20,6 +21,9 @@ Inputs = tuple[Tensor, ...]
 DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # The largest relative error against eager in the same dtype that a case may have.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+
+# Models that have ``reset`` and ``convert``.
+WITH_STATE = (Decoder, CachedLM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +103,14 @@ def _export_decoder(model: nn.Module) -> dict[str, ExportedProgram]:
 
 def _decoder_session(_: torch.dtype) -> list[Call]:
     """A prompt, three tokens, a second prompt that goes on from there, two tokens."""
+    return _conversation((13, 1, 1, 1, 6, 1, 1), 256)
+
+
+def _conversation(lengths: tuple[int, ...], vocab_size: int) -> list[Call]:
+    """Calls of a model with a cache: that many tokens each, one after the other."""
     calls, position = [], 0
-    for length in (13, 1, 1, 1, 6, 1, 1):
-        tokens = torch.randint(0, 256, (1, length), generator=_seeded(position))
+    for length in lengths:
+        tokens = torch.randint(0, vocab_size, (1, length), generator=_seeded(position))
         calls.append(Call("decode" if length == 1 else "prefill", (tokens, torch.arange(position, position + length))))
         position += length
     return calls
@@ -172,6 +181,11 @@ def _token_session(_: torch.dtype) -> list[Call]:
     return [Call("forward", (torch.randint(0, _VOCAB, (1, n), generator=_seeded(n)),)) for n in lengths]
 
 
+def _cached_session(_: torch.dtype) -> list[Call]:
+    """A prompt, three tokens, a few tokens together, two tokens: beyond the window of layers that have one."""
+    return _conversation((29, 1, 1, 1, 6, 1, 1), _VOCAB)
+
+
 def _cases() -> dict[str, ModelCase]:
     fp32, fp16, bf16 = torch.float32, torch.float16, torch.bfloat16
     cases = [ModelCase("mlp", d, lambda dtype: MLP().to(dtype), _export_mlp, _mlp_session) for d in (fp32, fp16, bf16)]
@@ -188,7 +202,13 @@ def _cases() -> dict[str, ModelCase]:
     ]
     cases += [ModelCase("bert", d, _bert, _export_tokens, _token_session) for d in (fp32, bf16)]
     cases += [ModelCase("llama", d, _llama, _export_tokens, _token_session) for d in (fp32, bf16)]
+    for family, build in (("qwen3", qwen3), ("gemma3", gemma3)):
+        cases += [ModelCase(family, d, _cached(build), export_cached, _cached_session) for d in (fp32, bf16)]
     return {case.name: case for case in cases}
+
+
+def _cached(build: Callable[[torch.dtype, int, int], CachedLM]) -> Callable[[torch.dtype], nn.Module]:
+    return lambda dtype: build(dtype, _MAX_LENGTH, _VOCAB)
 
 
 CASES = _cases()
@@ -196,7 +216,7 @@ CASES = _cases()
 
 def run_eager(model: nn.Module, session: list[Call]) -> list[Tensor]:
     """Output of every call of the session, from PyTorch itself, starting from an empty state."""
-    if isinstance(model, Decoder):
+    if isinstance(model, WITH_STATE):
         model.reset()
     with torch.no_grad():
         return [model(*call.inputs).clone() for call in session]
@@ -205,7 +225,7 @@ def run_eager(model: nn.Module, session: list[Call]) -> list[Tensor]:
 def run_fp32(case: ModelCase) -> list[Tensor]:
     """The same weights and inputs, computed in fp32 throughout: what low-precision errors are measured against."""
     model = case.model()
-    model = model.convert(torch.float32) if isinstance(model, Decoder) else model.float()
+    model = model.convert(torch.float32) if isinstance(model, WITH_STATE) else model.float()
     session = [
         Call(call.method, tuple(t.float() if t.is_floating_point() else t for t in call.inputs))
         for call in case.session(case.dtype)
