@@ -17,6 +17,7 @@ from etcuda.errors import WeightFormatError
 
 BLOCK = 32  # Weights of a row that are stored, and activations that are quantised, together.
 STEP = 256  # Weights that share a step of "codes" storage, as in GGUF's K types.
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)  # Of a weight before and after.
 STORAGES = ("fp16", "fp32", "codes")
 SYMMETRIC, ZERO_POINT, MINIMUM = "symmetric", "zero_point", "minimum"
 
@@ -128,8 +129,10 @@ class GroupFormat:
         if self.group_size not in self.group_sizes and not self._whole_row(k):
             known = ", ".join(str(size) for size in self.group_sizes)
             raise WeightFormatError(f"{name}: group_size: expected one of {known}, got {self.group_size}.")
-        multiple = STEP if self.scale_storage == "codes" else max(self.group_size, BLOCK)
-        if k % multiple or k % BLOCK:
+        multiple = (
+            STEP if self.scale_storage == "codes" else BLOCK if self._whole_row(k) else max(self.group_size, BLOCK)
+        )
+        if k % multiple:
             raise WeightFormatError(
                 f"{name}: expected K to be a multiple of {multiple} (group_size {self.group_size}, scale_storage "
                 f"{self.scale_storage!r}), got K = {k}. Choose another group_size or leave this weight unquantised."

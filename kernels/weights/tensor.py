@@ -11,12 +11,11 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
-from etcuda.kernels.groups import GroupFormat
+from etcuda.kernels.groups import DTYPES, GroupFormat
 
 aten = torch.ops.aten
 
 ACTIVATIONS = ("int8", "exact")
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PARTS = ("qdata", "scale", "zero", "scale_step", "zero_step")
 
 
