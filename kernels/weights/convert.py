@@ -1,0 +1,268 @@
+"""Weights that torchao quantised, as our types: the integers as they are, scales as exact as asked for.
+
+Served are torchao's ``Int4Tensor`` (plain packing), ``Int4TilePackedTo4dTensor`` (tinygemm), ``Int8Tensor`` and
+``IntxUnpackedToInt8Tensor`` of 1 to 8 bits. The others have a packing that belongs to one kernel library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchao.quantization import Int4Tensor, Int4TilePackedTo4dTensor, Int8Tensor, IntxUnpackedToInt8Tensor
+from torchao.utils import TorchAOBaseTensor
+
+from etcuda.errors import WeightFormatError
+from etcuda.kernels.groups import GroupFormat
+from etcuda.kernels.int4.layout import Int4Format
+from etcuda.kernels.int4.tensor import Int4CoalescedTensor
+from etcuda.kernels.int8.layout import Int8Format
+from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.weights.tensor import CoalescedTensor
+
+_CHUNK = 1 << 20  # Weights that are repacked at a time.
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """A weight [N, K] as integers: value = scale * (q - zero_point) + shift.
+
+    Attributes:
+        shape: N and K.
+        integers: takes a first and a last row; the integers q of the rows between, any integer dtype.
+        least: the least integer that there can be.
+        most: the greatest.
+        scale: floating [N / block rows, K / block columns].
+        zero_point: ``None`` for 0, or integers or floats like ``scale``.
+        shift: ``None`` for 0, or floats like ``scale``.
+        dtype: of the dequantised weight.
+    """
+
+    shape: tuple[int, int]
+    integers: Callable[[int, int], Tensor]
+    least: int
+    most: int
+    scale: Tensor
+    zero_point: Tensor | None
+    shift: Tensor | None
+    dtype: torch.dtype
+
+
+def from_torchao(
+    tensor: Tensor, name: str = "weight", *, activation: str | None = None, exact: bool = True
+) -> CoalescedTensor:
+    """Our type of a weight [N, K] that torchao quantised.
+
+    Args:
+        tensor: one of the served types.
+        name: of the weight, for messages.
+        activation: "int8" or "exact"; ``None`` as the tensor has it. Ours are rounded per block of 32, not per token.
+        exact: scales and minima that float16 would round are kept as float32; if false they are rounded.
+
+    Raises:
+        WeightFormatError: the type is not served, or the weight cannot be stored so; the message has ``name``.
+    """
+    reader = _READERS.get(type(tensor))
+    if reader is None:
+        known = ", ".join(kind.__name__ for kind in _READERS)
+        raise WeightFormatError(f"{name}: expected one of {known}, got {type(tensor).__name__}.")
+    affine, own = reader(tensor, name)
+    return from_affine(affine, name, activation=own if activation is None else activation, exact=exact)
+
+
+def from_affine(
+    affine: Affine, name: str = "weight", *, activation: str = "exact", exact: bool = True
+) -> CoalescedTensor:
+    """Our type of a weight given as integers: int4 where they fit into four bits, else int8.
+
+    Raises:
+        WeightFormatError: the weight cannot be stored so; the message has ``name``.
+    """
+    n, k = affine.shape
+    rows, columns = affine.scale.shape
+    if n < 1 or k < 1 or rows < 1 or columns < 1 or n % rows or k % columns:
+        raise WeightFormatError(
+            f"{name}: expected scales for whole blocks of a weight [{n}, {k}], got {list(affine.scale.shape)}."
+        )
+    four = affine.most - affine.least <= 15
+    kind: type[CoalescedTensor] = Int4CoalescedTensor if four else Int8CoalescedTensor
+    # What is added to an integer: signed ones become 0 to 15, unsigned bytes -128 to 127.
+    added = (8 if affine.least < 0 else 0) if four else (-128 if affine.most > 127 else 0)
+    group_size = _group_size(kind.format_type, k // columns, k, name)
+    parts = _scales(affine, added, kind.format_type, exact)
+    repeats = (k // columns) // group_size
+    for part, values in parts.items():
+        # A block of several rows, or one that is longer than our groups, is several groups of the same scale.
+        parts[part] = values.repeat_interleave(n // rows, dim=0).repeat_interleave(repeats, dim=1).contiguous()
+    form = kind.format_type.of(group_size, parts["scale"], parts.get("zero"), None, None)
+    form.check_size(n, k, name)
+    shape, dtype = form.components(n, k)["qdata"]
+    qdata = torch.empty(shape, dtype=dtype, device=affine.scale.device)
+    step = max(1, _CHUNK // k)
+    for start in range(0, n, step):
+        q = affine.integers(start, min(start + step, n)).to(torch.int16) + added
+        qdata[start : start + step] = form.pack(q)
+    made: CoalescedTensor = kind.from_parts({"qdata": qdata, **parts}, group_size, activation, affine.dtype, name)
+    return made
+
+
+def convert_model(model: nn.Module, *, activation: str | None = None, exact: bool = True) -> list[str]:
+    """Replaces the weights of linear layers and embeddings that torchao quantised by our types, in place; a weight that
+    several modules share stays shared.
+
+    Returns:
+        Names of the replaced weights.
+
+    Raises:
+        WeightFormatError: naming a weight of a type that is not served. Those before it are replaced already.
+    """
+    made: dict[int, nn.Parameter] = {}
+    names = []
+    for name, module in _quantized(model):
+        old = module.weight
+        if id(old) not in made:
+            tensor = from_torchao(old, name, activation=activation, exact=exact)
+            made[id(old)] = nn.Parameter(tensor, requires_grad=False)
+        names.append(name)
+        module.weight = made[id(old)]
+    return names
+
+
+def _quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        ours = isinstance(weight, CoalescedTensor)
+        if isinstance(module, nn.Linear | nn.Embedding) and isinstance(weight, TorchAOBaseTensor) and not ours:
+            yield f"{name}.weight" if name else "weight", module
+
+
+def _group_size(kind: type[GroupFormat], block: int, k: int, name: str) -> int:
+    fitting = [size for size in kind.group_sizes if block % size == 0]
+    if kind is Int8Format and block == k:
+        return k
+    if not fitting:
+        known = ", ".join(map(str, kind.group_sizes))
+        raise WeightFormatError(f"{name}: expected groups that are a multiple of one of {known}, got {block}.")
+    return max(fitting)
+
+
+def _scales(affine: Affine, added: int, kind: type[GroupFormat], exact: bool) -> dict[str, Tensor]:
+    """Scale and offset of each block for integers that ``added`` was added to."""
+    scale = affine.scale.to(torch.float32)
+    zero = torch.full_like(scale, float(added))
+    if affine.zero_point is not None:
+        zero = zero + affine.zero_point.to(torch.float32)
+    if affine.shift is None:
+        if bool((zero == kind.center).all()):
+            return _narrow({"scale": scale}, exact)
+        whole = bool((zero == zero.round()).all()) and bool(zero.min() >= 0) and bool(zero.max() <= 255)
+        if kind is Int4Format and whole:
+            return {**_narrow({"scale": scale}, exact), "zero": zero.to(torch.uint8)}
+    # In float64, for the sum of the two is rounded once more to what is stored.
+    minimum = -zero.double() * scale.double()
+    if affine.shift is not None:
+        minimum = minimum + affine.shift.double()
+    return _narrow({"scale": scale, "zero": minimum}, exact)
+
+
+def _narrow(parts: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
+    half = {name: values.to(torch.float16) for name, values in parts.items()}
+    if not exact or all(bool((half[name].to(values.dtype) == values).all()) for name, values in parts.items()):
+        return half
+    return {name: values.to(torch.float32) for name, values in parts.items()}
+
+
+def _read_int4(tensor: Any, name: str) -> tuple[Affine, str]:
+    # Two's complement in nibbles, even columns in the low ones; scale and zero point [K / group, N];
+    # value = scale * q + zero_point.
+    _refuse_scaled_activations(tensor, name)
+    n, k = _two_dimensional(tensor, name)
+
+    def integers(start: int, stop: int) -> Tensor:
+        packed = tensor.qdata[start:stop].view(torch.uint8)
+        nibbles = torch.stack([packed & 0xF, packed >> 4], dim=-1).flatten(-2).to(torch.int8)
+        return (nibbles ^ 8) - 8
+
+    scale, shift = tensor.scale.t(), tensor.zero_point.t()
+    activation = "exact" if tensor.activation_dtype == torch.bfloat16 else "int8"
+    return Affine((n, k), integers, -8, 7, scale, None, shift, tensor.dtype), activation
+
+
+def _read_tiles(tensor: Any, name: str) -> tuple[Affine, str]:
+    """tinygemm's tiles, int32 [N / 8, K / 128, 32, 4], padded; value = scale * (q - 8) + zero.
+
+    Lane t of a tile has row t / 4 and, in each of four words, nibbles of columns 8 * (b % 4) + 2 * (t % 4) + b / 4 for
+    nibble b.
+    """
+    _refuse_scaled_activations(tensor, name)
+    n, k = _two_dimensional(tensor, name)
+    tiles = tensor.qdata
+    if tiles.dim() != 4 or tiles.shape[2:] != (32, 4) or tiles.shape[0] * 8 < n or tiles.shape[1] * 128 < k:
+        raise WeightFormatError(
+            f"{name}: qdata: expected tiles [N / 8, K / 128, 32, 4] for a weight [{n}, {k}], got {list(tiles.shape)}."
+        )
+    shifts = torch.arange(0, 32, 4, device=tiles.device, dtype=torch.int32)
+
+    def integers(start: int, stop: int) -> Tensor:
+        chosen = tiles[start // 8 : -(-stop // 8)]
+        nibbles = ((chosen.unsqueeze(-1) >> shifts) & 0xF).to(torch.uint8)
+        # [tile, tile of columns, row, t % 4, word, b / 4, b % 4]
+        parts = nibbles.reshape(chosen.shape[0], chosen.shape[1], 8, 4, 4, 2, 4)
+        rows: Tensor = parts.permute(0, 2, 1, 4, 6, 3, 5).reshape(chosen.shape[0] * 8, -1)
+        first = start // 8 * 8
+        return rows[start - first : stop - first, :k]
+
+    group = tensor.block_size[-1]
+    if k % group:
+        raise WeightFormatError(f"{name}: expected K to be a multiple of the group, {group}, got K = {k}.")
+    scale, zero = (part[: k // group, :n].t() for part in tensor.scale_and_zero.unbind(-1))
+    shift = zero.double() - 8 * scale.double()
+    return Affine((n, k), integers, 0, 15, scale, None, shift, tensor.dtype), "exact"
+
+
+def _read_int8(tensor: Any, name: str) -> tuple[Affine, str]:
+    _refuse_scaled_activations(tensor, name)
+    if tensor.act_quant_scale is not None:
+        raise WeightFormatError(
+            f"{name}: expected activations quantised when they are met, got a static scale. Quantise without it."
+        )
+    shape = _two_dimensional(tensor, name)
+    activation = "exact" if tensor.act_quant_kwargs is None else "int8"
+    rows, columns = (size // block for size, block in zip(shape, tensor.block_size, strict=True))
+    scale, zero = tensor.scale.reshape(rows, columns), tensor.zero_point
+    zero = None if zero is None else zero.reshape(rows, columns)
+    return Affine(shape, lambda a, b: tensor.qdata[a:b], -128, 127, scale, zero, None, tensor.dtype), activation
+
+
+def _read_intx(tensor: Any, name: str) -> tuple[Affine, str]:
+    bits = int(str(tensor.target_dtype).removeprefix("torch.int"))
+    shape = _two_dimensional(tensor, name)
+    activation = "exact" if tensor.activation_quantization is None else "int8"
+    most = (1 << (bits - 1)) - 1
+    return Affine(
+        shape, lambda a, b: tensor.qdata[a:b], -most - 1, most, tensor.scale, tensor.zero_point, None, tensor.dtype
+    ), activation
+
+
+_READERS: dict[type[Any], Callable[[Any, str], tuple[Affine, str]]] = {
+    Int4Tensor: _read_int4,
+    Int4TilePackedTo4dTensor: _read_tiles,
+    Int8Tensor: _read_int8,
+    IntxUnpackedToInt8Tensor: _read_intx,
+}
+
+
+def _two_dimensional(tensor: Tensor, name: str) -> tuple[int, int]:
+    if tensor.dim() != 2:
+        raise WeightFormatError(f"{name}: expected a weight [N, K], got shape {list(tensor.shape)}.")
+    return tensor.shape[0], tensor.shape[1]
+
+
+def _refuse_scaled_activations(tensor: Any, name: str) -> None:
+    if tensor.act_pre_scale is not None:
+        raise WeightFormatError(
+            f"{name}: act_pre_scale: expected None, got a scale of activations. Fold it into the layer before."
+        )
