@@ -36,15 +36,15 @@ class Elements:
 
 
 class Formulas:
-    """Formulas of the tensors of one graph.
-
-    Attributes:
-        leaves: tensors that are function symbols, by the name of the function.
-    """
+    """Formulas of the tensors of one graph."""
 
     def __init__(self) -> None:
-        self.leaves: dict[str, Node] = {}
+        self._leaves = 0
         self._known: dict[Node, Elements] = {}
+
+    def known(self) -> list[tuple[Node, Elements]]:
+        """Every tensor that was asked for, and those that it is computed from: inputs before results."""
+        return list(self._known.items())
 
     def of(self, node: Node) -> Elements:
         """The formula of a node that yields one tensor."""
@@ -62,9 +62,8 @@ class Formulas:
         return Elements((), lambda index: number)
 
     def _leaf(self, node: Node) -> Elements:
-        name = f"leaf{len(self.leaves)}"
-        self.leaves[name] = node
-        function = sympy.Function(name, integer=True)
+        function = sympy.Function(f"leaf{self._leaves}", integer=True)
+        self._leaves += 1
         is_bool = node.meta["val"].dtype == torch.bool
         return Elements(shape_of(node), lambda index: sympy.Ne(function(*index), 0) if is_bool else function(*index))
 

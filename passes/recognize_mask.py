@@ -4,6 +4,8 @@ own arguments."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import sympy
@@ -11,17 +13,24 @@ import torch
 from torch.fx import Node
 
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, UPPER_LEFT
-from etcuda.passes.elementwise_values import Formulas, shape_of
+from etcuda.passes.elementwise_values import Formulas, Index, shape_of
 
 _B, _H, _M, _N = (sympy.Symbol(name, integer=True, nonnegative=True) for name in ("b", "h", "m", "n"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """Integers of a tensor plus a constant; the tensor's shape says what they are per."""
+    """Integers of a tensor plus a constant.
+
+    Attributes:
+        source: of any rank; apart from dimensions of size one: by batch, by row, by both in this order, or one number.
+        offset: the constant.
+        by_batch: the tensor has a dimension for the batch.
+    """
 
     source: Node
     offset: int
+    by_batch: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +40,8 @@ class PositionMask:
     Attributes:
         causal: FULL, UPPER_LEFT, LOWER_RIGHT or POSITIONS.
         window: keys that a row sees; 0 for all.
-        positions: for POSITIONS: [], [L_q], [1 or batch, L_q]; without dimensions or [1] only for one query row.
-        kv_len: [1] or [batch]; ``None`` for all keys.
+        positions: for POSITIONS: by row, or by batch and row; a single query row may have one number, or one by batch.
+        kv_len: one number, or one by batch; ``None`` for all keys.
     """
 
     causal: int
@@ -57,13 +66,13 @@ def recognize_mask(mask: Node, q: Node, k: Node) -> PositionMask:
         NotRecognizedError: nothing of the kind could be proven.
     """
     formulas = Formulas()
-    l_q, l_kv = shape_of(q)[2], shape_of(k)[2]
+    (batch, _, l_q, _), l_kv = shape_of(q), shape_of(k)[2]
     formula = formulas.of(mask).broadcast((_B, _H, _M, _N))
     lowest = False
     if mask.meta["val"].dtype != torch.bool:
         formula, lowest = _condition(formula, mask.meta["val"].dtype)
     upper, lower = _bounds(formula, l_kv)
-    found = _arguments(upper, lower, formulas, l_q, l_kv)
+    found = _arguments(upper, lower, _Sources(formulas, batch, l_q), l_q, l_kv)
     if lowest and not _every_row_sees_a_key(found, l_q, l_kv):
         raise NotRecognizedError("it holds the lowest finite number, and some row may see no key")
     return found
@@ -106,7 +115,7 @@ def _bounds(formula: Any, l_kv: Any) -> tuple[list[Any], list[Any]]:
     return list(upper), list(lower)
 
 
-def _arguments(upper: list[Any], lower: list[Any], formulas: Formulas, l_q: Any, l_kv: Any) -> PositionMask:
+def _arguments(upper: list[Any], lower: list[Any], sources: _Sources, l_q: Any, l_kv: Any) -> PositionMask:
     by_row = [bound for bound in upper if bound.has(_M)]
     for_all = [bound for bound in upper if not bound.has(_M)]
     if l_q == 1 and not by_row and len(for_all) == 1:
@@ -115,7 +124,7 @@ def _arguments(upper: list[Any], lower: list[Any], formulas: Formulas, l_q: Any,
         raise NotRecognizedError(f"it has the bounds {upper} and {lower}")
     kv_len = None
     if for_all:
-        kv_len = _read(for_all[0] + 1, formulas, [(_B,), (sympy.S.Zero,)])
+        kv_len = sources.find(for_all[0] + 1, by_row=False)
     if not by_row:
         return PositionMask(FULL, kv_len=kv_len)
     last = by_row[0]
@@ -129,25 +138,51 @@ def _arguments(upper: list[Any], lower: list[Any], formulas: Formulas, l_q: Any,
         return PositionMask(UPPER_LEFT, window, kv_len=kv_len)
     if kv_len is None and sympy.expand(last - (_M + l_kv - l_q)) == 0:
         return PositionMask(LOWER_RIGHT, window)
-    shapes: list[tuple[Any, ...]] = [(_M,), (_B, _M), (sympy.S.Zero, _M)]
-    if l_q == 1:
-        zero = sympy.S.Zero
-        shapes += [(), (zero,), (_B,), (_B, zero), (zero, zero)]
-    return PositionMask(POSITIONS, window, _read(last, formulas, shapes), kv_len)
+    return PositionMask(POSITIONS, window, sources.find(last, by_row=l_q != 1), kv_len)
 
 
-def _read(bound: Any, formulas: Formulas, allowed: list[tuple[Any, ...]]) -> Bound:
-    """A bound that is one element of a tensor plus a constant."""
-    reads = list(bound.atoms(sympy.core.function.AppliedUndef))
-    if len(reads) != 1:
-        raise NotRecognizedError(f"its bound {bound} is no element of one tensor")
-    offset = sympy.expand(bound - reads[0])
-    source = formulas.leaves.get(reads[0].func.__name__)
-    if not offset.is_Integer or reads[0].args not in allowed or source is None:
-        raise NotRecognizedError(f"its bound {bound} is no element of a tensor by batch or row plus a constant")
-    if source.meta["val"].dtype not in (torch.int32, torch.int64):
-        raise NotRecognizedError(f"its bound is read from {source.meta['val'].dtype}")
-    return Bound(source, int(offset))
+class _Sources:
+    """Tensors of integers that a mask is computed from, as what a bound may be read from."""
+
+    def __init__(self, formulas: Formulas, batch: Any, l_q: Any) -> None:
+        self._sizes = ((_B, batch), (_M, l_q))
+        self._tensors = [
+            (node, elements)
+            for node, elements in formulas.known()
+            if node.meta["val"].dtype in (torch.int32, torch.int64)
+        ]
+
+    def find(self, bound: Any, by_row: bool) -> Bound:
+        """A tensor that holds the bound up to a constant; one that holds it exactly if there is one.
+
+        Args:
+            bound: a formula of the batch row and the query row.
+            by_row: the tensor has a number for each query row.
+
+        Raises:
+            NotRecognizedError: there is no such tensor.
+        """
+        found = None
+        for node, elements in self._tensors:
+            for index in self._indices(elements.shape):
+                offset = sympy.expand(bound - elements.at(index))
+                if (_M in index) == by_row and offset.is_Integer and (found is None or offset == 0):
+                    found = Bound(node, int(offset), _B in index)
+                    if offset == 0:
+                        return found
+        if found is None:
+            raise NotRecognizedError(f"no tensor holds its bound {bound} by batch or row, up to a constant")
+        return found
+
+    def _indices(self, shape: Index) -> Iterator[Index]:
+        """Ways in which the dimensions may stand for the batch and the query rows."""
+        choices = [
+            (sympy.S.Zero,) if size == 1 else tuple(symbol for symbol, length in self._sizes if size == length)
+            for size in shape
+        ]
+        for index in itertools.product(*choices):
+            if [i for i in index if i != 0] in ([], [_B], [_M], [_B, _M]):
+                yield index
 
 
 def _every_row_sees_a_key(found: PositionMask, l_q: Any, l_kv: Any) -> bool:

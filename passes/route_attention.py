@@ -14,14 +14,14 @@ from torch.fx import Graph, GraphModule, Node
 
 import etcuda.kernels  # noqa: F401  registers the operators
 from etcuda.backend.options import BackendConfig
-from etcuda.kernels.attention.problem import FULL, POSITIONS, UPPER_LEFT, AttentionProblem, refuse
+from etcuda.kernels.attention.problem import FULL, UPPER_LEFT, AttentionProblem, refuse
 from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.select import Choice, choose, choose_split, choose_tiled, split_limit
 from etcuda.kernels.registry import Device
 from etcuda.passes.base import compute_meta, graph_modules, graph_pass, insert_call, tensor_of
 from etcuda.passes.check_attention import check_rewrite
 from etcuda.passes.inline_function import inline_function
-from etcuda.passes.recognize_mask import Bound, NotRecognizedError, PositionMask, recognize_mask
+from etcuda.passes.recognize_mask import Bound, NotRecognizedError, recognize_mask
 from etcuda.passes.symbols import bounds, hint
 from etcuda.passes.view_copy_to_view import refresh_meta
 
@@ -199,26 +199,31 @@ def _without_mask(node: Node, call: AttentionCall) -> AttentionCall:
         return call
     batch, _, l_q, _ = tensor_of(call.q).shape
     kv_len = None if found.kv_len is None else _insert_lengths(node, found.kv_len, batch)
-    positions = None if found.positions is None else _insert_positions(node, found, l_q)
+    positions = None if found.positions is None else _insert_positions(node, found.positions, batch, l_q)
     return dataclasses.replace(
         call, mask=None, kv_len=kv_len, positions=positions, causal=found.causal, window=found.window
     )
 
 
 def _insert_lengths(node: Node, bound: Bound, batch: int | torch.SymInt) -> Node:
+    """[batch]."""
     lengths = _with_offset(node, bound)
+    if tensor_of(lengths).dim() != 1:
+        lengths = insert_call(node, aten.reshape.default, (lengths, [-1]))
     if tensor_of(lengths).shape[0] == 1 and batch != 1:
         return insert_call(node, aten.expand.default, (lengths, [_size(node, batch)]))
     return lengths
 
 
-def _insert_positions(node: Node, found: PositionMask, l_q: int | torch.SymInt) -> Node:
-    assert found.causal == POSITIONS
-    assert found.positions is not None
-    positions = _with_offset(node, found.positions)
+def _insert_positions(node: Node, bound: Bound, batch: int | torch.SymInt, l_q: int | torch.SymInt) -> Node:
+    """[L_q], or [1 or batch, L_q]."""
+    positions = _with_offset(node, bound)
     if l_q == 1:
         return insert_call(node, aten.reshape.default, (positions, [-1, 1]))
-    return positions
+    if tensor_of(positions).dim() == 1 + bound.by_batch:
+        return positions
+    rows = _size(node, batch) if bound.by_batch else 1
+    return insert_call(node, aten.reshape.default, (positions, [rows, -1]))
 
 
 def _with_offset(node: Node, bound: Bound) -> Node:
