@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from etcuda.backend.save import save_program as save_program
     from etcuda.backend.target import CudaTarget as CudaTarget
     from etcuda.errors import EtcudaError as EtcudaError
+    from etcuda.kernels.int4.tensor import Int4CoalescedTensor as Int4CoalescedTensor
+    from etcuda.kernels.int8.tensor import Int8CoalescedTensor as Int8CoalescedTensor
+    from etcuda.kernels.weights.config import Int4CoalescedConfig as Int4CoalescedConfig
+    from etcuda.kernels.weights.config import Int8CoalescedConfig as Int8CoalescedConfig
+    from etcuda.kernels.weights.config import quantize_weights as quantize_weights
+    from etcuda.kernels.weights.convert import convert_model as convert_model
+    from etcuda.kernels.weights.gguf import read_gguf as read_gguf
+    from etcuda.kernels.weights.gguf_load import load_gguf as load_gguf
+    from etcuda.kernels.weights.save import load_weights as load_weights
+    from etcuda.kernels.weights.save import save_weights as save_weights
     from etcuda.partitioner.partitioner import CudaPartitioner as CudaPartitioner
     from etcuda.partitioner.report import partition_report as partition_report
 
@@ -29,11 +39,38 @@ _EXPORTS = {
     "CudaPartitioner": "etcuda.partitioner.partitioner",
     "CudaTarget": "etcuda.backend.target",
     "EtcudaError": "etcuda.errors",
+    "Int4CoalescedConfig": "etcuda.kernels.weights.config",
+    "Int4CoalescedTensor": "etcuda.kernels.int4.tensor",
+    "Int8CoalescedConfig": "etcuda.kernels.weights.config",
+    "Int8CoalescedTensor": "etcuda.kernels.int8.tensor",
+    "convert_model": "etcuda.kernels.weights.convert",
+    "load_gguf": "etcuda.kernels.weights.gguf_load",
+    "load_weights": "etcuda.kernels.weights.save",
     "partition_report": "etcuda.partitioner.report",
+    "quantize_weights": "etcuda.kernels.weights.config",
+    "read_gguf": "etcuda.kernels.weights.gguf",
     "save_program": "etcuda.backend.save",
+    "save_weights": "etcuda.kernels.weights.save",
 }
 
-__all__ = ["CompileOptions", "CudaPartitioner", "CudaTarget", "EtcudaError", "partition_report", "save_program"]
+__all__ = [
+    "CompileOptions",
+    "CudaPartitioner",
+    "CudaTarget",
+    "EtcudaError",
+    "Int4CoalescedConfig",
+    "Int4CoalescedTensor",
+    "Int8CoalescedConfig",
+    "Int8CoalescedTensor",
+    "convert_model",
+    "load_gguf",
+    "load_weights",
+    "partition_report",
+    "quantize_weights",
+    "read_gguf",
+    "save_program",
+    "save_weights",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,175 @@
+"""Reading GGUF files with the ``gguf`` package: quantised tensors become our types as they are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etcuda.errors import GgufError, WeightFormatError
+from etcuda.kernels.int4.tensor import Int4CoalescedTensor
+from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES, BlockType
+
+try:
+    import gguf
+except ImportError as _missing:
+    raise GgufError(
+        "reading GGUF files needs the package gguf, which is not installed. Run: pip install 'etcuda[gguf]'"
+    ) from _missing
+
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_CHUNK = 1 << 20  # Bytes of the file that are repacked at a time.
+# What the reader raises on damaged bytes, and on a file that it cannot open.
+_DAMAGE = (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError, MemoryError)
+
+
+class GgufFile:
+    """An open GGUF file. It is mapped, not read: opening costs the header.
+
+    Attributes:
+        path: of the file.
+        architecture: ``general.architecture``, or "" if the file does not say.
+
+    Raises:
+        GgufError: it cannot be opened, is not GGUF, is damaged or truncated, or is big-endian; or a tensor has a type
+            that the ``gguf`` package does not know.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        try:
+            reader = _Reader(self.path)
+        except GgufError as problem:
+            raise GgufError(f"{self.path}: {problem}") from problem
+        except _DAMAGE as problem:
+            raise GgufError(
+                f"{self.path}: expected a GGUF file, got bytes that cannot be read as one: "
+                f"{problem or 'it ends early'}. Is the download complete?"
+            ) from problem
+        if reader.byte_order == "S":
+            raise GgufError(f"{self.path}: expected a little-endian file, got a big-endian one. Convert it.")
+        self._fields = reader.fields
+        self._tensors: dict[str, Any] = {tensor.name: tensor for tensor in reader.tensors}
+        self.architecture = str(self.field("general.architecture") or "")
+
+    @property
+    def types(self) -> Mapping[str, str]:
+        """GGUF type of each tensor, by name: ``{"token_embd.weight": "Q6_K"}``."""
+        return {name: tensor.tensor_type.name for name, tensor in self._tensors.items()}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor as PyTorch has it, [N, K] for a weight.
+
+        Raises:
+            GgufError: there is none of that name.
+        """
+        return tuple(int(size) for size in reversed(self._find(name).shape))
+
+    def field(self, key: str) -> Any:
+        """A value of the header, or ``None``."""
+        found = self._fields.get(key)
+        return None if found is None else found.contents()
+
+    def read(self, name: str, activation: str = "int8", dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        """A tensor: our type of a quantised one, with ``dtype`` and ``activation`` (see ``CoalescedTensor``); of F32,
+        F16 and BF16 a plain one in that dtype.
+
+        Raises:
+            GgufError: there is none of that name, or its type or shape is not served; the message has the name.
+        """
+        tensor = self._find(name)
+        kind = tensor.tensor_type.name
+        if kind in _FLOATS:
+            return torch.from_numpy(np.array(tensor.data)).view(_FLOATS[kind]).reshape(self.shape(name))
+        block = BLOCK_TYPES.get(kind)
+        if block is None:
+            known = ", ".join([*_FLOATS, *BLOCK_TYPES])
+            raise GgufError(f"{self.path}: {name}: expected one of the types {known}, got {kind}. Requantise the file.")
+        shape = self.shape(name)
+        if len(shape) != 2:
+            raise GgufError(f"{self.path}: {name}: expected a quantised weight [N, K], got shape {list(shape)}.")
+        try:
+            return _from_blocks(tensor.data, block, shape, name, activation, dtype)
+        except WeightFormatError as problem:
+            raise GgufError(f"{self.path}: {problem}") from problem
+
+    def _find(self, name: str) -> Any:
+        if name not in self._tensors:
+            raise GgufError(
+                f"{self.path}: {name}: expected a tensor of the file, got a name that none of its {len(self._tensors)} "
+                "tensors has."
+            )
+        return self._tensors[name]
+
+
+def read_gguf(
+    path: str | os.PathLike[str],
+    names: Iterable[str] | None = None,
+    *,
+    activation: str = "int8",
+    dtype: torch.dtype = torch.bfloat16,
+) -> dict[str, Tensor]:
+    """Tensors of a GGUF file by their names there: quantised ones as our types, the others in the file's dtype.
+
+    Args:
+        path: of the file.
+        names: which tensors; by default all.
+        activation: "int8" or "exact", of the quantised ones.
+        dtype: of the quantised ones.
+
+    Raises:
+        GgufError: the file is damaged, a name is not in it, or a tensor's type is not served.
+    """
+    file = GgufFile(path)
+    return {name: file.read(name, activation, dtype) for name in (file.types if names is None else names)}
+
+
+def _from_blocks(
+    data: Any, block: BlockType, shape: tuple[int, ...], name: str, activation: str, dtype: torch.dtype
+) -> Tensor:
+    n, k = shape
+    block.form.check_size(n, k, name)
+    parts = {part: torch.empty(size, dtype=kind) for part, (size, kind) in block.form.components(n, k).items()}
+    rows = max(1, _CHUNK // data.shape[1])
+    for start in range(0, n, rows):
+        # A copy: the mapped file is read-only.
+        raw = torch.from_numpy(np.array(data[start : start + rows])).reshape(-1, k // block.weights, block.nbytes)
+        for part, tensor in block.read(raw).items():
+            parts[part][start : start + rows] = tensor
+    kind = Int4CoalescedTensor if block.form.bits == 4 else Int8CoalescedTensor
+    made: Tensor = kind.from_parts(parts, block.form.group_size, activation, dtype, name)
+    return made
+
+
+class _Reader(gguf.GGUFReader):
+    """The package's reader, which looks at each tensor's description before it trusts it."""
+
+    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+        for field in fields:
+            _, _, _, sizes, raw_type, offset = field.parts
+            _check_tensor(field.name, sizes.tolist(), int(raw_type[0]), start_offs + int(offset[0]), len(self.data))
+        super()._build_tensors(start_offs, fields)
+
+
+def _check_tensor(name: str, sizes: list[int], raw_type: int, start: int, file_size: int) -> None:
+    try:
+        kind = gguf.GGMLQuantizationType(raw_type)
+    except ValueError as problem:
+        raise GgufError(f"{name}: expected a known tensor type, got number {raw_type}. Update gguf.") from problem
+    if any(size < 1 for size in sizes):
+        raise GgufError(f"{name}: expected sizes of at least 1, got {sizes[::-1]}.")
+    per_block, nbytes = gguf.GGML_QUANT_SIZES[kind]
+    if sizes and sizes[0] % per_block:
+        raise GgufError(f"{name}: expected rows of whole blocks of {per_block} ({kind.name}), got {sizes[0]} weights.")
+    end = start + math.prod(sizes) // per_block * nbytes
+    if end > file_size:
+        raise GgufError(
+            f"{name}: expected its {end - start} bytes to end by {file_size}, the file's size, got an end at {end}. "
+            "The file is truncated."
+        )
