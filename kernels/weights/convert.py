@@ -16,14 +16,13 @@ from torchao.quantization import Int4Tensor, Int4TilePackedTo4dTensor, Int8Tenso
 from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.groups import GroupFormat
-from etcuda.kernels.int4.layout import Int4Format
+from etcuda.kernels.groups import MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat
 from etcuda.kernels.int4.tensor import Int4CoalescedTensor
 from etcuda.kernels.int8.layout import Int8Format
 from etcuda.kernels.int8.tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
-_CHUNK = 1 << 20  # Weights that are repacked at a time.
+_CHUNK = 1 << 18  # Weights, or scales, that are worked on at a time.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,20 +91,21 @@ def from_affine(
     # What is added to an integer: signed ones become 0 to 15, unsigned bytes -128 to 127.
     added = (8 if affine.least < 0 else 0) if four else (-128 if affine.most > 127 else 0)
     group_size = _group_size(kind.format_type, k // columns, k, name)
-    parts = _scales(affine, added, kind.format_type, exact)
-    repeats = (k // columns) // group_size
-    for part, values in parts.items():
-        # A block of several rows, or one that is longer than our groups, is several groups of the same scale.
-        parts[part] = values.repeat_interleave(n // rows, dim=0).repeat_interleave(repeats, dim=1).contiguous()
-    form = kind.format_type.of(group_size, parts["scale"], parts.get("zero"), None, None)
+    form = _format(affine, added, kind.format_type, group_size, exact)
     form.check_size(n, k, name)
-    shape, dtype = form.components(n, k)["qdata"]
-    qdata = torch.empty(shape, dtype=dtype, device=affine.scale.device)
-    step = max(1, _CHUNK // k)
-    for start in range(0, n, step):
-        q = affine.integers(start, min(start + step, n)).to(torch.int16) + added
-        qdata[start : start + step] = form.pack(q)
-    made: CoalescedTensor = kind.from_parts({"qdata": qdata, **parts}, group_size, activation, affine.dtype, name)
+    parts = {
+        part: torch.empty(shape, dtype=dtype, device=affine.scale.device)
+        for part, (shape, dtype) in form.components(n, k).items()
+    }
+    height, repeats = n // rows, (k // columns) // group_size
+    for start, stop in _chunks(rows, columns * height * repeats):
+        for part, values in _scales(affine, added, form, start, stop).items():
+            # A block of several rows, or one that is longer than our groups, is several groups of the same scale.
+            spread = values.repeat_interleave(height, dim=0).repeat_interleave(repeats, dim=1)
+            parts[part][start * height : stop * height] = spread
+    for start, stop in _chunks(n, k):
+        parts["qdata"][start:stop] = form.pack(affine.integers(start, stop).to(torch.int16) + added)
+    made: CoalescedTensor = kind.from_parts(parts, group_size, activation, affine.dtype, name)
     return made
 
 
@@ -149,30 +149,53 @@ def _group_size(kind: type[GroupFormat], block: int, k: int, name: str) -> int:
     return max(fitting)
 
 
-def _scales(affine: Affine, added: int, kind: type[GroupFormat], exact: bool) -> dict[str, Tensor]:
-    """Scale and offset of each block for integers that ``added`` was added to."""
-    scale = affine.scale.to(torch.float32)
-    zero = torch.full_like(scale, float(added))
-    if affine.zero_point is not None:
-        zero = zero + affine.zero_point.to(torch.float32)
-    if affine.shift is None:
-        if bool((zero == kind.center).all()):
-            return _narrow({"scale": scale}, exact)
-        whole = bool((zero == zero.round()).all()) and bool(zero.min() >= 0) and bool(zero.max() <= 255)
-        if kind is Int4Format and whole:
-            return {**_narrow({"scale": scale}, exact), "zero": zero.to(torch.uint8)}
-    # In float64, for the sum of the two is rounded once more to what is stored.
-    minimum = -zero.double() * scale.double()
-    if affine.shift is not None:
-        minimum = minimum + affine.shift.double()
-    return _narrow({"scale": scale, "zero": minimum}, exact)
+def _format(affine: Affine, added: int, kind: type[GroupFormat], group_size: int, exact: bool) -> GroupFormat:
+    """The smallest format that holds the scales and offsets, exactly if asked for."""
+    centred = whole = affine.shift is None
+    halves = True
+    for start, stop in _chunks(*affine.scale.shape):
+        zero = _zero(affine, added, start, stop)
+        centred = centred and bool((zero == kind.center).all())
+        whole = whole and bool((zero == zero.round()).all()) and bool(zero.min() >= 0) and bool(zero.max() <= 255)
+        halves = halves and _is_half(affine.scale[start:stop])
+    offset = SYMMETRIC if centred else ZERO_POINT if whole and ZERO_POINT in kind.offsets else MINIMUM
+    if offset == MINIMUM and exact and halves:
+        pieces = (_minimum(affine, added, start, stop) for start, stop in _chunks(*affine.scale.shape))
+        halves = all(_is_half(piece) for piece in pieces)
+    return kind(group_size, "fp16" if halves or not exact else "fp32", offset)
 
 
-def _narrow(parts: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
-    half = {name: values.to(torch.float16) for name, values in parts.items()}
-    if not exact or all(bool((half[name].to(values.dtype) == values).all()) for name, values in parts.items()):
-        return half
-    return {name: values.to(torch.float32) for name, values in parts.items()}
+def _scales(affine: Affine, added: int, form: GroupFormat, start: int, stop: int) -> dict[str, Tensor]:
+    """Scale and offset of some rows of blocks, for integers that ``added`` was added to."""
+    dtype = torch.float16 if form.scale_storage == "fp16" else torch.float32
+    parts = {"scale": affine.scale[start:stop].to(dtype)}
+    if form.offset == ZERO_POINT:
+        parts["zero"] = _zero(affine, added, start, stop).to(torch.uint8)
+    elif form.offset == MINIMUM:
+        parts["zero"] = _minimum(affine, added, start, stop).to(dtype)
+    return parts
+
+
+def _zero(affine: Affine, added: int, start: int, stop: int) -> Tensor:
+    if affine.zero_point is None:
+        return torch.full_like(affine.scale[start:stop], float(added), dtype=torch.float32)
+    return affine.zero_point[start:stop].to(torch.float32) + added
+
+
+def _minimum(affine: Affine, added: int, start: int, stop: int) -> Tensor:
+    # In float64, for it is rounded once more to what is stored.
+    minimum = -_zero(affine, added, start, stop).double() * affine.scale[start:stop].double()
+    return minimum if affine.shift is None else minimum + affine.shift[start:stop].double()
+
+
+def _is_half(values: Tensor) -> bool:
+    return bool((values.to(torch.float16).to(values.dtype) == values).all())
+
+
+def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that hold a bounded number of values."""
+    step = max(1, _CHUNK // columns)
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _read_int4(tensor: Any, name: str) -> tuple[Affine, str]:
@@ -219,8 +242,7 @@ def _read_tiles(tensor: Any, name: str) -> tuple[Affine, str]:
     if k % group:
         raise WeightFormatError(f"{name}: expected K to be a multiple of the group, {group}, got K = {k}.")
     scale, zero = (part[: k // group, :n].t() for part in tensor.scale_and_zero.unbind(-1))
-    shift = zero.double() - 8 * scale.double()
-    return Affine((n, k), integers, 0, 15, scale, None, shift, tensor.dtype), "exact"
+    return Affine((n, k), integers, 0, 15, scale, torch.full_like(scale, 8), zero, tensor.dtype), "exact"
 
 
 def _read_int8(tensor: Any, name: str) -> tuple[Affine, str]:

@@ -23,7 +23,7 @@ _NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_s
 # Architectures whose tensors llama.cpp stores as transformers has them, and how it changes those of the others.
 _AS_THEY_ARE = ("qwen2", "qwen3")
 _ROTATED = ("llama",)  # Rows of q and k are interleaved per head.
-_SHIFTED = ("gemma", "gemma2", "gemma3")  # Norms have 1 added.
+_SHIFTED = ("gemma2", "gemma3")  # Norms have 1 added.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def load_gguf(
         names: the parameter's name by the tensor's, or a function from one to the other that gives ``None`` for a
             tensor to leave out. By default a tensor goes to the parameter of its own name, or, for models of
             ``transformers``, to the one that the ``gguf`` package maps it to; that serves the architectures llama,
-            qwen2, qwen3, gemma, gemma2 and gemma3 and undoes what llama.cpp did to their tensors.
+            qwen2, qwen3, gemma2 and gemma3 and undoes what llama.cpp did to their tensors.
         activation: "int8" or "exact"; see ``CoalescedTensor``.
 
     Returns:
