@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -11,26 +12,18 @@ import torch
 from executorch.exir.backend.compile_spec_schema import CompileSpec
 from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
 from torch.export.exported_program import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
 from etcuda.backend.target import CudaTarget, resolve_target
 from etcuda.errors import OptionError
 from etcuda.partitioner.claims import claim
+from etcuda.partitioner.kept_whole import decompose_refused, kept_operators, modules_of
 from etcuda.partitioner.ownership import TAG, owned_placeholders, tag_constants, tag_mutated_buffers
-from etcuda.partitioner.report import PartitionReport, make_report
-from etcuda.partitioner.support import branches, refuse
+from etcuda.partitioner.report import PartitionReport, RefusedNode, decomposed_calls, make_report
+from etcuda.partitioner.support import branches
 
 log = logging.getLogger(__name__)
-
-aten = torch.ops.aten
-
-# Kept whole through ExecuTorch's decompositions where the rules claim every call of them.
-KEPT_WHOLE: tuple[torch._ops.OpOverload, ...] = (
-    aten.baddbmm.default,
-    aten.scaled_dot_product_attention.default,
-    aten.silu.default,
-)
 
 
 class CudaPartitioner(Partitioner):  # type: ignore[misc]
@@ -64,15 +57,13 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         self, ep: ExportedProgram
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
         """Operators of ``KEPT_WHOLE`` that occur and whose every call is claimed; never one that would be left over."""
-        kept = dict.fromkeys(KEPT_WHOLE, True)
-        kept[aten.scaled_dot_product_attention.default] = self.config.options.attention_kernels
-        occurring = set()
-        for module in _modules(ep):
-            for node in module.graph.nodes:
-                if node.op == "call_function" and node.target in kept:
-                    occurring.add(node.target)
-                    kept[node.target] &= refuse(node, self.config) is None
-        return [op for op in KEPT_WHOLE if op in occurring and kept[op]], None
+        return kept_operators(ep, self.config), None
+
+    def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
+        """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way."""
+        for each in decomposed_calls(exported_program, self.config):
+            log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
+        return decompose_refused(exported_program, self.config)
 
 
 class PartitionRecorder(CudaPartitioner):
@@ -83,6 +74,7 @@ class PartitionRecorder(CudaPartitioner):
     """
 
     report: PartitionReport | None = None
+    _decomposed: tuple[RefusedNode, ...] = ()
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Records the report and leaves the program as it was."""
@@ -91,8 +83,9 @@ class PartitionRecorder(CudaPartitioner):
 
     def record(self, program: ExportedProgram) -> PartitionReport:
         """The report of a program in the Edge dialect."""
-        before = {node: node.meta.get(TAG) for module in _modules(program) for node in module.graph.nodes}
-        _, self.report = tag_program(program, self.config)
+        before = {node: node.meta.get(TAG) for module in modules_of(program) for node in module.graph.nodes}
+        _, report = tag_program(program, self.config)
+        self.report = dataclasses.replace(report, decomposed=self._decomposed)
         for node, tag in before.items():
             if tag is None:
                 node.meta.pop(TAG, None)
@@ -103,6 +96,11 @@ class PartitionRecorder(CudaPartitioner):
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
         """None: what is kept whole must be delegated."""
         return [], None
+
+    def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
+        """Records which calls could not stay whole; changes nothing."""
+        self._decomposed = decomposed_calls(exported_program, self.config)
+        return exported_program
 
 
 def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:
@@ -119,10 +117,6 @@ def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[s
     tag_constants(program, set(tags))
     kept = tag_mutated_buffers(program, set(tags))
     return tags, make_report(claims, kept)
-
-
-def _modules(program: ExportedProgram) -> list[GraphModule]:
-    return [module for module in program.graph_module.modules() if isinstance(module, GraphModule)]
 
 
 def make_config(

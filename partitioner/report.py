@@ -11,9 +11,11 @@ from typing import Any
 from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 
-from etcuda.backend.options import CompileOptions
+from etcuda.backend.options import BackendConfig, CompileOptions
 from etcuda.backend.target import CudaTarget
 from etcuda.partitioner.claims import Claims
+from etcuda.partitioner.kept_whole import decide
+from etcuda.partitioner.node_view import Refusal
 from etcuda.passes.edge_ops import underlying
 
 log = logging.getLogger(__name__)
@@ -47,20 +49,22 @@ class PartitionReport:
         total: number of calls, those inside control flow that is claimed whole not counted.
         partitions: number of nodes of each partition, in execution order.
         refusals: every call that is left, and every mutated buffer that no partition can own.
+        decomposed: calls that would have been taken whole, were it not for the reason; their parts count above.
     """
 
     delegated: int
     total: int
     partitions: tuple[int, ...]
     refusals: tuple[RefusedNode, ...]
+    decomposed: tuple[RefusedNode, ...] = ()
 
     def summary(self) -> str:
         """One line."""
         return f"{self.delegated} of {self.total} nodes delegated in {len(self.partitions)} partitions"
 
     def __str__(self) -> str:
-        """The summary, then a table of what was left, calls of one operator with one reason in one row."""
-        if not self.refusals:
+        """The summary, then a table of what was left or decomposed, calls of one operator and reason in one row."""
+        if not self.refusals and not self.decomposed:
             return self.summary()
         from rich.console import Console
         from rich.table import Table
@@ -68,6 +72,8 @@ class PartitionReport:
         rows: dict[tuple[str, str], list[str]] = {}
         for each in self.refusals:
             rows.setdefault((each.op, each.reason), []).append(each.node)
+        for each in self.decomposed:
+            rows.setdefault((each.op, f"decomposed: {each.reason}"), []).append(each.node)
         table = Table("operator", "nodes", "reason")
         for (op, reason), nodes in rows.items():
             shown = nodes[0] if len(nodes) == 1 else f"{nodes[0]} and {len(nodes) - 1} more"
@@ -85,8 +91,17 @@ def make_report(claims: Claims, kept_buffers: Mapping[str, str]) -> PartitionRep
     return PartitionReport(sum(sizes), sum(sizes) + len(claims.refusals), sizes, tuple(refusals))
 
 
+def decomposed_calls(program: ExportedProgram, config: BackendConfig) -> tuple[RefusedNode, ...]:
+    """Calls of a program from ``torch.export.export`` that could be taken whole but for a reason."""
+    decisions = decide(program, config)
+    return tuple(_describe(node, refusal) for node, refusal in decisions.items() if refusal is not None)
+
+
 def _refused(node: Node, claims: Claims) -> RefusedNode:
-    refusal = claims.refusals[node]
+    return _describe(node, claims.refusals[node])
+
+
+def _describe(node: Node, refusal: Refusal) -> RefusedNode:
     op = underlying(node.target)
     name = str(op) if op is not None else getattr(node.target, "__name__", str(node.target))
     return RefusedNode(node.name, name, refusal.reason, dict(refusal.values))
