@@ -13,7 +13,7 @@ SEARCHES = ("minmax", "least_squares")
 # Weights that are worked on at a time: what bounds the memory beside the weight and its packed form.
 CHUNK = {"cpu": 1 << 18}
 _CHUNK_ON_DEVICE = 1 << 24
-_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+_SHRINKS = (1.0, 0.9, 0.8)
 _ROUNDS = 3
 
 
