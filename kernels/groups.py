@@ -208,8 +208,8 @@ class GroupFormat:
         scale_step: Tensor | None = None,
         zero_step: Tensor | None = None,
     ) -> Tensor:
-        """Values float32 [N, K] of stored tensors. Unless scales are float32 every product is exact, so that a value is
-        rounded at most once."""
+        """Values float32 [N, K] of stored tensors. The products of int4 weights, and of int8 ones that GGUF has, are
+        exact unless scales are float32, so that a value is rounded at most once."""
         q = self.unpack(qdata)
         n, k = q.shape
         grouped = q.reshape(n, k // self.group_size, self.group_size).to(torch.float32)
