@@ -46,11 +46,6 @@ def quantize_weight(
     rows = max(1, CHUNK.get(weight.device.type, _CHUNK_ON_DEVICE) // k)
     for start in range(0, n, rows):
         grouped = weight[start : start + rows].to(torch.float32).reshape(-1, k // form.group_size, form.group_size)
-        if not bool(torch.isfinite(grouped.abs().amax())):
-            raise WeightFormatError(
-                f"{name}: expected finite weights, got an infinite one or NaN in rows {start} to "
-                f"{min(start + rows, n) - 1}. Check the checkpoint."
-            )
         for part, tensor in _quantize_rows(grouped, form, search).items():
             parts[part][start : start + rows] = tensor
     form.check_finite(parts, name)
@@ -58,7 +53,7 @@ def quantize_weight(
 
 
 def check_weight(weight: Tensor, form: GroupFormat, name: str = "weight") -> None:
-    """Checks that a floating weight can be quantised, without a look at its values.
+    """Checks that a floating weight can be quantised.
 
     Raises:
         WeightFormatError: it cannot; the message has ``name`` and the sizes.
@@ -70,9 +65,14 @@ def check_weight(weight: Tensor, form: GroupFormat, name: str = "weight") -> Non
         )
     if weight.dim() != 2:
         raise WeightFormatError(f"{name}: expected a weight [N, K], got shape {list(weight.shape)}.")
+    if weight.device.type == "meta":
+        raise WeightFormatError(f"{name}: expected a weight with values, got one on the meta device. Load it first.")
     form.check_size(weight.shape[0], weight.shape[1], name)
     if form.bits == 8 and form.asymmetric:
         raise WeightFormatError(f"{name}: offset: expected 'symmetric' for int8, got {form.offset!r}.")
+    # NaN comes through, and nothing of the weight's size is needed.
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
+        raise WeightFormatError(f"{name}: expected finite weights, got an infinite one or NaN. Check the checkpoint.")
 
 
 def _quantize_rows(w: Tensor, form: GroupFormat, search: str) -> dict[str, Tensor]:

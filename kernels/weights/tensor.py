@@ -177,6 +177,10 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
     def _stored(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
         return self.qdata, self.scale, self.zero, self.scale_step, self.zero_step
 
+    def _dense(self) -> list[Tensor | None]:
+        # Every second row of a weight is a view that kernels do not read.
+        return [part if part is None or part.is_contiguous() else part.contiguous() for part in self._stored()]
+
     def _map(self, function: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Any:
         """A tensor of the stored tensors after ``function``."""
         stored = [None if part is None else function(part) for part in self._stored()]
@@ -196,7 +200,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if not isinstance(weight, CoalescedTensor) or isinstance(input, CoalescedTensor):
         got = f"{type(input).__name__} and {type(weight).__name__}"
         raise KernelArgumentError(f"linear: expected a plain input and a quantised weight, got {got}.")
-    return _op(weight, "linear")(input, *weight._stored(), bias, weight.group_size, weight.activation)
+    return _op(weight, "linear")(input, *weight._dense(), bias, weight.group_size, weight.activation)
 
 
 def _embedding(
@@ -215,7 +219,7 @@ def _embedding(
         raise KernelArgumentError(
             f"embedding: max_norm: expected None for a quantised weight, got {max_norm}. It rewrites the weight."
         )
-    return _op(weight, "embedding")(input, *weight._stored(), weight.group_size, weight.dtype)
+    return _op(weight, "embedding")(input, *weight._dense(), weight.group_size, weight.dtype)
 
 
 def _slice(self: CoalescedTensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:

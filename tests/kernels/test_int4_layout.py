@@ -109,7 +109,7 @@ def test_bits_per_weight_of_the_readme() -> None:
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_the_format_is_told_from_the_stored_tensors(form: GroupFormat) -> None:
-    parts: dict[str, Any] = {name: None for name in ("scale", "zero", "scale_step", "zero_step")}
+    parts: dict[str, Any] = dict.fromkeys(("scale", "zero", "scale_step", "zero_step"))
     parts |= random_parts(form, 2, 512)
     del parts["qdata"]
     assert type(form).of(form.group_size, **parts) == form
