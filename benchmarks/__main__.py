@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import subprocess
 import sys
 
 
@@ -21,9 +20,10 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from benchmarks import report
+    from benchmarks.compile_native import compile_native
 
     if arguments.command == "build":
-        return build_runner(arguments.output)
+        return compile_native("bench_calls.cpp", arguments.output)
     if arguments.command == "render":
         report.render_calls()
         return 0
@@ -36,25 +36,6 @@ def main() -> int:
         return 2
     report.save_calls(run(arguments.runner, arch), arguments.results or report.RESULTS)
     return 0
-
-
-def build_runner(output: pathlib.Path) -> int:
-    """Compiles ``bench_calls`` against the installed executorch and etcuda."""
-    import executorch
-
-    import etcuda.runtime
-
-    root = pathlib.Path(next(iter(executorch.__path__)))
-    library = etcuda.runtime.library_path()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    source = pathlib.Path(__file__).resolve().parent / "native" / "bench_calls.cpp"
-    portable = root / "include" / "executorch" / "runtime" / "core" / "portable_type" / "c10"
-    command = [
-        "g++", "-std=c++17", "-O2", "-DC10_USING_CUSTOM_GENERATED_MACROS", str(source), "-o", str(output),
-        f"-I{root / 'include'}", f"-I{portable}", f"-L{root / 'lib'}", "-Wl,--no-as-needed", str(library),
-        "-lexecutorch", "-lexecutorch_kernels_optimized", f"-Wl,-rpath,{root / 'lib'}", f"-Wl,-rpath,{library.parent}",
-    ]  # fmt: skip
-    return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":

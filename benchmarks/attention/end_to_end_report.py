@@ -1,0 +1,73 @@
+"""The page of whole models, from what ``end_to_end_run`` measured."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+OURS = ("attention_split_kernel", "attention_reduce_kernel", "attention_tiled_kernel")
+
+HEADING = (
+    "model",
+    "call",
+    "whole call: formula",
+    "ours",
+    "kernels: formula",
+    "ours",
+    "attention: formula",
+    "ours",
+    "less by",
+    "error",
+)
+
+INTRO = """Microseconds per call, bf16, batch 1, on one {gpu}. Whole call: median by the host's clock, inputs and outputs
+in host memory. Kernels: all kernels of a call together, from CUPTI. Attention: what of them a program without
+attention, in which queries pass through, does not need; in brackets what CUPTI says of our kernels by name. The caches
+hold {max_length} tokens. The models have real heads and two narrow layers, so attention has a larger share of a call
+than at full width. Error: our kernels' output against that of the formula, relative norm.
+"""
+
+
+def render(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes ``attention_end_to_end.md`` into ``folder``."""
+    from benchmarks.attention.end_to_end import MAX_LENGTH
+
+    value = json.loads(source.read_text())
+    lines = ["# Attention in whole models", "", INTRO.format(gpu=value["gpu"], max_length=MAX_LENGTH)]
+    lines += [
+        "| " + " | ".join(HEADING) + " |",
+        "|" + "---|" * len(HEADING),
+    ]
+    for formula, ours, none in triples(value["rows"]):
+        before, after = (row["gpu_us"] - none["gpu_us"] for row in (formula, ours))
+        named = sum(us for name, (_, us) in ours["kernels"].items() if name in OURS)
+        cells = [
+            ours["model"],
+            f"{ours['method']} {ours['length']} after {ours['filled']}",
+            f"{formula['host_us']:.0f}",
+            f"{ours['host_us']:.0f}",
+            f"{formula['gpu_us']:.1f}",
+            f"{ours['gpu_us']:.1f}",
+            f"{before:.1f}",
+            f"{after:.1f} ({named:.1f})",
+            f"{before / after:.1f}x" if after > 0 else "",
+            f"{ours['error']:.1e}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Made by `python -m benchmarks.attention end_to_end`.", ""]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "attention_end_to_end.md").write_text("\n".join(lines))
+
+
+def triples(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """The rows of formula, kernels and none of each model and call.
+
+    Raises:
+        KeyError: a variant is missing.
+    """
+    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        key = (row["model"], row["method"], row["length"], row["filled"])
+        found.setdefault(key, {})[row["variant"]] = row
+    return [(variants["formula"], variants["kernels"], variants["none"]) for variants in found.values()]

@@ -1,0 +1,114 @@
+"""Measures what ``benchmarks.attention.end_to_end`` exported: whole calls, and the kernels in them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.attention.end_to_end import CALLS, VARIANTS, VOCAB, Call, path_of
+from benchmarks.native_session import NativeSession
+
+WARMUP, TIMED, PROFILED = 3, 20, 5
+MOST_ERROR = 2e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One variant of a model in one call; microseconds per call.
+
+    Attributes:
+        host_us: median by the host's clock, inputs and outputs in host memory.
+        gpu_us: kernels together, copies not counted.
+        kernels: of each kernel, by name: launches per call and microseconds per call.
+        error: of the output, relative to the formula's; ``None`` for the formula itself and for no attention.
+    """
+
+    model: str
+    variant: str
+    method: str
+    filled: int
+    length: int
+    host_us: float
+    gpu_us: float
+    kernels: dict[str, tuple[float, float]]
+    error: float | None
+
+
+def run(names: list[str], folder: pathlib.Path, library: pathlib.Path, out: pathlib.Path) -> int:
+    """Measures the models and writes ``out`` after each.
+
+    Returns:
+        1 if the kernels' outputs differ from the formula's; such a model has no rows.
+    """
+    torch.cuda.init()
+    value: dict[str, Any] = {"gpu": torch.cuda.get_device_name(0), "torch": torch.__version__, "rows": []}
+    failed = 0
+    for name in names:
+        rows = measure(name, folder, library)
+        worst = max(row.error for row in rows if row.error is not None)
+        print(f"{name}: kernels against the formula {worst:.1e}", flush=True)
+        if worst > MOST_ERROR:
+            failed = 1
+            continue
+        value["rows"] += [dataclasses.asdict(row) for row in rows]
+        partial = out.with_suffix(".partial")
+        partial.write_text(json.dumps(value, indent=1) + "\n")
+        os.replace(partial, out)
+    return failed
+
+
+def measure(name: str, folder: pathlib.Path, library: pathlib.Path) -> list[Row]:
+    """Every variant of a model in every call. Each starts with the prompt, from an empty cache."""
+    rows = []
+    expected: dict[Call, Tensor] = {}
+    for variant in VARIANTS:
+        program, weights = path_of(folder, name, variant)
+        with NativeSession(library, program, weights) as session:
+            for call in CALLS:
+                host_us, kernels = _time(session, call)
+                length = call.length if name != "decoder" else None
+                shape = (1, VOCAB) if length is None else (1, length, VOCAB)
+                output = session.output(shape, torch.bfloat16).double()
+                error = None
+                if variant == "formula":
+                    expected[call] = output
+                elif variant == "kernels":
+                    error = float((output - expected[call]).norm() / expected[call].norm())
+                gpu_us = sum(us for _, us in kernels.values())
+                rows.append(Row(name, variant, call.method, call.filled, call.length, host_us, gpu_us, kernels, error))
+    return rows
+
+
+def _time(session: NativeSession, call: Call) -> tuple[float, dict[str, tuple[float, float]]]:
+    inputs = call.inputs
+    samples = [session.call(call.method, *inputs) for _ in range(WARMUP + TIMED)][WARMUP:]
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(PROFILED):
+            session.call(call.method, *inputs)
+        torch.cuda.synchronize()
+    return statistics.median(samples), kernels_of(profiler, PROFILED)
+
+
+def kernels_of(profiler: Any, calls: int) -> dict[str, tuple[float, float]]:
+    """Launches and microseconds per call of every kernel that the profiler saw, by name.
+
+    Raises:
+        RuntimeError: it saw none.
+    """
+    found: dict[str, list[float]] = collections.defaultdict(list)
+    for event in profiler.profiler.kineto_results.events():
+        on_gpu = event.device_type() == torch.autograd.DeviceType.CUDA
+        if on_gpu and not event.name().startswith(("Memcpy", "Memset")):
+            found[event.name()].append(event.duration_ns() / 1e3)
+    if not found:
+        raise RuntimeError("the profiler saw no kernel; expected CUPTI to record those of the whole process.")
+    return {name: (len(times) / calls, sum(times) / calls) for name, times in sorted(found.items())}
