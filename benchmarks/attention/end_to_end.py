@@ -48,9 +48,9 @@ CALLS = (Call("prefill", 0, PROMPT), *(Call("decode", filled, 1) for filled in F
 
 
 def decoder() -> nn.Module:
-    """The demo's decoder: 4 heads on 2 KV heads of 128."""
+    """The demo's decoder: 4 heads on 2 KV heads of 64."""
     config = DecoderConfig(
-        VOCAB, dim=512, num_layers=2, num_heads=4, num_kv_heads=2, hidden_dim=256, max_seq=MAX_LENGTH
+        VOCAB, dim=256, num_layers=2, num_heads=4, num_kv_heads=2, hidden_dim=256, max_seq=MAX_LENGTH
     )
     return Decoder(config).convert(torch.bfloat16)
 

@@ -21,8 +21,8 @@ HEADING = (
     "error",
 )
 
-INTRO = """Microseconds per call, bf16, batch 1, on one {gpu}. Whole call: median by the host's clock, inputs and outputs
-in host memory. Kernels: all kernels of a call together, from CUPTI. Attention: what of them a program without
+INTRO = """Microseconds per call, bf16, batch 1, on one {gpu}. Whole call: median by the clock of the host, inputs and
+outputs in host memory. Kernels: all kernels of a call, from CUPTI. Attention: what of them a program without
 attention, in which queries pass through, does not need; in brackets what CUPTI says of our kernels by name. The caches
 hold {max_length} tokens. The models have real heads and two narrow layers, so attention has a larger share of a call
 than at full width. Error: our kernels' output against that of the formula, relative norm.
