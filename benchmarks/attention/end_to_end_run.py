@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -27,7 +28,7 @@ class Row:
 
     Attributes:
         host_us: median by the host's clock, inputs and outputs in host memory.
-        gpu_us: kernels together, copies not counted.
+        gpu_us: in which some kernel ran; copies are not counted, kernels that overlap once.
         kernels: of each kernel, by name: launches per call and microseconds per call.
         error: of the output, relative to the formula's; ``None`` for the formula itself and for no attention.
     """
@@ -74,7 +75,7 @@ def measure(name: str, folder: pathlib.Path, library: pathlib.Path) -> list[Row]
         program, weights = path_of(folder, name, variant)
         with NativeSession(library, program, weights) as session:
             for call in CALLS:
-                host_us, kernels = _time(session, call)
+                host_us, gpu_us, kernels = _time(session, call)
                 length = call.length if name != "decoder" else None
                 shape = (1, VOCAB) if length is None else (1, length, VOCAB)
                 output = session.output(shape, torch.bfloat16).double()
@@ -83,32 +84,59 @@ def measure(name: str, folder: pathlib.Path, library: pathlib.Path) -> list[Row]
                     expected[call] = output
                 elif variant == "kernels":
                     error = float((output - expected[call]).norm() / expected[call].norm())
-                gpu_us = sum(us for _, us in kernels.values())
                 rows.append(Row(name, variant, call.method, call.filled, call.length, host_us, gpu_us, kernels, error))
     return rows
 
 
-def _time(session: NativeSession, call: Call) -> tuple[float, dict[str, tuple[float, float]]]:
+def _time(session: NativeSession, call: Call) -> tuple[float, float, dict[str, tuple[float, float]]]:
     inputs = call.inputs
     samples = [session.call(call.method, *inputs) for _ in range(WARMUP + TIMED)][WARMUP:]
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(PROFILED):
             session.call(call.method, *inputs)
         torch.cuda.synchronize()
-    return statistics.median(samples), kernels_of(profiler, PROFILED)
+    found = events_of(profiler)
+    return statistics.median(samples), busy_us(found) / PROFILED, by_name(found, PROFILED)
 
 
-def kernels_of(profiler: Any, calls: int) -> dict[str, tuple[float, float]]:
-    """Launches and microseconds per call of every kernel that the profiler saw, by name.
+@dataclasses.dataclass(frozen=True)
+class KernelEvent:
+    """One launch of a kernel; microseconds."""
+
+    name: str
+    begin: float
+    end: float
+
+
+def events_of(profiler: Any) -> list[KernelEvent]:
+    """Every kernel that the profiler saw, in the order of their begin.
 
     Raises:
         RuntimeError: it saw none.
     """
-    found: dict[str, list[float]] = collections.defaultdict(list)
+    found = []
     for event in profiler.profiler.kineto_results.events():
         on_gpu = event.device_type() == torch.autograd.DeviceType.CUDA
         if on_gpu and not event.name().startswith(("Memcpy", "Memset")):
-            found[event.name()].append(event.duration_ns() / 1e3)
+            begin = event.start_ns() / 1e3
+            found.append(KernelEvent(event.name(), begin, begin + event.duration_ns() / 1e3))
     if not found:
         raise RuntimeError("the profiler saw no kernel; expected CUPTI to record those of the whole process.")
+    return sorted(found, key=lambda event: event.begin)
+
+
+def busy_us(events: list[KernelEvent]) -> float:
+    """Microseconds in which some kernel ran: a kernel launched to overlap with the one before waits in it for a part."""
+    total, until = 0.0, -math.inf
+    for event in events:
+        total += max(0.0, event.end - max(event.begin, until))
+        until = max(until, event.end)
+    return total
+
+
+def by_name(events: list[KernelEvent], calls: int) -> dict[str, tuple[float, float]]:
+    """Launches and microseconds per call of every kernel."""
+    found: dict[str, list[float]] = collections.defaultdict(list)
+    for event in events:
+        found[event.name].append(event.end - event.begin)
     return {name: (len(times) / calls, sum(times) / calls) for name, times in sorted(found.items())}

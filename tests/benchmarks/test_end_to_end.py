@@ -43,8 +43,10 @@ def test_calls_stay_within_the_cache() -> None:
         assert call.filled + call.length <= end_to_end.MAX_LENGTH
 
 
-def event(name: str, us: float, device: Any = torch.autograd.DeviceType.CUDA) -> Any:
-    return SimpleNamespace(name=lambda: name, device_type=lambda: device, duration_ns=lambda: us * 1e3)
+def event(name: str, begin: float, us: float, device: Any = torch.autograd.DeviceType.CUDA) -> Any:
+    return SimpleNamespace(
+        name=lambda: name, device_type=lambda: device, start_ns=lambda: begin * 1e3, duration_ns=lambda: us * 1e3
+    )
 
 
 def profiler(*events: Any) -> Any:
@@ -53,21 +55,25 @@ def profiler(*events: Any) -> Any:
 
 
 def test_kernels_of_a_profile() -> None:
-    seen = profiler(
-        event("b", 3),
-        event("a", 1),
-        event("b", 5),
-        event("Memcpy HtoD", 9),
-        event("x", 7, torch.autograd.DeviceType.CPU),
-    )
-    assert measuring.kernels_of(seen, 2) == {"a": (0.5, 0.5), "b": (1.0, 4.0)}
+    on_cpu = event("x", 0, 7, torch.autograd.DeviceType.CPU)
+    seen = profiler(event("b", 12, 5), event("b", 1, 3), event("a", 3, 2), event("Memcpy HtoD", 0, 9), on_cpu)
+    found = measuring.events_of(seen)
+    assert measuring.by_name(found, 2) == {"a": (0.5, 1.0), "b": (1.0, 4.0)}
+    # From 1 to 5, of which 3 to 4 twice, and from 12 to 17.
+    assert measuring.busy_us(found) == 9
+    inside = measuring.events_of(profiler(event("a", 0, 10), event("b", 2, 3)))
+    assert measuring.busy_us(inside) == 10
     with pytest.raises(RuntimeError, match="saw no kernel"):
-        measuring.kernels_of(profiler(event("Memset", 1)), 1)
+        measuring.events_of(profiler(event("Memset", 0, 1)))
 
 
 def rows(name: str) -> list[dict[str, Any]]:
     times = {"formula": 100.0, "kernels": 30.0, "none": 20.0}
-    kernels = {"formula": {}, "kernels": {"attention_split_kernel": [1, 6.0], "other": [2, 24.0]}, "none": {}}
+    kernels = {
+        "formula": {},
+        "kernels": {"attention_split_kernel": [1, 4.0], "attention_reduce_overlapped": [1, 2.0], "other": [2, 24.0]},
+        "none": {},
+    }
     return [
         {
             "model": name, "variant": variant, "method": call.method, "filled": call.filled, "length": call.length,
