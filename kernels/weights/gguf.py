@@ -50,7 +50,7 @@ class GgufFile:
         except _DAMAGE as problem:
             raise GgufError(
                 f"{self.path}: expected a GGUF file, got bytes that cannot be read as one: "
-                f"{problem or 'it ends early'}. Is the download complete?"
+                f"{problem}. Is the download complete?"
             ) from problem
         if reader.byte_order == "S":
             raise GgufError(f"{self.path}: expected a little-endian file, got a big-endian one. Convert it.")
@@ -148,7 +148,13 @@ def _from_blocks(
 
 
 class _Reader(gguf.GGUFReader):
-    """The package's reader, which looks at each tensor's description before it trusts it."""
+    """The package's reader, which does not read past the end and checks what a tensor is said to be."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        end = int(offset) + int(count) * np.dtype(dtype).itemsize
+        if end > len(self.data):
+            raise ValueError(f"it ends at byte {len(self.data)}, and byte {end} is asked for")
+        return super()._get(offset, dtype, count, override_order)
 
     def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
         for field in fields:

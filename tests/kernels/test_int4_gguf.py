@@ -240,14 +240,21 @@ def damaged_size(size: int) -> Callable[[bytes], bytes]:
     return change
 
 
+def endless_array(whole: bytes) -> bytes:
+    # A header that says that 2**60 bytes follow.
+    entry = struct.pack("<Q4sIIQ", 4, b"list", gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT8, 2**60)
+    return whole[:16] + struct.pack("<Q", 1) + entry + bytes(64)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda whole: b"", "cannot be read as one"),
         (lambda whole: whole[:3], "cannot be read as one"),
         (lambda whole: b"NOPE" + whole[4:], "cannot be read as one.*magic"),
-        (lambda whole: whole[:20], "cannot be read as one"),
-        (lambda whole: whole[:150], "cannot be read as one"),
+        (lambda whole: whole[:20], "it ends at byte 20"),
+        (lambda whole: whole[:150], "it ends at byte 150"),
+        (endless_array, "it ends at byte"),
         (lambda whole: whole[:4] + struct.pack("<I", 99) + whole[8:], "version 99"),
         (lambda whole: whole[:4] + struct.pack(">I", 3) + whole[8:], "cannot be read as one|big-endian"),
         (lambda whole: whole[:-200], r"norm\.weight: expected its 256 bytes to end by .* The file is truncated"),
