@@ -126,7 +126,7 @@ def events_of(profiler: Any) -> list[KernelEvent]:
 
 
 def busy_us(events: list[KernelEvent]) -> float:
-    """Microseconds in which some kernel ran: a kernel launched to overlap with the one before waits in it for a part."""
+    """Microseconds in which some kernel ran; one launched to overlap with the one before it waits for a part."""
     total, until = 0.0, -math.inf
     for event in events:
         total += max(0.0, event.end - max(event.begin, until))
