@@ -54,6 +54,27 @@ struct CudaMemcpy2D {
 };
 static_assert(sizeof(CudaMemcpy2D) == 128);
 
+constexpr int kLaunchProgrammaticStreamSerialization = 6;
+struct CudaLaunchAttribute {
+  int id;
+  char padding[4];
+  union {
+    char bytes[64];
+    int number;
+  } value;
+};
+static_assert(sizeof(CudaLaunchAttribute) == 72);
+
+struct CudaLaunchConfig {
+  unsigned grid_x, grid_y, grid_z;
+  unsigned block_x, block_y, block_z;
+  unsigned shared_bytes;
+  CUstream stream;
+  CudaLaunchAttribute* attributes;
+  unsigned num_attributes;
+};
+static_assert(sizeof(CudaLaunchConfig) == 56);
+
 // X(symbol, parameters): every driver function that must be there.
 #define ETCUDA_DRIVER_FUNCTIONS(X)                                                                     \
   X(cuInit, (unsigned))                                                                                \

@@ -1,4 +1,5 @@
 // The CUDA driver functions that compiled code calls.
+#include "cuda/overlapped.h"
 #include "cuda/shim_status.h"
 #include "image/image.h"
 #include "shims/lists.h"
@@ -22,29 +23,38 @@ CUresult module_unload(CUmodule module) {
 }
 
 CUresult module_get_function(CUfunction* function, CUmodule module, const char* name) {
-  return cuda_status("cuModuleGetFunction",
-                     [&](Driver& driver) { return driver.cuModuleGetFunction(function, module, name); });
+  return cuda_status("cuModuleGetFunction", [&](Driver& driver) {
+    const CUresult result = driver.cuModuleGetFunction(function, module, name);
+    if (result == kCudaSuccess && waits_by_itself(name)) *function = marked(*function);
+    return result;
+  });
 }
 
 CUresult func_get_attribute(int* value, int attribute, CUfunction function) {
-  return cuda_status("cuFuncGetAttribute",
-                     [&](Driver& driver) { return driver.cuFuncGetAttribute(value, attribute, function); });
+  return cuda_status("cuFuncGetAttribute", [&](Driver& driver) {
+    return driver.cuFuncGetAttribute(value, attribute, unmarked(function));
+  });
 }
 
 CUresult func_set_attribute(CUfunction function, int attribute, int value) {
-  return cuda_status("cuFuncSetAttribute",
-                     [&](Driver& driver) { return driver.cuFuncSetAttribute(function, attribute, value); });
+  return cuda_status("cuFuncSetAttribute", [&](Driver& driver) {
+    return driver.cuFuncSetAttribute(unmarked(function), attribute, value);
+  });
 }
 
 CUresult func_set_cache_config(CUfunction function, int config) {
   return cuda_status("cuFuncSetCacheConfig",
-                     [&](Driver& driver) { return driver.cuFuncSetCacheConfig(function, config); });
+                     [&](Driver& driver) { return driver.cuFuncSetCacheConfig(unmarked(function), config); });
 }
 
 CUresult launch_kernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
                        CUstream stream, void** arguments, void** extra) {
   return cuda_status("cuLaunchKernel", [&](Driver& driver) {
+    if (is_marked(function)) {
+      return launch_overlapped(driver, unmarked(function), grid_x, grid_y, grid_z, block_x, block_y, block_z,
+                               shared_bytes, stream, arguments, extra);
+    }
     return driver.cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
                                  stream, arguments, extra);
   });
@@ -53,7 +63,7 @@ CUresult launch_kernel(CUfunction function, unsigned grid_x, unsigned grid_y, un
 CUresult launch_kernel_ex(const void* config, CUfunction function, void** arguments, void** extra) {
   return cuda_status("cuLaunchKernelEx", [&](Driver& driver) {
     if (driver.cuLaunchKernelEx == nullptr) return kCudaNotSupported;
-    return driver.cuLaunchKernelEx(config, function, arguments, extra);
+    return driver.cuLaunchKernelEx(config, unmarked(function), arguments, extra);
   });
 }
 

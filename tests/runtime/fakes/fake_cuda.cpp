@@ -24,6 +24,7 @@ struct Fake {
   std::set<void*> streams, events, modules;
   size_t used = 0;
   size_t launches = 0;
+  size_t early_launches = 0;
 };
 
 Fake& fake() {
@@ -64,6 +65,15 @@ void need_context() {
   if (current_context == nullptr) misuse("no context is current");
 }
 
+struct alignas(16) Kernel {
+  char code;
+};
+Kernel kernels[2];
+
+void need_kernel(const void* function) {
+  if (function != &kernels[0] && function != &kernels[1]) misuse("the kernel does not exist");
+}
+
 void need_stream(void* stream) {
   need_context();
   const std::lock_guard<std::mutex> lock(fake().mutex);
@@ -89,12 +99,13 @@ void* pointer(Address address) {
 
 }  // namespace
 
-// What a test may ask for: live allocations, bytes, streams, events, modules, launches.
+// What a test may ask for: live allocations, bytes, streams, events, modules, launches, launches
+// of kernels that need not wait for the one in front.
 EXPORT void fake_cuda_counts(size_t* counts) {
   Fake& f = fake();
   const std::lock_guard<std::mutex> lock(f.mutex);
-  const size_t values[6] = {f.device.size(), f.used,           f.streams.size(),
-                            f.events.size(), f.modules.size(), f.launches};
+  const size_t values[7] = {f.device.size(),  f.used,     f.streams.size(), f.events.size(),
+                            f.modules.size(), f.launches, f.early_launches};
   std::memcpy(counts, values, sizeof(values));
 }
 
@@ -273,23 +284,28 @@ EXPORT Result cuModuleUnload(void* module) {
 EXPORT Result cuModuleGetFunction(void** function, void* module, const char* name) {
   const std::lock_guard<std::mutex> lock(fake().mutex);
   if (fake().modules.count(module) == 0) misuse("the module does not exist");
-  static char accumulate;
-  if (std::strcmp(name, "accumulate") != 0) return 500;
-  return *function = &accumulate, 0;
+  // One handle for each name, as the driver has it; aligned, for a caller may mark the lowest bits of its
+  // copy.
+  static const char* const names[] = {"accumulate", "accumulate_overlapped"};
+  for (size_t i = 0; i < 2; ++i) {
+    if (std::strcmp(name, names[i]) == 0) return *function = &kernels[i], 0;
+  }
+  return 500;
 }
-EXPORT Result cuFuncGetAttribute(int* value, int, void*) {
-  return *value = 0, 0;
+EXPORT Result cuFuncGetAttribute(int* value, int, void* function) {
+  return need_kernel(function), *value = 0, 0;
 }
-EXPORT Result cuFuncSetAttribute(void*, int, int) {
-  return 0;
+EXPORT Result cuFuncSetAttribute(void* function, int, int) {
+  return need_kernel(function), 0;
 }
-EXPORT Result cuFuncSetCacheConfig(void*, int) {
-  return 0;
+EXPORT Result cuFuncSetCacheConfig(void* function, int) {
+  return need_kernel(function), 0;
 }
 
 // The one kernel: state += x; y = state * weight.
-EXPORT Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                             void* stream, void** arguments, void**) {
+EXPORT Result cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                             unsigned, void* stream, void** arguments, void**) {
+  need_kernel(function);
   need_stream(stream);
   float* address[4];
   for (int i = 0; i < 4; ++i) address[i] = *static_cast<float**>(arguments[i]);
@@ -305,6 +321,37 @@ EXPORT Result cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsi
   const std::lock_guard<std::mutex> lock(fake().mutex);
   ++fake().launches;
   return 0;
+}
+
+// As cuda.h has them.
+struct LaunchAttribute {
+  int id;
+  int padding;
+  union {
+    char bytes[64];
+    int number;
+  } value;
+};
+struct LaunchConfig {
+  unsigned grid[3], block[3], shared_bytes;
+  void* stream;
+  LaunchAttribute* attributes;
+  unsigned num_attributes;
+};
+
+EXPORT Result cuLaunchKernelEx(const LaunchConfig* config, void* function, void** arguments, void** extra) {
+  if (config->num_attributes != 1 || config->attributes->id != 6 || config->attributes->value.number != 1) {
+    misuse("a launch has attributes that this fake does not know");
+  }
+  if (function != &kernels[1]) misuse("a kernel that does not wait is launched early");
+  if (config->grid[0] == 0 || config->block[0] == 0) misuse("a launch of nothing");
+  {
+    const std::lock_guard<std::mutex> lock(fake().mutex);
+    ++fake().early_launches;
+  }
+  return cuLaunchKernel(function, config->grid[0], config->grid[1], config->grid[2], config->block[0],
+                        config->block[1], config->block[2], config->shared_bytes, config->stream, arguments,
+                        extra);
 }
 EXPORT Result cuGetErrorName(Result, const char** name) {
   return *name = "CUDA_ERROR_FAKE", 0;
