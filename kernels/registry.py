@@ -23,6 +23,10 @@ class Device(Protocol):
         """The most shared memory that one block may use."""
 
     @property
+    def l2_bytes(self) -> int:
+        """The L2 cache."""
+
+    @property
     def memory_bandwidth(self) -> float:
         """Bytes per second."""
 

@@ -14,6 +14,8 @@ _MOST_ACCUMULATORS = 32768
 _MOST_ROWS = 128
 # Values that one block of the reduction loads at once.
 _MOST_MERGED = 4096
+# How much of the L2 cache keys and values may fill, where nothing was measured: the rest is for all else.
+_L2_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class SplitConfig:
     num_splits: int
     block_s: int
     chunk_d: int
+    overlap: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class TiledConfig:
     block_n: int
     num_warps: int
     num_stages: int
+    one_loop: int
+    section: int
 
 
 def split_rows(problem: AttentionProblem, most_rows: int | None = None) -> int:
@@ -73,6 +78,7 @@ def split_candidates(problem: AttentionProblem, device: Device) -> list[SplitCon
     The guess: enough blocks for two per multiprocessor, steps of 64 keys while they fit the shared memory twice.
     """
     block_m = split_rows(problem)
+    overlap = int(can_overlap(device))
     rows_are_many = block_m * problem.block_d > 8192
     warps = (4, 8) if rows_are_many else (4,)
     guess = next((n for n in (64, 32) if _bytes(problem, block_m, n, 2) <= device.shared_memory_per_block), MIN_BLOCK)
@@ -80,14 +86,19 @@ def split_candidates(problem: AttentionProblem, device: Device) -> list[SplitCon
     for block_n, num_warps, stages in itertools.product((guess, 128, 64, 32, 16), warps, (2, 3, 4)):
         if _bytes(problem, block_m, block_n, stages - 1) > device.shared_memory_per_block:
             continue
-        base = SplitConfig(block_m, block_n, num_warps, stages, 1, 1, 64)
+        base = SplitConfig(block_m, block_n, num_warps, stages, 1, 1, 64, overlap)
         if block_n == MIN_BLOCK and guess != MIN_BLOCK:
             continue
         for waves in (2.0, 0.5, 1.0, 1.5, 3.0, 4.0, 0.0):
             found.setdefault(with_splits(problem, base, waves * device.num_sms))
     if not found:
-        found[SplitConfig(block_m, MIN_BLOCK, 4, 1, 1, 1, 64)] = None
+        found[SplitConfig(block_m, MIN_BLOCK, 4, 1, 1, 1, 64, overlap)] = None
     return list(found)
+
+
+def can_overlap(device: Device) -> bool:
+    """Whether the GPU can launch a kernel while the one in front of it runs, the later one waiting by itself."""
+    return int(device.arch.removeprefix("sm_")) >= 90
 
 
 def merge_candidates(problem: AttentionProblem, config: SplitConfig) -> list[SplitConfig]:
@@ -101,8 +112,9 @@ def merge_candidates(problem: AttentionProblem, config: SplitConfig) -> list[Spl
 def tiled_candidates(problem: AttentionProblem, device: Device) -> list[TiledConfig]:
     """What the tuner measures; the first is what export takes without a table: the largest tile that fits, 8 warps."""
     found: list[TiledConfig] = []
-    shapes = itertools.product((128, 64, 32, 16), (64, 128, 32, 16), (3, 2), (8, 4))
-    for block_m, block_n, stages, warps in shapes:
+    section = section_within(problem, device.l2_bytes * _L2_SHARE)
+    shapes = itertools.product((128, 64, 32, 16), (64, 128, 32, 16), (3, 2), (8, 4), (1, 0))
+    for block_m, block_n, stages, warps, one_loop in shapes:
         if block_m > max(MIN_BLOCK, _power_of_two(problem.l_q)):
             continue
         least = 64 if problem.block_d <= 128 else 32
@@ -111,8 +123,39 @@ def tiled_candidates(problem: AttentionProblem, device: Device) -> list[TiledCon
         too_wide = block_m * problem.block_d > _MOST_ACCUMULATORS * warps // 8
         fits = _bytes(problem, block_m, block_n, stages) <= device.shared_memory_per_block
         if fits and not too_wide and not (block_m < 32 and warps == 8):
-            found.append(TiledConfig(block_m, block_n, warps, stages))
-    return found or [TiledConfig(MIN_BLOCK, MIN_BLOCK, 4, 1)]
+            found.append(TiledConfig(block_m, block_n, warps, stages, one_loop, section))
+    return found or [TiledConfig(MIN_BLOCK, MIN_BLOCK, 4, 1, 1, section)]
+
+
+def section_candidates(problem: AttentionProblem, config: TiledConfig) -> list[TiledConfig]:
+    """The same configuration with other numbers of heads that run at a time."""
+    all_heads = problem.batch * problem.num_heads
+    sizes = dict.fromkeys([1, *(problem.group << power for power in range(6)), all_heads])
+    return [dataclasses.replace(config, section=size) for size in sizes if size <= all_heads]
+
+
+def section_within(problem: AttentionProblem, nbytes: float) -> int:
+    """The number of heads, in whole groups, whose keys and values in sight fill at most ``nbytes``; at least one group.
+
+    A window bounds what the blocks that run at a time read, not what they read in all.
+    """
+    groups = int(nbytes / max(1, _bytes_in_sight(problem)))
+    return problem.group * min(max(groups, 1), problem.batch * problem.num_kv_heads)
+
+
+def scaled_section(measured: AttentionProblem, section: int, asked: AttentionProblem) -> int:
+    """The number of heads that reads as many bytes at a time as ``section`` heads of the measured problem did.
+
+    All heads of a measured problem say nothing of a limit, so they stay all.
+    """
+    if section >= measured.batch * measured.num_heads and _bytes_in_sight(asked) <= _bytes_in_sight(measured):
+        return asked.batch * asked.num_heads
+    return section_within(asked, section / measured.group * _bytes_in_sight(measured))
+
+
+def _bytes_in_sight(problem: AttentionProblem) -> int:
+    """Bytes of the keys and values of one KV head that blocks read at about the same time."""
+    return 2 * min(problem.visible_keys, problem.window or problem.l_kv) * problem.head_dim * problem.dtype.itemsize
 
 
 def _bytes(problem: AttentionProblem, block_m: int, block_n: int, stages: int) -> int:

@@ -16,7 +16,12 @@ from torch.library import triton_op, wrap_triton
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.attention.check import broadcast_strides, check_arguments
 from etcuda.kernels.attention.problem import padded
-from etcuda.kernels.attention.split import MAX_QUERY, attention_reduce_kernel, attention_split_kernel
+from etcuda.kernels.attention.split import (
+    MAX_QUERY,
+    attention_reduce_kernel,
+    attention_reduce_overlapped,
+    attention_split_kernel,
+)
 from etcuda.kernels.attention.tiled import attention_tiled_kernel
 
 _LOG2E = math.log2(math.e)
@@ -41,6 +46,7 @@ def attention_split(
     num_splits: int,
     block_s: int,
     chunk_d: int,
+    overlap: int,
 ) -> Tensor:
     """Split-K attention, ``L_q`` from 1 to ``MAX_QUERY``.
 
@@ -62,6 +68,7 @@ def attention_split(
         num_splits: parts that the keys are cut into.
         block_s: parts that are merged at a time.
         chunk_d: width of the head that one block merges.
+        overlap: 1 if the merging is launched while the parts are computed, which needs sm_90; else 0.
 
     Returns:
         [batch, num_heads, L_q, head_dim], in memory [batch, L_q, num_heads, head_dim].
@@ -79,27 +86,28 @@ def attention_split(
     group = heads // kv_heads
     rows = l_q * group
     out = _empty_like_result(q)
+    partial = stats = None
     if num_splits > 1:
         partial = q.new_empty((batch * kv_heads * num_splits, rows, head_dim), dtype=torch.float32)
         stats = q.new_empty((batch * kv_heads * num_splits, rows, 2), dtype=torch.float32)
-    else:
-        # Not ``out``: the compiler copies each tensor that a kernel may write, and takes one of the copies as result.
-        partial, stats = (q.new_empty(1, dtype=torch.float32) for _ in range(2))
-    lengths, where, stride_p, mask_kind, bias, stride_m = _optional(q, mask, kv_len, positions)
+    lengths, stride_p, mask_kind, stride_m = _optional(mask, kv_len, positions)
     modes: dict[str, Any] = {"CAUSAL": causal, "WINDOW": window, "HAS_LEN": kv_len is not None, "MAX_Q": MAX_QUERY}
     kernel = _wrapped(attention_split_kernel)
     kernel[(num_splits, kv_heads * triton.cdiv(rows, block_m), batch)](
-        q, k, v, out, partial, stats, bias, lengths, where,
+        q, k, v, out, partial, stats, mask, lengths, positions,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *stride_m, *stride_p,
         l_q, l_kv, num_splits, scale * _LOG2E,
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=block_m, BLOCK_N=block_n,
-        STAGES=num_stages, SOFTCAP=softcap, MASK=mask_kind, **modes, num_warps=num_warps,
+        STAGES=num_stages, SOFTCAP=softcap, MASK=mask_kind, MERGED=num_splits > 1,
+        OVERLAP=num_splits > 1 and overlap == 1, **modes, num_warps=num_warps,
     )  # fmt: skip
     if num_splits > 1:
-        merge = _wrapped(attention_reduce_kernel)
+        merge = _wrapped(attention_reduce_overlapped if overlap else attention_reduce_kernel)
+        # Only Triton's own launcher takes the flag; compiled programs go by the kernel's name.
+        early = {"launch_pdl": True} if overlap and isinstance(merge, triton.runtime.JITFunction) else {}
         merge[(rows, batch * kv_heads, triton.cdiv(head_dim, chunk_d))](
-            out, partial, stats, lengths, where, *out.stride()[:3], *stride_p, l_q, l_kv, num_splits, block_n,
-            kv_heads, group, HEAD_DIM=head_dim, **modes, BLOCK_S=block_s, CHUNK_D=chunk_d, num_warps=4,
+            out, partial, stats, lengths, positions, *out.stride()[:3], *stride_p, l_q, l_kv, num_splits, block_n,
+            kv_heads, group, HEAD_DIM=head_dim, **modes, BLOCK_S=block_s, CHUNK_D=chunk_d, num_warps=4, **early,
         )  # fmt: skip
     return out
 
@@ -120,23 +128,26 @@ def attention_tiled(
     block_n: int,
     num_warps: int,
     num_stages: int,
+    one_loop: int,
+    section: int,
 ) -> Tensor:
     """Tiled attention, any ``L_q``. Arguments, result and errors are those of ``attention_split``; ``block_m`` counts
-    query rows of one head."""
+    query rows of one head; ``one_loop`` is 1 for one loop over all keys, 0 for three; ``section`` is the number of heads, over all batch rows, that run at a time."""
     check_arguments("attention_tiled", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, None)
     _require_device("attention_tiled", q, attention_tiled_kernel)
     q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
     batch, heads, l_q, head_dim = q.shape
     kv_heads, l_kv = k.shape[1], k.shape[2]
     out = _empty_like_result(q)
-    lengths, where, stride_p, mask_kind, bias, stride_m = _optional(q, mask, kv_len, positions)
+    lengths, stride_p, mask_kind, stride_m = _optional(mask, kv_len, positions)
     kernel = _wrapped(attention_tiled_kernel)
-    kernel[(triton.cdiv(l_q, block_m), batch * heads)](
-        q, k, v, out, bias, lengths, where,
+    kernel[(triton.cdiv(l_q, block_m) * batch * heads,)](
+        q, k, v, out, mask, lengths, positions,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *stride_m, *stride_p,
-        l_q, l_kv, heads, heads // kv_heads, scale * _LOG2E,
+        l_q, l_kv, heads, heads // kv_heads, batch * heads, section, scale * _LOG2E,
         HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=block_m, BLOCK_N=block_n, STAGES=num_stages,
-        CAUSAL=causal, WINDOW=window, SOFTCAP=softcap, MASK=mask_kind, HAS_LEN=kv_len is not None, num_warps=num_warps,
+        CAUSAL=causal, WINDOW=window, SOFTCAP=softcap, MASK=mask_kind, HAS_LEN=kv_len is not None,
+        ONE_LOOP=one_loop == 1, num_warps=num_warps,
     )  # fmt: skip
     return out
 
@@ -170,15 +181,14 @@ def _dense_rows(tensor: Tensor) -> Tensor:
 
 
 def _optional(
-    q: Tensor, mask: Tensor | None, kv_len: Tensor | None, positions: Tensor | None
-) -> tuple[Tensor, Tensor, list[int], int, Tensor, list[int]]:
-    """Lengths; positions, their strides; kind of mask, the mask, its strides. ``q`` stands in for what is absent."""
-    lengths = q if kv_len is None else kv_len.contiguous()
-    where = q if positions is None else positions
+    mask: Tensor | None, kv_len: Tensor | None, positions: Tensor | None
+) -> tuple[Tensor | None, list[int], int, list[int]]:
+    """Lengths; strides of the positions; kind of mask, its strides."""
+    lengths = None if kv_len is None else kv_len.contiguous()
     stride_p = [0, 0] if positions is None else broadcast_strides(positions, 2)
     if mask is None:
-        return lengths, where, stride_p, 0, q, [0, 0, 0, 0]
-    return lengths, where, stride_p, 1 if mask.dtype == torch.bool else 2, mask, broadcast_strides(mask, 4)
+        return lengths, stride_p, 0, [0, 0, 0, 0]
+    return lengths, stride_p, 1 if mask.dtype == torch.bool else 2, broadcast_strides(mask, 4)
 
 
 def _wrapped(kernel: Any) -> Any:

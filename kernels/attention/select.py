@@ -10,6 +10,7 @@ from etcuda.kernels.attention.configs import (
     SplitConfig,
     TiledConfig,
     parallel_blocks,
+    scaled_section,
     split_candidates,
     split_rows,
     tiled_candidates,
@@ -21,7 +22,11 @@ from etcuda.kernels.attention.table import Config, Entry, KernelName, Table
 from etcuda.kernels.registry import Device
 
 # How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
-_WEIGHTS = {"head_dim": 8.0, "rows": 2.0, "l_q": 2.0, "l_kv": 1.0, "heads": 1.0, "window": 0.5}
+# Rows of a KV head fill the split kernel's tile; the tiled kernel takes heads one by one.
+_WEIGHTS: dict[KernelName, dict[str, float]] = {
+    "split": {"head_dim": 8.0, "rows": 2.0, "l_q": 2.0, "l_kv": 1.0, "heads": 1.0, "window": 0.5, "windowed": 4.0},
+    "tiled": {"head_dim": 8.0, "l_q": 2.0, "l_kv": 1.0, "heads": 0.5, "window": 0.5, "windowed": 4.0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ def split_limit(problem: AttentionProblem, device: Device) -> int:
         asked = dataclasses.replace(problem, l_q=l_q, max_l_q=0)
         below = [pair for pair in pairs if pair[0].problem.l_q <= l_q]
         if below:
-            split, other = min(below, key=lambda pair: distance(pair[0].problem, asked))
+            split, other = min(below, key=lambda pair: distance(pair[0].problem, asked, "split"))
             if other.us < split.us:
                 return l_q - 1
     return MAX_QUERY
@@ -73,7 +78,7 @@ def choose_split(problem: AttentionProblem, device: Device) -> Choice:
     assert isinstance(entry.best, SplitConfig)
     config = dataclasses.replace(entry.best, block_m=split_rows(problem, problem.most_rows))
     per_sm = device.num_sms / _num_sms(measured, device)
-    if distance(entry.problem, problem) > 0 or config.block_m != entry.best.block_m or per_sm != 1:
+    if distance(entry.problem, problem, "split") > 0 or config.block_m != entry.best.block_m or per_sm != 1:
         blocks = parallel_blocks(entry.problem, entry.best.block_m) * entry.best.num_splits
         config = with_splits(problem, config, blocks * per_sm)
     return Choice("split", config, _measured(measured, entry))
@@ -85,16 +90,19 @@ def choose_tiled(problem: AttentionProblem, device: Device) -> Choice:
     entry = None if measured is None else nearest(measured.of("tiled"), problem)
     if measured is None or entry is None:
         return Choice("tiled", tiled_candidates(problem, device)[0], _model(device))
-    assert isinstance(entry.best, TiledConfig)
-    return Choice("tiled", entry.best, _measured(measured, entry))
+    config = entry.best
+    assert isinstance(config, TiledConfig)
+    if distance(entry.problem, problem, "tiled") > 0:
+        config = dataclasses.replace(config, section=scaled_section(entry.problem, config.section, problem))
+    return Choice("tiled", config, _measured(measured, entry))
 
 
 def nearest(entries: list[Entry], problem: AttentionProblem) -> Entry | None:
     """The entry of the nearest shape; the first of several."""
-    return min(entries, key=lambda entry: distance(entry.problem, problem), default=None)
+    return min(entries, key=lambda entry: distance(entry.problem, problem, entry.kernel), default=None)
 
 
-def distance(measured: AttentionProblem, asked: AttentionProblem) -> float:
+def distance(measured: AttentionProblem, asked: AttentionProblem, kernel: KernelName) -> float:
     """0 for shapes that are alike in everything that matters."""
     quantities = {
         "head_dim": (measured.block_d, asked.block_d),
@@ -102,9 +110,11 @@ def distance(measured: AttentionProblem, asked: AttentionProblem) -> float:
         "l_q": (measured.l_q, asked.l_q),
         "l_kv": (measured.l_kv, asked.l_kv),
         "heads": (measured.batch * measured.num_kv_heads, asked.batch * asked.num_kv_heads),
+        "windowed": (1 + (measured.window > 0), 1 + (asked.window > 0)),
         "window": (measured.visible_pairs / max(measured.l_q, 1), asked.visible_pairs / max(asked.l_q, 1)),
     }
-    return sum(_WEIGHTS[name] * abs(math.log2(max(a, 1.0) / max(b, 1.0))) for name, (a, b) in quantities.items())
+    doublings = {name: abs(math.log2(max(a, 1.0) / max(b, 1.0))) for name, (a, b) in quantities.items()}
+    return sum(weight * doublings[name] for name, weight in _WEIGHTS[kernel].items())
 
 
 def _num_sms(measured: Table, device: Device) -> int:

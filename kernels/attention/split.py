@@ -3,12 +3,17 @@
 The keys of one KV head are cut into ``num_splits`` parts. One block takes one part, and all query rows that share the
 KV head in one tile, so that keys and values are read once (Dao et al., "Flash-Decoding for long-context inference",
 2023). Parts are merged by a second kernel; a part beyond the filled length ends at once and is not merged.
+
+From sm_90 on the second kernel is launched while the first runs, and waits on the GPU for its end ("programmatic
+dependent launch"): that hides the time a launch takes. A kernel that waits so is named ``*_overlapped``; by the name
+the runtime knows that it may be launched early.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from etcuda.kernels.attention.masking import (
     finite_or_zero,
@@ -54,12 +59,16 @@ def attention_split_kernel(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
+    MERGED: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Grid: (num_splits, KV_HEADS * row tiles, batch). Rows of a tile are (query, head of the group) pairs.
 
     ``partial`` is [batch, KV_HEADS, num_splits, L_q * GROUP, HEAD_DIM] fp32, not normalised; ``stats`` the same without
-    the last dimension, times 2: maximum and sum, in base 2. A lone part is written to ``out``.
+    the last dimension, times 2: maximum and sum, in base 2. A lone part is written to ``out``;
+    without ``MERGED`` there is no other.
     """
+    if OVERLAP:
+        gdc_launch_dependents()
     split = tl.program_id(0)
     h = tl.program_id(1) % KV_HEADS
     tile = tl.program_id(1) // KV_HEADS
@@ -84,7 +93,11 @@ def attention_split_kernel(
     qt = tl.load(q + q_rows[:, None] + offs_d[None, :], mask=rows_ok, other=0.0)
     k_base = k + batch * stride_kb + head * stride_kh
     v_base = v + batch * stride_vb + head * stride_vh
-    mask_rows = mask + (batch * stride_mb + row_h.to(tl.int64) * stride_mh + row_m.to(tl.int64) * stride_mm)[:, None]
+    mask_rows = 0
+    if MASK != 0:
+        mask_rows = (
+            mask + (batch * stride_mb + row_h.to(tl.int64) * stride_mh + row_m.to(tl.int64) * stride_mm)[:, None]
+        )
     local_n = tl.arange(0, BLOCK_N)
     m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
     l_i = tl.zeros([BLOCK_M], tl.float32)
@@ -112,25 +125,26 @@ def attention_split_kernel(
         l_i = l_i * alpha + tl.sum(p, 1)
         acc = tl.dot(p.to(vt.dtype), vt, acc * alpha[:, None])
         m_i = m_new
-    if used == 1:
-        o_rows = batch * stride_ob + row_h.to(tl.int64) * stride_oh + row_m.to(tl.int64) * stride_om
-        result = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
-        tl.store(out + o_rows[:, None] + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok)
-        return
-    slot = ((batch * KV_HEADS + head) * num_splits + split) * (L_q * GROUP) + rows
-    tl.store(partial + slot[:, None] * HEAD_DIM + offs_d[None, :], acc, mask=rows_ok)
-    tl.store(stats + slot * 2, m_i, mask=row_ok)
-    tl.store(stats + slot * 2 + 1, l_i, mask=row_ok)
+    if MERGED:
+        alone = used == 1
+        slot = ((batch * KV_HEADS + head) * num_splits + split) * (L_q * GROUP) + rows
+        tl.store(partial + slot[:, None] * HEAD_DIM + offs_d[None, :], acc, mask=rows_ok & ~alone)
+        tl.store(stats + slot * 2, m_i, mask=row_ok & ~alone)
+        tl.store(stats + slot * 2 + 1, l_i, mask=row_ok & ~alone)
+        rows_ok = rows_ok & alone
+    o_rows = batch * stride_ob + row_h.to(tl.int64) * stride_oh + row_m.to(tl.int64) * stride_om
+    result = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
+    tl.store(out + o_rows[:, None] + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok)
 
 
-@triton.jit(do_not_specialize=["num_splits", "block_n", "kv_heads", "group"])
-def attention_reduce_kernel(
+@triton.jit
+def merge_parts(
     out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
     BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (L_q * group, batch * kv_heads, head_dim / CHUNK_D). Merges the parts of one row, ``BLOCK_S`` at a time."""
+    """Merges the parts of one row, ``BLOCK_S`` at a time."""
     row = tl.program_id(0)
     bh = tl.program_id(1)
     b = bh // kv_heads
@@ -165,3 +179,33 @@ def attention_reduce_kernel(
     o_row = b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh + (row // group).to(tl.int64) * stride_om
     result = acc / tl.where(l_run == 0.0, 1.0, l_run)
     tl.store(out + o_row + offs_d, result.to(out.dtype.element_ty), mask=d_ok)
+
+
+@triton.jit(do_not_specialize=["num_splits", "block_n", "kv_heads", "group"])
+def attention_reduce_kernel(
+    out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
+    L_q, L_kv, num_splits, block_n, kv_heads, group,
+    HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
+):  # fmt: skip
+    """Grid: (L_q * group, batch * kv_heads, head_dim / CHUNK_D)."""
+    merge_parts(
+        out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
+        num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["num_splits", "block_n", "kv_heads", "group"])
+def attention_reduce_overlapped(
+    out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
+    L_q, L_kv, num_splits, block_n, kv_heads, group,
+    HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
+):  # fmt: skip
+    """Like ``attention_reduce_kernel``, and may be launched while the kernel in front of it runs."""
+    # In every block, before anything else: the kernel behind this one starts once all blocks have ended.
+    gdc_wait()
+    merge_parts(
+        out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
+        num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
+    )  # fmt: skip

@@ -13,7 +13,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import triton
@@ -23,6 +23,7 @@ from etcuda.errors import KernelArgumentError
 from etcuda.kernels.attention.configs import (
     SplitConfig,
     merge_candidates,
+    section_candidates,
     split_candidates,
     tiled_candidates,
     with_merge,
@@ -48,6 +49,7 @@ class LocalDevice:
     arch: str
     num_sms: int
     shared_memory_per_block: int
+    l2_bytes: int
     memory_bandwidth: float = 1.0
 
     @classmethod
@@ -62,7 +64,7 @@ class LocalDevice:
         properties = torch.cuda.get_device_properties(0)
         arch = f"sm_{properties.major}{properties.minor}"
         shared = int(getattr(properties, "shared_memory_per_block_optin"))  # noqa: B009  torch's stub lacks it
-        return cls(arch, properties.multi_processor_count, shared)
+        return cls(arch, properties.multi_processor_count, shared, properties.L2_cache_size)
 
 
 def call_kernel(
@@ -137,7 +139,7 @@ class Tuner:
         print(f"compiled {len(jobs)} configurations, {len(self.rejected)} rejected so far", flush=True)
 
     def measure(self, kernel: KernelName, problem: AttentionProblem) -> Entry | None:
-        """Times every candidate; of the split kernel's best, also other reductions."""
+        """Times every candidate; of the best, also what needs no other compilation."""
         nbytes = 2 * problem.batch * problem.num_kv_heads * problem.l_kv * problem.head_dim * problem.dtype.itemsize
         sets = max(2, min(64, math.ceil(_COLD_BYTES / nbytes)))
         q, keys, values = make_inputs(problem, sets)
@@ -154,16 +156,21 @@ class Tuner:
         if not measured:
             return None
         ranked = sorted(measured, key=measured.__getitem__)
-        if kernel == "split":
-            for config in ranked[:3]:
-                assert isinstance(config, SplitConfig)
-                for other in merge_candidates(problem, config):
-                    if other not in measured:
-                        measured[other] = timed(other, 3)
+        for config in ranked[:3]:
+            for other in _variants(problem, config):
+                if other not in measured:
+                    measured[other] = timed(other, 3)
         for config in sorted(measured, key=measured.__getitem__)[:4]:
             measured[config] = timed(config, 9)
         rows = sorted(measured.items(), key=lambda row: row[1])
         return Entry(kernel, problem, tuple(rows))
+
+
+def _variants(problem: AttentionProblem, config: Config) -> Sequence[Config]:
+    """Other reductions of the split kernel, other sections of the tiled one."""
+    if isinstance(config, SplitConfig):
+        return merge_candidates(problem, config)
+    return section_candidates(problem, config)
 
 
 def _compiled(
@@ -176,6 +183,7 @@ def _compiled(
         config = with_merge(same, dataclasses.replace(config, num_splits=4), 64)
     else:
         same = dataclasses.replace(same, num_heads=2, num_kv_heads=1)
+        config = dataclasses.replace(config, section=2)
     return kernel, same, config
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etcuda.kernels.attention import op
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, UPPER_LEFT
-from tests.kernels.attention_cases import DEVICE, DTYPES, Case, check, make
+from tests.kernels.attention_cases import DEVICE, DTYPES, OVERLAP, Case, check, make
 
 ON_GPU = DEVICE == "cuda"
 
@@ -100,9 +100,9 @@ def test_rows_that_are_masked_entirely() -> None:
     mask[1] = False
     tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
     results = [
-        op.attention_tiled(q, k, v, mask, None, None, *tail),
-        op.attention_split(q, k, v, mask, None, None, *tail, 1, 2, 16),
-        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16),
+        op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
+        op.attention_split(q, k, v, mask, None, None, *tail, 1, 2, 16, OVERLAP),
+        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, OVERLAP),
     ]
     for result in results:
         assert not result[:, :, 1].any()
@@ -118,8 +118,8 @@ def test_a_row_of_lowest_finite_numbers_is_an_average() -> None:
     expected = v.float().mean(2).repeat_interleave(2, 1)
     tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
     for got in (
-        op.attention_tiled(q, k, v, mask, None, None, *tail),
-        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16),
+        op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
+        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, OVERLAP),
     ):
         torch.testing.assert_close(got[:, :, 2].float(), expected, atol=2e-2, rtol=2e-2)
 
@@ -134,8 +134,8 @@ def test_what_lies_beyond_the_keys_is_not_read() -> None:
         tensor.copy_(inside)
         tensor[1, :, 9:] = torch.nan
     tail = (0.25, LOWER_RIGHT, 0, 0.0, 16, 16, 4, 2)
-    assert not op.attention_tiled(q, k, v, None, kv_len, None, *tail).isnan().any()
-    assert not op.attention_split(q, k, v, None, kv_len, None, *tail, 3, 2, 16).isnan().any()
+    assert not op.attention_tiled(q, k, v, None, kv_len, None, *tail, 1, 4).isnan().any()
+    assert not op.attention_split(q, k, v, None, kv_len, None, *tail, 3, 2, 16, OVERLAP).isnan().any()
 
 
 @pytest.mark.parametrize(("l_q", "l_kv", "batch"), [(3, 0, 1), (0, 5, 1), (2, 3, 0)])
@@ -143,8 +143,8 @@ def test_empty_tensors(l_q: int, l_kv: int, batch: int) -> None:
     q, k = (torch.ones(batch, 2, length, 16, dtype=torch.float16, device=DEVICE) for length in (l_q, l_kv))
     tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
     for got in (
-        op.attention_tiled(q, k, k, None, None, None, *tail),
-        op.attention_split(q, k, k, None, None, None, *tail, 2, 2, 16),
+        op.attention_tiled(q, k, k, None, None, None, *tail, 1, 4),
+        op.attention_split(q, k, k, None, None, None, *tail, 2, 2, 16, OVERLAP),
     ):
         assert got.shape == q.shape
         assert not got.any()

@@ -94,7 +94,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "scale": ({"scale": -1.0}, "scale: expected a positive finite number, got -1.0"),
     "softcap": ({"softcap": -2.0}, "softcap: expected 0 for none, or a positive number, got -2.0"),
 }
-OPERATORS = {"split": (attention_split, (16, 16, 4, 2, 2, 2, 16)), "tiled": (attention_tiled, (16, 16, 4, 2))}
+OPERATORS = {"split": (attention_split, (16, 16, 4, 2, 2, 2, 16, 0)), "tiled": (attention_tiled, (16, 16, 4, 2, 1, 4))}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -42,7 +42,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(job: Any) -> str | None:
         return "too large" if job[2].num_stages == 3 else None
 
-    device = tune.LocalDevice("sm_90", 132, 227 << 10)
+    device = tune.LocalDevice("sm_90", 132, 227 << 10, 60 << 20)
     monkeypatch.setattr(tune.LocalDevice, "current", lambda: device)
     monkeypatch.setattr(tune, "call_kernel", call_kernel)
     monkeypatch.setattr(tune, "check_config", check)
@@ -105,7 +105,7 @@ def test_the_most_important_shapes_come_first() -> None:
 
 @pytest.mark.parametrize("shared", [99 << 10, 163 << 10, 227 << 10])
 def test_candidates_fit_the_shared_memory(shared: int) -> None:
-    device = tune.LocalDevice("sm_89", 100, shared)
+    device = tune.LocalDevice("sm_89", 100, shared, 48 << 20)
     for _, problem in split_problems():
         candidates = split_candidates(problem, device)
         assert candidates
@@ -142,7 +142,7 @@ def test_export_picks_the_best_of_what_was_measured(path: pathlib.Path) -> None:
     assert measured is not None
     assert measured.arch == path.stem
     assert {"gpu", "torch", "triton", "num_sms"} <= measured.environment.keys()
-    device = tune.LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30)
+    device = tune.LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30, 60 << 20)
     for entry in measured.entries:
         pick = choose_split if entry.kernel == "split" else choose_tiled
         times = dict(entry.candidates)
