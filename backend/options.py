@@ -33,7 +33,7 @@ class CompileOptions:
         host_isa: least x86-64 processor level that host code runs on: ``"x86-64-v3"`` (AVX2, FMA) or ``"x86-64-v4"``.
         progress: show a progress bar on a terminal while compiling; ``None`` decides by whether stderr is one.
         timeout_s: seconds after which one compile is given up.
-        attention_kernels: experimental: attention through etcuda's own kernels; otherwise through its formula.
+        attention_kernels: attention through etcuda's own kernels where they serve it; otherwise through its formula.
         check_attention: compute every rewritten attention call both ways on random numbers, and fail if they differ.
         cache_dir: where compiled kernels are kept between exports; ``None`` is the user's cache directory.
     """
@@ -44,7 +44,7 @@ class CompileOptions:
     host_isa: Literal["x86-64-v3", "x86-64-v4"] = "x86-64-v3"
     progress: bool | None = None
     timeout_s: float = 3600.0
-    attention_kernels: bool = False
+    attention_kernels: bool = True
     check_attention: bool = False
     cache_dir: str | None = None
 
