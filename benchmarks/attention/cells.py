@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from etcuda.kernels.attention.problem import LOWER_RIGHT, UPPER_LEFT, AttentionProblem
+from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, UPPER_LEFT, AttentionProblem
 from etcuda.kernels.attention.shapes import (
     D128,
     DECODE_LENGTHS,
@@ -61,6 +61,7 @@ def _cells() -> list[Cell]:
     cells += _prefill((D128, GEMMA), (2048, 4096, 8192, 16384))
     long = 16384
     cells += [Cell("window", f.name, f.problem(1, long, long, UPPER_LEFT, WINDOW)) for f in (GEMMA, D128)]
+    cells += [Cell("window", f"{f.name} no window, not causal", f.problem(1, long, long, FULL)) for f in (GEMMA, D128)]
     cells += [Cell("filled", GEMMA.name, GEMMA.problem(1, 1, 1024), 1000, peers=False)]
     cells += [Cell("filled", GEMMA.name, GEMMA.problem(1, 1, 131072), 1000, peers=False)]
     cells += _decode((GEMMA, D128), 8, (256, 1024, 4096, 16384, 65536))
@@ -78,6 +79,7 @@ def _cells() -> list[Cell]:
 CELLS = tuple(_cells())
 # As PyTorch compiles it for every shape anew, flex attention is measured in a few cells only.
 FLEX_LENGTHS = (1024, 2048, 16384)
+FLEX_FAMILIES = (GEMMA.name, D128.name)
 
 # Best of FlashInfer and llama.cpp (f16 cache) in microseconds on the same kind of GPU, an H200, recorded on
 # 2026-11-21 with the same timing in a run of their own; by family, for DECODE_LENGTHS at batch 1; None: not measured.

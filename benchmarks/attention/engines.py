@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from benchmarks.attention.cells import FLEX_LENGTHS, Cell
+from benchmarks.attention.cells import FLEX_FAMILIES, FLEX_LENGTHS, Cell
 from etcuda.kernels.attention.op import attention_split, attention_tiled
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, UPPER_LEFT
 from etcuda.kernels.attention.select import choose_split, choose_tiled
@@ -79,8 +79,10 @@ def flex(cell: Cell, device: LocalDevice) -> Call:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     problem = cell.problem
-    if problem.batch > 1 or problem.l_kv not in FLEX_LENGTHS:
+    if problem.batch > 1 or problem.l_kv not in FLEX_LENGTHS or cell.family not in FLEX_FAMILIES:
         raise UnsupportedError("measured in a few cells only")
+    # After so many shapes Dynamo would give up compiling and run it uncompiled.
+    torch._dynamo.reset()
     shift = problem.l_kv - problem.l_q if problem.causal == LOWER_RIGHT else 0
 
     def keep(b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ _TITLES = {
     "filled": "A long cache of which little is filled",
     "draft": "A few query rows at the end of a cache",
     "prefill": "Prefill, causal",
-    "window": "Prefill, sliding window of 1024",
+    "window": "Prefill, sliding window of 1024, and all pairs for comparison",
 }
 _BY_FLOPS = ("prefill", "window")
 

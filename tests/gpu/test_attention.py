@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from etcuda.kernels.attention import attention_reference, table
+from etcuda.kernels.attention.op import attention_split, attention_tiled
 from etcuda.kernels.attention.problem import FULL, UPPER_LEFT, AttentionProblem
 from etcuda.kernels.attention.select import choose
 from etcuda.kernels.attention.shapes import split_problems, tiled_problems
@@ -45,3 +48,46 @@ def test_the_table_of_this_gpu_is_used() -> None:
     if table.load(device.arch) is None:
         pytest.skip(f"no table for {device.arch}")
     assert "measured on" in choose(split_problems()[0][1], device).source
+
+
+MASKS: dict[str, tuple[int, int, str]] = {
+    "causal": (UPPER_LEFT, 0, ""),
+    "window": (UPPER_LEFT, 100, ""),
+    "bool": (FULL, 0, "bool"),
+    "float": (FULL, 0, "float"),
+    "float by head": (FULL, 0, "by head"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("l_q", [1, 9, 700])
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_are_as_accurate_as_pytorch(kind: str, l_q: int, dtype: torch.dtype) -> None:
+    """PyTorch's flash kernel takes no mask; its memory-efficient one takes every kind."""
+    torch.manual_seed(0)
+    causal, window, tensor = MASKS[kind]
+    problem = AttentionProblem(2, 6, 2, 128, l_q, 700, dtype, causal, window, has_mask=tensor != "")
+    q, (k,), (v,) = make_inputs(problem)
+    mask = None
+    if tensor:
+        shape = (2, 6, l_q, 700) if tensor == "by head" else (l_q, 700)
+        mask = torch.randn(shape, device="cuda", dtype=dtype)
+        mask = mask > -0.5 if tensor == "bool" else mask
+    choice = choose(problem, LocalDevice.current())
+    operator = {"split": attention_split, "tiled": attention_tiled}[choice.kernel]
+    wide = mask if mask is None or mask.dtype == torch.bool else mask.double()
+    expected = attention_reference(q.double(), k.double(), v.double(), wide, causal=causal, window=window)
+    scale = problem.head_dim**-0.5
+    got = operator(q, k, v, mask, None, None, scale, causal, window, 0.0, *dataclasses.astuple(choice.config))
+    dense = mask
+    if causal:
+        dense = torch.ones(l_q, 700, dtype=torch.bool, device="cuda").tril()
+        dense = dense.triu(1 - window) if window else dense
+    k, v = (x.repeat_interleave(3, 1) for x in (k, v))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.EFFICIENT_ATTENTION):
+        other = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=dense)
+
+    def error(result: torch.Tensor) -> float:
+        return float((result.double() - expected).norm() / expected.norm())
+
+    assert error(got) <= 1.1 * error(other)
