@@ -28,6 +28,7 @@ class ExportRecord:
         delegated: how many of them the delegate took.
         partitions: delegates in the program.
         kernels: kernels in their code images; for ``host``, generated C++ functions.
+        attention: which of etcuda's attention kernels are among them: ``split``, ``tiled``.
     """
 
     target: str
@@ -37,6 +38,7 @@ class ExportRecord:
     delegated: int
     partitions: int
     kernels: int
+    attention: tuple[str, ...] = ()
 
 
 def count_nodes(program: ExportedProgram) -> tuple[int, int, int]:
@@ -91,6 +93,7 @@ def export_program(
         delegated=delegated,
         partitions=partitions,
         kernels=count_kernels(path),
+        attention=attention_kernels(path),
     )
 
 
@@ -101,7 +104,16 @@ def count_kernels(path: pathlib.Path) -> int:
     return inspect_program(path).num_kernels
 
 
-def export_case(name: str, target: str, path: pathlib.Path) -> ExportRecord:
+def attention_kernels(path: pathlib.Path) -> tuple[str, ...]:
+    """Which of etcuda's attention kernels a program holds: of ``split`` and ``tiled``; always none for the host."""
+    from etcuda.backend.inspect import inspect_program
+
+    delegates = [delegate for method in inspect_program(path).methods for delegate in method.delegates]
+    names = {name for delegate in delegates for image in delegate.images for name in image.kernels}
+    return tuple(kind for kind in ("split", "tiled") if f"attention_{kind}_kernel" in names)
+
+
+def export_case(name: str, target: str, path: pathlib.Path, options: CompileOptions | None = None) -> ExportRecord:
     """Exports a case of the registry."""
     case = CASES[name]
-    return export_program(case.export(case.model()), target, path)
+    return export_program(case.export(case.model()), target, path, options)

@@ -102,8 +102,8 @@ def _export_decoder(model: nn.Module) -> dict[str, ExportedProgram]:
 
 
 def _decoder_session(_: torch.dtype) -> list[Call]:
-    """A prompt, three tokens, a second prompt that goes on from there, two tokens."""
-    return _conversation((13, 1, 1, 1, 6, 1, 1), 256)
+    """A prompt, three tokens, a short and a long prompt that go on from there, tokens after each."""
+    return _conversation((13, 1, 1, 1, 6, 1, 1, 20, 1), 256)
 
 
 def _conversation(lengths: tuple[int, ...], vocab_size: int) -> list[Call]:

@@ -35,6 +35,10 @@ Every model of `examples/models.py`, exported on a machine without a GPU and run
 - Bounds: fp32 1e-4; bf16 and fp16 2e-2, and no more than 1.5 times eager's own error against fp32.
 - 2026-11-21: decoder, bert and llama in fp32 for sm_90 were exported while attention was decomposed by another route,
   hence their lower node counts; a new export counts as in bf16.
+- Attention: the kernels of etcuda's own that the program holds, found by looking into the file; empty where attention
+  is computed by its formula (the host, fp32) or the model has none.
+- qwen3 and gemma3 are those of `transformers` over a static KV cache, prefill and decode in one program; gemma3 has a
+  layer with a sliding window shorter than the session. Their masks are computed from positions and never read.
 - Export seconds: from ExportedProgram to file, with the kernel cache as it was. On `host` a kernel is a generated C++
   function.
 """
@@ -116,15 +120,26 @@ def render(names: list[str], targets: list[str]) -> int:
     """Writes docs/models.md."""
     runs = {target: read_json(RESULTS / f"run-{target}.json") for target in targets}
     devices = [f"error on {runs[target].get('device', target)}" for target in targets]
-    heading = ["model", "target", "delegated / all nodes", "partitions", "kernels", "export s", ".pte MB", *devices]
+    heading = [
+        "model",
+        "target",
+        "delegated / all nodes",
+        "partitions",
+        "kernels",
+        "attention",
+        "export s",
+        ".pte MB",
+        *devices,
+    ]
     lines = [INTRO, "| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for name in names:
         for target in targets:
             record = read_json(RESULTS / f"export-{target}.json").get("models", {}).get(name)
-            facts = [""] * 5
+            facts = [""] * 6
             if record is not None:
                 nodes, size = f"{record['delegated']} / {record['nodes']}", f"{record['nbytes'] / 1e6:.2f}"
-                facts = [nodes, str(record["partitions"]), str(record["kernels"]), f"{record['seconds']:.1f}", size]
+                kernels = [str(record["partitions"]), str(record["kernels"]), ", ".join(record.get("attention", ()))]
+                facts = [nodes, *kernels, f"{record['seconds']:.1f}", size]
             errors = [cell(runs[t].get("models", {}).get(name)) if t == target else "" for t in targets]
             lines.append("| " + " | ".join([name, target, *facts, *errors]) + " |")
     PAGE.write_text("\n".join(lines) + "\n")
