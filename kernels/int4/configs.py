@@ -1,0 +1,105 @@
+"""Configurations of the kernels: those worth measuring, and the guess where nothing was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from etcuda.kernels.int4.problem import MAX_TOKENS, LinearProblem
+from etcuda.kernels.registry import Device
+
+
+@dataclasses.dataclass(frozen=True)
+class MatvecConfig:
+    """How up to eight rows are multiplied.
+
+    Attributes:
+        rounded: 1 if a kernel of its own rounds the activations, which then walks along K; 0 if the product does.
+        resident: 1 for ``resident_kernel``, which keeps a whole row of activations; 0 for ``stepped_kernel``.
+        block_n: weight rows of a tile.
+        blocks: blocks of 32 of a tile; of the resident kernel, those of a row rounded up to a power of two.
+        num_warps: warps of a program.
+        num_stages: tiles in flight in shared memory; 1 for registers.
+        per_sm: programs per multiprocessor of the resident kernel, else 0.
+    """
+
+    rounded: int
+    resident: int
+    block_n: int
+    blocks: int
+    num_warps: int
+    num_stages: int
+    per_sm: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MatmulConfig:
+    """How many rows are multiplied.
+
+    Attributes:
+        block_n: weight rows of a tile.
+        block_m: activation rows of a tile.
+        blocks: blocks of 32 along K of a step.
+        num_warps: warps of a program.
+        num_stages: steps whose loads are in flight.
+        per_sm: programs per multiprocessor, which share tiles; 0 for one program per tile.
+    """
+
+    block_n: int
+    block_m: int
+    blocks: int
+    num_warps: int
+    num_stages: int
+    per_sm: int
+
+
+def padded(number: int) -> int:
+    """The power of two that is not less."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def matvec_candidates(problem: LinearProblem, device: Device) -> list[MatvecConfig]:
+    """What may be best for up to eight rows, the guess first."""
+    blocks = padded(problem.k // 32)
+    tokens = padded(min(problem.m, MAX_TOKENS))
+    found: dict[MatvecConfig, None] = {}
+    stepped = ((4, 64, 2), (4, 32, 1), (8, 32, 1), (8, 64, 2), (4, 128, 4), (8, 128, 4), (2, 64, 2))
+    fits = [each for each in stepped if each[1] <= max(blocks, 32)]
+    if problem.itemsize == 2 and tokens == 1:
+        for block_n, warps in ((4, 4), (2, 2), (4, 2), (8, 4), (8, 2), (2, 4), (2, 8), (4, 8), (8, 8), (4, 1), (8, 1)):
+            per_lane = block_n * blocks // (32 * warps)
+            if 32 * warps > max(blocks, 32) or not 1 <= per_lane <= 16 or blocks > 128 * warps:
+                continue
+            for per_sm in (4, 8, 16, 2) if warps < 8 else (2, 4, 1):
+                found[MatvecConfig(0, 1, block_n, blocks, warps, 1, per_sm)] = None
+            if problem.weight_bytes > 100e6 and warps in (2, 4) and per_lane * 32 * warps <= 1024:
+                found |= dict.fromkeys(MatvecConfig(0, 1, block_n, blocks, warps, stages, 4) for stages in (3, 4))
+        found |= dict.fromkeys(MatvecConfig(0, 0, n, b, w, 1, 0) for n, b, w in fits)
+    found |= dict.fromkeys(MatvecConfig(1, 0, n, b, w, 1, 0) for n, b, w in fits if n * tokens <= 64)
+    return list(found)
+
+
+def matmul_candidates(problem: LinearProblem, device: Device) -> list[MatmulConfig]:
+    """What may be best for many rows, the guess first."""
+    block_m = min(256, max(16, padded(problem.m)))
+    shapes: list[tuple[int, int, int, int, int]] = []
+    if block_m >= 128:
+        shapes += [(128, block_m, 4, 8, 3), (128, 128, 4, 8, 3), (128, 128, 4, 4, 3), (64, block_m, 4, 4, 3)]
+    else:
+        shapes += [(128, block_m, 8, warps, stages) for warps in (4, 8) for stages in (3, 4)]
+        shapes += [(64, block_m, 8, 4, stages) for stages in (3, 4)]
+        shapes += [(n, block_m, 4, 4, stages) for n in (128, 64) for stages in (3, 4)]
+    found: dict[MatmulConfig, None] = {}
+    for block_n, rows, blocks, warps, stages in shapes:
+        fits = int(device.shared_memory_per_block * 0.98) // max(
+            1, _shared_bytes(problem, block_n, rows, blocks, stages)
+        )
+        limit = fits if rows < 128 else min(fits, 2 if block_n * rows <= 128 * 128 else 1)
+        for per_sm in range(min(limit, 4), -1, -1):
+            if fits:
+                found[MatmulConfig(block_n, rows, blocks, warps, stages, per_sm)] = None
+    return list(found)
+
+
+def _shared_bytes(problem: LinearProblem, block_n: int, block_m: int, blocks: int, stages: int) -> int:
+    weights = block_n * blocks * (problem.bits * 4 + 4)
+    return stages * (weights + 2 * 32 * blocks * block_m)

@@ -1,0 +1,182 @@
+"""Launches of the kernels: what the operators of int4 and int8 weights share. Arguments were checked before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.library import wrap_triton
+
+from etcuda.errors import KernelArgumentError
+from etcuda.kernels.blocks import GROUPS_FIRST, quantize_kernel, quantize_overlapped
+from etcuda.kernels.groups import GroupFormat
+from etcuda.kernels.int4 import matmul as mm
+from etcuda.kernels.int4 import matvec as mv
+from etcuda.kernels.int4.check import Stored
+
+_ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
+
+
+def quantize(x: Tensor, overlap: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounds x [M, K] to int8 per block of 32: q [M, K], scale and sum float32 [M, K / 32]."""
+    rows, k = x.shape
+    q = x.new_empty((rows, k), dtype=torch.int8)
+    scale, total = (x.new_empty((rows, k // 32), dtype=torch.float32) for _ in range(2))
+    kernel, early = _choose(quantize_kernel, quantize_overlapped, overlap)
+    blocks = rows * k // 32
+    # Few blocks are spread over many programs: what counts is latency.
+    many = statically_known_true(rows > 64)
+    block, warps = (32, 4) if many else (8, 1)
+    grid = torch.sym_max(triton.cdiv(blocks, block), 1)
+    kernel[(grid,)](x, q, scale, total, blocks, BLOCKS=block, num_warps=warps, **early)
+    return q, scale, total
+
+
+def matvec(
+    bits: int,
+    form: GroupFormat,
+    x: Tensor | tuple[Tensor, Tensor, Tensor],
+    stored: Stored,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    tokens: int,
+    programs: int,
+    block_n: int,
+    blocks: int,
+    num_warps: int,
+    num_stages: int,
+    overlap: int,
+) -> Tensor:
+    """x [M, K], M at most ``tokens``, or what ``quantize`` made of it, times a weight; [M, N].
+
+    ``programs`` is the number of programs of the resident kernel, or 0 for the stepped one.
+    """
+    qdata = stored[0]
+    rounded = isinstance(x, tuple)
+    rows, scale, total = x if isinstance(x, tuple) else (x, x, x)
+    num_rows, num_tokens, k = qdata.shape[0], rows.shape[0], rows.shape[1]
+    out = rows.new_empty((num_tokens, num_rows), dtype=dtype)
+    parts = [qdata, *_present(stored), qdata if bias is None else bias]
+    format_of = {
+        "K": k,
+        "BITS": bits,
+        "GROUP": _group(form, k),
+        "OFFSET": form.offset,
+        "CODES": form.scale_storage == "codes",
+        "HAS_BIAS": bias is not None,
+    }
+    shape = {"TOKENS": tokens, "BLOCK_N": block_n, "BLOCKS": blocks, "STAGES": num_stages}
+    if programs:
+        kernel, early = _choose(mv.resident_kernel, mv.resident_overlapped, overlap)
+        kernel[(min(programs, triton.cdiv(num_rows, block_n)),)](
+            rows, *parts, out, num_rows, num_tokens, **format_of, **shape, GROUPS_FIRST=GROUPS_FIRST,
+            num_warps=num_warps, **early,
+        )  # fmt: skip
+    else:
+        kernel, early = _choose(mv.stepped_kernel, mv.stepped_overlapped, overlap)
+        kernel[(triton.cdiv(num_rows, block_n),)](
+            rows, scale, total, *parts, out, num_rows, num_tokens, **format_of, QUANTIZED=rounded, **shape,
+            GROUPS_FIRST=GROUPS_FIRST, num_warps=num_warps, **early,
+        )  # fmt: skip
+    return out
+
+
+def matmul(
+    bits: int,
+    form: GroupFormat,
+    x: Tensor,
+    stored: Stored,
+    bias: Tensor | None,
+    activation: str,
+    block_n: int,
+    block_m: int,
+    blocks: int,
+    num_warps: int,
+    num_stages: int,
+    programs: int,
+    overlap: int,
+) -> Tensor:
+    """x [M, K] times a weight; [M, N]. ``programs`` share the tiles, or 0 for one each."""
+    qdata = stored[0]
+    num_rows, num_tokens, k = qdata.shape[0], x.shape[0], x.shape[1]
+    width = triton.cdiv(k, 128) * 128
+    tiles_m = torch.sym_max(triton.cdiv(num_tokens, block_m), 1)
+    ordered = x.new_empty((tiles_m * block_m, width), dtype=torch.float16)
+    factor = x.new_empty(torch.sym_max(num_tokens, 1), dtype=torch.float32)
+    units = min(_ORDER_UNITS, triton.next_power_of_2(width // 128))
+    chunks = triton.cdiv(width, units * 128)
+    # Programs that share a row: all, for few rows; more of them only read the row again.
+    shared = 1 if statically_known_true(num_tokens > 256) else chunks
+    kernel, early = _choose(mm.order_kernel, mm.order_overlapped, overlap)
+    kernel[(torch.sym_max(num_tokens, 1), shared)](
+        x, ordered, factor, num_tokens, K=k, WIDTH=width, BITS=bits, ROUND=activation == "int8", UNITS=units,
+        num_warps=4, **early,
+    )  # fmt: skip
+    out = x.new_empty((num_tokens, num_rows))
+    tiles = triton.cdiv(num_rows, block_n) * tiles_m
+    partial = x.new_empty(2 * programs * block_n * block_m if programs else 1, dtype=torch.float32)
+    added = qdata if bias is None else bias
+    steps = triton.cdiv(k // 32, blocks)
+    # Copies of less than four bytes a thread are not asynchronous.
+    wide = form.scale_storage != "codes" and form.group_size == 32 and block_n * blocks >= 128 * num_warps
+    kernel, early = _choose(mm.matmul_kernel, mm.matmul_overlapped, overlap)
+    kernel[(programs or tiles,)](
+        ordered, factor, qdata, *_present(stored), added, out, partial, num_rows, num_tokens,
+        K=k, BITS=bits, GROUP=_group(form, k), OFFSET=form.offset, CODES=form.scale_storage == "codes",
+        HAS_BIAS=bias is not None, EVEN_N=num_rows % block_n == 0, BLOCK_N=block_n, BLOCK_M=block_m, BLOCKS=blocks,
+        STAGES=num_stages, AHEAD=not wide, num_warps=num_warps, **early,
+    )  # fmt: skip
+    if programs:
+        part = min(block_m, 16)
+        kernel, early = _choose(mm.reduce_kernel, mm.reduce_overlapped, overlap)
+        kernel[(torch.sym_min(tiles, programs), block_m // part)](
+            factor, added, out, partial, num_rows, num_tokens, programs, HAS_BIAS=bias is not None, STEPS=steps,
+            BLOCK_N=block_n, BLOCK_M=block_m, PART_M=part, num_warps=4, **early,
+        )  # fmt: skip
+    return out
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """x as [M, K], dense, at an address of which 16 is a divisor: the kernels read 16 bytes at a time."""
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    if type(rows) is Tensor and rows.device.type != "meta":
+        return rows if rows.data_ptr() % 16 == 0 else rows.clone()
+    offset = rows.storage_offset() * rows.element_size()
+    return rows if statically_known_true(offset % 16 == 0) else rows.clone()
+
+
+def require_device(op: str, x: Tensor) -> None:
+    """Checks that kernels can read ``x``.
+
+    Raises:
+        KernelArgumentError: a real tensor that is on no GPU.
+    """
+    compiled = isinstance(mv.resident_kernel, triton.runtime.JITFunction)
+    if type(x) is Tensor and x.device.type != "cuda" and compiled:
+        raise KernelArgumentError(
+            f"{op}: x: expected a tensor on a GPU, got one on {x.device}. Move it, or use the linear operator, which "
+            "computes the reference there."
+        )
+
+
+def _group(form: GroupFormat, k: int) -> int:
+    return min(form.group_size, k)
+
+
+def _present(stored: Stored) -> list[Tensor]:
+    # The scale stands in for what is absent.
+    return [stored[1] if part is None else part for part in stored[1:]]
+
+
+def _choose(plain: Any, overlapped: Any, overlap: int) -> tuple[Any, dict[str, bool]]:
+    """The kernel, and what launches it early: only Triton's own launcher takes the flag, compiled programs go by the
+    kernel's name."""
+    kernel = overlapped if overlap else plain
+    if not isinstance(kernel, triton.runtime.JITFunction):
+        return kernel, {}  # The interpreter's functions cannot be traced and need not be.
+    wrapped = wrap_triton(kernel)
+    early = {"launch_pdl": True} if overlap and isinstance(wrapped, triton.runtime.JITFunction) else {}
+    return wrapped, early
