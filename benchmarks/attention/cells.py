@@ -78,7 +78,7 @@ def _cells() -> list[Cell]:
 
 CELLS = tuple(_cells())
 # As PyTorch compiles it for every shape anew, flex attention is measured in a few cells only.
-FLEX_LENGTHS = (1024, 2048, 16384)
+FLEX_LENGTHS = (2048, 16384)
 FLEX_FAMILIES = (GEMMA.name, D128.name)
 
 # Best of FlashInfer and llama.cpp (f16 cache) in microseconds on the same kind of GPU, an H200, recorded on

@@ -18,6 +18,7 @@ _TITLES = {
     "prefill": "Prefill, causal",
     "window": "Prefill, sliding window of 1024, and all pairs for comparison",
 }
+_NOTES = pathlib.Path(__file__).with_name("notes.md")
 _BY_FLOPS = ("prefill", "window")
 
 
@@ -44,6 +45,7 @@ def render(source: pathlib.Path, folder: pathlib.Path) -> None:
                 lines += [f"## {title} ({timing})", "", *_table(rows, timing, ceilings, kind in _BY_FLOPS), ""]
                 lines += _summary(rows, timing, kind)
     lines += _recorded(value["rows"])
+    lines += [_NOTES.read_text()]
     lines += ["![attention](attention.png)", "", "Made by `python -m benchmarks.attention`.", ""]
     (folder / "attention.md").write_text("\n".join(lines))
     _plot(value["rows"], ceilings, folder / "attention.png")
