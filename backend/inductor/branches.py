@@ -24,7 +24,7 @@ def operands_keep_their_strides() -> Iterator[None]:
     lower = lowering.lowerings[cond]
 
     def lower_cond(pred: Any, true_fn: Any, false_fn: Any, operands: Any) -> Any:
-        traced = V.graph.current_node.args[-1]
+        traced: Any = V.graph.current_node.args[-1]
         return lower(pred, true_fn, false_fn, [_as_traced(*pair) for pair in zip(operands, traced, strict=True)])
 
     with mock.patch.dict(lowering.lowerings, {cond: lower_cond}):
@@ -34,5 +34,5 @@ def operands_keep_their_strides() -> Iterator[None]:
 def _as_traced(operand: Any, traced: Any) -> Any:
     value = traced.meta.get("val") if isinstance(traced, torch.fx.Node) else None
     if isinstance(operand, ir.IRNode) and isinstance(value, Tensor):
-        return lowering.constrain_to_fake_tensor(operand, value)
+        return lowering.constrain_to_fake_tensor(operand, value)  # type: ignore[no-untyped-call]
     return operand

@@ -131,8 +131,13 @@ def attention_tiled(
     one_loop: int,
     section: int,
 ) -> Tensor:
-    """Tiled attention, any ``L_q``. Arguments, result and errors are those of ``attention_split``; ``block_m`` counts
-    query rows of one head; ``one_loop`` is 1 for one loop over all keys, 0 for three; ``section`` is the number of heads, over all batch rows, that run at a time."""
+    """Tiled attention, any ``L_q``. Arguments, result and errors are those of ``attention_split``, but for:
+
+    Args:
+        block_m: query rows of one head in a tile.
+        one_loop: 1 for one loop over all keys, 0 for three, of which two mask.
+        section: heads, over all batch rows, that run at a time.
+    """
     check_arguments("attention_tiled", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, None)
     _require_device("attention_tiled", q, attention_tiled_kernel)
     q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)

@@ -1,8 +1,8 @@
 """Tiled attention for any number of query rows: prefill.
 
 One block takes ``BLOCK_M`` query rows of one head and walks over the keys they attend to (Dao,
-"FlashAttention-2", 2023). Blocks of keys that every row of the tile attends to are not masked element by element: either three
-loops take the blocks in front of them, them, and those behind, or one loop asks at each block.
+"FlashAttention-2", 2023). Blocks of keys that every row of the tile attends to are not masked element by element:
+either three loops take the blocks in front of them, them, and those behind, or one loop asks at each block.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from etcuda.kernels.attention.masking import (
 def load_block(pointers, n_ok, d_ok, ENDS: tl.constexpr, PADDED: tl.constexpr):
     """A block of keys or values; 0 beyond the last key if ``ENDS``, beyond the head if ``PADDED``."""
     if ENDS and PADDED:
-        return tl.load(pointers, mask=n_ok & d_ok, other=0.0)
+        block = tl.load(pointers, mask=n_ok & d_ok, other=0.0)
     elif ENDS:
-        return tl.load(pointers, mask=n_ok, other=0.0)
+        block = tl.load(pointers, mask=n_ok, other=0.0)
     elif PADDED:
-        return tl.load(pointers, mask=d_ok, other=0.0)
+        block = tl.load(pointers, mask=d_ok, other=0.0)
     else:
-        return tl.load(pointers)
+        block = tl.load(pointers)
+    return block
 
 
 @triton.jit
@@ -60,7 +61,8 @@ def walk(
             m_safe = finite_or_zero(m_new)
             p = tl.exp2(s - m_safe[:, None])
         else:
-            if CHECKED == 2:
+            # Two conditions, not one: the first is known when compiling, the second is not.
+            if CHECKED == 2:  # noqa: SIM102
                 if (start < full_lo) | (start >= full_hi):
                     s = tl.where(keep_keys(start + local_n, pos, length, CAUSAL, WINDOW), s, float("-inf"))
             m_new = tl.maximum(m_i, tl.max(s, 1) * qk_scale)
