@@ -79,7 +79,8 @@ def flex(cell: Cell, device: LocalDevice) -> Call:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     problem = cell.problem
-    if problem.batch > 1 or problem.l_kv not in FLEX_LENGTHS or cell.family not in FLEX_FAMILIES:
+    lengths = FLEX_LENGTHS[:1] if cell.kind == "decode" else FLEX_LENGTHS
+    if problem.batch > 1 or problem.l_kv not in lengths or cell.family not in FLEX_FAMILIES:
         raise UnsupportedError("measured in a few cells only")
     # After so many shapes Dynamo would give up compiling and run it uncompiled.
     torch._dynamo.reset()
