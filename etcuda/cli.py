@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from etcuda.errors import EtcudaError
 
 # Kernel families that have a tuner: a module ``tune`` with ``add_arguments`` and ``tune``.
-_TUNED_FAMILIES = ("attention",)
+_TUNED_FAMILIES = ("attention", "int4", "int8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     families = tune.add_subparsers(dest="family", required=True)
     modules = {name: importlib.import_module(f"etcuda.kernels.{name}.tune") for name in _TUNED_FAMILIES}
     for name, module in modules.items():
-        module.add_arguments(families.add_parser(name, help=f"write kernels/tuned/<arch>.json for {name}"))
+        module.add_arguments(families.add_parser(name, help=f"write the table of {name} for the local GPU"))
     parsed = parser.parse_args(arguments)
     try:
         status: int = modules[parsed.family].tune(parsed)

@@ -65,14 +65,14 @@ def matvec_candidates(problem: LinearProblem, device: Device) -> list[MatvecConf
     stepped = ((4, 64, 2), (4, 32, 1), (8, 32, 1), (8, 64, 2), (4, 128, 4), (8, 128, 4), (2, 64, 2))
     fits = [each for each in stepped if each[1] <= max(blocks, 32)]
     if problem.itemsize == 2 and tokens == 1:
-        for block_n, warps in ((4, 4), (2, 2), (4, 2), (8, 4), (8, 2), (2, 4), (2, 8), (4, 8), (8, 8), (4, 1), (8, 1)):
+        for block_n, warps in ((4, 4), (2, 2), (8, 4), (2, 4), (4, 2), (4, 8), (2, 8), (8, 2)):
             per_lane = block_n * blocks // (32 * warps)
-            if 32 * warps > max(blocks, 32) or not 1 <= per_lane <= 16 or blocks > 128 * warps:
+            if 32 * warps > max(blocks, 32) or not 2 <= per_lane <= 16 or blocks > 128 * warps:
                 continue
-            for per_sm in (4, 8, 16, 2) if warps < 8 else (2, 4, 1):
-                found[MatvecConfig(0, 1, block_n, blocks, warps, 1, per_sm)] = None
-            if problem.weight_bytes > 100e6 and warps in (2, 4) and per_lane * 32 * warps <= 1024:
-                found |= dict.fromkeys(MatvecConfig(0, 1, block_n, blocks, warps, stages, 4) for stages in (3, 4))
+            found |= dict.fromkeys(
+                MatvecConfig(0, 1, block_n, blocks, warps, 1, per_sm)
+                for per_sm in ((4, 8, 16, 2) if warps < 8 else (2, 4, 1))
+            )
         found |= dict.fromkeys(MatvecConfig(0, 0, n, b, w, 1, 0) for n, b, w in fits)
     found |= dict.fromkeys(MatvecConfig(1, 0, n, b, w, 1, 0) for n, b, w in fits if n * tokens <= 64)
     return list(found)
@@ -97,7 +97,8 @@ def matmul_candidates(problem: LinearProblem, device: Device) -> list[MatmulConf
         for per_sm in range(min(limit, 4), -1, -1):
             if fits:
                 found[MatmulConfig(block_n, rows, blocks, warps, stages, per_sm)] = None
-    return list(found)
+    # What fits every GPU of compute capability 8.0 and later.
+    return list(found) or [MatmulConfig(64, min(block_m, 64), 4, 4, 2, 1)]
 
 
 def _shared_bytes(problem: LinearProblem, block_n: int, block_m: int, blocks: int, stages: int) -> int:

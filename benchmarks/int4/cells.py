@@ -1,0 +1,40 @@
+"""What the benchmark measures: registry data only, the most important first."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from etcuda.kernels.int4.problem import LinearProblem
+from etcuda.kernels.int4.shapes import LARGE, MORE_SHAPES, SHAPES
+
+Kind = Literal["decode", "few", "prompt", "prefill", "exact", "int8"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One problem. ``kind`` is the section of the page."""
+
+    kind: Kind
+    problem: LinearProblem
+
+    @property
+    def name(self) -> str:
+        """The row's name."""
+        problem = self.problem
+        return f"M {problem.m}, {problem.n}x{problem.k}"
+
+
+def _cells() -> list[Cell]:
+    cells = [Cell("decode", LinearProblem(1, *shape)) for shape in SHAPES]
+    cells += [Cell("few", LinearProblem(m, *LARGE[0])) for m in (2, 4, 8)]
+    cells += [Cell("prefill", LinearProblem(m, *shape)) for shape in LARGE for m in (512, 2048)]
+    cells += [Cell("prompt", LinearProblem(m, *shape)) for shape in LARGE for m in (16, 32, 64)]
+    int8 = {"bits": 8, "offset": "symmetric"}
+    cells += [Cell("int8", LinearProblem(1, *shape, **int8)) for shape in (LARGE[0], (4096, 4096))]  # type: ignore[arg-type]
+    cells += [Cell("exact", LinearProblem(m, *LARGE[0], activation="exact")) for m in (1, 16, 512)]
+    cells += [Cell("int8", LinearProblem(512, *LARGE[0], **int8))]  # type: ignore[arg-type]
+    return cells + [Cell("decode", LinearProblem(1, *shape)) for shape in MORE_SHAPES]
+
+
+CELLS = tuple(_cells())

@@ -1,0 +1,131 @@
+"""Who is measured: our kernels, PyTorch's, torchao's, those of the installed executorch wheel, and a plain read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.int4.cells import Cell
+from benchmarks.int4.read import read
+from etcuda.kernels.groups import GroupFormat
+from etcuda.kernels.int4.check import Stored
+from etcuda.kernels.int4.select import LocalDevice, choose, run_config
+
+Call = Callable[[Tensor], Tensor]
+OURS = ("etcuda", "etcuda overlapped")
+# Engines whose result is not the product.
+UNCHECKED = ("read",)
+
+
+class UnsupportedError(Exception):
+    """Why an engine is not measured in a cell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A weight as stored, and what peers make theirs of: integers, scales and zero points in fp32 [N, G]."""
+
+    form: GroupFormat
+    stored: Stored
+
+    @property
+    def integers(self) -> Tensor:
+        """uint8 or int8 [N, K]."""
+        return self.form.unpack(self.stored[0])  # type: ignore[attr-defined, no-any-return]
+
+    def dequantize(self, rows: slice) -> Tensor:
+        """fp32 rows of the weight."""
+        return self.form.dequantize(*(None if part is None else part[rows] for part in self.stored))  # type: ignore[attr-defined, no-any-return]
+
+
+def ours(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """Our kernel, chosen and configured as export would."""
+    problem = cell.problem
+    config = choose(problem, device).config
+
+    def call(x: Tensor) -> Tensor:
+        return run_config(
+            problem.bits, weight.form, x, weight.stored, None, problem.activation, config, device.num_sms, overlap
+        )  # fmt: skip
+
+    return call
+
+
+def cublas(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """The dequantised weight in bf16."""
+    dense = torch.empty(cell.problem.n, cell.problem.k, dtype=torch.bfloat16, device="cuda")
+    for start in range(0, cell.problem.n, 16384):
+        rows = slice(start, start + 16384)
+        dense[rows] = weight.dequantize(rows).to(torch.bfloat16)
+    return lambda x: x @ dense.T
+
+
+def tinygemm(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """PyTorch's ``_weight_int4pack_mm`` on the same integers; bf16 scales and zeros."""
+    if cell.problem.bits != 4:
+        raise UnsupportedError("int4 only")
+    if cell.problem.m > 64:
+        raise UnsupportedError("measured up to 64 rows: it is for few")
+    q = weight.integers
+    packed = (q[:, ::2] << 4 | q[:, 1::2]).contiguous()
+    tiles = torch.ops.aten._convert_weight_to_int4pack(packed, 8)
+    scale, zero = weight.stored[1].float(), weight.stored[2]
+    assert zero is not None
+    pairs = torch.stack([scale, scale * (8 - zero.float())], -1).to(torch.bfloat16).transpose(0, 1).contiguous()
+    group = cell.problem.group_size
+    return lambda x: torch.ops.aten._weight_int4pack_mm(x, tiles, group, pairs)
+
+
+def torchao_default(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """``quantize_`` with torchao's default int4 weight-only configuration."""
+    if cell.problem.bits != 4 or cell.problem.m > 64:
+        raise UnsupportedError("int4, up to 64 rows")
+    from torchao.quantization import Int4WeightOnlyConfig, quantize_
+
+    layer = torch.nn.Linear(cell.problem.k, cell.problem.n, bias=False, dtype=torch.bfloat16, device="cuda")
+    layer.weight.data.copy_(weight.dequantize(slice(None)))
+    quantize_(layer, Int4WeightOnlyConfig(group_size=cell.problem.group_size))
+    return lambda x: layer(x)  # type: ignore[no-any-return]
+
+
+def executorch(name: str, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """A Triton kernel of the executorch wheel: W4A16, symmetric, so that our zero points do not count."""
+    if cell.problem.bits != 4:
+        raise UnsupportedError("int4 only")
+    if name == "int4_matvec" and cell.problem.m != 1:
+        raise UnsupportedError("one row only")
+    if name == "int4_matmul" and cell.problem.m < 16:
+        raise UnsupportedError("measured from 16 rows on")
+    importlib.import_module("executorch.backends.cuda.triton")
+    operator: Any = getattr(torch.ops.triton, name)
+    q = weight.integers
+    packed = (q[:, 1::2] << 4 | q[:, ::2]).contiguous().view(torch.int8)
+    scale = weight.stored[1].to(torch.bfloat16)
+    group = cell.problem.group_size
+    return lambda x: operator(x, packed, scale, group)  # type: ignore[no-any-return]
+
+
+def plain_read(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """Reads as many bytes as the weight has, nothing else."""
+    if cell.problem.m > 1:
+        raise UnsupportedError("the same bytes as for one row")
+    source = torch.randint(0, 1 << 30, (cell.problem.weight_bytes // 4,), dtype=torch.int32, device="cuda")
+    return lambda x: read(source)
+
+
+ENGINES: dict[str, Callable[[Cell, Weight, LocalDevice], Call]] = {
+    "etcuda": functools.partial(ours, 0),
+    "etcuda overlapped": functools.partial(ours, 1),
+    "tinygemm": tinygemm,
+    "cuBLAS bf16": cublas,
+    "executorch matvec": functools.partial(executorch, "int4_matvec"),
+    "executorch matmul": functools.partial(executorch, "int4_matmul"),
+    "torchao default": torchao_default,
+    "read": plain_read,
+}

@@ -1,0 +1,146 @@
+"""Markdown and a plot from what ``run`` measured."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from benchmarks.int4.engines import ENGINES, OURS, UNCHECKED
+
+_TITLES = {
+    "decode": "One row: W4A8, group 32, zero points",
+    "few": "A few rows: W4A8",
+    "prompt": "Short prompts: W4A8",
+    "prefill": "Prefill: W4A8",
+    "exact": "Exact activations: W4A16",
+    "int8": "int8 weights: W8A8, group 32, symmetric",
+}
+# What a plain read of large memory reaches on this GPU, for the floor: the figure that earlier measurements used.
+READ_BYTES_PER_S = 4.36e12
+
+
+def render(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes ``int4.md`` and ``int4.png`` into ``folder``."""
+    value = json.loads(source.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    ceilings = value["ceilings"]
+    lines = ["# int4 and int8 linear layers", ""]
+    lines += [", ".join(f"{key} {text}" for key, text in value["environment"].items()) + ".", ""]
+    lines += [
+        f"Ceilings in this run: read {ceilings['read_bytes_per_s'] / 1e12:.2f} TB/s, bf16 product "
+        f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s.",
+        "",
+        "Microseconds per call, median of 9; in brackets the standard deviation. bf16 activations, random data,",
+        "rounding of activations included. Weights rotate, so that none is in the L2 cache. Every output was compared",
+        "with fp32 and the dequantised weight; error: of ours, relative norm. Floor: the stored weight at 4.36 TB/s.",
+        "Ratio: ours over the best other engine of this run that computes the product.",
+        "",
+        '"overlapped": launched while the kernel in front of it runs, waiting for it on the GPU, as compiled programs',
+        'launch it; "read" reads as many bytes and nothing else. tinygemm and the kernels of executorch multiply exact',
+        "activations, the latter symmetric weights.",
+        "",
+    ]
+    for kind, title in _TITLES.items():
+        rows = [row for row in value["rows"] if row["kind"] == kind]
+        if rows:
+            lines += [f"## {title}", "", *_table(rows, kind in ("prefill",)), ""]
+    lines += _reasons(value["rows"])
+    lines += ["![int4](int4.png)", "", "Made by `python -m benchmarks.int4`.", ""]
+    (folder / "int4.md").write_text("\n".join(lines))
+    _plot(value["rows"], folder / "int4.png")
+
+
+def best(rows: list[dict[str, Any]], mine: bool) -> float | None:
+    """The least median among our engines, or among the others that compute the product."""
+    found = [
+        row["times"]["median_us"]
+        for row in rows
+        if row["times"] and row["engine"] not in UNCHECKED and (row["engine"] in OURS) == mine
+    ]
+    return min(found, default=None)
+
+
+def floor_us(row: dict[str, Any]) -> float:
+    """What reading the weight takes."""
+    return float(row["weight_bytes"] / READ_BYTES_PER_S * 1e6)
+
+
+def _cells(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault(row["cell"], []).append(row)
+    return cells
+
+
+def _table(rows: list[dict[str, Any]], by_flops: bool) -> list[str]:
+    engines = [name for name in ENGINES if any(row["engine"] == name and row["times"] for row in rows)]
+    unit = "ours TFLOP/s" if by_flops else "of floor"
+    lines = [f"| cell | floor | {' | '.join(engines)} | {unit} | error | ratio |"]
+    lines.append("|---" * (len(engines) + 5) + "|")
+    for cell, mine in _cells(rows).items():
+        figures = []
+        for engine in engines:
+            times = next((row["times"] for row in mine if row["engine"] == engine), None)
+            figures.append(f"{times['median_us']:.2f} ({times['spread_us']:.2f})" if times else "-")
+        us, other = best(mine, True), best(mine, False)
+        least = floor_us(mine[0])
+        rate = ratio = "-"
+        if us is not None:
+            rate = f"{mine[0]['flops'] / us / 1e6:.0f}" if by_flops else f"{least / us:.0%}"
+            ratio = "-" if other is None else f"{us / other:.2f}"
+        errors = [row["error"] for row in mine if row["engine"] in OURS and row["error"] is not None]
+        error = f"{max(errors):.1e}" if errors else "-"
+        lines.append(f"| {cell} | {least:.1f} | {' | '.join(figures)} | {rate} | {error} | {ratio} |")
+    return lines
+
+
+def _reasons(rows: list[dict[str, Any]]) -> list[str]:
+    """Engines that were measured nowhere, and why."""
+    lines = []
+    for engine in dict.fromkeys(row["engine"] for row in rows):
+        mine = [row for row in rows if row["engine"] == engine]
+        if not any(row["times"] for row in mine):
+            lines.append(f"- {engine}: {mine[0]['reason']}")
+    return ["## Not measured", "", *lines, ""] if lines else []
+
+
+def _plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    decode = _cells([row for row in rows if row["kind"] == "decode"])
+    large = [row for row in rows if row["kind"] in ("few", "prompt", "prefill") and row["n"] == 43008]
+    large += [row for row in rows if row["kind"] == "decode" and row["n"] == 43008]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4))
+    for engine in ENGINES:
+        wide = 2.5 if engine in OURS else 1.0
+        bars = [
+            (cell, floor_us(row) / row["times"]["median_us"])
+            for cell, mine in decode.items()
+            for row in mine
+            if row["engine"] == engine and row["times"]
+        ]
+        if bars:
+            left.plot(
+                [cell.split(", ")[1] for cell, _ in bars], [y for _, y in bars], marker=".", lw=wide, label=engine
+            )
+        points = sorted(
+            (row["m"], row["flops"] / row["times"]["median_us"] / 1e6)
+            for row in large
+            if row["engine"] == engine and row["times"] and engine not in UNCHECKED
+        )
+        if points:
+            right.plot([x for x, _ in points], [y for _, y in points], marker=".", lw=wide, label=engine)
+    left.set_ylabel("read floor / time, M = 1")
+    left.tick_params(axis="x", labelrotation=40, labelsize=7)
+    left.legend(fontsize=6)
+    right.set_xscale("log", base=2)
+    right.set_yscale("log")
+    right.set_xlabel("rows, 43008 x 5376")
+    right.set_ylabel("TFLOP/s")
+    right.legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)

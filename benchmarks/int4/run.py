@@ -1,0 +1,155 @@
+"""Runs the benchmark: correctness first, then time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime.errors import TritonError
+
+from benchmarks.int4.cells import CELLS, Cell
+from benchmarks.int4.engines import ENGINES, OURS, UNCHECKED, UnsupportedError, Weight
+from etcuda.kernels.int4.problem import cost
+from etcuda.kernels.int4.select import LocalDevice, choose
+from etcuda.kernels.int4.tune import environment, make_weight
+from etcuda.kernels.timing import Timer
+
+# Against fp32 with the dequantised weight and exact activations. Peers round scales to bf16.
+MOST_ERROR = {"int8": 6.5e-3, "exact": 2e-3}
+PEER_ERROR = 2e-2
+_COLD_BYTES = 200 << 20
+_MOST_SETS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One engine in one cell. Times are microseconds per call; ``reason`` says why there are none."""
+
+    kind: str
+    cell: str
+    m: int
+    n: int
+    k: int
+    engine: str
+    weight_bytes: int
+    flops: int
+    choice: str = ""
+    reason: str | None = None
+    error: float | None = None
+    times: dict[str, float] | None = None
+
+
+def run(out: pathlib.Path, budget_s: float, engines: Sequence[str]) -> None:
+    """Measures cell after cell until the time is up, and writes what there is after each.
+
+    Args:
+        out: the JSON file.
+        budget_s: seconds after which no cell is started.
+        engines: names in ``ENGINES``.
+    """
+    deadline = time.monotonic() + budget_s
+    device = LocalDevice.current()
+    timer = Timer()
+    value: dict[str, Any] = {"environment": environment(device), "ceilings": _ceilings(timer), "rows": []}
+    value["environment"]["timing"] = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
+    for cell in CELLS:
+        if time.monotonic() > deadline:
+            break
+        for row in measure(cell, device, timer, engines):
+            value["rows"].append(dataclasses.asdict(row))
+        _save(out, value)
+        torch.cuda.empty_cache()
+    print(f"{len({(row['kind'], row['cell']) for row in value['rows']})} of {len(CELLS)} cells in {out}")
+
+
+def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str]) -> list[Row]:
+    """Every engine in one cell, on the same integers and activations."""
+    problem = cell.problem
+    torch.manual_seed(0)
+    sets = max(2, min(_MOST_SETS, math.ceil(_COLD_BYTES / problem.weight_bytes)))
+    weights = [Weight(*make_weight(problem, problem.n)) for _ in range(sets)]
+    x = torch.randn(problem.m, problem.k, dtype=torch.bfloat16, device="cuda")
+    expected = _expected(weights[0], x, problem.n)
+    symmetric = _without_zero(weights[0], x, problem.n) if problem.bits == 4 else expected
+    rows = []
+    for name in engines:
+        least = cost(problem)
+        row = Row(cell.kind, cell.name, problem.m, problem.n, problem.k, name, problem.weight_bytes, least.flops)
+        try:
+            if name in OURS:
+                choice = choose(problem, device)
+                row = dataclasses.replace(row, choice=f"{choice.kernel} {dataclasses.astuple(choice.config)}")
+            first = ENGINES[name](cell, weights[0], device)
+            if name not in UNCHECKED:
+                error = _error(first(x), symmetric if name.startswith("executorch") else expected)
+                row = dataclasses.replace(row, error=error)
+                most = MOST_ERROR[problem.activation] if name in OURS else PEER_ERROR
+                if not error <= most:
+                    raise UnsupportedError(f"wrong: relative error {error:.1e}")
+            copies = sets if name in OURS or name in UNCHECKED else _copies(name, problem.weight_bytes, sets)
+            calls = [first, *(ENGINES[name](cell, weight, device) for weight in weights[1:copies])]
+            count = max(copies, 2 if problem.m > 64 else 8)
+            times = timer.graph_us(lambda i, calls=calls: calls[i % len(calls)](x), count, 9)  # type: ignore[misc]
+            row = dataclasses.replace(row, times=dataclasses.asdict(times))
+            del first, calls
+        except UnsupportedError as reason:
+            row = dataclasses.replace(row, reason=str(reason))
+        except (RuntimeError, ValueError, TypeError, ImportError, AttributeError, TritonError, AssertionError) as error:
+            # A peer that refuses a shape is a row of the table, not the end of the run; ours must not refuse.
+            if name in OURS:
+                raise
+            row = dataclasses.replace(row, reason=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+        rows.append(row)
+        shown = row.reason or (round(row.times["median_us"], 2) if row.times else None)
+        print(f"{cell.kind} {cell.name}: {name}: {shown} {row.error or 0:.1e} {row.choice}", flush=True)
+    return rows
+
+
+def _copies(name: str, weight_bytes: int, sets: int) -> int:
+    # A weight in bf16 has more bytes, so that fewer of them are larger than the cache.
+    return max(2, math.ceil(sets / 3)) if name == "cuBLAS bf16" else sets
+
+
+def _expected(weight: Weight, x: Tensor, n: int) -> Tensor:
+    parts = [x.float() @ weight.dequantize(slice(start, start + 16384)).T for start in range(0, n, 16384)]
+    return torch.cat(parts, 1)
+
+
+def _without_zero(weight: Weight, x: Tensor, n: int) -> Tensor:
+    """The product of the symmetric weight of the same integers and scales."""
+    parts = []
+    for start in range(0, n, 16384):
+        rows = slice(start, start + 16384)
+        q = weight.form.unpack(weight.stored[0][rows]).float() - 8  # type: ignore[attr-defined]
+        scale = weight.stored[1][rows].float().repeat_interleave(weight.form.group_size, 1)
+        parts.append(x.float() @ (q * scale).T)
+    return torch.cat(parts, 1)
+
+
+def _error(got: Tensor, expected: Tensor) -> float:
+    return float((got.float() - expected).norm() / expected.norm())
+
+
+def _ceilings(timer: Timer) -> dict[str, float]:
+    """What the GPU reaches in this run: bytes per second of a plain sum, operations per second of a product."""
+    big = torch.zeros(1 << 31, dtype=torch.bfloat16, device="cuda")
+    nbytes = big.numel() * big.element_size()
+    read = timer.plain_us(lambda _: big.sum(), 3, 5).median_us
+    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    product = timer.plain_us(lambda _: a @ b, 5, 5).median_us
+    return {"read_bytes_per_s": nbytes / read * 1e6, "flops_per_s": 2 * 8192**3 / product * 1e6}
+
+
+def _save(path: pathlib.Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,213 @@
+"""The operators on int4 and int8 weights without a GPU: results on the CPU, refusals, fake tensors, export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from etcuda.errors import KernelArgumentError, WeightFormatError
+from etcuda.kernels import registry
+from etcuda.kernels.int4.op import int4_matmul, int4_matvec, int4_matvec_rounded, quantize_activation
+from etcuda.kernels.int4.problem import LinearProblem, cost, quantize_cost, refuse, refuse_matvec
+from tests.kernels.linear_cases import Case, error, make, rounded
+
+MATVEC = (1, 0, 4, 32, 1, 1, 0)
+MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0)
+CASES = [
+    Case(),
+    Case(offset="minimum", group_size=128),
+    Case(bits=8, offset="symmetric", storage="codes", group_size=16),
+]
+
+
+def cpu(tensors: Any) -> list[Any]:
+    return [None if each is None else each.cpu() for each in tensors]
+
+
+def arguments(**changes: Any) -> dict[str, Any]:
+    """Good arguments of ``int4_linear``, with changes."""
+    weight = make(Case(n=8))
+    stored = cpu(weight.stored)
+    good: dict[str, Any] = {
+        "x": torch.ones(2, 3, 256),
+        **dict(zip(("qdata", "scale", "zero", "scale_step", "zero_step"), stored, strict=True)),
+        "bias": torch.zeros(8),
+        "group_size": 32,
+        "activation": "int8",
+    }
+    return good | changes
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_on_the_cpu(case: Case, dtype: torch.dtype) -> None:
+    weight = make(case, dtype)
+    stored, bias, values = cpu(weight.stored), cpu([weight.bias])[0], weight.values.cpu()
+    x = torch.randn(2, 3, case.k).to(dtype)
+    operator = torch.ops.etcuda.int4_linear if case.bits == 4 else torch.ops.etcuda.int8_linear
+    flat = x.reshape(-1, case.k)
+    for activation, wanted in (("exact", flat.double()), ("int8", rounded(flat))):
+        got = operator(x, *stored, bias, case.group_size, activation)
+        assert (got.shape, got.dtype) == ((2, 3, case.n), dtype)
+        expected = wanted @ values.T + bias.double()
+        assert error(got.reshape(-1, case.n), expected) < (1e-5 if dtype == torch.float32 else 5e-3)
+    assert operator(x[:, :0], *stored, None, case.group_size, "int8").shape == (2, 0, case.n)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_embedding_on_the_cpu(case: Case) -> None:
+    weight = make(case)
+    operator = torch.ops.etcuda.int4_embedding if case.bits == 4 else torch.ops.etcuda.int8_embedding
+    indices = torch.tensor([[0, 8], [3, 3]])
+    got = operator(indices, *cpu(weight.stored), case.group_size, torch.float16)
+    assert (got.shape, got.dtype) == ((2, 2, case.k), torch.float16)
+    assert error(got.flatten(0, 1), weight.values.cpu()[indices.flatten()]) < 1e-3
+    assert operator(indices[:0], *cpu(weight.stored), case.group_size, torch.float32).shape == (0, 2, case.k)
+
+
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "dtype": ({"x": torch.ones(2, 256).int()}, KernelArgumentError, "x: expected bfloat16, float16 or float32, got"),
+    "K": ({"x": torch.ones(2, 128)}, KernelArgumentError, "x: expected its last dimension to be 256, got 128"),
+    "scalar": ({"x": torch.ones(())}, KernelArgumentError, r"x: expected at least one dimension .*, got \(\)"),
+    "activation": ({"activation": "int4"}, KernelArgumentError, "activation: expected 'int8' or 'exact', got 'int4'"),
+    "bias size": ({"bias": torch.ones(9)}, KernelArgumentError, "bias: expected its size to be 8, got 9"),
+    "bias rank": ({"bias": torch.ones(8, 1)}, KernelArgumentError, r"bias: expected one dimension \[N\], got \(8, 1\)"),
+    "bias dtype": ({"bias": torch.ones(8).int()}, KernelArgumentError, "bias: expected a floating dtype, got"),
+    "group": ({"group_size": 64}, WeightFormatError, r"scale: expected shape \[8, 4\] .*, got \[8, 8\]"),
+    "no group": ({"group_size": 48}, WeightFormatError, "expected one of 32, 64, 128, 256, got 48"),
+    "qdata": ({"qdata": torch.ones(8, 128)}, WeightFormatError, "qdata: expected torch.uint8 .*, got torch.float32"),
+    "no rows": ({"qdata": torch.ones(0, 128).byte()}, WeightFormatError, r"N and K at least 1, got \[0, 256\]"),
+    "scale": (
+        {"scale": torch.ones(7, 8).half()},
+        WeightFormatError,
+        r"scale: expected shape \[8, 8\] .*, got \[7, 8\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments(name: str) -> None:
+    changes, kind, message = BAD[name]
+    good = arguments(**changes)
+    # The format alone says which group sizes there are.
+    owner = "Int4Format" if name == "no group" else "int4_{}"
+    with pytest.raises(kind, match=f"{owner.format('linear')}: .*{message}"):
+        torch.ops.etcuda.int4_linear(*good.values())
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good.values()]
+        with pytest.raises(kind, match=message):
+            torch.ops.etcuda.int4_linear(*fakes)
+    if name != "activation":
+        good = {key: value for key, value in good.items() if key != "activation"}
+        with pytest.raises(kind, match=f"{owner.format('matvec')}: .*{message}"):
+            int4_matvec(*good.values(), *MATVEC)
+        with pytest.raises(kind, match=f"{owner.format('matmul')}: .*{message}"):
+            int4_matmul(*good.values(), *MATMUL)
+
+
+def test_rows_beyond_the_kernels() -> None:
+    good = {key: value for key, value in arguments().items() if key != "activation"}
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good.values()]
+        with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected at most 4 rows, got 6"):
+            int4_matvec(*fakes, 4, *MATVEC[1:])
+        with pytest.raises(KernelArgumentError, match="int4_matvec: tokens: expected 1, 2, 4 or 8, got 3"):
+            int4_matvec(*fakes, 3, *MATVEC[1:])
+        assert int4_matvec(*fakes, 8, *MATVEC[1:]).shape == (2, 3, 8)
+        assert int4_matmul(*fakes, *MATMUL).shape == (2, 3, 8)
+        q, scale, total = quantize_activation(fakes[0])
+        assert (q.shape, q.dtype, scale.shape, total.dtype) == ((6, 256), torch.int8, (6, 8), torch.float32)
+        rest = (*fakes[1:], torch.bfloat16, 8, *MATVEC[2:])
+        out = int4_matvec_rounded(q, scale, total, *rest)
+        assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
+        with pytest.raises(KernelArgumentError, match=r"q_sum: expected its last dimension to be 8, got 7"):
+            int4_matvec_rounded(q, scale, total[:, :7], *rest)
+        with pytest.raises(KernelArgumentError, match=r"q: expected int8, got torch\.float32"):
+            int4_matvec_rounded(fakes[0][0], scale, total, *rest)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_kernels_want_a_gpu() -> None:
+    good = [value for key, value in arguments().items() if key != "activation"]
+    with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected a tensor on a GPU, got one on cpu"):
+        int4_matvec(*good, 8, *MATVEC[1:])
+    with pytest.raises(KernelArgumentError, match="int4_matmul: x: expected a tensor on a GPU, got one on cpu"):
+        int4_matmul(*good, *MATMUL)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(2, 48), "expected K to be a multiple of 32, got K = 48"),
+        (torch.ones(2, 0), "expected K to be a multiple of 32, got K = 0"),
+        (torch.ones(2, 32).int(), "expected bfloat16, float16 or float32, got torch.int32"),
+    ],
+)
+def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
+    with pytest.raises(KernelArgumentError, match=f"quantize_activation: x: {message}"):
+        quantize_activation(x)
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = arguments()
+        del self.rest["x"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.etcuda.int4_linear(x, *self.rest.values())
+        return result
+
+
+def test_export_keeps_one_node_for_any_number_of_rows() -> None:
+    model = Model()
+    rows = torch.export.Dim("rows", min=0, max=64)
+    program = torch.export.export(model, (torch.randn(5, 256),), dynamic_shapes=({0: rows},))
+    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert targets == [torch.ops.etcuda.int4_linear.default]
+    for count in (0, 1, 7, 64):
+        x = torch.randn(count, 256)
+        torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_the_records() -> None:
+    names = {"int4_matvec", "int4_matmul", "int8_matvec", "int8_matmul", "quantize_activation"}
+    assert {f"etcuda::{name}" for name in names} <= {record.op for record in registry.records()}
+
+
+@pytest.mark.parametrize(
+    ("change", "matvec", "any_kernel"),
+    [
+        ({}, None, None),
+        ({"m": 9}, "at most 8 rows, got 9", None),
+        ({"activation": "exact"}, "activations are rounded to int8, got activation 'exact'", None),
+        ({"k": 100}, "K is a multiple of 32, got 100", "K is a multiple of 32, got 100"),
+        (
+            {"bits": 8, "group_size": 16, "offset": "minimum"},
+            "groups of 16 are symmetric, got offset minimum",
+            "groups of 16 are symmetric, got offset minimum",
+        ),
+        ({"group_size": 300}, "a group is 16, .*, got 300", "a group is 16, .*, got 300"),
+    ],
+)
+def test_reasons(change: dict[str, Any], matvec: str | None, any_kernel: str | None) -> None:
+    problem = LinearProblem(**({"m": 1, "n": 64, "k": 256} | change))
+    for got, wanted in ((refuse_matvec(problem), matvec), (refuse(problem), any_kernel)):
+        assert (got is None) == (wanted is None)
+        if wanted is not None:
+            assert got is not None
+            assert __import__("re").fullmatch(wanted, got)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_costs(case: Case) -> None:
+    form = case.form
+    problem = LinearProblem(3, 64, 512, case.bits, case.group_size, form.scale_storage, form.offset)
+    assert problem.weight_bytes == form.nbytes(64, 512)
+    assert cost(problem).nbytes == form.nbytes(64, 512) + 2 * 3 * (512 + 64)
+    assert cost(problem).flops == 2 * 3 * 64 * 512
+    assert quantize_cost(problem).nbytes == 3 * 512 * 3 + 3 * 16 * 8
