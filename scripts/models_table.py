@@ -33,8 +33,7 @@ Every model of `examples/models.py`, exported on a machine without a GPU and run
 - Error: the norm of the difference over the norm of PyTorch's output in the same dtype on the CPU, the largest over the
   calls of the session. In brackets, for low precision: the error against fp32, and eager's own.
 - Bounds: fp32 1e-4; bf16 and fp16 2e-2, and no more than 1.5 times eager's own error against fp32.
-- 2026-11-21: the errors of bert, decoder and llama in fp32 on the GPU are of an earlier export, in which attention was
-  decomposed by another route.
+- 2026-11-21: the errors of bert, decoder and llama in fp32 on the GPU are of an earlier export of the day.
 - Attention: the kernels of etcuda's own that the program holds, found by looking into the file; empty where attention
   is computed by its formula (the host, fp32) or the model has none.
 - qwen3 and gemma3 are those of `transformers` over a static KV cache, prefill and decode in one program; gemma3 has a
