@@ -25,7 +25,7 @@ def quantize(x: Tensor, overlap: int) -> tuple[Tensor, Tensor, Tensor]:
     rows, k = x.shape
     q = x.new_empty((rows, k), dtype=torch.int8)
     scale, total = (x.new_empty((rows, k // 32), dtype=torch.float32) for _ in range(2))
-    kernel, early = _choose(quantize_kernel, quantize_overlapped, overlap)
+    kernel, early = _choose(x, quantize_kernel, quantize_overlapped, overlap)
     blocks = rows * k // 32
     # Few blocks are spread over many programs: what counts is latency.
     many = statically_known_true(rows > 64)
@@ -70,13 +70,13 @@ def matvec(
     }
     shape = {"TOKENS": tokens, "BLOCK_N": block_n, "BLOCKS": blocks, "STAGES": num_stages}
     if programs:
-        kernel, early = _choose(mv.resident_kernel, mv.resident_overlapped, overlap)
+        kernel, early = _choose(rows, mv.resident_kernel, mv.resident_overlapped, overlap)
         kernel[(min(programs, triton.cdiv(num_rows, block_n)),)](
             rows, *parts, out, num_rows, num_tokens, **format_of, **shape, GROUPS_FIRST=GROUPS_FIRST,
             num_warps=num_warps, **early,
         )  # fmt: skip
     else:
-        kernel, early = _choose(mv.stepped_kernel, mv.stepped_overlapped, overlap)
+        kernel, early = _choose(rows, mv.stepped_kernel, mv.stepped_overlapped, overlap)
         kernel[(triton.cdiv(num_rows, block_n),)](
             rows, scale, total, *parts, out, num_rows, num_tokens, **format_of, QUANTIZED=rounded, **shape,
             GROUPS_FIRST=GROUPS_FIRST, num_warps=num_warps, **early,
@@ -110,7 +110,7 @@ def matmul(
     chunks = triton.cdiv(width, units * 128)
     # Programs that share a row: all, for few rows; more of them only read the row again.
     shared = 1 if statically_known_true(num_tokens > 256) else chunks
-    kernel, early = _choose(mm.order_kernel, mm.order_overlapped, overlap)
+    kernel, early = _choose(x, mm.order_kernel, mm.order_overlapped, overlap)
     kernel[(torch.sym_max(num_tokens, 1), shared)](
         x, ordered, factor, num_tokens, K=k, WIDTH=width, BITS=bits, ROUND=activation == "int8", UNITS=units,
         num_warps=4, **early,
@@ -122,7 +122,7 @@ def matmul(
     steps = triton.cdiv(k // 32, blocks)
     # Copies of less than four bytes a thread are not asynchronous.
     wide = form.scale_storage != "codes" and form.group_size == 32 and block_n * blocks >= 128 * num_warps
-    kernel, early = _choose(mm.matmul_kernel, mm.matmul_overlapped, overlap)
+    kernel, early = _choose(x, mm.matmul_kernel, mm.matmul_overlapped, overlap)
     kernel[(programs or tiles,)](
         ordered, factor, qdata, *_present(stored), added, out, partial, num_rows, num_tokens,
         K=k, BITS=bits, GROUP=_group(form, k), OFFSET=form.offset, CODES=form.scale_storage == "codes",
@@ -131,7 +131,7 @@ def matmul(
     )  # fmt: skip
     if programs:
         part = min(block_m, 16)
-        kernel, early = _choose(mm.reduce_kernel, mm.reduce_overlapped, overlap)
+        kernel, early = _choose(x, mm.reduce_kernel, mm.reduce_overlapped, overlap)
         kernel[(torch.sym_min(tiles, programs), block_m // part)](
             factor, added, out, partial, num_rows, num_tokens, programs, HAS_BIAS=bias is not None, STEPS=steps,
             BLOCK_N=block_n, BLOCK_M=block_m, PART_M=part, num_warps=4, **early,
@@ -171,12 +171,12 @@ def _present(stored: Stored) -> list[Tensor]:
     return [stored[1] if part is None else part for part in stored[1:]]
 
 
-def _choose(plain: Any, overlapped: Any, overlap: int) -> tuple[Any, dict[str, bool]]:
+def _choose(x: Tensor, plain: Any, overlapped: Any, overlap: int) -> tuple[Any, dict[str, bool]]:
     """The kernel, and what launches it early: only Triton's own launcher takes the flag, compiled programs go by the
     kernel's name."""
     kernel = overlapped if overlap else plain
     if not isinstance(kernel, triton.runtime.JITFunction):
         return kernel, {}  # The interpreter's functions cannot be traced and need not be.
-    wrapped = wrap_triton(kernel)
-    early = {"launch_pdl": True} if overlap and isinstance(wrapped, triton.runtime.JITFunction) else {}
-    return wrapped, early
+    if type(x) is not Tensor:
+        return wrap_triton(kernel), {}
+    return kernel, {"launch_pdl": True} if overlap else {}

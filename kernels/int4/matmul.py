@@ -229,7 +229,7 @@ def _weights(
         plus = _twice(960.0 - bits.to(tl.int16).to(tl.float16, bitcast=True))
     else:
         shifted = tl.full(s.shape, 0x64086408, tl.int32)
-        plus = tl.full(s.shape, -729033600, tl.int32)  # 0xd480d480, -72 twice
+        plus = tl.full(s.shape, -729754496, tl.int32)  # 0xd480d480, -72 twice
     grid = tl.reshape(words, SHAPE)
     if GROUP < 32:
         times = _spread_pairs(times, SHAPE)
