@@ -23,6 +23,7 @@ from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_hos
 from etcuda.passes.record_output_layout import record_output_layout
 from etcuda.passes.remove_dead_code import remove_dead_code
 from etcuda.passes.route_attention import route_attention
+from etcuda.passes.route_quantized import route_quantized
 from etcuda.passes.view_copy_to_view import view_copy_to_view
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ PASSES: tuple[GraphPass, ...] = (
     inline_scalar_constants,
     view_copy_to_view,
     move_cond_predicate_to_host,
+    route_quantized,
     decompose_conv,
     route_attention,
     contiguous_outputs,

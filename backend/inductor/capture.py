@@ -13,7 +13,7 @@ from torch._inductor import codecache, cpu_vec_isa, graph
 from torch._inductor.codegen import common
 from torch._inductor.graph import GraphLowering
 
-from etcuda.backend.inductor import branches, launchers, templates
+from etcuda.backend.inductor import assembly, branches, launchers, templates
 from etcuda.backend.target import CudaTarget
 
 
@@ -81,6 +81,7 @@ def generate(
         stack.enter_context(mock.patch.object(codecache.AotCodeCompiler, "compile", capture))
         stack.enter_context(mock.patch.object(graph, "is_same_tensor", _views_same_storage))
         stack.enter_context(branches.operands_keep_their_strides())
+        stack.enter_context(assembly.assembly_without_operands_writes_nothing())
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         options = dict(_OPTIONS)

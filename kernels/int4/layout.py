@@ -54,7 +54,9 @@ class Int4Format(GroupFormat):
     def unpack(qdata: Tensor) -> Tensor:
         """Bytes uint8 [..., K / 2] into integers uint8 [..., K]; the inverse of ``pack``, traceable."""
         blocks = qdata.reshape(*qdata.shape[:-1], qdata.shape[-1] * 2 // BLOCK, 1, BLOCK // 2)
-        return torch.cat([blocks & 0xF, blocks >> 4], dim=-2).flatten(-3)
+        # Compilers make one loop of this; joining two halves would be a copy.
+        shifts = torch.arange(0, 8, 4, dtype=torch.uint8, device=qdata.device).unsqueeze(-1)
+        return ((blocks >> shifts) & 0xF).flatten(-3)
 
     def _qdata(self, n: int, k: int) -> Component:
         return (n, k // 2), torch.uint8

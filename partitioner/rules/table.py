@@ -14,6 +14,7 @@ from etcuda.partitioner.rules.embedding import EmbeddingRule
 from etcuda.partitioner.rules.integer_pow import IntegerPowRule
 from etcuda.partitioner.rules.matmul import MatmulRule
 from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
+from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
 from etcuda.partitioner.rules.random import DropoutRule, RandomRule
 from etcuda.partitioner.rules.scan import ScanRule, SearchRule, SelectionRule, SortRule
 from etcuda.partitioner.rules.scatter import IndexAddRule, IndexPutRule, MaskedScatterRule, ScatterRule
@@ -32,6 +33,8 @@ RULES: tuple[Rule, ...] = (
     IntegerPowRule(),
     MaskedScatterRule(),
     MatmulRule(),
+    QuantizedEmbeddingRule(),
+    QuantizedLinearRule(),
     RandomRule(),
     ScanRule(),
     ScatterRule(),
