@@ -47,7 +47,7 @@ class Weight:
 def ours(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """Our kernel, chosen and configured as export would."""
     problem = cell.problem
-    config = choose(problem, device).config
+    config = choose(problem, device, overlap).config
 
     def call(x: Tensor) -> Tensor:
         return run_config(

@@ -85,7 +85,7 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
         row = Row(cell.kind, cell.name, problem.m, problem.n, problem.k, name, problem.weight_bytes, least.flops)
         try:
             if name in OURS:
-                choice = choose(problem, device)
+                choice = choose(problem, device, OURS.index(name))
                 row = dataclasses.replace(row, choice=f"{choice.kernel} {dataclasses.astuple(choice.config)}")
             first = ENGINES[name](cell, weights[0], device)
             if name not in UNCHECKED:

@@ -58,11 +58,18 @@ class Choice:
     source: str
 
 
-def choose(problem: LinearProblem, device: Device) -> Choice:
-    """The kernel and configuration for a problem that some kernel serves."""
+def choose(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
+    """The kernel and configuration for a problem that some kernel serves.
+
+    Args:
+        problem: the call in numbers.
+        device: the GPU.
+        overlap: 1 to prefer what was measured with kernels that are launched early, as compiled programs launch them; 0
+            for what was measured without.
+    """
     if refuse_matvec(problem) is None and problem.m <= matvec_limit(problem, device):
-        return choose_matvec(problem, device)
-    return choose_matmul(problem, device)
+        return choose_matvec(problem, device, overlap)
+    return choose_matmul(problem, device, overlap)
 
 
 def matvec_limit(problem: LinearProblem, device: Device) -> int:
@@ -74,8 +81,9 @@ def matvec_limit(problem: LinearProblem, device: Device) -> int:
     measured = table.load(problem.bits, device.arch)
     if measured is None:
         return MAX_TOKENS
-    other = {entry.problem: entry for entry in measured.of("matmul")}
-    pairs = [(entry, other[entry.problem]) for entry in measured.of("matvec") if entry.problem in other]
+    other = {(entry.problem, entry.overlap): entry for entry in measured.of("matmul")}
+    alike = [(entry, other.get((entry.problem, entry.overlap))) for entry in measured.of("matvec")]
+    pairs = [(matvec, matmul) for matvec, matmul in alike if matmul is not None]
     for m in range(1, MAX_TOKENS + 1):
         asked = dataclasses.replace(problem, m=padded(m))
         same = [pair for pair in pairs if pair[0].problem.m == padded(m)]
@@ -86,11 +94,13 @@ def matvec_limit(problem: LinearProblem, device: Device) -> int:
     return MAX_TOKENS
 
 
-def choose_matvec(problem: LinearProblem, device: Device) -> Choice:
+def choose_matvec(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
     """The configuration of the integer dot products: the nearest measured one that fits."""
     asked = dataclasses.replace(problem, m=padded(problem.m))
     measured = table.load(problem.bits, device.arch)
-    entry = None if measured is None else nearest(measured.of("matvec"), asked)
+    # One row alone is rounded by the product itself at little cost, so that its best kernels are others.
+    alike = [] if measured is None else [e for e in measured.of("matvec") if (e.problem.m == 1) == (asked.m == 1)]
+    entry = nearest(alike, asked, overlap)
     if measured is None or entry is None:
         return Choice("matvec", matvec_candidates(asked, device)[0], _model(device))
     blocks = padded(problem.k // 32)
@@ -108,18 +118,18 @@ def choose_matvec(problem: LinearProblem, device: Device) -> Choice:
     return Choice("matvec", matvec_candidates(asked, device)[0], _model(device))
 
 
-def choose_matmul(problem: LinearProblem, device: Device) -> Choice:
+def choose_matmul(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
     """The configuration of the tensor-core product: the nearest measured one."""
     measured = table.load(problem.bits, device.arch)
-    entry = None if measured is None else nearest(measured.of("matmul"), problem)
+    entry = None if measured is None else nearest(measured.of("matmul"), problem, overlap)
     if measured is None or entry is None:
         return Choice("matmul", matmul_candidates(problem, device)[0], _model(device))
     return Choice("matmul", entry.best, _measured(measured, entry))
 
 
-def nearest(entries: list[Entry], problem: LinearProblem) -> Entry | None:
-    """The entry of the nearest shape; the first of several."""
-    return min(entries, key=lambda entry: distance(entry.problem, problem), default=None)
+def nearest(entries: list[Entry], problem: LinearProblem, overlap: int) -> Entry | None:
+    """The entry of the nearest shape; of several the one that was launched like this, then the first."""
+    return min(entries, key=lambda e: (distance(e.problem, problem), e.overlap != overlap), default=None)
 
 
 def distance(measured: LinearProblem, asked: LinearProblem) -> float:
@@ -189,7 +199,7 @@ def problem_of(
 
 @functools.lru_cache(maxsize=4096)
 def _cached_choice(problem: LinearProblem, device: LocalDevice) -> Choice:
-    return choose(problem, device)
+    return choose(problem, device, overlap=0)
 
 
 def _reference(bits: int) -> Any:

@@ -23,11 +23,15 @@ _SHAPE = tuple(field.name for field in dataclasses.fields(LinearProblem))
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What was measured for one shape and one kernel: configurations with microseconds, the fastest first."""
+    """What was measured for one shape and one kernel: configurations with microseconds, the fastest first.
+
+    ``overlap`` is 1 if every kernel was launched while the one in front of it ran, as compiled programs do it.
+    """
 
     kernel: KernelName
     problem: LinearProblem
     candidates: tuple[tuple[Config, float], ...]
+    overlap: int = 0
 
     @property
     def best(self) -> Config:
@@ -58,7 +62,12 @@ def to_json(table: Table) -> str:
     lines = []
     for entry in table.entries:
         rows = [[*dataclasses.astuple(config), round(us, 3)] for config, us in entry.candidates]
-        record = {"kernel": entry.kernel, **dataclasses.asdict(entry.problem), "candidates": rows}
+        record = {
+            "kernel": entry.kernel,
+            "overlap": entry.overlap,
+            **dataclasses.asdict(entry.problem),
+            "candidates": rows,
+        }
         lines.append(json.dumps(record, separators=(",", ":")))
     columns = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in _CONFIGS.items()}
     head = {"format": FORMAT, "arch": table.arch, "environment": table.environment, "columns": columns}
@@ -94,7 +103,7 @@ def _entry(record: dict[str, Any]) -> Entry:
     rows = tuple((kind(*map(int, row[:-1])), float(row[-1])) for row in record["candidates"])
     if not rows:
         raise ValueError(f"an entry of {kernel} has no candidates")
-    return Entry(kernel, problem, tuple(sorted(rows, key=lambda row: row[1])))
+    return Entry(kernel, problem, tuple(sorted(rows, key=lambda row: row[1])), int(record["overlap"]))
 
 
 @functools.cache

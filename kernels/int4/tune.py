@@ -160,7 +160,7 @@ class Tuner:
         for config in sorted(measured, key=measured.__getitem__)[:4]:
             measured[config] = timed(config, 9)
         rows = sorted(measured.items(), key=lambda row: row[1])
-        return Entry(kernel, problem, tuple(rows)) if rows else None
+        return Entry(kernel, problem, tuple(rows), overlap) if rows else None
 
 
 def compiled(kernel: KernelName, problem: LinearProblem, config: Config) -> Job:
@@ -176,8 +176,7 @@ def compiled(kernel: KernelName, problem: LinearProblem, config: Config) -> Job:
 
 def environment(device: LocalDevice) -> dict[str, object]:
     """What the figures were measured on."""
-    early = "launched while the kernel in front runs" if can_overlap(device) else "launched one after another"
-    timing = f"microseconds per call in a CUDA graph, weights not in the L2 cache, bf16 activations, {early}, median"
+    timing = "microseconds per call in a CUDA graph, weights not in the L2 cache, bf16 activations, median"
     return {
         "gpu": torch.cuda.get_device_name(0),
         "num_sms": device.num_sms,
@@ -221,9 +220,11 @@ def tune(arguments: argparse.Namespace, bits: int = 4) -> int:
             f"Run it on a {arguments.arch}."
         )
     entries: dict[tuple[KernelName, LinearProblem], Entry] = {}
+    others: tuple[Entry, ...] = ()
     if arguments.resume is not None:
-        kept = from_json(arguments.resume.read_text(), str(arguments.resume))
-        entries = {(entry.kernel, entry.problem): entry for entry in kept.entries}
+        kept = from_json(arguments.resume.read_text(), str(arguments.resume)).entries
+        entries = {(entry.kernel, entry.problem): entry for entry in kept if entry.overlap == can_overlap(device)}
+        others = tuple(entry for entry in kept if entry.overlap != can_overlap(device))
     tuner = Tuner(device, arguments.jobs)
     deadline = started + arguments.budget_s
     saved = time.monotonic()
@@ -240,8 +241,8 @@ def tune(arguments: argparse.Namespace, bits: int = 4) -> int:
         shape = f"M {problem.m} {problem.n}x{problem.k}"
         print(f"{kernel} {shape}: {entry.us:.2f} us {dataclasses.astuple(entry.best)}", flush=True)
         if time.monotonic() - saved > _SAVE_EVERY_S:
-            save(arguments.out, Table(device.arch, environment(device), tuple(entries.values())))
+            save(arguments.out, Table(device.arch, environment(device), (*entries.values(), *others)))
             saved = time.monotonic()
-    save(arguments.out, Table(device.arch, environment(device), tuple(entries.values())))
+    save(arguments.out, Table(device.arch, environment(device), (*entries.values(), *others)))
     print(f"{len(entries)} of {len(wanted)} shapes in {arguments.out}, {time.monotonic() - started:.0f} s")
     return 0

@@ -109,6 +109,16 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
     assert kernels == ["matvec", "matvec", "matmul", "matmul", "matmul", "matmul"]
     assert choose(dataclasses.replace(problem, activation="exact"), DEVICE).kernel == "matmul"
     assert "measured on made up, nearest shape M 1 N 43008 K 5376" in choose(problem, DEVICE).source
+    # Of two measurements of a shape, the one that was launched alike.
+    early = dataclasses.replace(measured.of("matvec")[3], overlap=0)
+    early = dataclasses.replace(early, candidates=early.candidates[-1:])
+    assert early.problem == problem
+    both = dataclasses.replace(measured, entries=(*measured.entries, early))
+    monkeypatch.setattr(table, "load", lambda bits, arch: both if bits == 4 else None)
+    assert choose(problem, DEVICE, overlap=0).config == early.best
+    assert choose(problem, DEVICE).config == measured.of("matvec")[3].best != early.best
+    few = choose_matvec(dataclasses.replace(problem, m=2, n=5376, k=21504), DEVICE)
+    assert "nearest shape M 2" in few.source
     for k in (32, 96, 1504, 5376, 21504, 1 << 17):
         config = choose_matvec(dataclasses.replace(problem, k=k), DEVICE).config
         assert isinstance(config, MatvecConfig)
@@ -176,7 +186,7 @@ def test_export_picks_the_best_of_what_was_measured(path: pathlib.Path) -> None:
     device = LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30)
     for entry in measured.entries:
         pick = choose_matvec if entry.kernel == "matvec" else choose_matmul
-        assert dict(entry.candidates)[pick(entry.problem, device).config] == entry.us
+        assert dict(entry.candidates)[pick(entry.problem, device, entry.overlap).config] == entry.us
         if entry.problem.activation == "int8" and entry.problem.m <= MAX_TOKENS:
             limit = select.matvec_limit(entry.problem, device)
             assert 0 <= limit <= MAX_TOKENS
