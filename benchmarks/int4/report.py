@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from benchmarks.int4.engines import ENGINES, OURS, UNCHECKED
+from etcuda.kernels.int4 import table
 
 _TITLES = {
     "decode": "One row: W4A8, group 32, zero points",
@@ -36,15 +37,16 @@ def render(source: pathlib.Path, folder: pathlib.Path) -> None:
         "with fp32 and the dequantised weight; error: of ours, relative norm. Floor: the stored weight at 4.36 TB/s.",
         "Ratio: ours over the best other engine of this run that computes the product.",
         "",
-        '"overlapped": launched while the kernel in front of it runs, waiting for it on the GPU, as compiled programs',
-        'launch it; "read" reads as many bytes and nothing else. tinygemm and the kernels of executorch multiply exact',
-        "activations, the latter symmetric weights.",
+        '"overlapped", "early": launched while the kernel in front of it runs, waiting for it on the GPU, as compiled',
+        'programs launch it; else one after another. "read" reads as many bytes and nothing else. tinygemm and the',
+        "kernels of executorch multiply exact activations, the latter symmetric weights.",
         "",
     ]
     for kind, title in _TITLES.items():
         rows = [row for row in value["rows"] if row["kind"] == kind]
         if rows:
             lines += [f"## {title}", "", *_table(rows, kind in ("prefill",)), ""]
+    lines += _tuned()
     lines += _reasons(value["rows"])
     lines += ["![int4](int4.png)", "", "Made by `python -m benchmarks.int4`.", ""]
     (folder / "int4.md").write_text("\n".join(lines))
@@ -93,6 +95,32 @@ def _table(rows: list[dict[str, Any]], by_flops: bool) -> list[str]:
         error = f"{max(errors):.1e}" if errors else "-"
         lines.append(f"| {cell} | {least:.1f} | {' | '.join(figures)} | {rate} | {error} | {ratio} |")
     return lines
+
+
+def _tuned() -> list[str]:
+    """What the tuner measured of our kernels alone, from the tables that are in use."""
+    lines = ["## What the tuner measured", ""]
+    lines += [
+        "Our kernels alone, the best configuration of each shape, microseconds as above, in runs of the tuner.",
+        "",
+    ]
+    lines += [
+        "| weight | GPU | M | N x K | kernel | launched | us | floor | TFLOP/s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for bits, family in table.FAMILIES.items():
+        for path in sorted((table.FOLDER / family).glob("*.json")):
+            measured = table.from_json(path.read_text(), str(path))
+            for entry in measured.entries:
+                problem = entry.problem
+                floor = problem.weight_bytes / READ_BYTES_PER_S * 1e6
+                rate = 2 * problem.m * problem.n * problem.k / entry.us / 1e6
+                early = "early" if entry.overlap else "in turn"
+                lines.append(
+                    f"| int{bits} {problem.offset} | {measured.environment['gpu']} | {problem.m} | {problem.n} x "
+                    f"{problem.k} | {entry.kernel} | {early} | {entry.us:.2f} | {floor:.1f} | {rate:.0f} |"
+                )
+    return [*lines, ""]
 
 
 def _reasons(rows: list[dict[str, Any]]) -> list[str]:
