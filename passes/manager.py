@@ -17,6 +17,8 @@ from etcuda.passes.base import GraphPass, NodeError, graph_modules
 from etcuda.passes.bind_symbolic_inputs import bind_symbolic_inputs
 from etcuda.passes.contiguous_outputs import contiguous_outputs
 from etcuda.passes.decompose_conv import decompose_conv
+from etcuda.passes.fuse_mlp import fuse_mlp
+from etcuda.passes.fuse_qkv import fuse_qkv
 from etcuda.passes.inline_scalar_constants import inline_scalar_constants
 from etcuda.passes.lower_edge_ops import lower_edge_ops
 from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_host
@@ -35,6 +37,8 @@ PASSES: tuple[GraphPass, ...] = (
     inline_scalar_constants,
     view_copy_to_view,
     move_cond_predicate_to_host,
+    fuse_mlp,
+    fuse_qkv,
     route_quantized,
     decompose_conv,
     route_attention,
@@ -134,7 +138,8 @@ def _input_sizes(program: ExportedProgram) -> dict[str, list[str]]:
 def _check_sizes(program: ExportedProgram, before: dict[str, list[str]]) -> None:
     """Fake tensors know when an operator has fixed a symbolic size to one number, which holds for that size alone."""
     for name, sizes in _input_sizes(program).items():
-        if sizes != before[name]:
+        # Passes may add constants, whose sizes are fixed.
+        if sizes != before.get(name, sizes):
             raise PassError(
                 f"the sizes of input {name!r} were narrowed: expected {before[name]}, got {sizes}. "
                 "A pass must compute with sizes symbolically."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 
 aten = torch.ops.aten
 
-_LINEAR = {4: int4_linear_reference, 8: int8_linear_reference}
-_EMBEDDING = {4: int4_embedding_reference, 8: int8_embedding_reference}
+_LINEAR: dict[int, Callable[..., Tensor]] = {4: int4_linear_reference, 8: int8_linear_reference}
+_EMBEDDING: dict[int, Callable[..., Tensor]] = {4: int4_embedding_reference, 8: int8_embedding_reference}
 
 
 @graph_pass(requires=("lower_edge_ops", "bind_symbolic_inputs", "view_copy_to_view"))
