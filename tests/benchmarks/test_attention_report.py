@@ -19,7 +19,7 @@ from etcuda.kernels.attention.problem import cost
 from etcuda.kernels.attention.shapes import DECODE_LENGTHS
 from etcuda.kernels.attention.tune import LocalDevice
 
-DEVICE = LocalDevice("sm_90", 132, 227 << 10)
+DEVICE = LocalDevice("sm_90", 132, 227 << 10, 60 << 20)
 
 
 def row(index: int, engine: str, us: float | None) -> Row:
