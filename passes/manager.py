@@ -22,6 +22,7 @@ from etcuda.passes.fuse_qkv import fuse_qkv
 from etcuda.passes.inline_scalar_constants import inline_scalar_constants
 from etcuda.passes.lower_edge_ops import lower_edge_ops
 from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_host
+from etcuda.passes.pack_int4 import pack_int4
 from etcuda.passes.record_output_layout import record_output_layout
 from etcuda.passes.remove_dead_code import remove_dead_code
 from etcuda.passes.route_attention import route_attention
@@ -37,6 +38,7 @@ PASSES: tuple[GraphPass, ...] = (
     inline_scalar_constants,
     view_copy_to_view,
     move_cond_predicate_to_host,
+    pack_int4,
     fuse_mlp,
     fuse_qkv,
     route_quantized,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.backend.options import BackendConfig
-from etcuda.passes import fuse_linears
+from etcuda.passes import program_constants
 from etcuda.passes.manager import PASSES, run_passes
 from tests.passes.quantized_programs import (
     GPU,
@@ -72,7 +72,7 @@ def test_the_program_holds_the_joined_weights_alone_and_methods_share_them() -> 
     del first, second, joined, program
     gc.collect()
     assert not any(reference() is not None for reference in alive)
-    assert not fuse_linears._JOINED
+    assert not program_constants._MADE
 
 
 def _mixed() -> nn.Module:
