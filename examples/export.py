@@ -13,7 +13,7 @@ from executorch.exir.delegate import executorch_call_delegate
 from torch.export import ExportedProgram
 
 from etcuda import CompileOptions, CudaPartitioner, save_program
-from examples.models import CASES
+from examples.models import find_case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,6 @@ def attention_kernels(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def export_case(name: str, target: str, path: pathlib.Path, options: CompileOptions | None = None) -> ExportRecord:
-    """Exports a case of the registry."""
-    case = CASES[name]
+    """Exports a case of a registry."""
+    case = find_case(name)
     return export_program(case.export(case.model()), target, path, options)

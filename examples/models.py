@@ -211,7 +211,39 @@ def _cached(build: Callable[[torch.dtype, int, int], CachedLM]) -> Callable[[tor
     return lambda dtype: build(dtype, _MAX_LENGTH, _VOCAB)
 
 
+def _in_int4(build: Callable[[torch.dtype], nn.Module], activation: str) -> Callable[[torch.dtype], nn.Module]:
+    """The model with every linear layer and embedding in int4, groups of 32."""
+
+    def quantized(dtype: torch.dtype) -> nn.Module:
+        from etcuda import Int4CoalescedConfig, quantize_weights
+
+        model = build(dtype)
+        config = Int4CoalescedConfig(activation=activation)
+        quantize_weights(model, config, lambda module, _: isinstance(module, nn.Linear | nn.Embedding))
+        return model
+
+    return quantized
+
+
+def _int4_cases() -> dict[str, ModelCase]:
+    chosen = [(family, "int8", "int4") for family in ("decoder", "llama", "qwen3", "gemma3")]
+    chosen.append(("decoder", "exact", "int4-exact"))
+    cases = []
+    for family, activation, name in chosen:
+        case = CASES[f"{family}-bf16"]
+        cases.append(dataclasses.replace(case, family=f"{family}-{name}", build=_in_int4(case.build, activation)))
+    return {case.name: case for case in cases}
+
+
 CASES = _cases()
+
+# Models of CASES in bf16 with int4 weights; activations rounded to int8, or ("exact") not.
+INT4_CASES = _int4_cases()
+
+
+def find_case(name: str) -> ModelCase:
+    """The case of a name, of either registry."""
+    return CASES[name] if name in CASES else INT4_CASES[name]
 
 
 def run_eager(model: nn.Module, session: list[Call]) -> list[Tensor]:

@@ -18,7 +18,7 @@ def run_case(request: pytest.FixtureRequest) -> Run:
     ExecuTorch's Python binding is built for one torch release and cannot execute with an older one; its C++ runtime
     has no such tie, so with an older torch the session goes through examples/cpp/run_session.
     """
-    from examples.models import CASES
+    from examples.models import find_case
 
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if release >= (2, 14):
@@ -26,7 +26,7 @@ def run_case(request: pytest.FixtureRequest) -> Run:
         def run(path: pathlib.Path, name: str) -> list[torch.Tensor]:
             from examples.running import Session
 
-            case = CASES[name]
+            case = find_case(name)
             return Session(path).run(case.session(case.dtype))
 
         return run
@@ -37,7 +37,7 @@ def run_case(request: pytest.FixtureRequest) -> Run:
         from examples.cpp.session import run_calls
         from examples.models import run_eager
 
-        case = CASES[name]
+        case = find_case(name)
         calls = case.session(case.dtype)
         return run_calls(run_session, path, calls, like=run_eager(case.model(), calls))
 

@@ -1,0 +1,89 @@
+"""Models with int4 weights: exported here, run on the host against PyTorch; their files are as small as they should
+be, and programs for a GPU that is not here hold the kernels."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from etcuda import CompileOptions, Int4CoalescedConfig, quantize_weights
+from etcuda.backend.inspect import inspect_program
+from etcuda.kernels.int4.tensor import Int4CoalescedTensor
+from examples.bundle import make_bundle
+from examples.export import export_case, export_program
+from examples.models import INT4_CASES
+from tests.conftest import Export
+from tests.models.conftest import Run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(INT4_CASES))
+def test_matches_pytorch_on_the_host(name: str, exported: Export, run_case: Run) -> None:
+    verdict = make_bundle(name).verdict(run_case(exported(name, "host"), name))
+    assert verdict.passed, verdict
+
+
+def test_the_model_is_quantised_throughout() -> None:
+    model = INT4_CASES["decoder-int4-bf16"].model()
+    kinds = {type(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    assert kinds == {Int4CoalescedTensor}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["decoder-int4-bf16"])
+def test_products_go_to_the_kernels(name: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.pte"
+    record = export_case(name, "sm_90", path, CompileOptions(progress=False))
+    assert record.delegated == record.nodes
+    for method in inspect_program(path).methods:
+        (delegate,) = method.delegates
+        (image,) = delegate.images
+        few = {"stepped_kernel", "stepped_overlapped", "resident_kernel", "resident_overlapped"}
+        assert few & set(image.kernels)
+        assert bool({"matmul_kernel", "matmul_overlapped"} & set(image.kernels)) == (method.name == "prefill")
+        # A kernel that reads and writes one thing and has no operator's name is a copy.
+        assert not [kernel for kernel in image.kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
+
+
+class Wide(nn.Module):
+    """Nearly all weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(1024, 4096, bias=False)
+        self.up = nn.Linear(1024, 4096, bias=False)
+        self.down = nn.Linear(4096, 1024, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [
+        (Int4CoalescedConfig(), 4.75),
+        pytest.param(Int4CoalescedConfig(offset="minimum", scale_storage="codes"), 4.625, marks=pytest.mark.slow),
+        pytest.param(Int4CoalescedConfig(group_size=128, offset="symmetric"), 4.125, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_file_is_as_large_as_the_bits_say(config: Int4CoalescedConfig, bits: float, tmp_path: pathlib.Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Wide().to(torch.bfloat16).eval().requires_grad_(False)
+    quantize_weights(model, config)
+    assert model.up.weight.format.bits_per_weight() == bits
+    path = tmp_path / "model.pte"
+    program = torch.export.export(model, (torch.zeros(2, 1024, dtype=torch.bfloat16),))
+    export_program({"forward": program}, "host", path)
+    # The code does not grow with the weights: it is what the file has beside them.
+    (delegate,) = inspect_program(path).methods[0].delegates
+    code = sum(image.nbytes for image in delegate.images)
+    weights = 3 * 4096 * 1024 * bits / 8
+    assert sum(storage.nbytes for storage in delegate.storages) == weights
+    assert weights <= path.stat().st_size - code <= 1.02 * weights
