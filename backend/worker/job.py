@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import json
 import pathlib
@@ -18,6 +19,9 @@ from etcuda.backend.target import CudaTarget
 from etcuda.errors import BlobError
 
 _PROGRAM, _REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.json", "image.so"
+
+# Operators that the worker does not know from the start, for importing torchao takes seconds.
+_DEFINED_IN = {"torchao": "torchao.quantization.quant_primitives"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,12 @@ def write_request(folder: pathlib.Path, request: JobRequest) -> None:
     torch.export.save(_without_bytes(request.program), stored)
     (folder / _PROGRAM).write_bytes(stored.getvalue())
     target = request.target if isinstance(request.target, str) else dataclasses.asdict(request.target)
-    value = {"target": target, "options": dataclasses.asdict(request.options), "tied": request.tied}
+    value = {
+        "target": target,
+        "options": dataclasses.asdict(request.options),
+        "tied": request.tied,
+        "imports": _imports(request.program),
+    }
     (folder / _REQUEST).write_text(json.dumps(value))
 
 
@@ -65,6 +74,8 @@ def read_request(folder: pathlib.Path) -> JobRequest:
     """Reads what ``write_request`` wrote."""
     value = json.loads((folder / _REQUEST).read_text())
     target = value["target"]
+    for module in value["imports"]:
+        importlib.import_module(module)
     return JobRequest(
         program=torch.export.load(folder / _PROGRAM),
         target="host" if target == "host" else CudaTarget(**target),
@@ -92,6 +103,14 @@ def read_result(folder: pathlib.Path) -> JobResult:
     except (OSError, ValueError) as error:
         raise BlobError(f"the compile worker left no complete result in {folder} ({error}); export again.") from error
     return JobResult(image, [(name, fqn) for name, fqn in value["constants"]], value["num_kernels"])
+
+
+def _imports(program: ExportedProgram) -> list[str]:
+    """Modules that define operators of the program and how they decompose."""
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    targets = [node.target for graph in graphs for node in graph.nodes if node.op == "call_function"]
+    namespaces = {op.namespace for op in targets if isinstance(op, torch._ops.OpOverload)}
+    return sorted(module for namespace, module in _DEFINED_IN.items() if namespace in namespaces)
 
 
 def _without_bytes(program: ExportedProgram) -> ExportedProgram:

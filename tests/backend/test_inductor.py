@@ -83,3 +83,20 @@ def test_resource_usage_refuses_what_is_no_cubin() -> None:
 
     with pytest.raises((RuntimeError, subprocess.CalledProcessError)):
         resource_usage(b"not a cubin")
+
+
+def test_assembly_that_is_given_nothing_is_taken_to_write_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._higher_order_ops import triton_kernel_wrap as wrap
+
+    from etcuda.backend.inductor.assembly import assembly_without_operands_writes_nothing
+
+    name, result = "tt.elementwise_inline_asm", wrap.Intermediate(7)
+    waits = wrap.Op(name, None, [], result)
+    stores = wrap.Op(name, None, [wrap.Param(0)], result)
+    other = wrap.Op("tt.get_program_id", None, [], result)
+    parse = lambda module: {"kernel": {result: [waits, stores, other]}}  # noqa: E731
+    monkeypatch.setattr(wrap, "ttir_to_functions", parse)
+    with assembly_without_operands_writes_nothing():
+        found = wrap.ttir_to_functions(None)["kernel"][result]
+    assert [each.is_pure for each in found] == [True, False, False]
+    assert wrap.ttir_to_functions is parse

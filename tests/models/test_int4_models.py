@@ -87,3 +87,39 @@ def test_the_file_is_as_large_as_the_bits_say(config: Int4CoalescedConfig, bits:
     weights = 3 * 4096 * 1024 * bits / 8
     assert sum(storage.nbytes for storage in delegate.storages) == weights
     assert weights <= path.stat().st_size - code <= 1.02 * weights
+
+
+class Two(nn.Module):
+    """One layer that our layouts hold, and one with groups of 8, which none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(64, 48, bias=False)
+        self.b = nn.Linear(48, 40, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(nn.functional.silu(self.a(x)))
+        return out
+
+
+@pytest.mark.slow
+def test_a_model_that_torchao_quantised_needs_nothing_else(tmp_path: pathlib.Path) -> None:
+    from torchao.quantization import IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.granularity import PerGroup
+
+    from examples.models import Call
+    from examples.running import Session
+
+    torch.manual_seed(0)
+    model = Two().to(torch.bfloat16).eval().requires_grad_(False)
+    for name, group in (("a", 32), ("b", 8)):
+        config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group))
+        quantize_(model, config, lambda module, fqn, name=name: fqn == name)
+    x = torch.randn(5, 64).to(torch.bfloat16)
+    path = tmp_path / "model.pte"
+    export_program({"forward": torch.export.export(model, (x,))}, "host", path)
+    (delegate,) = inspect_program(path).methods[0].delegates
+    assert [name.startswith("a.") and "packed" in name for name in delegate.constants].count(True) == 2
+    (got,) = Session(path).run([Call("forward", (x,))])
+    expected = model(x)
+    assert float((got - expected).float().norm() / expected.float().norm()) < 2e-2
