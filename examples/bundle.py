@@ -8,7 +8,7 @@ import pathlib
 import torch
 from torch import Tensor
 
-from examples.models import TOLERANCE, Call, find_case, relative_error, run_eager, run_fp32
+from examples.models import Call, find_case, relative_error, run_eager, run_fp32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Bundle:
             error=relative_error(outputs, self.eager),
             error_fp32=relative_error(outputs, self.fp32),
             eager_error_fp32=relative_error(self.eager, self.fp32),
-            tolerance=TOLERANCE[find_case(self.name).dtype],
+            tolerance=find_case(self.name).tolerance,
         )
 
 

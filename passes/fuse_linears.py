@@ -27,6 +27,7 @@ def linear_calls(program: ExportedProgram) -> list[LinearCall]:
 
 def refuse_fusion(program: ExportedProgram, calls: list[LinearCall]) -> str | None:
     """Why products stay apart, in words; ``None`` if they can become one."""
+    calls = [call.now() for call in calls]
     first = calls[0]
     for call in calls[1:]:
         if call.x is not first.x:
@@ -57,6 +58,7 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
 
     The program then holds the joined weight and not those that it was joined from.
     """
+    calls = [call.now() for call in calls]
     first = calls[0]
     joined = [
         None if call_parts[0] is None else _join(program, [part for part in call_parts if part is not None])
@@ -66,11 +68,13 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
     whole = insert_call(first.node, target, (first.x, *joined, first.group_size, first.activation))
     start, unused = 0, list(dict.fromkeys(node for call in calls for node in call.operands))
     dim = tensor_of(whole).dim() - 1
+    parts = []
     for call in calls:
-        part = insert_call(first.node, aten.slice.Tensor, (whole, dim, start, start + call.n))
+        parts.append(insert_call(first.node, aten.slice.Tensor, (whole, dim, start, start + call.n)))
+        start += call.n
+    for call, part in zip(calls, parts, strict=True):
         call.node.replace_all_uses_with(part)
         program.graph.erase_node(call.node)
-        start += call.n
     forget_unused(program, unused)
     names = " | ".join(call.node.name for call in calls)
     log.info("%s: one product with %d rows, %s", names, start, dataclasses.asdict(first.form))

@@ -44,6 +44,12 @@ class LinearCall:
     group_size: int
     activation: str
 
+    def now(self) -> LinearCall:
+        """The call as it is now: what it reads may have been replaced since it was read."""
+        found = read_linear(self.node)
+        assert found is not None
+        return found
+
     @property
     def form(self) -> GroupFormat:
         """Format of the weight."""

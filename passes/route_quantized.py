@@ -79,6 +79,7 @@ def _look_up(function: Any, group_size: int, dtype: torch.dtype, *tensors: Tenso
 
 
 def _inline_linear(call: LinearCall) -> None:
+    call = call.now()
     function, group_size, activation = _LINEAR[call.bits], call.group_size, call.activation
     tensors = [call.x, *call.stored, call.bias]
     _inline(call.node, tensors, lambda *all_: function(*all_, group_size, activation))
@@ -120,6 +121,7 @@ def _by_input(calls: list[LinearCall]) -> list[list[LinearCall]]:
 
 
 def _route(module: GraphModule, calls: list[LinearCall], target: CudaTarget) -> None:
+    calls = [call.now() for call in calls]
     first = calls[0].node
     found = steps(calls, target)
     overlap = int(can_overlap(target) and all(n.op in ("placeholder", "get_attr") for n in calls[0].operands))

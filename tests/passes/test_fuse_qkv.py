@@ -89,6 +89,32 @@ def test_a_dynamic_number_of_rows() -> None:
         assert close(run(x), model(x)), length
 
 
+class Chain(nn.Module):
+    """Products that read a product directly, with what reads them next to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64, bias=False)
+        self.second = nn.Linear(64, 64, bias=False)
+        self.third = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = nn.functional.silu(self.first(x))
+        x = self.second(x)
+        return gate * sum(layer(x) for layer in self.third)
+
+
+@pytest.mark.parametrize("target", [GPU, HOST], ids=["sm_90", "host"])
+def test_products_of_products(target: BackendConfig) -> None:
+    model = quantized(make(Chain, torch.float32))
+    x = torch.randn(2, 3, 64)
+    program = export(model, x)
+    fused, apart = lowered(program, target), lowered(program, target, without=FUSION)
+    if not target.is_host:
+        assert _only_linears(fused) == [(128,), (192,)]
+    assert torch.equal(runnable(fused)(x), runnable(apart)(x))
+
+
 class Shared(nn.Module):
     """The head has the embedding's weight and reads what another layer reads."""
 
