@@ -221,3 +221,12 @@ def test_a_measured_table_says_how_many_rows_are_few(monkeypatch: pytest.MonkeyP
     for rows in (1, 2, 3, 4, 5, 40):
         x = torch.randn(rows, 64).to(torch.bfloat16)
         assert close(run(x), model(x))
+
+
+@pytest.mark.parametrize("target", ["sm_90", "host"])
+def test_the_report_counts_a_product_as_one_node(target: str) -> None:
+    from etcuda import partition_report
+
+    program = export(quantized(make(Lookup)), torch.randint(0, 50, (1, 5)))
+    report = partition_report(program, target=target)
+    assert (report.delegated, report.total, report.refusals) == (2, 2, ())
