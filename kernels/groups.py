@@ -6,6 +6,7 @@ scale and minimum are stored is what a ``GroupFormat`` says.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Self
@@ -25,7 +26,7 @@ Component = tuple[tuple[int, ...], torch.dtype]
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupFormat:
+class GroupFormat(abc.ABC):
     """How the scales and offsets of a weight [N, K] are stored, G = K / group_size.
 
     Attributes:
@@ -78,14 +79,14 @@ class GroupFormat:
         return cls(group_size, storage, MINIMUM if minimum else ZERO_POINT)
 
     @staticmethod
+    @abc.abstractmethod
     def pack(q: Tensor) -> Tensor:
         """Integers [..., K] as they are stored."""
-        raise NotImplementedError
 
     @staticmethod
+    @abc.abstractmethod
     def unpack(qdata: Tensor) -> Tensor:
         """Stored integers as integers [..., K]; the inverse of ``pack``, traceable."""
-        raise NotImplementedError
 
     @property
     def asymmetric(self) -> bool:
@@ -224,8 +225,9 @@ class GroupFormat:
     def _whole_row(self, k: int) -> bool:
         return False
 
+    @abc.abstractmethod
     def _qdata(self, n: int, k: int) -> Component:
-        raise NotImplementedError
+        """The component that holds the integers of a weight [n, k]."""
 
     def _bits_of_components(self) -> dict[str, float]:
         parts = self.components(1, self.group_size * STEP)
