@@ -9,16 +9,12 @@ from typing import Any
 import torch
 
 from etcuda.kernels.int4.configs import MatvecConfig
-from etcuda.kernels.int4.problem import LinearProblem, refuse_matvec
-from etcuda.kernels.int4.select import Choice, choose_matmul, choose_matvec, matvec_limit, problem_of
+from etcuda.kernels.int4.problem import LinearProblem
+from etcuda.kernels.int4.select import Choice, choose_matmul, choose_matvec, matmul_ranges, matvec_limit, problem_of
 from etcuda.kernels.registry import Device
 from etcuda.passes.base import tensor_of
 from etcuda.passes.quantized_call import LinearCall
 from etcuda.passes.symbols import bounds, hint
-
-# Rows up to which reading the weight bounds a product, on GPUs with 100 to 150 operations per byte read: there a tile
-# has few rows. Measured configurations decide on either side; this says only where one program changes over.
-_FEW = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,38 +44,43 @@ def problem(call: LinearCall) -> LinearProblem:
 
 
 def steps(calls: list[LinearCall], device: Device) -> list[Step]:
-    """For calls of one ``x``: kernels by the number of rows, from few to many; those that cannot occur are left out."""
-    rows = rows_of(calls[0])
-    # Export takes a dynamic size to be at least 2; whatever is taken for two rows serves one and none as well.
-    least, most = bounds(rows)
-    problems = [problem(call) for call in calls]
-    limits = [_limit(each, device) for each in problems]
-    ends: list[int | None] = [*sorted({*limits, _FEW} - {0}), None]
-    found: list[Step] = []
-    start = 0
+    """For calls of one ``x``: kernels by the number of rows, from few to many; those that cannot occur are left out.
+
+    What a call gets for a number of rows does not depend on the others: where they change over at different numbers,
+    there are more steps. They do not where formats agree.
+    """
+    plans = [_plan(call, device) for call in calls]
+    ends = sorted({_number(end) for plan in plans for end, _ in plan})
+    found = []
     for end in ends:
-        first = start
-        start = start if end is None else end + 1
-        if (end is not None and end < least) or (most is not None and first > most):
-            continue
-        end = most if end is None or (most is not None and most < end) else end
-        typical = min(max(hint(rows), first), end if end is not None else max(hint(rows), first))
-        found.append(
-            Step(end, tuple(_choose(*each, end, typical, device) for each in zip(problems, limits, strict=True)))
-        )
+        choices = tuple(next(choice for most, choice in plan if end <= _number(most)) for plan in plans)
+        found.append(Step(None if end == math.inf else int(end), choices))
     return _merged(found)
 
 
-def _limit(each: LinearProblem, device: Device) -> int:
-    """The most rows for which the matvec kernels are taken; 0 where they do not serve."""
-    few = dataclasses.replace(each, m=1)
-    return matvec_limit(few, device) if refuse_matvec(few) is None else 0
+def may_take_tensor_cores(call: LinearCall, device: Device) -> bool:
+    """Whether the call can have more rows than integer dot products are taken for; N makes no difference."""
+    return any(choice.kernel == "matmul" for _, choice in _plan(call, device))
 
 
-def _choose(each: LinearProblem, limit: int, end: int | None, typical: int, device: Device) -> Choice:
-    if limit and end is not None and end <= limit:
-        return choose_matvec(dataclasses.replace(each, m=max(end, 1)), device)
-    return choose_matmul(dataclasses.replace(each, m=max(typical, 1)), device)
+def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
+    """The choice for up to so many rows, from few to many. Where it changes does not depend on N."""
+    rows, each = rows_of(call), problem(call)
+    # Export takes a dynamic size to be at least 2; whatever is taken for two rows serves one and none as well.
+    least, most = bounds(rows)
+    limit = matvec_limit(each, device)
+    found: list[tuple[int | None, Choice]] = []
+    if 0 < limit >= least:
+        end = limit if most is None else min(limit, most)
+        found.append((end, choose_matvec(dataclasses.replace(each, m=max(end, 1)), device)))
+    if not found or most is None or most > limit:
+        for part in matmul_ranges(each, device, max(least, limit + 1) if limit else least, most, hint(rows)):
+            found.append((part.most, choose_matmul(each, device, rows=part.rows)))
+    return found
+
+
+def _number(end: int | None) -> float:
+    return math.inf if end is None else end
 
 
 def _merged(found: list[Step]) -> list[Step]:

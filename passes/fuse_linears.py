@@ -12,11 +12,14 @@ from torch.fx import Node
 
 from etcuda.passes.base import insert_call, tensor_of
 from etcuda.passes.program_constants import forget_unused, insert_constant, made_of, target_of, value_of
-from etcuda.passes.quantized_call import LinearCall, read_linear
+from etcuda.passes.quantized_call import JOINED, LinearCall, read_linear
 
 log = logging.getLogger(__name__)
 
 aten = torch.ops.aten
+
+# Bytes that one load of a kernel takes, at most.
+ALIGNMENT = 16
 
 
 def linear_calls(program: ExportedProgram) -> list[LinearCall]:
@@ -50,6 +53,22 @@ def refuse_fusion(program: ExportedProgram, calls: list[LinearCall]) -> str | No
             if len(node.users) > 1 or node in seen:
                 return f"{node.name} is used elsewhere too and would be stored twice"
             seen.add(node)
+    return _misaligned(calls)
+
+
+def _misaligned(calls: list[LinearCall]) -> str | None:
+    """Why the parts of a joined weight could not be multiplied one by one."""
+    start = 0
+    for call in calls:
+        for node in call.operands:
+            value = tensor_of(node)
+            begin = start * value[0].numel() * value.itemsize
+            if begin % ALIGNMENT:
+                return (
+                    f"{node.name} would begin {begin} bytes into the joined tensor, and kernels read from multiples of "
+                    f"{ALIGNMENT}"
+                )
+        start += call.n
     return None
 
 
@@ -66,6 +85,7 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
     ]
     target: Any = first.node.target
     whole = insert_call(first.node, target, (first.x, *joined, first.group_size, first.activation))
+    whole.meta[JOINED] = tuple(n for call in calls for n in call.parts)
     start, unused = 0, list(dict.fromkeys(node for call in calls for node in call.operands))
     dim = tensor_of(whole).dim() - 1
     parts = []

@@ -27,6 +27,7 @@ from etcuda.passes.record_output_layout import record_output_layout
 from etcuda.passes.remove_dead_code import remove_dead_code
 from etcuda.passes.route_attention import route_attention
 from etcuda.passes.route_quantized import route_quantized
+from etcuda.passes.split_joined import split_joined
 from etcuda.passes.view_copy_to_view import view_copy_to_view
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ PASSES: tuple[GraphPass, ...] = (
     pack_int4,
     fuse_mlp,
     fuse_qkv,
+    split_joined,
     route_quantized,
     decompose_conv,
     route_attention,

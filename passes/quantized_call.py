@@ -12,13 +12,17 @@ import etcuda.kernels  # noqa: F401  registers the operators
 from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4.layout import Int4Format
 from etcuda.kernels.int8.layout import Int8Format
-from etcuda.passes.base import tensor_of
+from etcuda.passes.base import NodeError, tensor_of
 
 _ops = torch.ops.etcuda
 
 LINEAR_BITS = {_ops.int4_linear.default: 4, _ops.int8_linear.default: 8}
 EMBEDDING_BITS = {_ops.int4_embedding.default: 4, _ops.int8_embedding.default: 8}
 PARTS = ("qdata", "scale", "zero", "scale_step", "zero_step")
+# Metadata of a joined product: the numbers of rows of the weights that were joined, in order.
+JOINED = "etcuda_joined"
+# Metadata of a slice: the name of the weight whose rows it is. It is a view, which no kernel writes.
+ROWS_OF = "etcuda_rows_of"
 _FORMATS: dict[int, type[GroupFormat]] = {4: Int4Format, 8: Int8Format}
 
 
@@ -74,6 +78,20 @@ class LinearCall:
         return self.stored[0]
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """Rows of the weights that were joined into this one; N alone if none were.
+
+        Raises:
+            NodeError: a pass has changed the weight of a joined product.
+        """
+        found: tuple[int, ...] = self.node.meta.get(JOINED, (self.n,))
+        if sum(found) != self.n:
+            raise NodeError(
+                self.node, f"expected the parts {found} of its weight to make {self.n} rows, got {sum(found)}"
+            )
+        return found
+
+    @property
     def operands(self) -> list[Node]:
         """What it takes beside ``x``."""
         return [node for node in (*self.stored, self.bias) if node is not None]
@@ -87,6 +105,11 @@ def read_linear(node: Node) -> LinearCall | None:
     stored = tuple(given[part] for part in PARTS)
     bits = LINEAR_BITS[node.target]
     return LinearCall(node, bits, given["x"], stored, given["bias"], given["group_size"], given["activation"])
+
+
+def is_constant(node: Node) -> bool:
+    """Whether nothing writes a tensor while the program runs: a weight, or rows of one."""
+    return node.op in ("placeholder", "get_attr") or ROWS_OF in node.meta
 
 
 def arguments(node: Node) -> dict[str, Any]:

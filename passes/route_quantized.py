@@ -21,10 +21,10 @@ from etcuda.kernels.int4.problem import refuse
 from etcuda.kernels.int4.reference import int4_embedding_reference, int4_linear_reference
 from etcuda.kernels.int4.select import Choice, matmul_arguments, matvec_arguments
 from etcuda.kernels.int8.reference import int8_embedding_reference, int8_linear_reference
-from etcuda.passes.base import compute_meta, graph_modules, graph_pass, insert_call, tensor_of
-from etcuda.passes.choose_linear import Step, problem, steps
+from etcuda.passes.base import NodeError, compute_meta, graph_modules, graph_pass, insert_call, tensor_of
+from etcuda.passes.choose_linear import Step, may_take_tensor_cores, problem, steps
 from etcuda.passes.inline_function import inline_function
-from etcuda.passes.quantized_call import EMBEDDING_BITS, PARTS, LinearCall, arguments, read_linear
+from etcuda.passes.quantized_call import EMBEDDING_BITS, PARTS, ROWS_OF, LinearCall, arguments, is_constant, read_linear
 from etcuda.passes.view_copy_to_view import refresh_meta
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _by_input(calls: list[LinearCall]) -> list[list[LinearCall]]:
     found: dict[Node, list[LinearCall]] = {}
     alone = []
     for call in calls:
-        if all(node.op in ("placeholder", "get_attr") for node in call.operands):
+        if all(is_constant(node) for node in call.operands):
             found.setdefault(call.x, []).append(call)
         else:
             alone.append([call])
@@ -124,10 +124,12 @@ def _route(module: GraphModule, calls: list[LinearCall], target: CudaTarget) -> 
     calls = [call.now() for call in calls]
     first = calls[0].node
     found = steps(calls, target)
-    overlap = int(can_overlap(target) and all(n.op in ("placeholder", "get_attr") for n in calls[0].operands))
+    for call in calls:
+        if len(call.parts) > 1 and may_take_tensor_cores(call, target):
+            raise NodeError(call.node, "a joined product would go to tensor cores; run split_joined before this pass")
+    overlap = int(can_overlap(target) and all(is_constant(n) for n in calls[0].operands))
     dense = [_dense(call) for call in calls]
-    operands = list(dict.fromkeys([calls[0].x, *(node for call in dense for node in call.operands)]))
-    results = _insert(module, first, dense, found, operands, target, overlap)
+    results = _insert(module, first, dense, found, target, overlap)
     for call, result in zip(calls, results, strict=True):
         call.node.replace_all_uses_with(result)
         module.graph.erase_node(call.node)
@@ -152,9 +154,8 @@ def _contiguous(before: Node, part: Node) -> Node:
 
 
 def _insert(
-    module: GraphModule, before: Node, calls: list[LinearCall], found: list[Step], operands: list[Node],
-    target: CudaTarget, overlap: int,
-) -> list[Node]:  # fmt: skip
+    module: GraphModule, before: Node, calls: list[LinearCall], found: list[Step], target: CudaTarget, overlap: int
+) -> list[Node]:
     """The results of the calls, computed in front of ``before``."""
     if len(found) == 1:
         return _insert_kernels(before, calls, found[0], target, overlap)
@@ -165,6 +166,9 @@ def _insert(
     with graph.inserting_before(before):
         predicate = graph.call_function(operator.le, (rows, limit))
     compute_meta(predicate)
+    # Operands may not alias each other: branches take whole weights, and the rows of them by themselves.
+    nodes = [calls[0].x, *(node for call in calls for node in call.operands)]
+    operands = list(dict.fromkeys(node.args[0] if ROWS_OF in node.meta else node for node in nodes))
     names = [_add_branch(module, calls, part, operands, target, overlap) for part in (found[:1], found[1:])]
     with graph.inserting_before(before):
         branches = [graph.get_attr(name) for name in names]
@@ -196,7 +200,7 @@ def _rows(before: Node, x: Node) -> Node | int:
 
 
 def _add_branch(
-    module: GraphModule, calls: list[LinearCall], found: list[Step], operands: list[Node], target: CudaTarget,
+    module: GraphModule, calls: list[LinearCall], found: list[Step], operands: list[Any], target: CudaTarget,
     overlap: int,
 ) -> str:  # fmt: skip
     """A submodule that computes the calls on the operands."""
@@ -207,14 +211,19 @@ def _add_branch(
         inside[operand] = graph.placeholder(operand.name)
         inside[operand].meta["val"] = operand.meta["val"]
     output = graph.output(())
+    for part in dict.fromkeys(node for call in calls for node in call.operands if ROWS_OF in node.meta):
+        whole, *rows = part.args
+        inside[part] = insert_call(output, aten.slice.Tensor, (inside[whole], *rows))  # type: ignore[index]
+        inside[part].meta[ROWS_OF] = part.meta[ROWS_OF]
     moved = []
     for call in calls:
         stored = tuple(None if part is None else inside[part] for part in call.stored)
         bias = None if call.bias is None else inside[call.bias]
         moved.append(LinearCall(call.node, call.bits, inside[call.x], stored, bias, call.group_size, call.activation))
-    results = _insert(inner, output, moved, found, list(inside.values()), target, overlap)
+    results = _insert(inner, output, moved, found, target, overlap)
     output.args = (tuple(results),)
     output.meta["val"] = tuple(result.meta["val"] for result in results)
+    graph.eliminate_dead_code()
     inner.recompile()
     index = 0
     while hasattr(module, name := f"linear_{found[0].choices[0].kernel}_{index}"):

@@ -30,6 +30,16 @@ class MatvecConfig:
     num_stages: int
     per_sm: int
 
+    @property
+    def order(self) -> MatvecConfig:
+        """What decides in which order a row is summed, and so its bits: everything but the number of programs.
+
+        Configurations of one order are one compiled kernel on tiles of one shape; which program takes a tile does not
+        change what it computes. Every other field changes how blocks are spread over registers, lanes and warps, or
+        which instructions the compiler fuses.
+        """
+        return dataclasses.replace(self, per_sm=0)
+
 
 @dataclasses.dataclass(frozen=True)
 class MatmulConfig:

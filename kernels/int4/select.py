@@ -12,15 +12,13 @@ from torch import Tensor
 
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.groups import GroupFormat
-from etcuda.kernels.int4 import launch, table
+from etcuda.kernels.int4 import launch, measured, table
 from etcuda.kernels.int4.check import Stored
 from etcuda.kernels.int4.configs import MatmulConfig, MatvecConfig, matmul_candidates, matvec_candidates, padded
+from etcuda.kernels.int4.measured import Range
 from etcuda.kernels.int4.problem import MAX_TOKENS, LinearProblem, refuse, refuse_matvec
 from etcuda.kernels.int4.table import Config, Entry, KernelName, Table
 from etcuda.kernels.registry import Device
-
-# How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
-_WEIGHTS = {"m": 4.0, "k": 2.0, "n": 1.0, "group_size": 0.25}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,75 +65,81 @@ def choose(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
         overlap: 1 to prefer what was measured with kernels that are launched early, as compiled programs launch them; 0
             for what was measured without.
     """
-    if refuse_matvec(problem) is None and problem.m <= matvec_limit(problem, device):
+    if problem.m <= matvec_limit(problem, device):
         return choose_matvec(problem, device, overlap)
     return choose_matmul(problem, device, overlap)
 
 
 def matvec_limit(problem: LinearProblem, device: Device) -> int:
-    """The most rows for which integer dot products are taken, whatever ``problem.m`` is.
+    """The most rows for which integer dot products are taken, whatever ``problem.m`` and ``problem.n`` are; 0 if none.
 
-    With a table: up to the first number of rows at which the other kernel was measured to be faster on the nearest
-    shape. Without: as many as the kernels take.
+    With a table: up to the first number of rows at which the other kernel was measured to be faster, over all shapes of
+    the nearest K. Without: as many as the kernels take.
     """
-    measured = table.load(problem.bits, device.arch)
-    if measured is None:
+    if refuse_matvec(dataclasses.replace(problem, m=1)) is not None:
+        return 0
+    found = table.load(problem.bits, device.arch)
+    if found is None:
         return MAX_TOKENS
-    other = {(entry.problem, entry.overlap): entry for entry in measured.of("matmul")}
-    alike = [(entry, other.get((entry.problem, entry.overlap))) for entry in measured.of("matvec")]
-    pairs = [(matvec, matmul) for matvec, matmul in alike if matmul is not None]
-    for m in range(1, MAX_TOKENS + 1):
-        asked = dataclasses.replace(problem, m=padded(m))
-        same = [pair for pair in pairs if pair[0].problem.m == padded(m)]
-        if same:
-            matvec, matmul = min(same, key=lambda pair: distance(pair[0].problem, asked))
-            if matmul.us < matvec.us:
-                return m - 1
-    return MAX_TOKENS
+    slower = (
+        m for m in range(1, MAX_TOKENS + 1)
+        if not measured.matvec_is_faster(found, dataclasses.replace(problem, m=padded(m)))
+    )  # fmt: skip
+    return next(slower, MAX_TOKENS + 1) - 1
 
 
 def choose_matvec(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
-    """The configuration of the integer dot products: the nearest measured one that fits."""
+    """The configuration of the integer dot products; ``order`` of it does not depend on ``problem.n``."""
     asked = dataclasses.replace(problem, m=padded(problem.m))
-    measured = table.load(problem.bits, device.arch)
-    # One row alone is rounded by the product itself at little cost, so that its best kernels are others.
-    alike = [] if measured is None else [e for e in measured.of("matvec") if (e.problem.m == 1) == (asked.m == 1)]
-    entry = nearest(alike, asked, overlap)
-    if measured is None or entry is None:
+    found = table.load(problem.bits, device.arch)
+    best = None if found is None else measured.best_matvec(found, asked, overlap)
+    if found is None or best is None:
         return Choice("matvec", matvec_candidates(asked, device)[0], _model(device))
-    blocks = padded(problem.k // 32)
-    for config, _ in entry.candidates:
-        assert isinstance(config, MatvecConfig)
-        if not config.rounded and problem.itemsize != 2:
-            continue
-        if config.resident and config.blocks != blocks:
-            # The row is kept in registers: as many lanes as give each as much to keep, if there are such.
-            warps = config.num_warps * blocks / config.blocks
-            if warps < 1 or warps > 16:
-                continue
-            config = dataclasses.replace(config, blocks=blocks, num_warps=int(warps))
-        return Choice("matvec", config, _measured(measured, entry))
-    return Choice("matvec", matvec_candidates(asked, device)[0], _model(device))
+    return Choice("matvec", best[0], _measured(found, best[1]))
 
 
-def choose_matmul(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
-    """The configuration of the tensor-core product: the nearest measured one."""
-    measured = table.load(problem.bits, device.arch)
-    entry = None if measured is None else nearest(measured.of("matmul"), problem, overlap)
-    if measured is None or entry is None:
-        return Choice("matmul", matmul_candidates(problem, device)[0], _model(device))
-    return Choice("matmul", entry.best, _measured(measured, entry))
+def choose_matmul(
+    problem: LinearProblem, device: Device, overlap: int = 1, rows: tuple[int, ...] | None = None
+) -> Choice:
+    """The configuration of the tensor-core product for ``problem.m`` rows, or for all of ``rows`` together."""
+    rows = rows or (problem.m,)
+    found = table.load(problem.bits, device.arch)
+    best = None if found is None else measured.best_matmul(found, problem, rows, overlap)
+    if found is None or best is None:
+        model = matmul_candidates(dataclasses.replace(problem, m=rows[-1]), device)[0]
+        return Choice("matmul", model, _model(device))
+    return Choice("matmul", best[0], _measured(found, best[1]))
 
 
-def nearest(entries: list[Entry], problem: LinearProblem, overlap: int) -> Entry | None:
-    """The entry of the nearest shape; of several the one that was launched like this, then the first."""
-    return min(entries, key=lambda e: (distance(e.problem, problem), e.overlap != overlap), default=None)
+def matmul_ranges(
+    problem: LinearProblem, device: Device, least: int, most: int | None, typical: int, overlap: int = 1
+) -> list[Range]:
+    """Numbers of rows from ``least`` to ``most`` that share a configuration of the tensor-core product.
 
+    They depend on the weight's K and format and on the table, not on ``problem.n``. Without a table there are two: the
+    model's tiles have as many rows as the call, from the least height to the greatest, and one program changes over in
+    the middle, at their geometric mean.
 
-def distance(measured: LinearProblem, asked: LinearProblem) -> float:
-    """0 for shapes that are alike in everything that matters."""
-    pairs = {name: (getattr(measured, name), getattr(asked, name)) for name in _WEIGHTS}
-    return sum(_WEIGHTS[name] * abs(math.log2(max(a, 1) / max(b, 1))) for name, (a, b) in pairs.items())
+    Args:
+        problem: the call in numbers.
+        device: the GPU.
+        least: rows at least.
+        most: rows at most; ``None`` for any number.
+        typical: rows of the example inputs.
+        overlap: as of ``choose``.
+    """
+    found = table.load(problem.bits, device.arch)
+    cut = [] if found is None else measured.ranges(found, problem, least, most, typical, overlap)
+    if cut:
+        return cut
+    if least == most:
+        return [Range(most, (least,))]
+    heights = [matmul_candidates(dataclasses.replace(problem, m=m), device)[0].block_m for m in (1, 1 << 20)]
+    middle = math.isqrt(heights[0] * heights[1])
+    cuts = [Range(middle, (min(max(typical, least), middle),)), Range(most, (max(typical, middle + 1),))]
+    if most is not None and most <= middle:
+        return [Range(most, (min(max(typical, least), most),))]
+    return cuts if least <= middle else cuts[1:]
 
 
 def matvec_arguments(config: MatvecConfig, tokens: int, num_sms: int, overlap: int) -> tuple[int, ...]:
@@ -212,9 +216,9 @@ def _reference(bits: int) -> Any:
     return int8_linear_reference
 
 
-def _measured(measured: Table, entry: Entry) -> str:
+def _measured(found: Table, entry: Entry) -> str:
     shape = entry.problem
-    gpu = measured.environment.get("gpu", measured.arch)
+    gpu = found.environment.get("gpu", found.arch)
     return f"measured on {gpu}, nearest shape M {shape.m} N {shape.n} K {shape.k} group {shape.group_size}"
 
 

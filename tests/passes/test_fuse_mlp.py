@@ -29,7 +29,7 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-FUSION = ("fuse_mlp", "fuse_qkv")
+FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
 CONFIGS = [
     Int4CoalescedConfig(),
@@ -47,7 +47,8 @@ def test_results_are_equal_bit_for_bit(config: Any, target: BackendConfig, bias:
     program = export(model, X)
     fused, apart = lowered(program, target), lowered(program, target, without=FUSION)
     if not target.is_host:
-        assert [len(calls(each, *KERNELS)) for each in (fused, apart)] == [2, 3]
+        # Tensor cores compute the parts one by one.
+        assert [len(calls(each, *KERNELS)) for each in (fused, apart)] == [2 + (config.activation == "exact"), 3]
     assert torch.equal(runnable(fused)(X), runnable(apart)(X))
     assert sorted(_bytes(fused)) != sorted(_bytes(apart))
     assert sum(_bytes(fused)) == sum(_bytes(apart)), "the weights are there once"

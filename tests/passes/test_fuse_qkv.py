@@ -24,7 +24,7 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-FUSION = ("fuse_mlp", "fuse_qkv")
+FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
 
 
