@@ -90,34 +90,36 @@ def product(
     if CODES:
         s = s * ss.to(tl.float32)
     w0, w1, w2, w3 = split4(words)
-    if BITS == 4:
-        total = _dot_halves(w0, q0, q4, empty)
-        total = _dot_halves(w1, q1, q5, total)
-        total = _dot_halves(w2, q2, q6, total)
-        total = _dot_halves(w3, q3, q7, total)
-        dot = _unbiased(total) * x_scale
-    else:
+    if GROUP < 32:
+        # Two groups of int8 in a block.
         w4, w5, w6, w7 = split4(more)
         total = _dot(w3, q3, _dot(w2, q2, _dot(w1, q1, _dot(w0, q0, empty))))
-        if GROUP >= 32:
-            total = _dot(w7, q7, _dot(w6, q6, _dot(w5, q5, _dot(w4, q4, total))))
-            dot = _unbiased(total) * x_scale
-        else:
-            second = _dot(w7, q7, _dot(w6, q6, _dot(w5, q5, _dot(w4, q4, empty))))
-            more_s = to_float(more_s)
-            if CODES:
-                more_s = more_s * ss.to(tl.float32)
-            return (_unbiased(total) * s + _unbiased(second) * more_s) * x_scale
-    if OFFSET == "symmetric":
-        if BITS == 4:
-            dot -= 8.0 * x_sum
-        return dot * s
-    elif OFFSET == "zero_point":
-        return (dot - to_float(z) * x_sum) * s
-    elif CODES:
-        return dot * s - (to_float(z) * zs.to(tl.float32)) * x_sum
+        second = _dot(w7, q7, _dot(w6, q6, _dot(w5, q5, _dot(w4, q4, empty))))
+        more_s = to_float(more_s)
+        if CODES:
+            more_s = more_s * ss.to(tl.float32)
+        return (_unbiased(total) * s + _unbiased(second) * more_s) * x_scale
     else:
-        return dot * s + to_float(z) * x_sum
+        if BITS == 4:
+            total = _dot_halves(w0, q0, q4, empty)
+            total = _dot_halves(w1, q1, q5, total)
+            total = _dot_halves(w2, q2, q6, total)
+            total = _dot_halves(w3, q3, q7, total)
+        else:
+            w4, w5, w6, w7 = split4(more)
+            total = _dot(w3, q3, _dot(w2, q2, _dot(w1, q1, _dot(w0, q0, empty))))
+            total = _dot(w7, q7, _dot(w6, q6, _dot(w5, q5, _dot(w4, q4, total))))
+        dot = _unbiased(total) * x_scale
+        if OFFSET == "symmetric":
+            if BITS == 4:
+                dot -= 8.0 * x_sum
+            return dot * s
+        elif OFFSET == "zero_point":
+            return (dot - to_float(z) * x_sum) * s
+        elif CODES:
+            return dot * s - (to_float(z) * zs.to(tl.float32)) * x_sum
+        else:
+            return dot * s + to_float(z) * x_sum
 
 
 @triton.jit

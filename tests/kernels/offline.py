@@ -1,0 +1,80 @@
+"""Kernels compiled for a GPU that is not here, as far as a test wants to look."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import ASTSource, make_backend
+
+from etcuda.kernels.blocks import GROUPS_FIRST
+from etcuda.kernels.int4 import matvec
+from etcuda.kernels.int4.configs import MatvecConfig
+from tests.kernels.linear_cases import Case
+
+_KERNELS = {
+    (1, 0): matvec.resident_kernel,
+    (1, 1): matvec.resident_overlapped,
+    (0, 0): matvec.stepped_kernel,
+    (0, 1): matvec.stepped_overlapped,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What Triton knows of the number of a weight's rows: that 16 divides it, that it is 1, or nothing."""
+
+    sixteen: bool = False
+    one: bool = False
+
+
+def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, overlap: int, stage: str) -> str:
+    """The code of an sm_90 kernel for a weight at ``stage``: "ttgir" or "ptx"."""
+    function: Any = _KERNELS[config.resident, overlap]
+    integers, halves = "*u8" if case.bits == 4 else "*i8", "*bf16"
+    scale = {"fp16": "*fp16", "fp32": "*fp32", "codes": "*u8"}[case.storage]
+    zero = {"symmetric": scale, "zero_point": "*u8", "minimum": scale}[case.offset]
+    constants: dict[str, Any] = {
+        "K": case.k, "BITS": case.bits, "GROUP": min(case.group_size, case.k), "OFFSET": case.offset,
+        "CODES": case.storage == "codes", "HAS_BIAS": case.bias, "TOKENS": tokens, "BLOCK_N": config.block_n,
+        "BLOCKS": config.blocks, "STAGES": config.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
+    }  # fmt: skip
+    types = {
+        "x": "*i8" if config.rounded else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,
+        "scale": scale, "zero": zero, "scale_step": "*fp16", "zero_step": "*fp16", "bias": halves, "out": halves,
+        "num_rows": "i32", "num_tokens": "i32",
+    }  # fmt: skip
+    if not config.resident:
+        constants["QUANTIZED"] = bool(config.rounded)
+    if not config.rounded:
+        types |= {"x_scale": halves, "x_sum": halves}
+    # Triton takes an argument that is 1 for a constant.
+    constants |= {"num_tokens": 1} if tokens == 1 else {}
+    constants |= {"num_rows": 1} if rows.one else {}
+    names = function.arg_names
+    signature = {name: "constexpr" if name in constants else types[name] for name in names}
+    aligned = {name for name in names if signature[name].startswith("*")} | ({"num_rows"} if rows.sixteen else set())
+    source = ASTSource(
+        function,
+        signature,
+        {(names.index(name),): value for name, value in constants.items()},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    target = GPUTarget("cuda", 90, 32)
+    backend = make_backend(target)
+    options = backend.parse_options({"num_warps": config.num_warps})
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options, source.language)
+    implementation = backend.get_codegen_implementation(options)
+    module = source.make_ir(target, options, implementation, backend.get_module_map(), context)
+    metadata = {"target": target, **options.__dict__}
+    for name, run in stages.items():
+        module = run(module, metadata)
+        if name == stage:
+            return str(module)
+    raise ValueError(f"expected one of the stages {sorted(stages)}, got {stage!r}")
