@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
+from etcuda.backend.options import BackendConfig
+from etcuda.backend.target import TARGETS
 from etcuda.kernels.int4 import table
+from etcuda.kernels.int4.check import Stored
 from etcuda.kernels.int4.problem import MAX_TOKENS, LinearProblem
-from etcuda.kernels.int4.select import LocalDevice, choose, choose_matmul, choose_matvec, run_config
+from etcuda.kernels.int4.select import (
+    LocalDevice,
+    choose,
+    choose_matmul,
+    choose_matvec,
+    matvec_limit,
+    run_config,
+)
 from etcuda.kernels.int4.shapes import problems
 from etcuda.kernels.int4.tune import call_kernel, expected, format_of, make_activations, make_weight
 from tests.kernels.linear_checks import *  # noqa: F403  the tests and fixtures of the interpreter, on the GPU
+from tests.passes.quantized_programs import MLP, export, lowered, make, quantized
 
 # Relative to fp32 with the dequantised weight: rounding random activations in blocks of 32 alone costs 5.4e-3, and
 # results in bf16 cost 1.7e-3.
@@ -78,18 +93,62 @@ def test_the_operator_in_a_cuda_graph_and_without_rows() -> None:
     assert form == format_of(problem)
 
 
-def test_concatenated_weights_give_the_same() -> None:
-    problem = LinearProblem(1, 4096, 4096)
-    _, stored = make_weight(problem, problem.n)
-    for m in (1, 4, 16, 300):
-        x = make_activations(dataclasses.replace(problem, m=m))
-        whole = torch.ops.etcuda.int4_linear(x, *stored, None, 32, "int8")
-        halves = []
-        for rows in (slice(0, 2048), slice(2048, 4096)):
-            parts = [None if part is None else part[rows] for part in stored]
-            halves.append(torch.ops.etcuda.int4_linear(x, *parts, None, 32, "int8"))
-        difference = (whole.float() - torch.cat(halves, 1).float()).norm() / whole.float().norm()
-        assert float(difference) < 3e-3
+# N of the parts and K: query, key and value; gate and up; rows that lie elsewhere in a tile when they are joined.
+JOINED = (((4096, 1024, 1024), 4096), ((21504, 21504), 5376), ((1004, 12, 200, 1), 2048))
+ROWS = (*range(1, 9), 9, 16, 64, 300)
+
+
+def _rows(stored: Stored, start: int, end: int) -> Any:
+    return tuple(None if part is None else part[start:end] for part in stored)
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("sizes", "k"), JOINED, ids=str)
+def test_joined_weights_give_the_bits_of_their_parts(sizes: tuple[int, ...], k: int, bits: int, overlap: int) -> None:
+    """What a compiled program runs for a joined weight, and what it runs for weights of their own."""
+    torch.manual_seed(0)
+    device = LocalDevice.current()
+    whole = LinearProblem(1, sum(sizes), k, bits, offset="zero_point" if bits == 4 else "symmetric")
+    form, stored = make_weight(whole, whole.n)
+    ends = list(itertools.accumulate(sizes))
+    spans = list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def product(problem: LinearProblem, x: Tensor, weight: Stored) -> Tensor:
+        config = choose(problem, device, overlap).config
+        return run_config(bits, form, x, weight, None, "int8", config, device.num_sms, overlap)
+
+    for m in ROWS:
+        problem = dataclasses.replace(whole, m=m)
+        x = make_activations(problem)
+        torch.cuda.synchronize()
+        parts = [dataclasses.replace(problem, n=size) for size in sizes]
+        alone = []
+        for part, span in zip(parts, spans, strict=True):
+            copies: Any = tuple(None if each is None else each.clone() for each in _rows(stored, *span))
+            torch.cuda.synchronize()
+            alone.append(product(part, x, copies))
+        if m <= matvec_limit(problem, device):
+            assert torch.equal(product(problem, x, stored), torch.cat(alone, 1)), m
+        for part, span, expected_part in zip(parts, spans, alone, strict=True):
+            assert torch.equal(product(part, x, _rows(stored, *span)), expected_part), (m, span)
+
+
+@pytest.mark.parametrize("config", [Int4CoalescedConfig(), Int8CoalescedConfig()], ids=["int4", "int8"])
+@pytest.mark.parametrize("m", ROWS)
+def test_joined_products_of_a_program_give_the_bits_of_their_parts(m: int, config: Any) -> None:
+    """The graph after the passes, with the joined weights and without, run on this GPU kernel by kernel."""
+    target = BackendConfig(TARGETS[LocalDevice.current().arch])
+    model = quantized(make(MLP, dim=512, hidden=1504, bias=True), config)
+    x = torch.randn(m, 512).to(torch.bfloat16)
+    program = export(model, x)
+    apart = ("fuse_mlp", "fuse_qkv", "split_joined")
+    results = []
+    for without in ((), apart):
+        module = lowered(program, target, without=without).module(check_guards=False).to("cuda")
+        with torch.no_grad():
+            results.append(module(x.cuda()))
+    assert torch.equal(*results)
 
 
 def test_the_table_of_this_gpu_is_used() -> None:
