@@ -19,6 +19,7 @@ from etcuda.passes.contiguous_outputs import contiguous_outputs
 from etcuda.passes.decompose_conv import decompose_conv
 from etcuda.passes.fuse_mlp import fuse_mlp
 from etcuda.passes.fuse_qkv import fuse_qkv
+from etcuda.passes.fuse_rounding import fuse_rounding
 from etcuda.passes.inline_scalar_constants import inline_scalar_constants
 from etcuda.passes.lower_edge_ops import lower_edge_ops
 from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_host
@@ -42,6 +43,7 @@ PASSES: tuple[GraphPass, ...] = (
     fuse_mlp,
     fuse_qkv,
     route_quantized,
+    fuse_rounding,
     decompose_conv,
     route_attention,
     contiguous_outputs,

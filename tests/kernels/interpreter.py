@@ -1,4 +1,4 @@
-"""Runs checks of kernels in Triton's interpreter, which must be on before triton is imported: in a process of its own."""
+"""Runs checks of kernels in Triton's interpreter, which must be on before triton is imported: in another process."""
 
 from __future__ import annotations
 
