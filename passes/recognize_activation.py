@@ -21,7 +21,15 @@ _ACTIVATIONS = {
     (aten.gelu.default, "tanh"): "gelu_tanh",
 }
 _RESHAPES = frozenset(
-    {aten.reshape.default, aten.view.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims}
+    {
+        aten.alias.default,
+        aten.clone.default,
+        aten.reshape.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.view.default,
+    }
 )
 
 
@@ -62,7 +70,7 @@ class Gate:
 
 
 def same_rows(node: Node) -> Node:
-    """The tensor that a view of it has the rows of, in the same order."""
+    """The tensor whose rows ``node`` has, in the same order, in another shape at most."""
     while node.op == "call_function" and node.target in _RESHAPES:
         source = node.args[0]
         assert isinstance(source, Node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -68,10 +69,14 @@ def _check_rows(op: str, name: str, x: Tensor, parts: int) -> int:
 
 def _check_like(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     _expect(tensor.dtype == other.dtype, op, name, f"the dtype of {other_name}, {other.dtype}", tensor.dtype)
-    same = tensor.dim() == other.dim() and all(
-        statically_known_true(a == b) for a, b in zip(tensor.shape, other.shape, strict=True)
-    )
-    _expect(same, op, name, f"the shape of {other_name}, {list(other.shape)}", list(tensor.shape))
+    wanted, got = list(other.shape), list(tensor.shape)
+    _expect(len(got) == len(wanted), op, name, f"the shape of {other_name}, {wanted}", got)
+    for one, size in zip(got, wanted, strict=True):
+        if isinstance(one, int) and isinstance(size, int):
+            _expect(one == size, op, name, f"the shape of {other_name}, {wanted}", got)
+        elif not statically_known_true(one == size):
+            message = f"{op}: {name}: expected the shape of {other_name}, {wanted}, got {got}."
+            torch._check(one == size, lambda message=message: message)
     _expect(tensor.device == other.device, op, name, f"the device of {other_name}, {other.device}", tensor.device)
 
 

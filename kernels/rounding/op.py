@@ -53,8 +53,8 @@ def rms_norm_quantize(
     """
     check_norm("rms_norm_quantize", x, residual, weight, eps, blocks, num_warps)
     if type(x) is Tensor and x.device.type == "cpu":
-        h, y, *rounded = rms_norm_quantize_reference(x, residual, weight, eps, weight_offset, cast_first)
-        return _wanted(h, keep_h, x), _wanted(y, keep_y, x), *rounded
+        h, y, q, scale, total = rms_norm_quantize_reference(x, residual, weight, eps, weight_offset, cast_first)
+        return _wanted(h, keep_h, x), _wanted(y, keep_y, x), q, scale, total
     return launch.rms_norm_quantize(
         x, residual, weight, eps, weight_offset, cast_first, keep_h, keep_y, blocks, num_warps, overlap
     )
@@ -90,8 +90,8 @@ def gate_quantize(
     """
     check_gate("gate_quantize", gate, up, activation, blocks, num_warps)
     if type(gate) is Tensor and gate.device.type == "cpu":
-        y, *rounded = gate_quantize_reference(gate, up, activation)
-        return _wanted(y, keep_y, gate), *rounded
+        y, q, scale, total = gate_quantize_reference(gate, up, activation)
+        return _wanted(y, keep_y, gate), q, scale, total
     return launch.gate_quantize(gate, up, activation, keep_y, blocks, num_warps, overlap)
 
 
