@@ -13,9 +13,10 @@ from torch.fx import GraphModule, Node
 from etcuda.backend.options import BackendConfig
 from etcuda.backend.target import CudaTarget
 from etcuda.kernels.attention.configs import can_overlap
-from etcuda.kernels.rounding.configs import RoundingConfig, gate_candidates, norm_candidates
+from etcuda.kernels.rounding.configs import RoundingConfig
 from etcuda.kernels.rounding.problem import RoundingProblem
-from etcuda.passes.base import compute_meta, graph_modules, graph_pass, insert_call, tensor_of
+from etcuda.kernels.rounding.select import choose_gate, choose_norm
+from etcuda.passes.base import compute_meta, graph_modules, graph_pass, insert_call, result_of, tensor_of
 from etcuda.passes.program_constants import target_of
 from etcuda.passes.recognize_activation import Gate, Norm, recognize_gate, recognize_norm, same_rows
 from etcuda.passes.symbols import hint
@@ -85,7 +86,7 @@ def _fuse_norm(
         pair = None
     before = y if pair is None else norm.h
     x, residual = pair or (norm.h, None)
-    config = norm_candidates(_problem(y, residual is not None), target)[0]
+    choice = choose_norm(_problem(y, residual is not None), target)
     constant = norm.weight is None or (
         module is program.graph_module
         and target_of(program, norm.weight) is not None
@@ -93,30 +94,31 @@ def _fuse_norm(
     )
     overlap = int(can_overlap(target) and constant)
     args = (x, residual, norm.weight, norm.eps, norm.weight_offset, norm.cast_first)
-    fused = insert_call(before, _ops.rms_norm_quantize.default, (*args, True, True, *_trailing(config, overlap)))
+    fused = insert_call(before, _ops.rms_norm_quantize.default, (*args, True, True, *_trailing(choice.config, overlap)))
     _take_over(fused, 2, calls)
     keep_y = _replace(fused, 1, y, x)
     module.graph.eliminate_dead_code()
     keep_h = residual is not None and _replace(fused, 0, norm.h, x)
-    fused.args = (*args, keep_h, keep_y, *_trailing(config, overlap))
+    fused.args = (*args, keep_h, keep_y, *_trailing(choice.config, overlap))
     compute_meta(fused)
     log.info(
-        "%s: norm of %s and rounding are one kernel, %s; h is %s, the norm is %s", fused.name,
-        x.name if residual is None else f"{x.name} + {residual.name}", config, _kept(keep_h), _kept(keep_y),
+        "%s: norm of %s and rounding are one kernel, %s: %s; h is %s, the norm is %s", fused.name,
+        x.name if residual is None else f"{x.name} + {residual.name}", choice.config, choice.source,
+        _kept(keep_h), _kept(keep_y),
     )  # fmt: skip
 
 
 def _fuse_gate(y: Node, calls: list[Node], gate: Gate, target: CudaTarget) -> None:
-    config = gate_candidates(_problem(y, False), target)[0]
+    choice = choose_gate(_problem(y, False), target)
     args = (gate.gate, gate.up, gate.activation)
-    trailing = _trailing(config, int(can_overlap(target)))
+    trailing = _trailing(choice.config, int(can_overlap(target)))
     fused = insert_call(y, _ops.gate_quantize.default, (*args, True, *trailing))
     _take_over(fused, 1, calls)
     keep_y = _replace(fused, 0, y, gate.gate if gate.up is not None else None)
     fused.args = (*args, keep_y, *trailing)
     compute_meta(fused)
-    log.info("%s: %s of %s and rounding are one kernel, %s; the product is %s", fused.name, gate.activation,
-             gate.gate.name, config, _kept(keep_y))  # fmt: skip
+    log.info("%s: %s of %s and rounding are one kernel, %s: %s; the product is %s", fused.name, gate.activation,
+             gate.gate.name, choice.config, choice.source, _kept(keep_y))  # fmt: skip
 
 
 def _problem(y: Node, residual: bool) -> RoundingProblem:
@@ -137,7 +139,7 @@ def _take_over(fused: Node, first: int, calls: list[Node]) -> None:
             index = part.args[1]
             assert part.target is operator.getitem
             assert isinstance(index, int)
-            part.replace_all_uses_with(_part(fused, first + index))
+            part.replace_all_uses_with(result_of(fused, first + index))
             part.graph.erase_node(part)
         view = call.args[0]
         call.graph.erase_node(call)
@@ -157,21 +159,9 @@ def _replace(fused: Node, index: int, node: Node, shape: Node | None) -> bool:
             user.replace_input_with(node, shape)
     if not node.users:
         return False
-    node.replace_all_uses_with(_part(fused, index), delete_user_cb=lambda user: user is not fused)
+    node.replace_all_uses_with(result_of(fused, index), delete_user_cb=lambda user: user is not fused)
     return True
 
 
-def _part(fused: Node, index: int) -> Node:
-    """The result ``index`` of ``fused``, right behind it."""
-    for user in fused.users:
-        if user.target is operator.getitem and user.args[1] == index:
-            return user
-    with fused.graph.inserting_after(fused):
-        part = fused.graph.call_function(operator.getitem, (fused, index))
-    part.meta = {**fused.meta}
-    compute_meta(part)
-    return part
-
-
 def _kept(keep: bool) -> str:
-    return "kept" if keep else "not"
+    return "kept" if keep else "not kept"

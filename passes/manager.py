@@ -26,6 +26,7 @@ from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_hos
 from etcuda.passes.pack_int4 import pack_int4
 from etcuda.passes.record_output_layout import record_output_layout
 from etcuda.passes.remove_dead_code import remove_dead_code
+from etcuda.passes.round_one_row import round_one_row
 from etcuda.passes.route_attention import route_attention
 from etcuda.passes.route_quantized import route_quantized
 from etcuda.passes.view_copy_to_view import view_copy_to_view
@@ -43,6 +44,7 @@ PASSES: tuple[GraphPass, ...] = (
     fuse_mlp,
     fuse_qkv,
     route_quantized,
+    round_one_row,
     fuse_rounding,
     decompose_conv,
     route_attention,

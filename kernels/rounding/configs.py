@@ -37,8 +37,13 @@ def norm_candidates(problem: RoundingProblem, device: Device) -> list[RoundingCo
     found: dict[RoundingConfig, None] = {}
     for warps in (guess, guess // 2, guess // 4, 2 * guess):
         if 1 <= warps <= _MOST_WARPS:
-            found[RoundingConfig(min(row, _MOST_PER_LANE * warps), warps)] = None
+            found[fitting(problem, warps)] = None
     return list(found)
+
+
+def fitting(problem: RoundingProblem, num_warps: int) -> RoundingConfig:
+    """Of the norm: a tile of the whole row, or of as much of it as the registers of the warps hold."""
+    return RoundingConfig(min(_padded(problem.k // BLOCK), _MOST_PER_LANE * num_warps), num_warps)
 
 
 def gate_candidates(problem: RoundingProblem, device: Device) -> list[RoundingConfig]:
