@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from etcuda.errors import EtcudaError
 
 # Kernel families that have a tuner: a module ``tune`` with ``add_arguments`` and ``tune``.
-_TUNED_FAMILIES = ("attention", "int4", "int8")
+_TUNED_FAMILIES = ("attention", "int4", "int8", "rounding")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

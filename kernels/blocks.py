@@ -184,6 +184,22 @@ def load_codes(x, x_scale, x_sum, token4, token3, block4, block3, num_tokens, K:
 
 
 @triton.jit
+def round_blocks(values):
+    """Rounds fp32 [blocks, 32] as ``quantize_activation_reference`` does.
+
+    Returns:
+        int32 [blocks, 32] from -127 to 127; its scale [blocks]; the scale times the sum of the integers [blocks].
+    """
+    # The maximum of tl.max passes over NaN.
+    amax = tl.reduce(tl.abs(values), 1, greatest)
+    small = amax < TINY
+    inverse = tl.where(small, 0.0, 127.0 / amax)
+    step = tl.where(small, 0.0, amax * (1.0 / 127.0))
+    rounded = (values * inverse[:, None] + MAGIC).to(tl.int32, bitcast=True) - MAGIC_BITS
+    return rounded, step, step * tl.sum(rounded, 1).to(tl.float32)
+
+
+@triton.jit
 def _quantize(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr):
     """int8 of ``x`` [num_blocks, 32] of any floating dtype, with scales and sums [num_blocks]."""
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
@@ -193,16 +209,10 @@ def _quantize(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr, OVERLAP:
         gdc_wait()
     offset = block.to(tl.int64)[:, None] * 32 + tl.arange(0, 32)[None, :]
     values = tl.load(x + offset, mask=inside[:, None], other=0.0).to(tl.float32)
-    amax = tl.max(tl.abs(values), 1)
-    # The reduction passes over NaN; a sum does not.
-    amax = tl.where(tl.sum(values * 0.0, 1) == 0.0, amax, float("nan"))
-    small = amax < TINY
-    inverse = tl.where(small, 0.0, 127.0 / amax)
-    step = tl.where(small, 0.0, amax * (1.0 / 127.0))
-    rounded = (values * inverse[:, None] + MAGIC).to(tl.int32, bitcast=True) - MAGIC_BITS
+    rounded, step, sums = round_blocks(values)
     tl.store(codes + offset, rounded.to(tl.int8), mask=inside[:, None])
     tl.store(scale + block, step, mask=inside)
-    tl.store(total + block, step * tl.sum(rounded, 1).to(tl.float32), mask=inside)
+    tl.store(total + block, sums, mask=inside)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator
 
 import torch
@@ -83,6 +84,18 @@ def insert_call(before: Node, target: torch._ops.OpOverload, args: tuple[object,
             node.meta[key] = before.meta[key]
     compute_meta(node)
     return node
+
+
+def result_of(call: Node, index: int) -> Node:
+    """The node of one of several results of a call, right behind it."""
+    for user in call.users:
+        if user.target is operator.getitem and user.args[1] == index:
+            return user
+    with call.graph.inserting_after(call):
+        part = call.graph.call_function(operator.getitem, (call, index))
+    part.meta = {**call.meta}
+    compute_meta(part)
+    return part
 
 
 def compute_meta(node: Node) -> None:

@@ -19,12 +19,14 @@ from etcuda.passes.contiguous_outputs import contiguous_outputs
 from etcuda.passes.decompose_conv import decompose_conv
 from etcuda.passes.fuse_mlp import fuse_mlp
 from etcuda.passes.fuse_qkv import fuse_qkv
+from etcuda.passes.fuse_rounding import fuse_rounding
 from etcuda.passes.inline_scalar_constants import inline_scalar_constants
 from etcuda.passes.lower_edge_ops import lower_edge_ops
 from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_host
 from etcuda.passes.pack_int4 import pack_int4
 from etcuda.passes.record_output_layout import record_output_layout
 from etcuda.passes.remove_dead_code import remove_dead_code
+from etcuda.passes.round_one_row import round_one_row
 from etcuda.passes.route_attention import route_attention
 from etcuda.passes.route_quantized import route_quantized
 from etcuda.passes.split_joined import split_joined
@@ -44,6 +46,8 @@ PASSES: tuple[GraphPass, ...] = (
     fuse_qkv,
     split_joined,
     route_quantized,
+    round_one_row,
+    fuse_rounding,
     decompose_conv,
     route_attention,
     contiguous_outputs,

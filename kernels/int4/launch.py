@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
-from torch.library import wrap_triton
 
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.blocks import GROUPS_FIRST, quantize_kernel, quantize_overlapped
@@ -16,6 +13,7 @@ from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4 import matmul as mm
 from etcuda.kernels.int4 import matvec as mv
 from etcuda.kernels.int4.check import Stored
+from etcuda.kernels.overlap import choose_kernel as _choose
 
 _ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
 
@@ -169,14 +167,3 @@ def _group(form: GroupFormat, k: int) -> int:
 def _present(stored: Stored) -> list[Tensor]:
     # The scale stands in for what is absent.
     return [stored[1] if part is None else part for part in stored[1:]]
-
-
-def _choose(x: Tensor, plain: Any, overlapped: Any, overlap: int) -> tuple[Any, dict[str, bool]]:
-    """The kernel, and what launches it early: only Triton's own launcher takes the flag, compiled programs go by the
-    kernel's name."""
-    kernel = overlapped if overlap else plain
-    if not isinstance(kernel, triton.runtime.JITFunction):
-        return kernel, {}  # The interpreter's functions cannot be traced and need not be.
-    if type(x) is not Tensor:
-        return wrap_triton(kernel), {}
-    return kernel, {"launch_pdl": True} if overlap else {}

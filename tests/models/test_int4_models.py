@@ -49,6 +49,20 @@ def test_products_go_to_the_kernels(name: str, tmp_path: pathlib.Path) -> None:
         assert not [kernel for kernel in image.kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
 
 
+@pytest.mark.slow
+def test_what_few_rows_round_is_rounded_where_it_is_computed(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.pte"
+    model = INT4_CASES["llama-int4-bf16"].model()
+    program = torch.export.export(model, (torch.arange(4).unsqueeze(0),))
+    export_program({"forward": program}, "sm_90", path, CompileOptions(progress=False))
+    (delegate,) = inspect_program(path).methods[0].delegates
+    (image,) = delegate.images
+    assert {"rms_norm_quantize_overlapped", "gate_quantize_overlapped", "stepped_overlapped"} <= set(image.kernels)
+    # One norm is left, behind the look-up of the tokens; the others are not generated.
+    assert len([kernel for kernel in image.kernels if "rsqrt" in kernel]) <= 1
+    assert not [kernel for kernel in image.kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
+
+
 class Wide(nn.Module):
     """Nearly all weights."""
 

@@ -1,0 +1,55 @@
+"""One call in numbers, its floor, and why no kernel serves it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from etcuda.kernels.groups import BLOCK
+from etcuda.kernels.registry import Cost
+
+_MOST_K = 1 << 20  # Offsets inside a row are 32 bits wide.
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundingProblem:
+    """Rows that are computed and rounded.
+
+    Attributes:
+        m: rows.
+        k: numbers of a row that are rounded.
+        itemsize: bytes of a number.
+        residual: whether a second tensor is added in front of the norm, and the sum is an output.
+        keep: whether what is rounded is an output too.
+    """
+
+    m: int
+    k: int
+    itemsize: int = 2
+    residual: bool = False
+    keep: bool = False
+
+
+def refuse(problem: RoundingProblem) -> str | None:
+    """Why no kernel serves the problem; ``None`` if one does."""
+    if problem.k <= 0 or problem.k % BLOCK:
+        return f"K is a multiple of {BLOCK}, got {problem.k}"
+    if problem.k >= _MOST_K:
+        return f"K is less than {_MOST_K}, got {problem.k}"
+    return None
+
+
+def norm_cost(problem: RoundingProblem) -> Cost:
+    """What a norm must do at least: read its input and a weight, write what is rounded."""
+    values = problem.m * problem.k
+    tensors = 1 + 2 * problem.residual + problem.keep
+    return Cost((tensors * values + problem.k) * problem.itemsize + _rounded_bytes(values), 10 * values)
+
+
+def gate_cost(problem: RoundingProblem) -> Cost:
+    """What a gated activation must do at least: read gate and up, write what is rounded."""
+    values = problem.m * problem.k
+    return Cost((2 + problem.keep) * values * problem.itemsize + _rounded_bytes(values), 14 * values)
+
+
+def _rounded_bytes(values: int) -> int:
+    return values + values // BLOCK * 8

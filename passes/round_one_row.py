@@ -1,0 +1,158 @@
+"""Products of one row take rounded activations where the kernel in front of them can round, and that is faster."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch.export.exported_program import ExportedProgram
+from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from etcuda.backend.options import BackendConfig
+from etcuda.backend.target import CudaTarget
+from etcuda.kernels.int4 import table
+from etcuda.kernels.int4.configs import MatvecConfig
+from etcuda.kernels.int4.problem import LinearProblem
+from etcuda.kernels.int4.select import matvec_arguments, nearest
+from etcuda.kernels.rounding.problem import RoundingProblem
+from etcuda.kernels.rounding.select import rounding_us
+from etcuda.passes.base import graph_modules, graph_pass, insert_call, result_of, tensor_of
+from etcuda.passes.choose_linear import problem, rows_of
+from etcuda.passes.quantized_call import PARTS, LinearCall, arguments
+from etcuda.passes.recognize_activation import recognize_gate, recognize_norm, same_rows
+from etcuda.passes.view_copy_to_view import refresh_meta
+
+log = logging.getLogger(__name__)
+
+aten = torch.ops.aten
+_ops = torch.ops.etcuda
+
+_MATVECS = (_ops.int4_matvec.default, _ops.int8_matvec.default)
+_ROUNDED = {4: _ops.int4_matvec_rounded.default, 8: _ops.int8_matvec_rounded.default}
+
+
+@graph_pass(requires=("route_quantized",))
+def round_one_row(program: ExportedProgram, config: BackendConfig) -> int:
+    """Puts the rounding in front of products of one row, where a norm or a gated activation then rounds for nothing.
+
+    Before: ``int4_matvec(y, ...)``, y a norm or a gated activation that quantised products of one row alone read.
+    After: ``int4_matvec_rounded(*quantize_activation(y), ...)``, which ``fuse_rounding`` joins with y.
+    The tables say what it costs: a product that was measured with a rounding of its own costs as much less as that
+    rounding alone was measured to cost. Where a table is missing everything stays.
+    """
+    target = config.target
+    changed = 0
+    if not isinstance(target, CudaTarget):
+        return changed
+    for module in graph_modules(program):
+        found: dict[Node, list[Node]] = {}
+        for node in module.graph.nodes:
+            if node.target in _MATVECS:
+                found.setdefault(same_rows(node.args[0]), []).append(node)
+        here = 0
+        for y, nodes in found.items():
+            if not _recognized(y):
+                continue
+            plan = _plan(y, [_read(node) for node in nodes], target)
+            if isinstance(plan, str):
+                log.info("%s rounds by itself: %s", ", ".join(node.name for node in nodes), plan)
+                continue
+            _rewrite(nodes, plan, target)
+            here += len(nodes)
+        if here:
+            module.graph.eliminate_dead_code()
+            refresh_meta(module.graph)
+        changed += here
+    return changed
+
+
+def _recognized(y: Node) -> bool:
+    return not isinstance(recognize_norm(y), str) or not isinstance(recognize_gate(y), str)
+
+
+def _read(node: Node) -> LinearCall:
+    given = arguments(node)
+    stored = tuple(given[part] for part in PARTS)
+    bits = 4 if node.target is _ops.int4_matvec.default else 8
+    return LinearCall(node, bits, given["x"], stored, given["bias"], given["group_size"], "int8")
+
+
+def _plan(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[MatvecConfig] | str:
+    """The configurations of the products on rounded activations, or why they round by themselves."""
+    problems = [problem(call) for call in calls]
+    rows = rows_of(calls[0])
+    if not statically_known_true(rows == 1):
+        return f"expected one row, got {rows}"
+    others = _other_readers(y, [call.node for call in calls])
+    if others:
+        return f"{others[0].name} reads {y.name} too"
+    first = problems[0]
+    rounding = rounding_us(RoundingProblem(1, first.k, first.itemsize), target)
+    if rounding is None:
+        return f"there is no table of what rounding costs on {target.arch}; `etcuda tune rounding` writes it"
+    apart = together = 0.0
+    configs = []
+    for each in problems:
+        costs = _costs(each, target)
+        if isinstance(costs, str):
+            return costs
+        (own, _), (before, config) = costs
+        apart += own
+        together += before - rounding
+        configs.append(config)
+    if together > apart:
+        return f"on rounded activations they take {together:.2f} us, rounding by themselves {apart:.2f} us"
+    log.info("%s: rounded before, %.2f us instead of %.2f us", y.name, together, apart)
+    return configs
+
+
+def _costs(
+    each: LinearProblem, target: CudaTarget
+) -> tuple[tuple[float, MatvecConfig], tuple[float, MatvecConfig]] | str:
+    """Microseconds and configuration of the fastest kernels that round by themselves, and of those after a rounding,
+    which is part of the time."""
+    measured = table.load(each.bits, target.arch)
+    entries = [] if measured is None else [e for e in measured.of("matvec") if e.problem.m == 1]
+    entry = nearest(entries, each, 1)
+    if entry is None:
+        return f"there is no table of products of one row for {target.arch}"
+    best: dict[int, tuple[float, MatvecConfig]] = {}
+    for config, us in entry.candidates:
+        assert isinstance(config, MatvecConfig)
+        best.setdefault(config.rounded, (us, config))
+    if len(best) < 2:
+        return f"the table of {target.arch} has no such products after a rounding, or only such"
+    return best[0], best[1]
+
+
+def _other_readers(y: Node, nodes: list[Node]) -> list[Node]:
+    """What reads ``y`` or a view of its rows beside ``nodes``, sizes left out."""
+    found, pending = [], [y]
+    while pending:
+        for user in pending.pop().users:
+            if user in nodes or user.target in (aten.sym_size.int, aten.sym_numel.default):
+                continue
+            if same_rows(user) is y:
+                pending.append(user)
+            else:
+                found.append(user)
+    return found
+
+
+def _rewrite(nodes: list[Node], configs: list[MatvecConfig], target: CudaTarget) -> None:
+    first = nodes[0]
+    whole = insert_call(first, _ops.quantize_activation.default, (first.args[0],))
+    parts = [result_of(whole, index) for index in range(3)]
+    for node, config in zip(nodes, configs, strict=True):
+        call, given = _read(node), arguments(node)
+        x = tensor_of(call.x)
+        tokens, _, *rest = matvec_arguments(config, given["tokens"], target.num_sms, given["overlap"])
+        weight: list[Any] = [*call.stored, call.bias, call.group_size]
+        result = insert_call(node, _ROUNDED[call.bits], (*parts, *weight, x.dtype, tokens, *rest))
+        if x.dim() != 2:
+            # One row: the leading sizes are all 1.
+            result = insert_call(node, aten.reshape.default, (result, [*(1 for _ in x.shape[:-1]), call.n]))
+        node.replace_all_uses_with(result)
+        node.graph.erase_node(node)

@@ -1,0 +1,331 @@
+"""Norms and gated activations are joined with the rounding behind them, and the program computes the same."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+
+from etcuda.kernels.int4 import table
+from tests.passes.quantized_programs import HOST, calls, close, export, lowered, make, modules, quantized, runnable
+
+FUSED = ("rms_norm_quantize", "gate_quantize")
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+PASS = "fuse_rounding"
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables in the repository change."""
+    monkeypatch.setattr(table, "load", lambda bits, arch: None)
+
+
+class Llama(nn.Module):
+    """weight * norm, the norm rounded first; also Qwen's."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(1.0 + torch.randn(dim) / 4)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Gemma(Llama):
+    """norm * (1 + weight), rounded once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
+        return (wide * (1.0 + self.weight.float())).type_as(x)
+
+
+class Bare(Llama):
+    """Without a weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps) * wide).to(x.dtype)
+
+
+class Added(Llama):
+    """1 + weight in the dtype of the weight: computed in front of the norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * (1.0 + self.weight)
+
+
+def torch_norm(dim: int) -> nn.Module:
+    return nn.RMSNorm(dim, eps=1e-6)
+
+
+NORMS: list[tuple[Callable[[int], nn.Module], float, float, bool]] = [
+    (Llama, 1e-5, 0.0, True),
+    (Gemma, 1e-5, 1.0, False),
+    (Bare, 1e-5, 0.0, False),
+    (Added, 1e-5, 0.0, True),
+    (torch_norm, 1e-6, 0.0, False),
+]
+
+
+class Block(nn.Module):
+    """Two layers of a residual stream, each behind a norm; what else is read is a parameter."""
+
+    def __init__(self, norm: Callable[[int], nn.Module], read: str = "", act: Any = F.silu) -> None:
+        super().__init__()
+        self.first, self.second = norm(64), norm(64)
+        self.q, self.k = nn.Linear(64, 64, bias=False), nn.Linear(64, 32, bias=False)
+        self.gate, self.up = nn.Linear(64, 96, bias=False), nn.Linear(64, 96, bias=False)
+        self.down = nn.Linear(96, 64, bias=False)
+        self.read = read
+        self.act = act
+
+    def forward(self, x: Tensor, more: Tensor) -> Any:
+        y = self.first(x)
+        h = x + (self.q(y) if self.read != "other" else more)
+        z = self.second(h)
+        g = self.act(self.gate(z)) * self.up(z)
+        out = self.down(g)
+        if self.read in ("h", "other"):
+            out = out + h
+        if self.read == "all":
+            return out + h, z, g, y
+        return out
+
+
+def inputs(dtype: torch.dtype, rows: int = 4) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return tuple(torch.randn(rows, 64).to(dtype) for _ in range(2))  # type: ignore[return-value]
+
+
+def run(program: ExportedProgram, model: nn.Module, *x: Tensor) -> Any:
+    """The delegated program takes, in an order of its own, those inputs that it reads."""
+    named = dict(zip(inspect.signature(model.forward).parameters, x, strict=True))
+    return runnable(program)(*(named[name] for name in program.graph_signature.user_inputs))
+
+
+def compare(model: nn.Module, *x: Tensor, **given: Any) -> ExportedProgram:
+    """The rewritten program, after it was compared with the same program without this pass."""
+    program = lowered(export(model, *x), **given)
+    plain = lowered(export(model, *x), without=(PASS,), **given)
+    got, wanted = (run(each, model, *x) for each in (program, plain))
+    pairs = zip(got, wanted, strict=True) if isinstance(got, tuple | list) else [(got, wanted)]
+    for one, other in pairs:
+        # On the CPU both compute the same formula in the same order.
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    return program
+
+
+def arguments(node: torch.fx.Node) -> dict[str, Any]:
+    return {argument.name: node.args[i] for i, argument in enumerate(node.target._schema.arguments)}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: norm[0].__name__)
+def test_norms_of_libraries(norm: Any, dtype: torch.dtype) -> None:
+    kind, eps, offset, cast_first = norm
+    model = quantized(make(Block, dtype, norm=kind))
+    program = compare(model, *inputs(dtype))
+    assert not calls(program, "quantize_activation")
+    first, second = (arguments(node) for node in calls(program, "rms_norm_quantize"))
+    for found in (first, second):
+        assert found["eps"] == pytest.approx(eps, rel=1e-6)
+        assert (found["weight"] is None) == (kind is Bare)
+        if kind is not Added:
+            assert found["weight_offset"] == offset
+        assert found["cast_first"] == (cast_first and dtype != torch.float32)
+        # Only what is constant may be read while the kernel in front runs.
+        assert found["overlap"] == (kind is not Added or dtype == torch.float32)
+        assert (found["keep_h"], found["keep_y"]) == (False, False)
+    # Where the weight is computed behind the sum, the sum stays.
+    alone = kind is Added and dtype != torch.float32
+    assert (first["residual"] is None, second["residual"] is None) == (True, alone)
+    (gate,) = (arguments(node) for node in calls(program, "gate_quantize"))
+    assert (gate["up"], gate["activation"], gate["keep_y"], gate["overlap"]) == (None, "silu", False, 1)
+
+
+@pytest.mark.parametrize(
+    ("act", "name"),
+    [(F.silu, "silu"), (F.gelu, "gelu_erf"), (lambda x: F.gelu(x, approximate="tanh"), "gelu_tanh")],
+    ids=["silu", "gelu_erf", "gelu_tanh"],
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_gates(act: Any, name: str, fused: bool) -> None:
+    model = quantized(make(Block, norm=Llama, act=act))
+    x = inputs(torch.bfloat16)
+    program = lowered(export(model, *x), without=() if fused else ("fuse_mlp", "fuse_qkv"))
+    (gate,) = (arguments(node) for node in calls(program, "gate_quantize"))
+    assert (gate["activation"], gate["up"] is None) == (name, fused)
+    assert close(run(program, model, *x), model(*x))
+
+
+@pytest.mark.parametrize(("read", "kept"), [("", (0, 0, 0)), ("h", (1, 0, 0)), ("all", (1, 1, 1))])
+def test_what_others_read_is_kept(read: str, kept: tuple[int, int, int]) -> None:
+    program = compare(quantized(make(Block, norm=Llama, read=read)), *inputs(torch.bfloat16))
+    first, second = (arguments(node) for node in calls(program, "rms_norm_quantize"))
+    (gate,) = (arguments(node) for node in calls(program, "gate_quantize"))
+    assert (second["keep_h"], second["keep_y"], gate["keep_y"]) == kept
+    assert (first["keep_h"], first["keep_y"]) == (0, read == "all")
+    assert not calls(program, "quantize_activation")
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert not targets & {"aten.rsqrt.default", "aten.silu.default", "aten.mean.dim"}
+
+
+def test_a_sum_that_is_read_before_its_norm() -> None:
+    program = compare(quantized(make(Block, norm=Added, read="h")), *inputs(torch.bfloat16))
+    # The weight is computed behind the sum, which therefore stays.
+    assert all(arguments(node)["residual"] is None for node in calls(program, "rms_norm_quantize"))
+    program = compare(quantized(make(Block, norm=Llama, read="other")), *inputs(torch.bfloat16))
+    found = arguments(calls(program, "rms_norm_quantize")[-1])
+    assert (found["residual"] is not None, found["keep_h"]) == (True, True)
+
+
+class Shapes(nn.Module):
+    """Leading sizes, and a norm whose sizes are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = Llama(64)
+        self.q = nn.Linear(64, 64, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.q(y.reshape(-1, 64)).reshape(y.shape)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64), (1, 1, 4, 64), (8, 64)])
+def test_leading_sizes(shape: tuple[int, ...]) -> None:
+    program = compare(quantized(make(Shapes)), torch.randn(shape).to(torch.bfloat16))
+    (found,) = (arguments(node) for node in calls(program, "rms_norm_quantize"))
+    assert not found["keep_y"]
+
+
+def test_a_dynamic_size_that_one_kernel_serves() -> None:
+    model = quantized(make(Shapes))
+    x = torch.randn(1, 5, 64).to(torch.bfloat16)
+    program = lowered(export(model, x, dynamic=({1: Dim("few", min=3, max=8)},)))
+    (found,) = (arguments(node) for node in calls(program, "rms_norm_quantize"))
+    assert not found["keep_y"]
+    for rows in (3, 8):
+        x = torch.randn(1, rows, 64).to(torch.bfloat16)
+        assert close(run(program, model, x), model(x))
+
+
+def test_rounding_in_a_branch_and_its_norm_outside(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "etcuda")
+    model = quantized(make(Shapes))
+    x = torch.randn(1, 5, 64).to(torch.bfloat16)
+    program = lowered(export(model, x, dynamic=({1: Dim("rows", min=1, max=40)},)))
+    assert not calls(program, *FUSED)
+    assert len(calls(program, "quantize_activation")) == 1
+    assert re.search(r"quantize_activation_default stays by itself: .* is computed outside the branch", caplog.text)
+    for rows in (1, 8, 9):
+        x = torch.randn(1, rows, 64).to(torch.bfloat16)
+        assert close(run(program, model, x), model(x))
+
+
+class Branch(nn.Module):
+    """A norm and a product, and a gate and a product, in a branch that a flag chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = make(Llama, dim=64)
+        for name, part in quantized(make(Shapes)).q.weight.parts.items():  # type: ignore[union-attr]
+            self.register_buffer(name, part)
+
+    def linear(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.etcuda.int4_linear(
+            x, self.qdata, self.scale, self.zero, None, None, None, 32, "int8"
+        )  # fmt: skip
+        return out
+
+    def forward(self, flag: Tensor, x: Tensor, more: Tensor) -> Tensor:
+        def block(x: Tensor, more: Tensor) -> Tensor:
+            h = x + more
+            y = self.linear(self.norm(h))
+            return h + self.linear(F.gelu(y) * more)
+
+        out: Tensor = torch.cond(flag.any(), block, lambda a, b: a - b, (x, more))
+        return out
+
+
+def test_a_chain_that_lies_in_a_branch() -> None:
+    model = Branch().eval()
+    program = compare(model, torch.ones(1, dtype=torch.bool), *inputs(torch.bfloat16))
+    assert len(modules(program)) == 3
+    (norm,) = (arguments(node) for node in calls(program, "rms_norm_quantize"))
+    assert (norm["residual"] is not None, norm["keep_h"], norm["keep_y"]) == (True, True, False)
+    # A branch does not know whether what it is handed is constant.
+    assert norm["overlap"] == 0
+    (gate,) = (arguments(node) for node in calls(program, "gate_quantize"))
+    assert (gate["up"] is not None, gate["activation"]) == (True, "gelu_erf")
+    assert not calls(program, "quantize_activation")
+
+
+class Refused(nn.Module):
+    """A product of what a function makes of its input."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.q = nn.Linear(64, 64, bias=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:
+        out: Tensor = self.q(self.function(x, y))
+        return out
+
+
+def _mean_of(dim: int, eps: float, power: int = 2, dtype: Any = torch.float32) -> Any:
+    def norm(x: Tensor, _: Tensor) -> Tensor:
+        wide = x.to(dtype)
+        return (wide * torch.rsqrt(wide.pow(power).mean(dim, keepdim=True) + eps)).to(x.dtype)
+
+    return norm
+
+
+def _of_other(x: Tensor, y: Tensor) -> Tensor:
+    return (x.float() * torch.rsqrt(y.float().pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+
+
+REFUSED = {
+    "input": (lambda x, y: x, "x is an input"),
+    "relu": (lambda x, y: F.relu(x), r"no norm, for .*relu.* no gate, for .*relu.* is no product of two tensors"),
+    "dimension": (_mean_of(0, 1e-5), "expected the mean over the last dimension"),
+    "power": (_mean_of(-1, 1e-5, 4), "expected the square of"),
+    "negative eps": (_mean_of(-1, -1e-5), "is added to the mean, expected a positive number"),
+    "dtype": (
+        _mean_of(-1, 1e-5, dtype=torch.bfloat16),
+        r"computed in torch\.bfloat16, expected torch\.float32|no norm",
+    ),
+    "other input": (_of_other, "expected the square of"),
+    "broadcast gate": (lambda x, y: F.silu(x) * y[:1], r"gate is torch\.bfloat16 \[4, 64\] and up .* \[1, 64\]"),
+    "sigmoid": (lambda x, y: torch.sigmoid(x) * y, "neither factor is silu or gelu of a gate"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_recognised_stays_and_the_log_says_why(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    function, reason = REFUSED[name]
+    caplog.set_level("INFO", "etcuda")
+    program = compare(quantized(make(Refused, function=function)), *inputs(torch.bfloat16))
+    assert not calls(program, *FUSED)
+    assert len(calls(program, "quantize_activation")) == 1
+    assert re.search(rf"stays by itself: .*{reason}", caplog.text), caplog.text
+
+
+def test_the_host_has_no_rounding_of_its_own() -> None:
+    program = compare(quantized(make(Block, norm=Llama)), *inputs(torch.bfloat16), config=HOST)
+    assert not calls(program)
