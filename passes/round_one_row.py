@@ -14,8 +14,9 @@ from etcuda.backend.options import BackendConfig
 from etcuda.backend.target import CudaTarget
 from etcuda.kernels.int4 import table
 from etcuda.kernels.int4.configs import MatvecConfig
+from etcuda.kernels.int4.measured import nearest
 from etcuda.kernels.int4.problem import LinearProblem
-from etcuda.kernels.int4.select import matvec_arguments, nearest
+from etcuda.kernels.int4.select import matvec_arguments
 from etcuda.kernels.rounding.problem import RoundingProblem
 from etcuda.kernels.rounding.select import rounding_us
 from etcuda.passes.base import graph_modules, graph_pass, insert_call, result_of, tensor_of

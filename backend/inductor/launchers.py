@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
+from unittest import mock
 
 from torch._inductor.codegen import common
 from torch._inductor.codegen.cpp_wrapper_gpu import CppWrapperGpu
@@ -106,11 +107,13 @@ class KernelStore:
     def compile(self, kernels: list[CachingAutotuner]) -> None:
         """Compiles every kernel, picks one configuration each, and keeps its binary."""
         assert isinstance(self._target, CudaTarget)
-        self._fill_cache(kernels)
-        for done, kernel in enumerate(kernels):
-            self._progress("kernels", done, len(kernels))
-            if not kernel.launchers:
-                kernel.precompile()
+        with _bounded_registers():
+            self._fill_cache(kernels)
+            for done, kernel in enumerate(kernels):
+                self._progress("kernels", done, len(kernels))
+                if not kernel.launchers:
+                    kernel.precompile()
+        for kernel in kernels:
             launcher = kernel.launchers[choose([_resources(each) for each in kernel.launchers], self._target)]
             kernel.save_gpu_kernel(0, launcher)  # type: ignore[no-untyped-call]
             binary = launcher.bin.asm["ptx" if self._target.code_kind == "ptx" else "cubin"]
@@ -141,6 +144,24 @@ class KernelStore:
             _, status = os.waitpid(pid, 0)
             if status:
                 print(f"a parallel kernel compile ended with status {status}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _bounded_registers() -> Iterator[None]:
+    """Hands the constant argument ``MAX_REGISTERS`` of a kernel, if it is not 0, to Triton's compiler as its bound.
+
+    Inductor passes no such option on.
+    """
+    create = CachingAutotuner._create_compile_options
+
+    def create_bounded(self: CachingAutotuner, config: Any, meta: dict[str, Any]) -> Any:
+        options = create(self, config, meta)
+        if most := meta["constants"].get("MAX_REGISTERS", 0):
+            options["maxnreg"] = most
+        return options
+
+    with mock.patch.object(CachingAutotuner, "_create_compile_options", create_bounded):
+        yield
 
 
 def _resources(launcher: Any) -> KernelResources:

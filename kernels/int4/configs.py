@@ -8,6 +8,11 @@ from etcuda.kernels.int4.problem import MAX_TOKENS, LinearProblem
 from etcuda.kernels.registry import Device
 
 
+# Of a multiprocessor, and the most that a thread may have, on every GPU of compute capability 8.0 and later.
+_REGISTERS = 65536
+_MOST_REGISTERS = 255
+
+
 @dataclasses.dataclass(frozen=True)
 class MatvecConfig:
     """How up to eight rows are multiplied.
@@ -52,6 +57,7 @@ class MatmulConfig:
         num_warps: warps of a program.
         num_stages: steps whose loads are in flight.
         per_sm: programs per multiprocessor, which share tiles; 0 for one program per tile.
+        max_registers: that a thread may use, so that ``per_sm`` programs fit; 0 for as many as the compiler takes.
     """
 
     block_n: int
@@ -60,6 +66,7 @@ class MatmulConfig:
     num_warps: int
     num_stages: int
     per_sm: int
+    max_registers: int = 0
 
 
 def padded(number: int) -> int:
@@ -72,7 +79,7 @@ def matvec_candidates(problem: LinearProblem, device: Device) -> list[MatvecConf
     blocks = padded(problem.k // 32)
     tokens = padded(min(problem.m, MAX_TOKENS))
     found: dict[MatvecConfig, None] = {}
-    stepped = ((4, 64, 2), (4, 32, 1), (8, 32, 1), (8, 64, 2), (4, 128, 4), (8, 128, 4), (2, 64, 2))
+    stepped = ((4, 64, 2), (4, 32, 1), (8, 32, 1), (8, 64, 2), (4, 128, 4), (8, 128, 4), (2, 64, 2), (2, 32, 1))
     fits = [each for each in stepped if each[1] <= max(blocks, 32)]
     if problem.itemsize == 2 and tokens == 1:
         for block_n, warps in ((4, 4), (2, 2), (8, 4), (2, 4), (4, 2), (4, 8), (2, 8), (8, 2)):
@@ -91,24 +98,28 @@ def matvec_candidates(problem: LinearProblem, device: Device) -> list[MatvecConf
 def matmul_candidates(problem: LinearProblem, device: Device) -> list[MatmulConfig]:
     """What may be best for many rows, the guess first."""
     block_m = min(256, max(16, padded(problem.m)))
-    shapes: list[tuple[int, int, int, int, int]] = []
     if block_m >= 128:
-        shapes += [(128, block_m, 4, 8, 3), (128, 128, 4, 8, 3), (128, 128, 4, 4, 3), (64, block_m, 4, 4, 3)]
+        shapes = [(128, block_m, 4, 8, 3), (128, 128, 4, 8, 3), (128, 128, 4, 4, 3), (64, block_m, 4, 4, 3)]
     else:
-        shapes += [(128, block_m, 8, warps, stages) for warps in (4, 8) for stages in (3, 4)]
-        shapes += [(64, block_m, 8, 4, stages) for stages in (3, 4)]
-        shapes += [(n, block_m, 4, 4, stages) for n in (128, 64) for stages in (3, 4)]
+        few = ((64, 8, 3), (128, 8, 3), (128, 8, 2), (64, 16, 3), (64, 8, 4), (128, 4, 4), (64, 4, 4))
+        shapes = [(block_n, block_m, blocks, 4, stages) for block_n, blocks, stages in few]
     found: dict[MatmulConfig, None] = {}
     for block_n, rows, blocks, warps, stages in shapes:
         fits = int(device.shared_memory_per_block * 0.98) // max(
             1, _shared_bytes(problem, block_n, rows, blocks, stages)
         )
         limit = fits if rows < 128 else min(fits, 2 if block_n * rows <= 128 * 128 else 1)
-        for per_sm in range(min(limit, 4), -1, -1):
-            if fits:
-                found[MatmulConfig(block_n, rows, blocks, warps, stages, per_sm)] = None
+        for per_sm in (2, 1, 3, 4, 0):
+            if fits and per_sm <= limit:
+                found[MatmulConfig(block_n, rows, blocks, warps, stages, per_sm, _registers(per_sm, warps))] = None
     # What fits every GPU of compute capability 8.0 and later.
     return list(found) or [MatmulConfig(64, min(block_m, 64), 4, 4, 2, 1)]
+
+
+def _registers(per_sm: int, warps: int) -> int:
+    """The bound under which ``per_sm`` programs fit where they would not without one; 0 for none."""
+    each = _REGISTERS // (32 * warps * max(per_sm, 1))
+    return each - each % 8 if each < _MOST_REGISTERS else 0
 
 
 def _shared_bytes(problem: LinearProblem, block_n: int, block_m: int, blocks: int, stages: int) -> int:

@@ -10,12 +10,15 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.blocks import GROUPS_FIRST, quantize_kernel, quantize_overlapped
 from etcuda.kernels.groups import GroupFormat
-from etcuda.kernels.int4 import matmul as mm
 from etcuda.kernels.int4 import matvec as mv
 from etcuda.kernels.int4.check import Stored
-from etcuda.kernels.overlap import choose_kernel as _choose
+from etcuda.kernels.int4.matmul import matmul_kernel, matmul_overlapped
+from etcuda.kernels.int4.order import order_kernel, order_overlapped
+from etcuda.kernels.int4.sum_parts import reduce_kernel, reduce_overlapped
+from etcuda.kernels.overlap import choose_kernel
 
 _ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
+_MOST_SWEEP = 1 << 15  # Activations of a row of which it looks for the greatest at a time.
 
 
 def quantize(x: Tensor, overlap: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,7 +26,7 @@ def quantize(x: Tensor, overlap: int) -> tuple[Tensor, Tensor, Tensor]:
     rows, k = x.shape
     q = x.new_empty((rows, k), dtype=torch.int8)
     scale, total = (x.new_empty((rows, k // 32), dtype=torch.float32) for _ in range(2))
-    kernel, early = _choose(x, quantize_kernel, quantize_overlapped, overlap)
+    kernel, early = choose_kernel(x, quantize_kernel, quantize_overlapped, overlap)
     blocks = rows * k // 32
     # Few blocks are spread over many programs: what counts is latency.
     many = statically_known_true(rows > 64)
@@ -68,13 +71,13 @@ def matvec(
     }
     shape = {"TOKENS": tokens, "BLOCK_N": block_n, "BLOCKS": blocks, "STAGES": num_stages}
     if programs:
-        kernel, early = _choose(rows, mv.resident_kernel, mv.resident_overlapped, overlap)
+        kernel, early = choose_kernel(rows, mv.resident_kernel, mv.resident_overlapped, overlap)
         kernel[(min(programs, triton.cdiv(num_rows, block_n)),)](
             rows, *parts, out, num_rows, num_tokens, **format_of, **shape, GROUPS_FIRST=GROUPS_FIRST,
             num_warps=num_warps, **early,
         )  # fmt: skip
     else:
-        kernel, early = _choose(rows, mv.stepped_kernel, mv.stepped_overlapped, overlap)
+        kernel, early = choose_kernel(rows, mv.stepped_kernel, mv.stepped_overlapped, overlap)
         kernel[(triton.cdiv(num_rows, block_n),)](
             rows, scale, total, *parts, out, num_rows, num_tokens, **format_of, QUANTIZED=rounded, **shape,
             GROUPS_FIRST=GROUPS_FIRST, num_warps=num_warps, **early,
@@ -95,24 +98,14 @@ def matmul(
     num_warps: int,
     num_stages: int,
     programs: int,
+    max_registers: int,
     overlap: int,
 ) -> Tensor:
     """x [M, K] times a weight; [M, N]. ``programs`` share the tiles, or 0 for one each."""
     qdata = stored[0]
     num_rows, num_tokens, k = qdata.shape[0], x.shape[0], x.shape[1]
-    width = triton.cdiv(k, 128) * 128
     tiles_m = torch.sym_max(triton.cdiv(num_tokens, block_m), 1)
-    ordered = x.new_empty((tiles_m * block_m, width), dtype=torch.float16)
-    factor = x.new_empty(torch.sym_max(num_tokens, 1), dtype=torch.float32)
-    units = min(_ORDER_UNITS, triton.next_power_of_2(width // 128))
-    chunks = triton.cdiv(width, units * 128)
-    # Programs that share a row: all, for few rows; more of them only read the row again.
-    shared = 1 if statically_known_true(num_tokens > 256) else chunks
-    kernel, early = _choose(x, mm.order_kernel, mm.order_overlapped, overlap)
-    kernel[(torch.sym_max(num_tokens, 1), shared)](
-        x, ordered, factor, num_tokens, K=k, WIDTH=width, BITS=bits, ROUND=activation == "int8", UNITS=units,
-        num_warps=4, **early,
-    )  # fmt: skip
+    ordered, factor = order(bits, x, activation, tiles_m * block_m, overlap)
     out = x.new_empty((num_tokens, num_rows))
     tiles = triton.cdiv(num_rows, block_n) * tiles_m
     partial = x.new_empty(2 * programs * block_n * block_m if programs else 1, dtype=torch.float32)
@@ -120,21 +113,41 @@ def matmul(
     steps = triton.cdiv(k // 32, blocks)
     # Copies of less than four bytes a thread are not asynchronous.
     wide = form.scale_storage != "codes" and form.group_size == 32 and block_n * blocks >= 128 * num_warps
-    kernel, early = _choose(x, mm.matmul_kernel, mm.matmul_overlapped, overlap)
+    kernel, early = choose_kernel(x, matmul_kernel, matmul_overlapped, overlap, max_registers)
     kernel[(programs or tiles,)](
         ordered, factor, qdata, *_present(stored), added, out, partial, num_rows, num_tokens,
         K=k, BITS=bits, GROUP=_group(form, k), OFFSET=form.offset, CODES=form.scale_storage == "codes",
         HAS_BIAS=bias is not None, EVEN_N=num_rows % block_n == 0, BLOCK_N=block_n, BLOCK_M=block_m, BLOCKS=blocks,
-        STAGES=num_stages, AHEAD=not wide, num_warps=num_warps, **early,
+        STAGES=num_stages, AHEAD=not wide, MAX_REGISTERS=max_registers, num_warps=num_warps, **early,
     )  # fmt: skip
     if programs:
         part = min(block_m, 16)
-        kernel, early = _choose(x, mm.reduce_kernel, mm.reduce_overlapped, overlap)
+        kernel, early = choose_kernel(x, reduce_kernel, reduce_overlapped, overlap)
         kernel[(torch.sym_min(tiles, programs), block_m // part)](
             factor, added, out, partial, num_rows, num_tokens, programs, HAS_BIAS=bias is not None, STEPS=steps,
-            BLOCK_N=block_n, BLOCK_M=block_m, PART_M=part, num_warps=4, **early,
+            BLOCK_N=block_n, BLOCK_M=block_m, PART_M=part, WIDE=programs * programs * steps >= 1 << 31, num_warps=4,
+            **early,
         )  # fmt: skip
     return out
+
+
+def order(bits: int, x: Tensor, activation: str, rows: int | torch.SymInt, overlap: int) -> tuple[Tensor, Tensor]:
+    """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [rows, K rounded up to 128] and,
+    by row, the power of two that it was divided by. Rows beyond M are not written."""
+    num_tokens, k = x.shape
+    width = triton.cdiv(k, 128) * 128
+    ordered = x.new_empty((rows, width), dtype=torch.float16)
+    factor = x.new_empty(torch.sym_max(num_tokens, 1), dtype=torch.float32)
+    units = min(_ORDER_UNITS, triton.next_power_of_2(width // 128))
+    # Programs that share a row: all, for few rows; more of them only read the row again.
+    shared = 1 if statically_known_true(num_tokens > 256) else triton.cdiv(width, units * 128)
+    sweep = min(triton.next_power_of_2(width), _MOST_SWEEP)
+    kernel, early = choose_kernel(x, order_kernel, order_overlapped, overlap)
+    kernel[(torch.sym_max(num_tokens, 1), shared)](
+        x, ordered, factor, num_tokens, K=k, WIDTH=width, BITS=bits, ROUND=activation == "int8", UNITS=units,
+        SWEEP=sweep, num_warps=min(16, max(4, sweep // 2048)), **early,
+    )  # fmt: skip
+    return ordered, factor
 
 
 def rows_of(x: Tensor) -> Tensor:

@@ -253,6 +253,7 @@ def int4_matmul(
     num_warps: int,
     num_stages: int,
     programs: int,
+    max_registers: int,
     overlap: int,
 ) -> Tensor:
     """``int4_linear`` on tensor cores, for any number of rows.
@@ -265,6 +266,7 @@ def int4_matmul(
         num_warps: warps of a program.
         num_stages: steps whose loads are in flight.
         programs: that share the tiles evenly, or 0 for one per tile.
+        max_registers: that a thread may use; 0 for as many as the compiler takes.
         overlap: 1 to launch each kernel while the one in front of it runs.
 
     Returns:
@@ -278,7 +280,7 @@ def int4_matmul(
     form, n, _ = check_linear("int4_matmul", Int4Format, x, stored, bias, group_size, activation)
     launch.require_device("int4_matmul", x)
     out = launch.matmul(4, form, launch.rows_of(x), stored, bias, activation, block_n, block_m, blocks, num_warps,
-                        num_stages, programs, overlap)  # fmt: skip
+                        num_stages, programs, max_registers, overlap)  # fmt: skip
     return out.reshape(*x.shape[:-1], n)
 
 

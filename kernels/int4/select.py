@@ -152,7 +152,8 @@ def matmul_arguments(config: MatmulConfig, num_sms: int, overlap: int) -> tuple[
     """The trailing arguments of ``int4_matmul``."""
     programs = config.per_sm * num_sms
     return (
-        config.block_n, config.block_m, config.blocks, config.num_warps, config.num_stages, programs, overlap,
+        config.block_n, config.block_m, config.blocks, config.num_warps, config.num_stages, programs,
+        config.max_registers, overlap,
     )  # fmt: skip
 
 

@@ -100,3 +100,22 @@ def test_assembly_that_is_given_nothing_is_taken_to_write_nothing(monkeypatch: p
         found = wrap.ttir_to_functions(None)["kernel"][result]
     assert [each.is_pure for each in found] == [True, False, False]
     assert wrap.ttir_to_functions is parse
+
+
+def test_a_kernel_bounds_its_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+    from etcuda.backend.inductor.launchers import _bounded_registers
+
+    def plain(self: object, config: object, meta: object) -> dict[str, int]:
+        return {"num_warps": 4}
+
+    monkeypatch.setattr(CachingAutotuner, "_create_compile_options", plain)
+    kernel = object.__new__(CachingAutotuner)
+    with _bounded_registers():
+        found = [
+            kernel._create_compile_options(None, {"constants": constants})
+            for constants in ({"MAX_REGISTERS": 168}, {"MAX_REGISTERS": 0}, {})
+        ]
+    assert found == [{"num_warps": 4, "maxnreg": 168}, {"num_warps": 4}, {"num_warps": 4}]
+    assert CachingAutotuner._create_compile_options is plain

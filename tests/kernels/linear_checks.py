@@ -74,7 +74,7 @@ def matmul(
     blocks: int = 4,
 ) -> Tensor:
     block_n = 64 if DEVICE == "cuda" else 16
-    return _call(MATMUL[bits], x, weight, (activation, block_n, block_m, blocks, 4, 2, programs, 0))
+    return _call(MATMUL[bits], x, weight, (activation, block_n, block_m, blocks, 4, 2, programs, 0, 0))
 
 
 def _call(operator: Any, x: Tensor, weight: Weight, config: tuple[Any, ...]) -> Tensor:

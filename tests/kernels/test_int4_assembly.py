@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy
 import pytest
 
-from etcuda.kernels.int4 import matmul
+from etcuda.kernels.int4 import dequantize
 
-_SOURCE = pathlib.Path(matmul.__file__).read_text()
+_SOURCE = pathlib.Path(dequantize.__file__).read_text()
 _BODIES = re.findall(r'"""\{\n(.*?)\}"""', _SOURCE, re.DOTALL)
 Pair = numpy.ndarray
 

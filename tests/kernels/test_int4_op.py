@@ -16,7 +16,7 @@ from etcuda.kernels.int4.problem import LinearProblem, cost, quantize_cost, refu
 from tests.kernels.linear_cases import Case, error, make, rounded
 
 MATVEC = (1, 0, 4, 32, 1, 1, 0)
-MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0)
+MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0)
 CASES = [
     Case(),
     Case(offset="minimum", group_size=128),
