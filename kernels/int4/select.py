@@ -132,14 +132,14 @@ def matmul_ranges(
     cut = [] if found is None else measured.ranges(found, problem, least, most, typical, overlap)
     if cut:
         return cut
-    if least == most:
-        return [Range(most, (least,))]
     heights = [matmul_candidates(dataclasses.replace(problem, m=m), device)[0].block_m for m in (1, 1 << 20)]
     middle = math.isqrt(heights[0] * heights[1])
-    cuts = [Range(middle, (min(max(typical, least), middle),)), Range(most, (max(typical, middle + 1),))]
-    if most is not None and most <= middle:
-        return [Range(most, (min(max(typical, least), most),))]
-    return cuts if least <= middle else cuts[1:]
+    if least <= middle:
+        end = middle if most is None else min(middle, most)
+        cut.append(Range(end, (min(max(typical, least), end),)))
+    if most is None or most > middle:
+        cut.append(Range(most, (max(typical, least, middle + 1),)))
+    return cut
 
 
 def matvec_arguments(config: MatvecConfig, tokens: int, num_sms: int, overlap: int) -> tuple[int, ...]:
