@@ -99,21 +99,20 @@ class KernelStore:
                 # The definitions only: the calls would launch kernels.
                 source = self.kernel_autotune_defs.getvalue() + "\nasync_compile.wait(globals())\ndel async_compile\n"
                 scope: dict[str, Any] = {}
-                exec(source, scope)
-                store.compile([value for value in scope.values() if isinstance(value, CachingAutotuner)])
+                with _bounded_registers():
+                    exec(source, scope)
+                    store.compile([value for value in scope.values() if isinstance(value, CachingAutotuner)])
 
         common.register_backend_for_device("cuda", CUDACombinedScheduling, PythonWrapperCodegen, Wrapper)
 
     def compile(self, kernels: list[CachingAutotuner]) -> None:
         """Compiles every kernel, picks one configuration each, and keeps its binary."""
         assert isinstance(self._target, CudaTarget)
-        with _bounded_registers():
-            self._fill_cache(kernels)
-            for done, kernel in enumerate(kernels):
-                self._progress("kernels", done, len(kernels))
-                if not kernel.launchers:
-                    kernel.precompile()
-        for kernel in kernels:
+        self._fill_cache(kernels)
+        for done, kernel in enumerate(kernels):
+            self._progress("kernels", done, len(kernels))
+            if not kernel.launchers:
+                kernel.precompile()
             launcher = kernel.launchers[choose([_resources(each) for each in kernel.launchers], self._target)]
             kernel.save_gpu_kernel(0, launcher)  # type: ignore[no-untyped-call]
             binary = launcher.bin.asm["ptx" if self._target.code_kind == "ptx" else "cubin"]
