@@ -25,6 +25,8 @@ from etcuda.passes.manager import PASSES, run_passes
 OPS = torch.ops.etcuda
 H200 = TARGETS["sm_90"]
 GPU, HOST = BackendConfig(H200), BackendConfig("host")
+# Passes that join products, and the one that takes the joined ones apart.
+FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 _LINEAR = {4: int4_linear_reference, 8: int8_linear_reference}
 
 

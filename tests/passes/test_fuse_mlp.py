@@ -16,6 +16,7 @@ from etcuda.backend.options import BackendConfig
 from etcuda.passes import program_constants
 from etcuda.passes.manager import PASSES, run_passes
 from tests.passes.quantized_programs import (
+    FUSION,
     GPU,
     HOST,
     MLP,
@@ -29,7 +30,6 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
 CONFIGS = [
     Int4CoalescedConfig(),

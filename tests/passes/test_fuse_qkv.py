@@ -12,6 +12,7 @@ from torch.export import Dim
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.backend.options import BackendConfig
 from tests.passes.quantized_programs import (
+    FUSION,
     GPU,
     HOST,
     calls,
@@ -24,7 +25,6 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
 
 

@@ -14,7 +14,18 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from etcuda.kernels.int4 import table
-from tests.passes.quantized_programs import HOST, calls, close, export, lowered, make, modules, quantized, runnable
+from tests.passes.quantized_programs import (
+    FUSION,
+    HOST,
+    calls,
+    close,
+    export,
+    lowered,
+    make,
+    modules,
+    quantized,
+    runnable,
+)
 
 FUSED = ("rms_norm_quantize", "gate_quantize")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -166,7 +177,7 @@ def test_norms_of_libraries(norm: Any, dtype: torch.dtype) -> None:
 def test_gates(act: Any, name: str, fused: bool) -> None:
     model = quantized(make(Block, norm=Llama, act=act))
     x = inputs(torch.bfloat16)
-    program = lowered(export(model, *x), without=() if fused else ("fuse_mlp", "fuse_qkv"))
+    program = lowered(export(model, *x), without=() if fused else FUSION)
     (gate,) = (arguments(node) for node in calls(program, "gate_quantize"))
     assert (gate["activation"], gate["up"] is None) == (name, fused)
     assert close(run(program, model, *x), model(*x))

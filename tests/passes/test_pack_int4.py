@@ -19,9 +19,20 @@ from torchao.quantization.granularity import PerAxis, PerGroup
 
 from etcuda.backend.options import BackendConfig
 from etcuda.kernels.weights.convert import convert_model
-from tests.passes.quantized_programs import GPU, HOST, MLP, calls, close, constants, export, lowered, make, runnable
+from tests.passes.quantized_programs import (
+    FUSION,
+    GPU,
+    HOST,
+    MLP,
+    calls,
+    close,
+    constants,
+    export,
+    lowered,
+    make,
+    runnable,
+)
 
-FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
 X = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
 INT4 = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))

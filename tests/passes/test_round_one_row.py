@@ -17,7 +17,7 @@ from etcuda.kernels.int4.problem import LinearProblem
 from etcuda.kernels.rounding import table as rounding_table
 from etcuda.kernels.rounding.configs import RoundingConfig
 from etcuda.kernels.rounding.problem import RoundingProblem
-from tests.passes.quantized_programs import GPU, HOST, calls, close, export, lowered, make, quantized, runnable
+from tests.passes.quantized_programs import FUSION, GPU, HOST, calls, close, export, lowered, make, quantized, runnable
 from tests.passes.test_fuse_rounding import Block, Llama, Shapes, arguments, run
 
 OWN, BEFORE = MatvecConfig(0, 0, 4, 64, 2, 1, 0), MatvecConfig(1, 0, 2, 32, 1, 1, 0)
@@ -89,7 +89,7 @@ def test_the_tables_decide(
 def test_products_together_decide_for_their_input(monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, rounding=1.5)
     model = quantized(make(Block, norm=Llama))
-    program = lowered(export(model, X, X.clone()), without=("fuse_mlp", "fuse_qkv"))
+    program = lowered(export(model, X, X.clone()), without=FUSION)
     assert len(calls(program, "int4_matvec_rounded")) == 4
     assert len(calls(program, "rms_norm_quantize")) == 2
     (gate,) = calls(program, "gate_quantize")

@@ -13,6 +13,7 @@ from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.backend.options import BackendConfig
 from etcuda.kernels.int4 import table
 from tests.passes.quantized_programs import (
+    FUSION,
     GPU,
     HOST,
     MLP,
@@ -27,7 +28,6 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
 
 
