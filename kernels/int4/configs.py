@@ -7,7 +7,6 @@ import dataclasses
 from etcuda.kernels.int4.problem import MAX_TOKENS, LinearProblem
 from etcuda.kernels.registry import Device
 
-
 # Of a multiprocessor, and the most that a thread may have, on every GPU of compute capability 8.0 and later.
 _REGISTERS = 65536
 _MOST_REGISTERS = 255

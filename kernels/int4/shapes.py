@@ -32,8 +32,10 @@ def problems(bits: int) -> list[tuple[KernelName, LinearProblem]]:
     found += [("matmul", of(m, shape)) for shape in LARGE for m in _MANY[:5]]
     # Where the two meet.
     found += [("matmul", of(m, LARGE[0])) for m in (8, 4, 1)]
-    found += [("matvec", of(8, LARGE[1])), ("matmul", of(8, LARGE[1]))]
+    found += [("matvec", of(m, LARGE[1])) for m in _FEW] + [("matmul", of(m, LARGE[1])) for m in (8, 4)]
     small = (4096, 4096)
-    found += [("matvec", of(m, small)) for m in _FEW] + [("matmul", of(m, small)) for m in (8, 4, 16, 64, 512, 2048)]
+    found += [("matvec", of(m, small)) for m in _FEW] + [
+        ("matmul", of(m, small)) for m in (8, 4, 16, 32, 64, 128, 512, 2048)
+    ]
     found += [("matvec", of(1, shape)) for shape in MORE_SHAPES]
     return found + [("matmul", of(128, shape)) for shape in LARGE]
