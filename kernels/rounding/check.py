@@ -82,7 +82,7 @@ def _check_like(op: str, name: str, tensor: Tensor, other_name: str, other: Tens
 
 def _check_config(op: str, blocks: int, num_warps: int) -> None:
     _expect(blocks > 0 and blocks & (blocks - 1) == 0, op, "blocks", "a power of two", blocks)
-    _expect(num_warps in (1, 2, 4, 8, 16), op, "num_warps", "1, 2, 4, 8 or 16", num_warps)
+    _expect(num_warps in (1, 2, 4, 8, 16, 32), op, "num_warps", "1, 2, 4, 8, 16 or 32", num_warps)
 
 
 def _expect(holds: bool, op: str, name: str, expected: str, got: object) -> None:

@@ -12,7 +12,8 @@ from etcuda.kernels.rounding.problem import RoundingProblem
 _PER_LANE = 8
 _MOST_PER_LANE = 32
 _LANES = 32
-_MOST_WARPS = 16
+_GUESSED_WARPS = 16
+_MOST_WARPS = 32
 # Rows from which the GPU is full of programs, so that each takes more at a time.
 _MANY_ROWS = 64
 
@@ -33,7 +34,7 @@ class RoundingConfig:
 def norm_candidates(problem: RoundingProblem, device: Device) -> list[RoundingConfig]:
     """Of the norm, one program a row: a tile holds the row, if that fits the registers."""
     row = _padded(problem.k // BLOCK)
-    guess = _clamp(row * BLOCK // (_PER_LANE * _LANES), _MOST_WARPS)
+    guess = _clamp(row * BLOCK // (_PER_LANE * _LANES), _GUESSED_WARPS)
     found: dict[RoundingConfig, None] = {}
     for warps in (guess, guess // 2, guess // 4, 2 * guess):
         if 1 <= warps <= _MOST_WARPS:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from etcuda.kernels.int4.launch import quantize
 from etcuda.kernels.rounding import launch
 from etcuda.kernels.rounding.configs import gate_candidates, norm_candidates
 from etcuda.kernels.rounding.problem import RoundingProblem
@@ -245,6 +246,18 @@ def test_numbers_that_are_none_stay_in_their_row_and_block(bad: float, dtype: to
         assert float(scale[1, 1]) == math.inf
     else:
         assert scale[1, 1].isnan()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("m", [1, 3, 65])
+def test_rounding_alone(dtype: torch.dtype, m: int) -> None:
+    x = numbers(m, 96, dtype=dtype)
+    check_rounded(x, *quantize(x, 0))
+    for bad, wanted in ((math.nan, math.nan), (-math.inf, math.inf)):
+        x[-1, 40] = bad
+        scale = quantize(x, 0)[1][-1]
+        torch.testing.assert_close(scale[1], torch.tensor(wanted, device=DEVICE), equal_nan=True)
+        assert scale[::2].isfinite().all()
 
 
 @pytest.mark.parametrize("m", [1, 100])

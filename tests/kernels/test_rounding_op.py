@@ -130,7 +130,7 @@ BAD_NORM: dict[str, tuple[dict[str, Any], str]] = {
     "eps": ({"eps": 0.0}, "eps: expected a positive finite number, got 0.0."),
     "eps nan": ({"eps": math.nan}, "eps: expected a positive finite number, got nan."),
     "blocks": ({"blocks": 3}, "blocks: expected a power of two, got 3."),
-    "warps": ({"num_warps": 3}, "num_warps: expected 1, 2, 4, 8 or 16, got 3."),
+    "warps": ({"num_warps": 3}, "num_warps: expected 1, 2, 4, 8, 16 or 32, got 3."),
 }
 BAD_GATE: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"gate": torch.ones(2, 64).int()}, "gate: expected bfloat16, float16 or float32, got torch.int32."),

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from etcuda import CompileOptions, Int4CoalescedConfig, quantize_weights
 from etcuda.backend.inspect import inspect_program
 from etcuda.kernels.int4.tensor import Int4CoalescedTensor
+from etcuda.kernels.rounding import table as rounding_table
+from etcuda.kernels.rounding.configs import RoundingConfig
+from etcuda.kernels.rounding.problem import RoundingProblem
+from etcuda.kernels.rounding.table import Entry
 from examples.bundle import make_bundle
 from examples.export import export_case, export_program
 from examples.models import INT4_CASES
@@ -61,6 +65,20 @@ def test_what_few_rows_round_is_rounded_where_it_is_computed(tmp_path: pathlib.P
     # One norm is left, behind the look-up of the tokens; the others are not generated.
     assert len([kernel for kernel in image.kernels if "rsqrt" in kernel]) <= 1
     assert not [kernel for kernel in image.kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
+
+
+@pytest.mark.slow
+def test_one_row_is_rounded_where_it_is_computed_if_that_was_measured(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounding = Entry("quantize", RoundingProblem(1, 2048), ((RoundingConfig(1, 1), 1e3),), 1)
+    monkeypatch.setattr(rounding_table, "load", lambda arch: rounding_table.Table(arch, {}, (rounding,)))
+    path = tmp_path / "model.pte"
+    export_case("decoder-int4-bf16", "sm_90", path, CompileOptions(progress=False))
+    (decode,) = (method for method in inspect_program(path).methods if method.name == "decode")
+    kernels = set(decode.delegates[0].images[0].kernels)
+    assert {"rms_norm_quantize_overlapped", "gate_quantize_overlapped", "stepped_overlapped"} <= kernels
+    assert not [kernel for kernel in kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
 
 
 class Wide(nn.Module):

@@ -340,3 +340,16 @@ def test_what_is_not_recognised_stays_and_the_log_says_why(name: str, caplog: py
 def test_the_host_has_no_rounding_of_its_own() -> None:
     program = compare(quantized(make(Block, norm=Llama)), *inputs(torch.bfloat16), config=HOST)
     assert not calls(program)
+
+
+@pytest.mark.parametrize("gate_first", [True, False])
+def test_halves_of_one_tensor(gate_first: bool) -> None:
+    def gated(x: Tensor, y: Tensor) -> Tensor:
+        both = torch.cat([x, y], -1) + 1
+        first, second = both[:, :64], both[:, 64:]
+        return F.silu(first) * second if gate_first else F.silu(second) * first
+
+    program = compare(quantized(make(Refused, function=gated)), *inputs(torch.bfloat16))
+    (found,) = (arguments(node) for node in calls(program, "gate_quantize"))
+    # Only gate and then up lie as the kernel takes them together.
+    assert (found["up"] is None) == gate_first
