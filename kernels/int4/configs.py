@@ -36,13 +36,13 @@ class MatvecConfig:
 
     @property
     def order(self) -> MatvecConfig:
-        """What decides in which order a row is summed, and so its bits: everything but the number of programs.
+        """What decides in which order a row is summed, and so its bits: all but the rows of a tile and the programs.
 
-        Configurations of one order are one compiled kernel on tiles of one shape; which program takes a tile does not
-        change what it computes. Every other field changes how blocks are spread over registers, lanes and warps, or
-        which instructions the compiler fuses.
+        A row's blocks go to lanes, then to warps, then to registers, whatever rows are beside it in a tile, and which
+        program takes a tile does not change what it computes. Every other field changes how blocks are spread, or which
+        instructions the compiler fuses.
         """
-        return dataclasses.replace(self, per_sm=0)
+        return dataclasses.replace(self, block_n=0, per_sm=0)
 
 
 @dataclasses.dataclass(frozen=True)

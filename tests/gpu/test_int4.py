@@ -14,14 +14,16 @@ from torch import Tensor
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.backend.options import BackendConfig
 from etcuda.backend.target import TARGETS
-from etcuda.kernels.int4 import table
+from etcuda.kernels.int4 import launch, table
 from etcuda.kernels.int4.check import Stored
+from etcuda.kernels.int4.configs import MatvecConfig, matvec_candidates, padded
 from etcuda.kernels.int4.problem import MAX_TOKENS, LinearProblem
 from etcuda.kernels.int4.select import (
     LocalDevice,
     choose,
     choose_matmul,
     choose_matvec,
+    matvec_arguments,
     matvec_limit,
     run_config,
 )
@@ -98,6 +100,27 @@ def test_the_operator_in_a_cuda_graph_and_without_rows() -> None:
     assert torch.equal(out, eager)
     assert torch.ops.etcuda.int4_linear(x[:0], *stored, None, 32, "int8").shape == (0, 1024)
     assert form == format_of(problem)
+
+
+@pytest.mark.parametrize("k", [96, 4096, 5376, 21504])
+@pytest.mark.parametrize(("m", "bits"), [(1, 4), (4, 4), (1, 8)])
+def test_configurations_of_one_order_give_the_same_bits(m: int, bits: int, k: int) -> None:
+    """In fp32, where no rounding of the result hides a difference."""
+    torch.manual_seed(0)
+    device = LocalDevice.current()
+    problem = LinearProblem(m, 1600, k, bits, offset="zero_point" if bits == 4 else "symmetric")
+    form, stored = make_weight(problem, problem.n)
+    x = make_activations(problem)
+    rounded = launch.quantize(x, 0)
+    first: dict[MatvecConfig, Tensor] = {}
+    compared = 0
+    for config in matvec_candidates(problem, device):
+        arguments = matvec_arguments(config, padded(m), device.num_sms, 0)
+        values = rounded if config.rounded else x
+        got = launch.matvec(bits, form, values, stored, None, torch.float32, *arguments)
+        compared += config.order in first
+        assert torch.equal(first.setdefault(config.order, got), got), config
+    assert compared
 
 
 # N of the parts and K: query, key and value; gate and up; rows that lie elsewhere in a tile when they are joined.

@@ -72,7 +72,7 @@ def entry(kernel: str, m: int, n: int, k: int, *candidates: tuple[table.Config, 
     return Entry(kernel, LinearProblem(m, n, k), rows, 1)  # type: ignore[arg-type]
 
 
-A, B, C = (MatvecConfig(0, 0, block_n, 64, 2, 1, 0) for block_n in (2, 4, 8))
+A, B, C = (MatvecConfig(0, 0, 4, blocks, blocks // 32, 1, 0) for blocks in (32, 64, 128))
 MANY, FEW = (MatvecConfig(0, 1, 4, 128, 4, 1, per_sm) for per_sm in (16, 2))
 
 

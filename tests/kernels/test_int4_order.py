@@ -3,6 +3,8 @@ them for sm_90, compiled here."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import re
 
 import pytest
@@ -20,9 +22,10 @@ _ARITHMETIC = re.compile(r"^\s*(?:@\S+ )?((?:fma|mul|add|sub|div)\.\S*f32|(?:shf
 _SUM = re.compile(r'"tt\.reduce"\(%\S+\) <\{axis = (\d) .*?\}\) : \((tensor<[^)]*>)\)', re.DOTALL)
 
 
-def orders(k: int, m: int) -> list[MatvecConfig]:
+def kernels(k: int, m: int) -> list[MatvecConfig]:
+    """The candidates, each compiled kernel once."""
     found = matvec_candidates(LinearProblem(m, 4096, k), DEVICE)
-    return list(dict.fromkeys(config.order for config in found))
+    return list(dict.fromkeys(dataclasses.replace(config, per_sm=0) for config in found))
 
 
 def splits(ttgir: str) -> list[tuple[str, ...]]:
@@ -43,9 +46,11 @@ def splits(ttgir: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("k", [96, 4096, 5376])
 def test_the_split_of_a_row_does_not_depend_on_the_number_of_rows(k: int, m: int) -> None:
     case = Case(k=k, bias=False)
-    for config in orders(k, m):
+    of_order: dict[MatvecConfig, list[tuple[str, ...]]] = {}
+    for config in kernels(k, m):
         first, *others = (splits(compile_matvec(config, case, m, rows, 1, "ttgir")) for rows in ROWS)
         assert first == others[0] == others[1], config
+        assert of_order.setdefault(config.order, first) == first, config
         ((size, per_thread, lanes, warps, _),) = first
         assert int(size) == config.blocks
         # Neighbouring blocks in neighbouring lanes, then in neighbouring warps: each load of a warp is contiguous.
@@ -66,7 +71,7 @@ FORMATS = [
 
 @pytest.mark.parametrize("case", FORMATS, ids=lambda c: f"{c.bits}-{c.storage}-{c.offset}-{c.group_size}")
 def test_the_arithmetic_is_the_same_instruction_for_instruction(case: Case) -> None:
-    chosen = [each for each in orders(case.k, 1) if each.resident][:2] + orders(case.k, 8)[:1]
+    chosen = [each for each in kernels(case.k, 1) if each.resident][:2] + kernels(case.k, 8)[:1]
     assert {each.resident for each in chosen} == {0, 1}
     for config in chosen:
         tokens = 1 if config.resident else 8
@@ -78,12 +83,33 @@ def test_the_arithmetic_is_the_same_instruction_for_instruction(case: Case) -> N
         assert sorted(first) == sorted(others[1]), config
 
 
-def test_the_number_of_programs_is_all_that_an_order_leaves_open() -> None:
+@pytest.mark.parametrize("config", [(0, 1, 2, 128, 4, 1, 0), (0, 0, 2, 64, 2, 1, 0), (1, 0, 2, 32, 1, 1, 0)], ids=str)
+def test_rows_of_a_tile_are_computed_alike(config: tuple[int, ...]) -> None:
+    """Of each instruction there are as many more from four rows to eight as twice those from two to four."""
+    case = Case(k=4096, bias=False)
+    counts = []
+    for block_n in (2, 4, 8):
+        shaped = dataclasses.replace(MatvecConfig(*config), block_n=block_n)
+        code = compile_matvec(shaped, case, 1, Rows(sixteen=True), 1, "ptx")
+        found = collections.Counter(_ARITHMETIC.findall(code))
+        # Lanes that hold no row of their own exchange more: how many depends on rows and warps together.
+        counts.append(
+            collections.Counter({name: n for name, n in found.items() if not name.startswith(("shfl", "bar"))})
+        )
+    first, second, third = counts
+    assert first != second
+    assert {name: third[name] - second[name] for name in third} == {
+        name: 2 * (second[name] - first[name]) for name in third
+    }
+
+
+def test_rows_of_a_tile_and_programs_are_all_that_an_order_leaves_open() -> None:
     config = MatvecConfig(0, 1, 4, 128, 4, 1, 8)
-    assert config.order == MatvecConfig(0, 1, 4, 128, 4, 1, 4).order
-    for other in ((1, 1, 4, 128, 4, 1, 8), (0, 1, 2, 128, 4, 1, 8), (0, 1, 4, 128, 2, 1, 8), (0, 0, 4, 128, 4, 1, 0)):
+    for other in ((0, 1, 4, 128, 4, 1, 4), (0, 1, 2, 128, 4, 1, 8)):
+        assert MatvecConfig(*other).order == config.order
+    for other in ((1, 1, 4, 128, 4, 1, 8), (0, 1, 4, 128, 2, 1, 8), (0, 0, 4, 128, 4, 1, 0)):
         assert MatvecConfig(*other).order != config.order
-    # The two differ in what they make of a sum: the program of another tile spreads a row over fewer warps.
+    # The two differ in what they make of a sum: one spreads a row over fewer warps.
     case = Case(k=4096, bias=False)
     spread = [splits(compile_matvec(MatvecConfig(0, 1, 4, 128, w, 1, 0), case, 1, Rows(), 1, "ttgir")) for w in (2, 4)]
     assert spread[0] != spread[1]
