@@ -10,6 +10,7 @@ import sys
 import torch
 
 from benchmarks.attention import end_to_end_report, report
+from benchmarks.attention.cells import KINDS
 from benchmarks.attention.end_to_end import MODELS, export
 from benchmarks.attention.end_to_end_run import run as run_models
 from benchmarks.attention.engines import ENGINES
@@ -29,6 +30,7 @@ def main() -> int:
     measure.add_argument("--mode", choices=("cudagraph", "plain", "both"), default="both")
     measure.add_argument("--budget-s", type=float, default=math.inf, help="seconds after which no cell is started")
     measure.add_argument("--engines", nargs="+", choices=tuple(ENGINES), default=list(ENGINES))
+    measure.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="sections of the page")
     page = commands.add_parser("render", help="make attention.md and attention.png")
     page.add_argument("--source", type=pathlib.Path, default=RESULTS / "attention.json")
     page.add_argument("--folder", type=pathlib.Path, default=RESULTS)
@@ -58,7 +60,7 @@ def main() -> int:
         if arguments.library is None and compile_native("session.cpp", library, shared=True) != 0:
             return 1
         return run_models(arguments.models, arguments.programs, library, arguments.out)
-    run(arguments.out, arguments.mode, arguments.budget_s, arguments.engines)
+    run(arguments.out, arguments.mode, arguments.budget_s, arguments.engines, arguments.kinds)
     return 0
 
 

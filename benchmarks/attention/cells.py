@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, UPPER_LEFT, AttentionProblem
 from etcuda.kernels.attention.shapes import (
@@ -18,6 +18,7 @@ from etcuda.kernels.attention.shapes import (
 )
 
 Kind = Literal["decode", "filled", "draft", "prefill", "window"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,10 @@ def _cells() -> list[Cell]:
     long = 16384
     cells += [Cell("window", f.name, f.problem(1, long, long, UPPER_LEFT, WINDOW)) for f in (GEMMA, D128)]
     cells += [Cell("window", f"{f.name} no window, not causal", f.problem(1, long, long, FULL)) for f in (GEMMA, D128)]
-    cells += [Cell("filled", GEMMA.name, GEMMA.problem(1, 1, 1024), 1000, peers=False)]
-    cells += [Cell("filled", GEMMA.name, GEMMA.problem(1, 1, 131072), 1000, peers=False)]
+    cells += [
+        Cell("filled", GEMMA.name, GEMMA.problem(1, 1, length), filled, peers=False)
+        for length, filled in ((1024, 0), (1024, 1000), (131072, 1000))
+    ]
     cells += _decode((GEMMA, D128), 8, (256, 1024, 4096, 16384, 65536))
     cells += [
         Cell("draft", f.name, f.problem(1, l_q, length, LOWER_RIGHT))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from triton.runtime.errors import TritonError
 
-from benchmarks.attention.cells import CELLS, Cell
+from benchmarks.attention.cells import CELLS, KINDS, Cell
 from benchmarks.attention.engines import ENGINES, OURS, Call, UnsupportedError
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, cost
 from etcuda.kernels.attention.reference import attention_reference
@@ -45,7 +45,7 @@ class Row:
     flops: int = 0
 
 
-def run(out: pathlib.Path, mode: str, budget_s: float, engines: Sequence[str]) -> None:
+def run(out: pathlib.Path, mode: str, budget_s: float, engines: Sequence[str], kinds: Sequence[str] = KINDS) -> None:
     """Measures cell after cell until the time is up, and writes what there is after each.
 
     Args:
@@ -53,19 +53,21 @@ def run(out: pathlib.Path, mode: str, budget_s: float, engines: Sequence[str]) -
         mode: ``cudagraph``, ``plain`` or ``both``.
         budget_s: seconds after which no cell is started.
         engines: names in ``ENGINES``.
+        kinds: sections of the page, of ``KINDS``.
     """
     deadline = time.monotonic() + budget_s
     device = LocalDevice.current()
     timer = Timer()
     value: dict[str, Any] = {"environment": environment(device), "ceilings": _ceilings(timer), "rows": []}
-    for cell in CELLS:
+    cells = [cell for cell in CELLS if cell.kind in kinds]
+    for cell in cells:
         if time.monotonic() > deadline:
             break
         for row in measure(cell, device, timer, mode, engines, deadline):
             value["rows"].append(dataclasses.asdict(row))
         _save(out, value)
         torch.cuda.empty_cache()
-    print(f"{len({row['cell'] for row in value['rows']})} of {len(CELLS)} cells in {out}")
+    print(f"{len({row['cell'] for row in value['rows']})} of {len(cells)} cells in {out}")
 
 
 def measure(

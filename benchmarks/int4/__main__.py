@@ -10,6 +10,7 @@ import sys
 import torch
 
 from benchmarks.int4 import report
+from benchmarks.int4.cells import KINDS
 from benchmarks.int4.engines import ENGINES
 from benchmarks.int4.run import run
 
@@ -24,6 +25,7 @@ def main() -> int:
     measure.add_argument("--out", type=pathlib.Path, default=RESULTS / "int4.json")
     measure.add_argument("--budget-s", type=float, default=math.inf, help="seconds after which no cell is started")
     measure.add_argument("--engines", nargs="+", choices=tuple(ENGINES), default=list(ENGINES))
+    measure.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="sections of the page")
     page = commands.add_parser("render", help="make int4.md and int4.png")
     page.add_argument("--source", type=pathlib.Path, default=RESULTS / "int4.json")
     page.add_argument("--folder", type=pathlib.Path, default=RESULTS)
@@ -34,7 +36,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("benchmarks.int4: expected an NVIDIA GPU, found none; run this where there is one.", file=sys.stderr)
         return 2
-    run(arguments.out, arguments.budget_s, arguments.engines)
+    run(arguments.out, arguments.budget_s, arguments.engines, arguments.kinds)
     return 0
 
 

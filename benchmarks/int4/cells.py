@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from etcuda.kernels.int4.problem import LinearProblem
 from etcuda.kernels.int4.shapes import LARGE, MORE_SHAPES, SHAPES
 
 Kind = Literal["decode", "few", "prompt", "prefill", "exact", "int8"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclasses.dataclass(frozen=True)

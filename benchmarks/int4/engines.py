@@ -20,7 +20,7 @@ from etcuda.kernels.int4.select import LocalDevice, choose, run_config
 Call = Callable[[Tensor], Tensor]
 OURS = ("etcuda", "etcuda overlapped")
 # Engines whose result is not the product.
-UNCHECKED = ("read",)
+UNCHECKED = ("read", "read overlapped")
 
 
 class UnsupportedError(Exception):
@@ -111,12 +111,12 @@ def executorch(name: str, cell: Cell, weight: Weight, device: LocalDevice) -> Ca
     return lambda x: operator(x, packed, scale, group)  # type: ignore[no-any-return]
 
 
-def plain_read(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+def plain_read(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """Reads as many bytes as the weight has, nothing else."""
     if cell.problem.m > 1:
         raise UnsupportedError("the same bytes as for one row")
     source = torch.randint(0, 1 << 30, (cell.problem.weight_bytes // 4,), dtype=torch.int32, device="cuda")
-    return lambda x: read(source)
+    return lambda x: read(source, overlap)
 
 
 ENGINES: dict[str, Callable[[Cell, Weight, LocalDevice], Call]] = {
@@ -127,5 +127,6 @@ ENGINES: dict[str, Callable[[Cell, Weight, LocalDevice], Call]] = {
     "executorch matvec": functools.partial(executorch, "int4_matvec"),
     "executorch matmul": functools.partial(executorch, "int4_matmul"),
     "torchao default": torchao_default,
-    "read": plain_read,
+    "read": functools.partial(plain_read, 0),
+    "read overlapped": functools.partial(plain_read, 1),
 }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from triton.runtime.errors import TritonError
 
-from benchmarks.int4.cells import CELLS, Cell
+from benchmarks.int4.cells import CELLS, KINDS, Cell
 from benchmarks.int4.engines import ENGINES, OURS, UNCHECKED, UnsupportedError, Weight
 from etcuda.kernels.int4.problem import cost
 from etcuda.kernels.int4.select import LocalDevice, choose
@@ -47,27 +47,29 @@ class Row:
     times: dict[str, float] | None = None
 
 
-def run(out: pathlib.Path, budget_s: float, engines: Sequence[str]) -> None:
+def run(out: pathlib.Path, budget_s: float, engines: Sequence[str], kinds: Sequence[str] = KINDS) -> None:
     """Measures cell after cell until the time is up, and writes what there is after each.
 
     Args:
         out: the JSON file.
         budget_s: seconds after which no cell is started.
         engines: names in ``ENGINES``.
+        kinds: sections of the page, of ``KINDS``.
     """
     deadline = time.monotonic() + budget_s
     device = LocalDevice.current()
     timer = Timer()
     value: dict[str, Any] = {"environment": environment(device), "ceilings": _ceilings(timer), "rows": []}
     value["environment"]["timing"] = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
-    for cell in CELLS:
+    cells = [cell for cell in CELLS if cell.kind in kinds]
+    for cell in cells:
         if time.monotonic() > deadline:
             break
         for row in measure(cell, device, timer, engines):
             value["rows"].append(dataclasses.asdict(row))
         _save(out, value)
         torch.cuda.empty_cache()
-    print(f"{len({(row['kind'], row['cell']) for row in value['rows']})} of {len(CELLS)} cells in {out}")
+    print(f"{len({(row['kind'], row['cell']) for row in value['rows']})} of {len(cells)} cells in {out}")
 
 
 def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str]) -> list[Row]:

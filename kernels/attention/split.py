@@ -142,7 +142,7 @@ def merge_parts(
     out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
-    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Merges the parts of one row, ``BLOCK_S`` at a time."""
     row = tl.program_id(0)
@@ -151,6 +151,10 @@ def merge_parts(
     _lo, _hi, _length, _span, used = parts(
         kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n, MAX_Q, CAUSAL, WINDOW, HAS_LEN
     )
+    if OVERLAP:
+        # In every block, also in one that has nothing to merge: the kernel behind this one starts once all have ended.
+        # Lengths and positions were read before: what wrote them ended before the kernel that writes the parts began.
+        gdc_wait()
     if used == 1:
         return
     offs_d = tl.program_id(2) * CHUNK_D + tl.arange(0, CHUNK_D)
@@ -192,6 +196,7 @@ def attention_reduce_kernel(
     merge_parts(
         out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
         num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
+        False,
     )  # fmt: skip
 
 
@@ -203,9 +208,8 @@ def attention_reduce_overlapped(
     BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
 ):  # fmt: skip
     """Like ``attention_reduce_kernel``, and may be launched while the kernel in front of it runs."""
-    # In every block, before anything else: the kernel behind this one starts once all blocks have ended.
-    gdc_wait()
     merge_parts(
         out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
         num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
+        True,
     )  # fmt: skip
