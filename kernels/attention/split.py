@@ -73,24 +73,25 @@ def attention_split_kernel(
     h = tl.program_id(1) % KV_HEADS
     tile = tl.program_id(1) // KV_HEADS
     b = tl.program_id(2)
-    lo, hi, length, span, used = parts(
-        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN
-    )
-    if split >= used:
-        return
     qk_scale = tl.cast(qk_scale, tl.float32)
     rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     row_m = rows // GROUP
     row_h = h * GROUP + rows % GROUP
     row_ok = rows < L_q * GROUP
-    pos = query_positions(positions, stride_pb, stride_pm, b, row_m, L_q, L_q, length, CAUSAL)
     offs_d = tl.arange(0, BLOCK_D)
     d_ok = offs_d < HEAD_DIM
     rows_ok = row_ok[:, None] & d_ok[None, :]
     batch = b.to(tl.int64)
     head = h.to(tl.int64)
     q_rows = batch * stride_qb + row_h.to(tl.int64) * stride_qh + row_m.to(tl.int64) * stride_qm
+    # On its way while the length is read, on which everything else waits.
     qt = tl.load(q + q_rows[:, None] + offs_d[None, :], mask=rows_ok, other=0.0)
+    lo, hi, length, span, used = parts(
+        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN
+    )
+    if split >= used:
+        return
+    pos = query_positions(positions, stride_pb, stride_pm, b, row_m, L_q, L_q, length, CAUSAL)
     k_base = k + batch * stride_kb + head * stride_kh
     v_base = v + batch * stride_vb + head * stride_vh
     mask_rows = 0
