@@ -1,4 +1,5 @@
-"""What the references of int4 and int8 weights share: rounding of activations, products and look-ups."""
+"""Rounding of activations, products and look-ups in plain PyTorch, computed in fp32: what the kernels are compared
+with, what eager mode runs on the CPU, and the lowering where no kernel serves."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import KernelArgumentError
-from etcuda.kernels.groups import BLOCK
+from etcuda.kernels.groups import BLOCK, GroupFormat
 
 _TINY = 2.0**-120  # Below, 127 / amax would overflow: such a block is zero.
 _CHUNK = 1 << 26  # Weights that are dequantised at a time: 256 MiB in fp32.
@@ -44,7 +45,55 @@ def quantize_activation_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.reshape(rows, k), scale, total
 
 
-def linear_by_rows(
+def linear_reference(
+    kind: type[GroupFormat],
+    x: Tensor,
+    qdata: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scale_step: Tensor | None,
+    zero_step: Tensor | None,
+    bias: Tensor | None,
+    group_size: int,
+    activation: str,
+) -> Tensor:
+    """x @ weight.T + bias with fp32 products and sums, rounded once to the dtype of ``x``.
+
+    Args:
+        kind: the format of the weight, which ``functools.partial`` fixes: what is left is called like the operator.
+        x: [..., K] floating.
+        qdata: uint8 [N, K / 2] for int4, int8 [N, K] for int8.
+        scale: float16, float32 or uint8 [N, G].
+        zero: ``None``, uint8, or the dtype of ``scale`` [N, G].
+        scale_step: ``None`` or float16 [N, K / 256].
+        zero_step: ``None`` or float16 [N, K / 256].
+        bias: ``None`` or [N] floating.
+        group_size: K / G.
+        activation: "exact", or "int8" for activations rounded as ``quantize_activation_reference`` does.
+
+    Returns:
+        [..., N] in the dtype of ``x``.
+    """
+    form = kind.of(group_size, scale, zero, scale_step, zero_step)
+    return _linear_by_rows(x, form.dequantize, (qdata, scale, zero, scale_step, zero_step), bias, activation)
+
+
+def embedding_reference(
+    kind: type[GroupFormat],
+    indices: Tensor,
+    qdata: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scale_step: Tensor | None,
+    zero_step: Tensor | None,
+    group_size: int,
+) -> Tensor:
+    """Rows of the weight, float32 [*indices.shape, K]; ``indices`` integers from 0 to N - 1."""
+    form = kind.of(group_size, scale, zero, scale_step, zero_step)
+    return _embed_rows(indices, form.dequantize, (qdata, scale, zero, scale_step, zero_step))
+
+
+def _linear_by_rows(
     x: Tensor, dequantize: Callable[..., Tensor], parts: Parts, bias: Tensor | None, activation: str
 ) -> Tensor:
     """x @ dequantize(*parts).T + bias in fp32, some rows of the weight at a time if it is large."""
@@ -66,7 +115,7 @@ def linear_by_rows(
     return out.to(x.dtype).reshape(*x.shape[:-1], n)
 
 
-def embed_rows(indices: Tensor, dequantize: Callable[..., Tensor], parts: Parts) -> Tensor:
+def _embed_rows(indices: Tensor, dequantize: Callable[..., Tensor], parts: Parts) -> Tensor:
     """Rows ``indices`` of the weight, float32 [*indices.shape, K]."""
     flat = indices.reshape(-1)
     rows = dequantize(*(None if part is None else part.index_select(0, flat) for part in parts))
