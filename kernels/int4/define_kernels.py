@@ -13,7 +13,7 @@ from torch.library import triton_op
 
 from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4 import launch
-from etcuda.kernels.int4.check import check_linear, check_rounded, check_stored, check_tokens
+from etcuda.kernels.int4.check import check_bias, check_linear, check_ordered, check_rounded, check_stored, check_tokens
 
 
 def define_matvec(kind: type[GroupFormat]) -> Any:
@@ -106,7 +106,8 @@ def define_matvec_rounded(kind: type[GroupFormat]) -> Any:
     ) -> Tensor:
         """Like ``matvec`` on what ``quantize_activation`` returned; [M, N] in ``dtype``."""
         stored = (qdata, scale, zero, scale_step, zero_step)
-        form, _, k = check_stored(name, kind, stored, group_size)
+        form, n, k = check_stored(name, kind, stored, group_size)
+        check_bias(name, bias, n, qdata)
         check_rounded(name, q, q_scale, q_sum, k, dtype)
         launch.require_device(name, q)
         check_tokens(name, q.shape[0], tokens)
@@ -122,6 +123,7 @@ def define_matvec_rounded(kind: type[GroupFormat]) -> Any:
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
         _, n, k = check_stored(name, kind, stored, group_size)
+        check_bias(name, bias, n, qdata)
         check_rounded(name, q, q_scale, q_sum, k, dtype)
         check_tokens(name, q.shape[0], tokens)
         return q.new_empty((q.shape[0], n), dtype=dtype)
@@ -192,3 +194,71 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
 
     matmul.register_fake(fake_matmul)
     return matmul, fake_matmul
+
+
+def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
+    """Defines ``int4_matmul_ordered`` or ``int8_matmul_ordered``; returns it and its fake."""
+    name = f"int{kind.bits}_matmul_ordered"
+
+    @triton_op(f"etcuda::{name}", mutates_args=())
+    def matmul_ordered(
+        ordered: Tensor,
+        factor: Tensor,
+        qdata: Tensor,
+        scale: Tensor,
+        zero: Tensor | None,
+        scale_step: Tensor | None,
+        zero_step: Tensor | None,
+        bias: Tensor | None,
+        group_size: int,
+        dtype: torch.dtype,
+        block_n: int,
+        block_m: int,
+        blocks: int,
+        num_warps: int,
+        num_stages: int,
+        programs: int,
+        max_registers: int,
+        overlap: int,
+    ) -> Tensor:
+        """Like ``matmul`` on what ``order_activation`` returned for weights of as many bits.
+
+        Launched early, it still finds what other products ran behind: each of their kernels waited for the end of the
+        one in front of it before it ended itself, and so the last one ended after the ordering.
+
+        Args:
+            ordered: float16 [at least M rounded up to ``block_m``, K rounded up to 128].
+            factor: float32 [M]; the stored tensors, ``bias`` and ``group_size`` as of ``linear``.
+            dtype: of the result: bfloat16, float16 or float32.
+            block_n: weight rows of a tile; this and what follows as of ``matmul``.
+
+        Returns:
+            [M, N] in ``dtype``.
+
+        Raises:
+            KernelArgumentError: an argument is not one that the kernel takes, or is on no GPU.
+            WeightFormatError: the stored tensors do not fit together.
+        """
+        stored = (qdata, scale, zero, scale_step, zero_step)
+        form, n, k = check_stored(name, kind, stored, group_size)
+        check_bias(name, bias, n, qdata)
+        check_ordered(name, ordered, factor, k, dtype, block_m)
+        launch.require_device(name, ordered)
+        return launch.matmul_ordered(kind.bits, form, launch.rows_of(ordered), factor.contiguous(), stored, bias, dtype,
+                                     block_n, block_m, blocks, num_warps, num_stages, programs, max_registers,
+                                     overlap)  # fmt: skip
+
+    def fake_matmul_ordered(
+        ordered: Tensor, factor: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None, scale_step: Tensor | None,
+        zero_step: Tensor | None, bias: Tensor | None, group_size: int, dtype: torch.dtype, block_n: int, block_m: int,
+        *config: int,
+    ) -> Tensor:  # fmt: skip
+        """Checks the arguments; returns a fake result."""
+        stored = (qdata, scale, zero, scale_step, zero_step)
+        _, n, k = check_stored(name, kind, stored, group_size)
+        check_bias(name, bias, n, qdata)
+        check_ordered(name, ordered, factor, k, dtype, block_m)
+        return ordered.new_empty((factor.shape[0], n), dtype=dtype)
+
+    matmul_ordered.register_fake(fake_matmul_ordered)
+    return matmul_ordered, fake_matmul_ordered

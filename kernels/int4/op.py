@@ -2,7 +2,7 @@
 
 ``etcuda::int4_linear`` and ``etcuda::int4_embedding`` say what is computed: an exported model holds one of them per
 layer. On a CPU they compute the reference, on a GPU what was measured to be fastest. The others are the kernels.
-``etcuda::quantize_activation`` serves weights of any bits.
+Activations are rounded, or put in order, for weights of both widths by the two that are written out here.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ from torch import Tensor
 from torch.library import triton_op
 
 from etcuda.kernels.int4 import launch
-from etcuda.kernels.int4.check import check_activation
+from etcuda.kernels.int4.check import check_activation, check_order
 from etcuda.kernels.int4.define import define_embedding, define_linear
-from etcuda.kernels.int4.define_kernels import define_matmul, define_matvec, define_matvec_rounded
+from etcuda.kernels.int4.define_kernels import (
+    define_matmul,
+    define_matmul_ordered,
+    define_matvec,
+    define_matvec_rounded,
+)
 from etcuda.kernels.int4.layout import Int4Format
 from etcuda.kernels.int4.reference import int4_embedding_reference, int4_linear_reference
-from etcuda.kernels.quantized_reference import quantize_activation_reference
+from etcuda.kernels.quantized_reference import order_activation_reference, quantize_activation_reference
 
 int4_linear = define_linear(Int4Format, int4_linear_reference)
 int4_embedding = define_embedding(Int4Format, int4_embedding_reference)
 int4_matvec, fake_matvec = define_matvec(Int4Format)
 int4_matvec_rounded, fake_matvec_rounded = define_matvec_rounded(Int4Format)
 int4_matmul, fake_matmul = define_matmul(Int4Format)
+int4_matmul_ordered, fake_matmul_ordered = define_matmul_ordered(Int4Format)
 
 
 @triton_op("etcuda::quantize_activation", mutates_args=())
@@ -53,4 +59,35 @@ def fake_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty((rows, k), dtype=torch.int8), scale, total
 
 
+@triton_op("etcuda::order_activation", mutates_args=())
+def order_activation(x: Tensor, bits: int, activation: str, block_m: int, overlap: int) -> tuple[Tensor, Tensor]:
+    """Activations as tensor-core products of weights of ``bits`` bits read them, for all that read the same ones.
+
+    Args:
+        x: [..., K] bfloat16, float16 or float32, K a multiple of 32.
+        bits: 4 or 8.
+        activation: "int8" for activations rounded per block of 32, or "exact".
+        block_m: the greatest of the products' own: a power of two, so that its rows serve them all.
+        overlap: 1 to launch the kernel while the one in front of it runs.
+
+    Returns:
+        float16 [M rounded up to ``block_m``, at least that, K rounded up to 128] in the order of K that README.md
+        gives, what rows beyond M hold left open; and float32 [M], the power of two that each row was divided by.
+
+    Raises:
+        KernelArgumentError: an argument is not one that the operator takes.
+    """
+    check_order("order_activation", x, bits, activation, block_m)
+    if type(x) is Tensor and x.device.type == "cpu":
+        return order_activation_reference(x, bits, activation, block_m)
+    return launch.order(bits, launch.rows_of(x), activation, block_m, overlap)
+
+
+def fake_order(x: Tensor, bits: int, activation: str, block_m: int, *config: int) -> tuple[Tensor, Tensor]:
+    """Checks the arguments; returns fake results."""
+    k = check_order("order_activation", x, bits, activation, block_m)
+    return launch.new_ordered(x, x.numel() // k, k, block_m)
+
+
 quantize_activation.register_fake(fake_quantize)
+order_activation.register_fake(fake_order)
