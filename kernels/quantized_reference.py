@@ -1,4 +1,5 @@
-"""What the references of int4 and int8 weights share: rounding of activations, products and look-ups."""
+"""Rounding of activations, products and look-ups in plain PyTorch, computed in fp32: what the kernels are compared
+with, what eager mode runs on the CPU, and the lowering where no kernel serves."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import KernelArgumentError
-from etcuda.kernels.groups import BLOCK
+from etcuda.kernels.groups import BLOCK, GroupFormat
 
 _TINY = 2.0**-120  # Below, 127 / amax would overflow: such a block is zero.
 _CHUNK = 1 << 26  # Weights that are dequantised at a time: 256 MiB in fp32.
@@ -44,17 +45,84 @@ def quantize_activation_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.reshape(rows, k), scale, total
 
 
-def linear_by_rows(
+def order_activation_reference(x: Tensor, bits: int, activation: str, block_m: int) -> tuple[Tensor, Tensor]:
+    """Activations in the order of K, and the type, that tensor-core products read.
+
+    Args:
+        x: [..., K] floating, K a multiple of 32.
+        bits: 4 or 8, of the weights.
+        activation: "exact", or "int8" for activations rounded as ``quantize_activation_reference`` does.
+        block_m: what M, the product of the leading sizes, is rounded up to.
+
+    Returns:
+        float16 [M rounded up, at least ``block_m``, K rounded up to 128], zero beyond M and K; float32 [M], the power
+        of two that a row was divided by: its greatest is below 2**14 then.
+    """
+    k, rows = x.shape[-1], math.prod(x.shape[:-1])
+    greatest = x.to(torch.float32).reshape(rows, k).abs().amax(dim=1)
+    exponent = ((greatest.view(torch.int32) >> 23) & 0xFF).clamp(27, 240)
+    down, factor = ((part << 23).view(torch.float32) for part in (254 + 13 - exponent, exponent - 13))
+    padding = (0, -k % 128, 0, max(-rows % block_m, block_m if rows == 0 else 0))
+    values = torch.nn.functional.pad((_rows(x, activation) * down.unsqueeze(-1)).to(torch.float16), padding)
+    # Column 128 unit + 32 block + 16 high + 4 word + 2 e + odd; of int8 128 unit + 32 block + 4 word + 2 second + e.
+    sizes, order = ((4, 2, 4, 2, 2), (2, 3, 5, 1, 4)) if bits == 4 else ((4, 8, 2, 2), (2, 3, 1, 4))
+    units = values.reshape(-1, *sizes).permute(0, *order)
+    return units.reshape(values.shape), factor
+
+
+def linear_reference(
+    kind: type[GroupFormat],
+    x: Tensor,
+    qdata: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scale_step: Tensor | None,
+    zero_step: Tensor | None,
+    bias: Tensor | None,
+    group_size: int,
+    activation: str,
+) -> Tensor:
+    """x @ weight.T + bias with fp32 products and sums, rounded once to the dtype of ``x``.
+
+    Args:
+        kind: the format of the weight, which ``functools.partial`` fixes: what is left is called like the operator.
+        x: [..., K] floating.
+        qdata: uint8 [N, K / 2] for int4, int8 [N, K] for int8.
+        scale: float16, float32 or uint8 [N, G].
+        zero: ``None``, uint8, or the dtype of ``scale`` [N, G].
+        scale_step: ``None`` or float16 [N, K / 256].
+        zero_step: ``None`` or float16 [N, K / 256].
+        bias: ``None`` or [N] floating.
+        group_size: K / G.
+        activation: "exact", or "int8" for activations rounded as ``quantize_activation_reference`` does.
+
+    Returns:
+        [..., N] in the dtype of ``x``.
+    """
+    form = kind.of(group_size, scale, zero, scale_step, zero_step)
+    return _linear_by_rows(x, form.dequantize, (qdata, scale, zero, scale_step, zero_step), bias, activation)
+
+
+def embedding_reference(
+    kind: type[GroupFormat],
+    indices: Tensor,
+    qdata: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scale_step: Tensor | None,
+    zero_step: Tensor | None,
+    group_size: int,
+) -> Tensor:
+    """Rows of the weight, float32 [*indices.shape, K]; ``indices`` integers from 0 to N - 1."""
+    form = kind.of(group_size, scale, zero, scale_step, zero_step)
+    return _embed_rows(indices, form.dequantize, (qdata, scale, zero, scale_step, zero_step))
+
+
+def _linear_by_rows(
     x: Tensor, dequantize: Callable[..., Tensor], parts: Parts, bias: Tensor | None, activation: str
 ) -> Tensor:
     """x @ dequantize(*parts).T + bias in fp32, some rows of the weight at a time if it is large."""
-    if activation == "int8":
-        q, scale, _ = quantize_activation_reference(x)
-        rows = (q.to(torch.float32).reshape(q.shape[0], q.shape[1] // BLOCK, BLOCK) * scale.unsqueeze(-1)).flatten(-2)
-    elif activation == "exact":
-        rows = x.to(torch.float32).reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    else:
-        raise KernelArgumentError(f"activation: expected 'int8' or 'exact', got {activation!r}.")
+    rows = _rows(x, activation)
     n, step = _size(parts), max(1, _CHUNK // x.shape[-1])
     pieces = []
     for start in range(0, n, step):
@@ -66,11 +134,21 @@ def linear_by_rows(
     return out.to(x.dtype).reshape(*x.shape[:-1], n)
 
 
-def embed_rows(indices: Tensor, dequantize: Callable[..., Tensor], parts: Parts) -> Tensor:
+def _embed_rows(indices: Tensor, dequantize: Callable[..., Tensor], parts: Parts) -> Tensor:
     """Rows ``indices`` of the weight, float32 [*indices.shape, K]."""
     flat = indices.reshape(-1)
     rows = dequantize(*(None if part is None else part.index_select(0, flat) for part in parts))
     return rows.reshape(*indices.shape, rows.shape[-1])
+
+
+def _rows(x: Tensor, activation: str) -> Tensor:
+    """x as float32 [M, K], rounded to int8 per block of 32 or not."""
+    if activation == "int8":
+        q, scale, _ = quantize_activation_reference(x)
+        return (q.to(torch.float32).reshape(q.shape[0], q.shape[1] // BLOCK, BLOCK) * scale.unsqueeze(-1)).flatten(-2)
+    if activation == "exact":
+        return x.to(torch.float32).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    raise KernelArgumentError(f"activation: expected 'int8' or 'exact', got {activation!r}.")
 
 
 def _size(parts: Parts) -> int:

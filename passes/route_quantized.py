@@ -16,10 +16,10 @@ from torch.fx import Graph, GraphModule, Node
 from etcuda.backend.options import BackendConfig
 from etcuda.backend.target import CudaTarget
 from etcuda.kernels.attention.configs import can_overlap
-from etcuda.kernels.int4.configs import MatmulConfig
+from etcuda.kernels.int4.configs import MatmulConfig, MatvecConfig
 from etcuda.kernels.int4.problem import refuse
 from etcuda.kernels.int4.reference import int4_embedding_reference, int4_linear_reference
-from etcuda.kernels.int4.select import Choice, matmul_arguments, matvec_arguments
+from etcuda.kernels.int4.select import matmul_arguments, matvec_arguments
 from etcuda.kernels.int8.reference import int8_embedding_reference, int8_linear_reference
 from etcuda.passes.base import NodeError, compute_meta, graph_modules, graph_pass, insert_call, tensor_of
 from etcuda.passes.choose_linear import Step, may_take_tensor_cores, problem, steps
@@ -30,6 +30,7 @@ from etcuda.passes.view_copy_to_view import refresh_meta
 log = logging.getLogger(__name__)
 
 aten = torch.ops.aten
+_ops = torch.ops.etcuda
 
 _LINEAR: dict[int, Callable[..., Tensor]] = {4: int4_linear_reference, 8: int8_linear_reference}
 _EMBEDDING: dict[int, Callable[..., Tensor]] = {4: int4_embedding_reference, 8: int8_embedding_reference}
@@ -41,9 +42,9 @@ def route_quantized(program: ExportedProgram, config: BackendConfig) -> int:
 
     Before: ``q, k = int4_linear(x, ...), int4_linear(x, ...)``.
     After: ``r = quantize_activation(x)``, ``q, k = int4_matvec_rounded(*r, ...), int4_matvec_rounded(*r, ...)``, or
-    whatever kernels the table names for that many rows. Where the number of rows is dynamic and the choice depends on
-    it, calls of one input become one ``cond`` on it, which the host decides. What no kernel serves, everything on the
-    host, and look-ups become their formula.
+    whatever kernels the table names for that many rows; for many, ``int4_matmul_ordered`` on ``order_activation(x)``.
+    Where the number of rows is dynamic and the choice depends on it, calls of one input become one ``cond`` on it,
+    which the host decides. What no kernel serves, everything on the host, and look-ups become their formula.
     """
     changed = 0
     for module in graph_modules(program):
@@ -233,20 +234,38 @@ def _add_branch(
 
 
 def _insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: CudaTarget, overlap: int) -> list[Node]:
-    """One kernel for each call; activations that kernels take rounded are rounded once."""
+    """One kernel for each call; activations that kernels take rounded are rounded once, and put in order once."""
     rounded: list[Node] = []
+    ordered: dict[tuple[int, str], list[Node]] = {}
     results = []
     for call, choice in zip(calls, step.choices, strict=True):
-        if not isinstance(choice.config, MatmulConfig) and choice.config.rounded and not rounded:
-            rounded = _insert_rounding(before, call.x)
-        results.append(_insert_kernel(before, call, choice, step, rounded, target, overlap))
+        key = (call.bits, call.activation)
+        if isinstance(choice.config, MatmulConfig):
+            if key not in ordered:
+                block_m = max(_heights(calls, step, key))
+                ordered[key] = _insert_parts(before, _ops.order_activation.default, call.x, *key, block_m, overlap)
+            results.append(_insert_matmul(before, call, choice.config, ordered[key], target, overlap))
+            continue
+        if choice.config.rounded and not rounded:
+            rounded = _insert_parts(before, _ops.quantize_activation.default, call.x)
+        results.append(_insert_matvec(before, call, choice.config, step, rounded, target, overlap))
     return results
 
 
-def _insert_rounding(before: Node, x: Node) -> list[Node]:
-    whole = insert_call(before, torch.ops.etcuda.quantize_activation.default, (x,))
+def _heights(calls: list[LinearCall], step: Step, key: tuple[int, str]) -> list[int]:
+    """Rows of the tiles of the products that take activations in one order: powers of two, the greatest serves all."""
+    pairs = zip(calls, (choice.config for choice in step.choices), strict=True)
+    return [
+        config.block_m for call, config in pairs
+        if isinstance(config, MatmulConfig) and (call.bits, call.activation) == key
+    ]  # fmt: skip
+
+
+def _insert_parts(before: Node, op: Any, *args: Any) -> list[Node]:
+    """The results of a call, in front of ``before``."""
+    whole = insert_call(before, op, args)
     parts = []
-    for index in range(3):
+    for index in range(len(whole.meta["val"])):
         with before.graph.inserting_before(before):
             part = before.graph.call_function(operator.getitem, (whole, index))
         compute_meta(part)
@@ -254,21 +273,36 @@ def _insert_rounding(before: Node, x: Node) -> list[Node]:
     return parts
 
 
-def _insert_kernel(
-    before: Node, call: LinearCall, choice: Choice, step: Step, rounded: list[Node], target: CudaTarget, overlap: int
+def _insert_matmul(
+    before: Node, call: LinearCall, config: MatmulConfig, ordered: list[Node], target: CudaTarget, overlap: int
 ) -> Node:
-    ops, config, weight = torch.ops.etcuda, choice.config, (*call.stored, call.bias, call.group_size)
-    if isinstance(config, MatmulConfig):
-        trailing = matmul_arguments(config, target.num_sms, overlap)
-        op = getattr(ops, f"int{call.bits}_matmul").default
-        return insert_call(before, op, (call.x, *weight, call.activation, *trailing))
+    op = getattr(_ops, f"int{call.bits}_matmul_ordered").default
+    trailing = matmul_arguments(config, target.num_sms, overlap)
+    return _shaped(
+        before, call, insert_call(before, op, (*ordered, *_weight(call), tensor_of(call.x).dtype, *trailing))
+    )
+
+
+def _insert_matvec(
+    before: Node, call: LinearCall, config: MatvecConfig, step: Step, rounded: list[Node], target: CudaTarget,
+    overlap: int,
+) -> Node:  # fmt: skip
     tokens, programs, *rest = matvec_arguments(config, step.tokens, target.num_sms, overlap)
     if not config.rounded:
-        op = getattr(ops, f"int{call.bits}_matvec").default
-        return insert_call(before, op, (call.x, *weight, tokens, programs, *rest))
-    op = getattr(ops, f"int{call.bits}_matvec_rounded").default
+        op = getattr(_ops, f"int{call.bits}_matvec").default
+        return insert_call(before, op, (call.x, *_weight(call), tokens, programs, *rest))
+    op = getattr(_ops, f"int{call.bits}_matvec_rounded").default
+    flat = insert_call(before, op, (*rounded, *_weight(call), tensor_of(call.x).dtype, tokens, *rest))
+    return _shaped(before, call, flat)
+
+
+def _weight(call: LinearCall) -> tuple[Any, ...]:
+    return (*call.stored, call.bias, call.group_size)
+
+
+def _shaped(before: Node, call: LinearCall, flat: Node) -> Node:
+    """The result [M, N] in the leading sizes of x."""
     x = tensor_of(call.x)
-    flat = insert_call(before, op, (*rounded, *weight, x.dtype, tokens, *rest))
     if x.dim() == 2:
         return flat
     shape = [size if isinstance(size, int) else insert_call(before, aten.sym_size.int, (call.x, dim))

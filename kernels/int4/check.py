@@ -43,14 +43,23 @@ def check_linear(
     _expect(x.dim() >= 1, op, "x", "at least one dimension [..., K]", tuple(x.shape))
     _same(op, "x", "last dimension", x.shape[-1], k)
     _expect(x.device == stored[0].device, op, "x", f"the device of qdata, {stored[0].device}", x.device)
-    known = " or ".join(repr(each) for each in ACTIVATIONS)
-    _expect(activation in ACTIVATIONS, op, "activation", known, repr(activation))
-    if bias is not None:
-        _expect(bias.is_floating_point(), op, "bias", "a floating dtype", bias.dtype)
-        _expect(bias.dim() == 1, op, "bias", "one dimension [N]", tuple(bias.shape))
-        _same(op, "bias", "size", bias.shape[0], n)
-        _expect(bias.device == x.device, op, "bias", f"the device of x, {x.device}", bias.device)
+    _check_handling(op, activation)
+    check_bias(op, bias, n, stored[0])
     return form, n, k
+
+
+def check_bias(op: str, bias: Tensor | None, n: int, qdata: Tensor) -> None:
+    """Checks a bias.
+
+    Raises:
+        KernelArgumentError: it is not [N] floating where the weight is.
+    """
+    if bias is None:
+        return
+    _expect(bias.is_floating_point(), op, "bias", "a floating dtype", bias.dtype)
+    _expect(bias.dim() == 1, op, "bias", "one dimension [N]", tuple(bias.shape))
+    _same(op, "bias", "size", bias.shape[0], n)
+    _expect(bias.device == qdata.device, op, "bias", f"the device of qdata, {qdata.device}", bias.device)
 
 
 def check_embedding(
@@ -101,6 +110,39 @@ def check_rounded(op: str, q: Tensor, q_scale: Tensor, q_sum: Tensor, k: int, dt
     _expect(dtype in DTYPES, op, "dtype", "bfloat16, float16 or float32", dtype)
 
 
+def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int) -> int:
+    """Checks activations that are to be put in order, and how; returns K.
+
+    Raises:
+        KernelArgumentError: an argument is not one that the operator takes.
+    """
+    k = check_activation(op, x)
+    _expect(bits in (4, 8), op, "bits", "4 or 8", bits)
+    _check_handling(op, activation)
+    _check_block_m(op, block_m)
+    return k
+
+
+def check_ordered(op: str, ordered: Tensor, factor: Tensor, k: int, dtype: torch.dtype, block_m: int) -> None:
+    """Checks activations that were put in order.
+
+    Raises:
+        KernelArgumentError: they are not what ``order_activation`` returns for rows of ``k`` and tiles of ``block_m``.
+    """
+    _check_block_m(op, block_m)
+    _expect(factor.dtype == torch.float32, op, "factor", "float32", factor.dtype)
+    _expect(factor.dim() == 1, op, "factor", "one dimension [M]", tuple(factor.shape))
+    _expect(ordered.dtype == torch.float16, op, "ordered", "float16", ordered.dtype)
+    _expect(ordered.dim() == 2, op, "ordered", "2 dimensions [M rounded up, K rounded up]", tuple(ordered.shape))
+    _same(op, "ordered", "last dimension", ordered.shape[1], -(-k // 128) * 128)
+    rows = -(-factor.shape[0] // block_m) * block_m
+    _expect(
+        not statically_known_true(ordered.shape[0] < rows), op, "ordered",
+        f"at least {rows} rows, those of factor rounded up to block_m", ordered.shape[0],
+    )  # fmt: skip
+    _expect(dtype in DTYPES, op, "dtype", "bfloat16, float16 or float32", dtype)
+
+
 def check_tokens(op: str, m: int, tokens: int) -> None:
     """Checks that ``m`` rows are at most ``tokens``.
 
@@ -109,6 +151,15 @@ def check_tokens(op: str, m: int, tokens: int) -> None:
     """
     _expect(tokens in (1, 2, 4, 8), op, "tokens", "1, 2, 4 or 8", tokens)
     _expect(not statically_known_true(m > tokens), op, "x", f"at most {tokens} rows", m)
+
+
+def _check_handling(op: str, activation: str) -> None:
+    known = " or ".join(repr(each) for each in ACTIVATIONS)
+    _expect(activation in ACTIVATIONS, op, "activation", known, repr(activation))
+
+
+def _check_block_m(op: str, block_m: int) -> None:
+    _expect(block_m >= 16 and block_m & (block_m - 1) == 0, op, "block_m", "a power of two of at least 16", block_m)
 
 
 def _same(op: str, name: str, what: str, got: int, expected: int) -> None:

@@ -102,42 +102,20 @@ def matmul(
     overlap: int,
 ) -> Tensor:
     """x [M, K] times a weight; [M, N]. ``programs`` share the tiles, or 0 for one each."""
-    qdata = stored[0]
-    num_rows, num_tokens, k = qdata.shape[0], x.shape[0], x.shape[1]
-    tiles_m = torch.sym_max(triton.cdiv(num_tokens, block_m), 1)
-    ordered, factor = order(bits, x, activation, tiles_m * block_m, overlap)
-    out = x.new_empty((num_tokens, num_rows))
-    tiles = triton.cdiv(num_rows, block_n) * tiles_m
-    partial = x.new_empty(2 * programs * block_n * block_m if programs else 1, dtype=torch.float32)
-    added = qdata if bias is None else bias
-    steps = triton.cdiv(k // 32, blocks)
-    # Copies of less than four bytes a thread are not asynchronous.
-    wide = form.scale_storage != "codes" and form.group_size == 32 and block_n * blocks >= 128 * num_warps
-    kernel, early = choose_kernel(x, matmul_kernel, matmul_overlapped, overlap, max_registers)
-    kernel[(programs or tiles,)](
-        ordered, factor, qdata, *_present(stored), added, out, partial, num_rows, num_tokens,
-        K=k, BITS=bits, GROUP=_group(form, k), OFFSET=form.offset, CODES=form.scale_storage == "codes",
-        HAS_BIAS=bias is not None, EVEN_N=num_rows % block_n == 0, BLOCK_N=block_n, BLOCK_M=block_m, BLOCKS=blocks,
-        STAGES=num_stages, AHEAD=not wide, MAX_REGISTERS=max_registers, num_warps=num_warps, **early,
+    ordered, factor = order(bits, x, activation, block_m, overlap)
+    return matmul_ordered(
+        bits, form, ordered, factor, stored, bias, x.dtype, block_n, block_m, blocks, num_warps, num_stages, programs,
+        max_registers, overlap,
     )  # fmt: skip
-    if programs:
-        part = min(block_m, 16)
-        kernel, early = choose_kernel(x, reduce_kernel, reduce_overlapped, overlap)
-        kernel[(torch.sym_min(tiles, programs), block_m // part)](
-            factor, added, out, partial, num_rows, num_tokens, programs, HAS_BIAS=bias is not None, STEPS=steps,
-            BLOCK_N=block_n, BLOCK_M=block_m, PART_M=part, WIDE=programs * programs * steps >= 1 << 31, num_warps=4,
-            **early,
-        )  # fmt: skip
-    return out
 
 
-def order(bits: int, x: Tensor, activation: str, rows: int | torch.SymInt, overlap: int) -> tuple[Tensor, Tensor]:
-    """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [rows, K rounded up to 128] and,
-    by row, the power of two that it was divided by. Rows beyond M are not written."""
+def order(bits: int, x: Tensor, activation: str, block_m: int, overlap: int) -> tuple[Tensor, Tensor]:
+    """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [M rounded up to ``block_m``, K
+    rounded up to 128] and, float32 [M], the power of two that each row was divided by. Rows beyond M are not written.
+    """
     num_tokens, k = x.shape
-    width = triton.cdiv(k, 128) * 128
-    ordered = x.new_empty((rows, width), dtype=torch.float16)
-    factor = x.new_empty(torch.sym_max(num_tokens, 1), dtype=torch.float32)
+    ordered, factor = new_ordered(x, num_tokens, k, block_m)
+    width = ordered.shape[1]
     units = min(_ORDER_UNITS, triton.next_power_of_2(width // 128))
     # Programs that share a row: all, for few rows; more of them only read the row again.
     shared = 1 if statically_known_true(num_tokens > 256) else triton.cdiv(width, units * 128)
@@ -148,6 +126,58 @@ def order(bits: int, x: Tensor, activation: str, rows: int | torch.SymInt, overl
         SWEEP=sweep, num_warps=min(16, max(4, sweep // 2048)), **early,
     )  # fmt: skip
     return ordered, factor
+
+
+def new_ordered(x: Tensor, num_tokens: int, k: int, block_m: int) -> tuple[Tensor, Tensor]:
+    """What ``order`` returns, empty."""
+    rows = torch.sym_max(triton.cdiv(num_tokens, block_m), 1) * block_m
+    ordered = x.new_empty((rows, triton.cdiv(k, 128) * 128), dtype=torch.float16)
+    return ordered, x.new_empty((num_tokens,), dtype=torch.float32)
+
+
+def matmul_ordered(
+    bits: int,
+    form: GroupFormat,
+    ordered: Tensor,
+    factor: Tensor,
+    stored: Stored,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    block_n: int,
+    block_m: int,
+    blocks: int,
+    num_warps: int,
+    num_stages: int,
+    programs: int,
+    max_registers: int,
+    overlap: int,
+) -> Tensor:
+    """What ``order`` made of x [M, K] times a weight; [M, N]."""
+    qdata = stored[0]
+    num_rows, num_tokens, k = qdata.shape[0], factor.shape[0], qdata.shape[1] * 8 // bits
+    out = ordered.new_empty((num_tokens, num_rows), dtype=dtype)
+    tiles = triton.cdiv(num_rows, block_n) * torch.sym_max(triton.cdiv(num_tokens, block_m), 1)
+    partial = ordered.new_empty(2 * programs * block_n * block_m if programs else 1, dtype=torch.float32)
+    added = qdata if bias is None else bias
+    steps = triton.cdiv(k // 32, blocks)
+    # Copies of less than four bytes a thread are not asynchronous.
+    wide = form.scale_storage != "codes" and form.group_size == 32 and block_n * blocks >= 128 * num_warps
+    kernel, early = choose_kernel(ordered, matmul_kernel, matmul_overlapped, overlap, max_registers)
+    kernel[(programs or tiles,)](
+        ordered, factor, qdata, *_present(stored), added, out, partial, num_rows, num_tokens,
+        K=k, BITS=bits, GROUP=_group(form, k), OFFSET=form.offset, CODES=form.scale_storage == "codes",
+        HAS_BIAS=bias is not None, EVEN_N=num_rows % block_n == 0, BLOCK_N=block_n, BLOCK_M=block_m, BLOCKS=blocks,
+        STAGES=num_stages, AHEAD=not wide, MAX_REGISTERS=max_registers, num_warps=num_warps, **early,
+    )  # fmt: skip
+    if programs:
+        part = min(block_m, 16)
+        kernel, early = choose_kernel(ordered, reduce_kernel, reduce_overlapped, overlap)
+        kernel[(torch.sym_min(tiles, programs), block_m // part)](
+            factor, added, out, partial, num_rows, num_tokens, programs, HAS_BIAS=bias is not None, STEPS=steps,
+            BLOCK_N=block_n, BLOCK_M=block_m, PART_M=part, WIDE=programs * programs * steps >= 1 << 31, num_warps=4,
+            **early,
+        )  # fmt: skip
+    return out
 
 
 def rows_of(x: Tensor) -> Tensor:

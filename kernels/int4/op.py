@@ -1,135 +1,35 @@
 """Operators on int4 weights.
 
 ``etcuda::int4_linear`` and ``etcuda::int4_embedding`` say what is computed: an exported model holds one of them per
-layer. On a CPU they compute the reference, on a GPU what was measured to be fastest. The others are the kernels, whose
-trailing integers are the configuration, so that a graph fixes it.
+layer. On a CPU they compute the reference, on a GPU what was measured to be fastest. The others are the kernels.
+Activations are rounded, or put in order, for weights of both widths by the two that are written out here.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import custom_op, triton_op
+from torch.library import triton_op
 
 from etcuda.kernels.int4 import launch
-from etcuda.kernels.int4.check import (
-    check_activation,
-    check_embedding,
-    check_linear,
-    check_rounded,
-    check_stored,
-    check_tokens,
+from etcuda.kernels.int4.check import check_activation, check_order
+from etcuda.kernels.int4.define import define_embedding, define_linear
+from etcuda.kernels.int4.define_kernels import (
+    define_matmul,
+    define_matmul_ordered,
+    define_matvec,
+    define_matvec_rounded,
 )
 from etcuda.kernels.int4.layout import Int4Format
 from etcuda.kernels.int4.reference import int4_embedding_reference, int4_linear_reference
-from etcuda.kernels.int4.select import run_linear
-from etcuda.kernels.quantized_reference import quantize_activation_reference
+from etcuda.kernels.quantized_reference import order_activation_reference, quantize_activation_reference
 
-
-@custom_op("etcuda::int4_linear", mutates_args=())
-def int4_linear(
-    x: Tensor,
-    qdata: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    scale_step: Tensor | None,
-    zero_step: Tensor | None,
-    bias: Tensor | None,
-    group_size: int,
-    activation: str,
-) -> Tensor:
-    """x @ weight.T + bias.
-
-    Args:
-        x: [..., K] bfloat16, float16 or float32; M, the product of the leading sizes, may be 0.
-        qdata: uint8 [N, K / 2].
-        scale: float16, float32 or uint8 [N, G].
-        zero: ``None``, uint8, or the dtype of a floating ``scale`` [N, G].
-        scale_step: ``None`` or float16 [N, K / 256].
-        zero_step: ``None`` or float16 [N, K / 256].
-        bias: ``None`` or [N] floating.
-        group_size: K / G.
-        activation: "int8" for activations rounded per block of 32, or "exact".
-
-    Returns:
-        [..., N] in the dtype of ``x``.
-
-    Raises:
-        KernelArgumentError: x, bias or activation is not one that the operator takes.
-        WeightFormatError: the stored tensors do not fit together.
-    """
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    form, n, k = check_linear("int4_linear", Int4Format, x, stored, bias, group_size, activation)
-    if x.numel() == 0:
-        return x.new_empty((*x.shape[:-1], n))
-    if x.device.type == "cuda":
-        return run_linear(4, form, n, k, x, stored, bias, activation)
-    return int4_linear_reference(x, *stored, bias, group_size, activation)
-
-
-@int4_linear.register_fake
-def fake_linear(
-    x: Tensor,
-    qdata: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    scale_step: Tensor | None,
-    zero_step: Tensor | None,
-    bias: Tensor | None,
-    group_size: int,
-    activation: str,
-) -> Tensor:
-    """Checks the arguments; returns a fake result."""
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    _, n, _ = check_linear("int4_linear", Int4Format, x, stored, bias, group_size, activation)
-    return x.new_empty((*x.shape[:-1], n))
-
-
-@custom_op("etcuda::int4_embedding", mutates_args=())
-def int4_embedding(
-    indices: Tensor,
-    qdata: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    scale_step: Tensor | None,
-    zero_step: Tensor | None,
-    group_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Rows of a weight.
-
-    Args:
-        indices: [...] int32 or int64, from 0 to N - 1.
-        qdata: uint8 [N, K / 2]; the rest as of ``int4_linear``.
-        dtype: of the result: bfloat16, float16 or float32.
-
-    Returns:
-        [..., K], rounded once.
-
-    Raises:
-        KernelArgumentError: indices or dtype is not one that the operator takes.
-        WeightFormatError: the stored tensors do not fit together.
-    """
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    check_embedding("int4_embedding", Int4Format, indices, stored, group_size, dtype)
-    return int4_embedding_reference(indices, *stored, group_size).to(dtype)
-
-
-@int4_embedding.register_fake
-def fake_embedding(
-    indices: Tensor,
-    qdata: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    scale_step: Tensor | None,
-    zero_step: Tensor | None,
-    group_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Checks the arguments; returns a fake result."""
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    _, _, k = check_embedding("int4_embedding", Int4Format, indices, stored, group_size, dtype)
-    return qdata.new_empty((*indices.shape, k), dtype=dtype)
+int4_linear = define_linear(Int4Format, int4_linear_reference)
+int4_embedding = define_embedding(Int4Format, int4_embedding_reference)
+int4_matvec, fake_matvec = define_matvec(Int4Format)
+int4_matvec_rounded, fake_matvec_rounded = define_matvec_rounded(Int4Format)
+int4_matmul, fake_matmul = define_matmul(Int4Format)
+int4_matmul_ordered, fake_matmul_ordered = define_matmul_ordered(Int4Format)
 
 
 @triton_op("etcuda::quantize_activation", mutates_args=())
@@ -159,166 +59,35 @@ def fake_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty((rows, k), dtype=torch.int8), scale, total
 
 
-@triton_op("etcuda::int4_matvec", mutates_args=())
-def int4_matvec(
-    x: Tensor,
-    qdata: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    scale_step: Tensor | None,
-    zero_step: Tensor | None,
-    bias: Tensor | None,
-    group_size: int,
-    tokens: int,
-    programs: int,
-    block_n: int,
-    blocks: int,
-    num_warps: int,
-    num_stages: int,
-    overlap: int,
-) -> Tensor:
-    """``int4_linear`` with activation "int8" for at most ``tokens`` rows, which the product rounds itself.
+@triton_op("etcuda::order_activation", mutates_args=())
+def order_activation(x: Tensor, bits: int, activation: str, block_m: int, overlap: int) -> tuple[Tensor, Tensor]:
+    """Activations as tensor-core products of weights of ``bits`` bits read them, for all that read the same ones.
 
     Args:
-        x: [..., K] bfloat16 or float16; the stored tensors, ``bias`` and ``group_size`` as of ``int4_linear``.
-        tokens: 1, 2, 4 or 8, at least M.
-        programs: of the resident kernel, or 0 for the stepped one.
-        block_n: weight rows of a tile.
-        blocks: blocks of 32 of a tile.
-        num_warps: warps of a program.
-        num_stages: tiles in flight.
-        overlap: 1 to launch the kernel while the one in front of it runs, which must not write the weight.
+        x: [..., K] bfloat16, float16 or float32, K a multiple of 32.
+        bits: 4 or 8.
+        activation: "int8" for activations rounded per block of 32, or "exact".
+        block_m: the greatest of the products' own: a power of two, so that its rows serve them all.
+        overlap: 1 to launch the kernel while the one in front of it runs.
 
     Returns:
-        [..., N] in the dtype of ``x``.
+        float16 [M rounded up to ``block_m``, at least that, K rounded up to 128] in the order of K that README.md
+        gives, what rows beyond M hold left open; and float32 [M], the power of two that each row was divided by.
 
     Raises:
-        KernelArgumentError: an argument is not one that the kernel takes, or is on no GPU.
-        WeightFormatError: the stored tensors do not fit together.
+        KernelArgumentError: an argument is not one that the operator takes.
     """
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    form, n, _ = check_linear("int4_matvec", Int4Format, x, stored, bias, group_size, "int8")
-    launch.require_device("int4_matvec", x)
-    rows = launch.rows_of(x)
-    check_tokens("int4_matvec", rows.shape[0], tokens)
-    out = launch.matvec(4, form, rows, stored, bias, x.dtype, tokens, programs, block_n, blocks, num_warps, num_stages,
-                        overlap)  # fmt: skip
-    return out.reshape(*x.shape[:-1], n)
+    check_order("order_activation", x, bits, activation, block_m)
+    if type(x) is Tensor and x.device.type == "cpu":
+        return order_activation_reference(x, bits, activation, block_m)
+    return launch.order(bits, launch.rows_of(x), activation, block_m, overlap)
 
 
-@triton_op("etcuda::int4_matvec_rounded", mutates_args=())
-def int4_matvec_rounded(
-    q: Tensor,
-    q_scale: Tensor,
-    q_sum: Tensor,
-    qdata: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    scale_step: Tensor | None,
-    zero_step: Tensor | None,
-    bias: Tensor | None,
-    group_size: int,
-    dtype: torch.dtype,
-    tokens: int,
-    block_n: int,
-    blocks: int,
-    num_warps: int,
-    num_stages: int,
-    overlap: int,
-) -> Tensor:
-    """Like ``int4_matvec`` on what ``quantize_activation`` returned; [M, N] in ``dtype``."""
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    form, _, k = check_stored("int4_matvec_rounded", Int4Format, stored, group_size)
-    check_rounded("int4_matvec_rounded", q, q_scale, q_sum, k, dtype)
-    launch.require_device("int4_matvec_rounded", q)
-    check_tokens("int4_matvec_rounded", q.shape[0], tokens)
-    x = (launch.rows_of(q), q_scale.contiguous(), q_sum.contiguous())
-    return launch.matvec(4, form, x, stored, bias, dtype, tokens, 0, block_n, blocks, num_warps, num_stages, overlap)
-
-
-@triton_op("etcuda::int4_matmul", mutates_args=())
-def int4_matmul(
-    x: Tensor,
-    qdata: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    scale_step: Tensor | None,
-    zero_step: Tensor | None,
-    bias: Tensor | None,
-    group_size: int,
-    activation: str,
-    block_n: int,
-    block_m: int,
-    blocks: int,
-    num_warps: int,
-    num_stages: int,
-    programs: int,
-    max_registers: int,
-    overlap: int,
-) -> Tensor:
-    """``int4_linear`` on tensor cores, for any number of rows.
-
-    Args:
-        x: [..., K] bfloat16, float16 or float32; the rest up to ``activation`` as of ``int4_linear``.
-        block_n: weight rows of a tile.
-        block_m: activation rows of a tile.
-        blocks: blocks of 32 along K of a step, 4 or 8.
-        num_warps: warps of a program.
-        num_stages: steps whose loads are in flight.
-        programs: that share the tiles evenly, or 0 for one per tile.
-        max_registers: that a thread may use; 0 for as many as the compiler takes.
-        overlap: 1 to launch each kernel while the one in front of it runs.
-
-    Returns:
-        [..., N] in the dtype of ``x``.
-
-    Raises:
-        KernelArgumentError: an argument is not one that the kernel takes, or is on no GPU.
-        WeightFormatError: the stored tensors do not fit together.
-    """
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    form, n, _ = check_linear("int4_matmul", Int4Format, x, stored, bias, group_size, activation)
-    launch.require_device("int4_matmul", x)
-    out = launch.matmul(4, form, launch.rows_of(x), stored, bias, activation, block_n, block_m, blocks, num_warps,
-                        num_stages, programs, max_registers, overlap)  # fmt: skip
-    return out.reshape(*x.shape[:-1], n)
-
-
-def fake_matvec(
-    x: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None, scale_step: Tensor | None, zero_step: Tensor | None,
-    bias: Tensor | None, group_size: int, tokens: int, *config: int,
-) -> Tensor:  # fmt: skip
-    """Checks the arguments; returns a fake result."""
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    _, n, k = check_linear("int4_matvec", Int4Format, x, stored, bias, group_size, "int8")
-    check_tokens("int4_matvec", x.numel() // k, tokens)
-    return x.new_empty((*x.shape[:-1], n))
-
-
-def fake_matvec_rounded(
-    q: Tensor, q_scale: Tensor, q_sum: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None,
-    scale_step: Tensor | None, zero_step: Tensor | None, bias: Tensor | None, group_size: int, dtype: torch.dtype,
-    tokens: int, *config: int,
-) -> Tensor:  # fmt: skip
-    """Checks the arguments; returns a fake result."""
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    _, n, k = check_stored("int4_matvec_rounded", Int4Format, stored, group_size)
-    check_rounded("int4_matvec_rounded", q, q_scale, q_sum, k, dtype)
-    check_tokens("int4_matvec_rounded", q.shape[0], tokens)
-    return q.new_empty((q.shape[0], n), dtype=dtype)
-
-
-def fake_matmul(
-    x: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None, scale_step: Tensor | None, zero_step: Tensor | None,
-    bias: Tensor | None, group_size: int, activation: str, *config: int,
-) -> Tensor:  # fmt: skip
-    """Checks the arguments; returns a fake result."""
-    stored = (qdata, scale, zero, scale_step, zero_step)
-    _, n, _ = check_linear("int4_matmul", Int4Format, x, stored, bias, group_size, activation)
-    return x.new_empty((*x.shape[:-1], n))
+def fake_order(x: Tensor, bits: int, activation: str, block_m: int, *config: int) -> tuple[Tensor, Tensor]:
+    """Checks the arguments; returns fake results."""
+    k = check_order("order_activation", x, bits, activation, block_m)
+    return launch.new_ordered(x, x.numel() // k, k, block_m)
 
 
 quantize_activation.register_fake(fake_quantize)
-int4_matvec.register_fake(fake_matvec)
-int4_matvec_rounded.register_fake(fake_matvec_rounded)
-int4_matmul.register_fake(fake_matmul)
+order_activation.register_fake(fake_order)

@@ -80,3 +80,9 @@ def quantize_cost(problem: LinearProblem) -> Cost:
     """What rounding the activations of a call must do at least."""
     values = problem.m * problem.k
     return Cost(values * problem.itemsize + values + values // 32 * 8, 4 * values)
+
+
+def order_cost(problem: LinearProblem) -> Cost:
+    """What putting the activations of a call in order must do at least: fp16 of rows rounded up to 128."""
+    width = -(-problem.k // 128) * 128
+    return Cost(problem.m * (problem.k * problem.itemsize + 2 * width + 4), problem.m * problem.k)

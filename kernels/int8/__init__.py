@@ -27,7 +27,7 @@ MATMUL = register(
         refuse=refuse,
         reference=int8_linear_reference,
         fake=op.fake_matmul,
-        implementations={"triton": op.int8_matmul},
+        implementations={"triton": op.int8_matmul, "triton, ordered before": op.int8_matmul_ordered},
         configurations=matmul_candidates,
         cost=cost,
     )

@@ -12,14 +12,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from etcuda.kernels.int4.op import int4_matmul, int4_matvec, int4_matvec_rounded, quantize_activation
-from etcuda.kernels.int8.op import int8_matmul, int8_matvec, int8_matvec_rounded
-from etcuda.kernels.quantized_reference import quantize_activation_reference
+from etcuda.kernels.int4 import launch
+from etcuda.kernels.int4.op import (
+    int4_matmul,
+    int4_matmul_ordered,
+    int4_matvec,
+    int4_matvec_rounded,
+    order_activation,
+    quantize_activation,
+)
+from etcuda.kernels.int8.op import int8_matmul, int8_matmul_ordered, int8_matvec, int8_matvec_rounded
+from etcuda.kernels.quantized_reference import order_activation_reference, quantize_activation_reference
 from tests.kernels.linear_cases import DEVICE, DTYPES, TOLERANCE, Case, Weight, activations, error, make, rounded
 
 MATVEC = {4: int4_matvec, 8: int8_matvec}
 ROUNDED = {4: int4_matvec_rounded, 8: int8_matvec_rounded}
 MATMUL = {4: int4_matmul, 8: int8_matmul}
+ORDERED = {4: int4_matmul_ordered, 8: int8_matmul_ordered}
 WARPS = 4 if DEVICE == "cuda" else 1
 
 FORMATS = [
@@ -130,6 +139,38 @@ def test_tiles_shared_by_programs(bits: int, m: int, programs: int) -> None:
     x = activations(m, case.k, torch.float16)
     got = matmul(weight, bits, x, "exact", programs)
     assert error(got, weight.product(x)) < TOLERANCE[torch.float16]
+
+
+@pytest.mark.parametrize("activation", ["int8", "exact"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("m", "programs"), [(0, 0), (5, 3), (17, 0), (33, 7)])
+def test_activations_ordered_before_give_the_same_bits(m: int, programs: int, bits: int, activation: str) -> None:
+    case = Case(bits=bits, k=288, offset="symmetric")
+    weight = make(case)
+    x = activations(m, case.k, torch.float16)
+    # In order for a product with higher tiles, whose rows beyond M hold anything.
+    ordered, factor = order_activation(x, bits, activation, 64, 0)
+    assert (ordered.shape, factor.shape) == ((64, 384), (m,))
+    ordered[m:] = float("nan")
+    config = (x.dtype, 64 if DEVICE == "cuda" else 16, 16, 4, 4, 2, programs, 0, 0)
+    got = ORDERED[bits](ordered, factor, *weight.stored, weight.bias, weight.form.group_size, *config)
+    assert got.shape == (m, case.n)
+    assert torch.equal(got, matmul(weight, bits, x, activation, programs))
+
+
+@pytest.mark.parametrize("activation", ["int8", "exact"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_order(dtype: torch.dtype, bits: int, activation: str) -> None:
+    x = activations(5, 160, dtype)
+    x[3] = 0
+    ordered, factor = launch.order(bits, x, activation, 16, 0)
+    expected, divided_by = order_activation_reference(x.cpu(), bits, activation, 16)
+    assert (ordered.shape, expected.shape) == ((16, 256), (16, 256))
+    assert torch.equal(factor.cpu(), divided_by)
+    # Division on a GPU is not rounded correctly, so a rounded activation may lie one step of fp16 beside.
+    error = 0.0 if activation == "exact" or DEVICE == "cpu" else 1e-3
+    torch.testing.assert_close(ordered[:5].cpu(), expected[:5], rtol=error, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(("k", "blocks"), [(32, 4), (96, 8), (160, 4), (416, 8)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -11,12 +13,20 @@ from torch._subclasses import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
 from etcuda.kernels import registry
-from etcuda.kernels.int4.op import int4_matmul, int4_matvec, int4_matvec_rounded, quantize_activation
-from etcuda.kernels.int4.problem import LinearProblem, cost, quantize_cost, refuse, refuse_matvec
+from etcuda.kernels.int4.op import (
+    int4_matmul,
+    int4_matmul_ordered,
+    int4_matvec,
+    int4_matvec_rounded,
+    order_activation,
+    quantize_activation,
+)
+from etcuda.kernels.int4.problem import LinearProblem, cost, order_cost, quantize_cost, refuse, refuse_matvec
 from tests.kernels.linear_cases import Case, error, make, rounded
 
 MATVEC = (1, 0, 4, 32, 1, 1, 0)
 MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0)
+ORDERED = (torch.bfloat16, *MATMUL[1:])
 CASES = [
     Case(),
     Case(offset="minimum", group_size=128),
@@ -130,6 +140,62 @@ def test_rows_beyond_the_kernels() -> None:
             int4_matvec_rounded(fakes[0][0], scale, total, *rest)
 
 
+BAD_ORDERED: dict[str, tuple[dict[str, Any], str]] = {
+    "type": ({"ordered": torch.ones(64, 256)}, "ordered: expected float16, got torch.float32."),
+    "rank": (
+        {"ordered": torch.ones(64).half()},
+        "ordered: expected 2 dimensions [M rounded up, K rounded up], got (64,).",
+    ),
+    "K": ({"ordered": torch.ones(64, 128).half()}, "ordered: expected its last dimension to be 256, got 128."),
+    "rows": (
+        {"ordered": torch.ones(6, 256).half()},
+        "ordered: expected at least 16 rows, those of factor rounded up to block_m, got 6.",
+    ),
+    "factor type": ({"factor": torch.ones(6).half()}, "factor: expected float32, got torch.float16."),
+    "factor rank": ({"factor": torch.ones(6, 1)}, "factor: expected one dimension [M], got (6, 1)."),
+    "dtype": ({"dtype": torch.int8}, "dtype: expected bfloat16, float16 or float32, got torch.int8."),
+    "block_m": ({"block_m": 24}, "block_m: expected a power of two of at least 16, got 24."),
+    "bias": ({"bias": torch.ones(9)}, "bias: expected its size to be 8, got 9."),
+}
+
+
+def ordered_arguments(**changes: Any) -> list[Any]:
+    """Good arguments of ``int4_matmul_ordered`` for 6 rows, with changes."""
+    weight = arguments()
+    ordered, factor = order_activation(weight.pop("x"), 4, weight.pop("activation"), 64, 0)
+    names = ("dtype", "block_n", "block_m", "blocks", "num_warps", "num_stages", "programs", "max_registers", "overlap")
+    good = {"ordered": ordered, "factor": factor} | weight | dict(zip(names, ORDERED, strict=True))
+    return list((good | changes).values())
+
+
+@pytest.mark.parametrize("name", BAD_ORDERED)
+def test_what_is_not_in_order(name: str) -> None:
+    changes, message = BAD_ORDERED[name]
+    given = ordered_arguments(**changes)
+    with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_ordered: {message}")):
+        int4_matmul_ordered(*given)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
+        with pytest.raises(KernelArgumentError, match=re.escape(message)):
+            int4_matmul_ordered(*fakes)
+
+
+def test_shapes_of_ordered_activations() -> None:
+    good = ordered_arguments()
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good]
+        out = int4_matmul_ordered(*fakes)
+        assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
+    for shape, rows in (((2, 3, 160), 64), ((0, 160), 64), ((65, 160), 128)):
+        for bits in (4, 8):
+            real = order_activation(torch.ones(shape), bits, "exact", 64, 0)
+            with FakeTensorMode():
+                fake = order_activation(torch.ones(shape), bits, "exact", 64, 0)
+            for ordered, factor in (real, fake):
+                assert (ordered.shape, ordered.dtype) == ((rows, 256), torch.float16)
+                assert (factor.shape, factor.dtype) == ((math.prod(shape[:-1]),), torch.float32)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_kernels_want_a_gpu() -> None:
     good = [value for key, value in arguments().items() if key != "activation"]
@@ -137,6 +203,8 @@ def test_kernels_want_a_gpu() -> None:
         int4_matvec(*good, 8, *MATVEC[1:])
     with pytest.raises(KernelArgumentError, match="int4_matmul: x: expected a tensor on a GPU, got one on cpu"):
         int4_matmul(*good, *MATMUL)
+    with pytest.raises(KernelArgumentError, match="matmul_ordered: x: expected a tensor on a GPU, got one on cpu"):
+        int4_matmul_ordered(*ordered_arguments())
 
 
 @pytest.mark.parametrize(
@@ -150,6 +218,22 @@ def test_kernels_want_a_gpu() -> None:
 def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
     with pytest.raises(KernelArgumentError, match=f"quantize_activation: x: {message}"):
         quantize_activation(x)
+    with pytest.raises(KernelArgumentError, match=f"order_activation: x: {message}"):
+        order_activation(x, 4, "int8", 16, 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ((5, "int8", 16), "bits: expected 4 or 8, got 5."),
+        ((4, "int4", 16), "activation: expected 'int8' or 'exact', got 'int4'."),
+        ((4, "int8", 8), "block_m: expected a power of two of at least 16, got 8."),
+        ((4, "int8", 48), "block_m: expected a power of two of at least 16, got 48."),
+    ],
+)
+def test_orders_that_there_are_not(how: tuple[int, str, int], message: str) -> None:
+    with pytest.raises(KernelArgumentError, match=re.escape(f"order_activation: {message}")):
+        order_activation(torch.ones(2, 32), *how, 0)
 
 
 class Model(torch.nn.Module):
@@ -175,7 +259,7 @@ def test_export_keeps_one_node_for_any_number_of_rows() -> None:
 
 
 def test_the_records() -> None:
-    names = {"int4_matvec", "int4_matmul", "int8_matvec", "int8_matmul", "quantize_activation"}
+    names = {"int4_matvec", "int4_matmul", "int8_matvec", "int8_matmul", "quantize_activation", "order_activation"}
     assert {f"etcuda::{name}" for name in names} <= {record.op for record in registry.records()}
 
 
@@ -200,7 +284,7 @@ def test_reasons(change: dict[str, Any], matvec: str | None, any_kernel: str | N
         assert (got is None) == (wanted is None)
         if wanted is not None:
             assert got is not None
-            assert __import__("re").fullmatch(wanted, got)
+            assert re.fullmatch(wanted, got)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -211,3 +295,4 @@ def test_costs(case: Case) -> None:
     assert cost(problem).nbytes == form.nbytes(64, 512) + 2 * 3 * (512 + 64)
     assert cost(problem).flops == 2 * 3 * 64 * 512
     assert quantize_cost(problem).nbytes == 3 * 512 * 3 + 3 * 16 * 8
+    assert order_cost(problem).nbytes == 3 * (512 * 2 + 512 * 2 + 4)

@@ -30,7 +30,7 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
 CONFIGS = [
     Int4CoalescedConfig(),
     Int4CoalescedConfig(offset="symmetric", activation="exact"),

@@ -25,7 +25,7 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
 
 
 class Attention(nn.Module):
@@ -86,7 +86,9 @@ def test_a_dynamic_number_of_rows() -> None:
     run = runnable(program)
     for length in (2, 8, 9, 90):
         x = torch.randn(1, length, 64)
-        assert close(run(x), model(x)), length
+        # Tensor cores take activations in fp16, and what comes out is rounded to int8 again: some go the other way.
+        least = torch.bfloat16 if length > 8 else torch.float32
+        assert close(run(x), model(x), least), length
 
 
 class Chain(nn.Module):

@@ -12,6 +12,8 @@ from torch.export import Dim
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.backend.options import BackendConfig
 from etcuda.kernels.int4 import table
+from etcuda.kernels.int4.configs import MatmulConfig
+from etcuda.kernels.int4.select import Choice
 from tests.passes.quantized_programs import (
     FUSION,
     GPU,
@@ -28,7 +30,7 @@ from tests.passes.quantized_programs import (
     runnable,
 )
 
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,56 @@ def test_activations_that_several_products_take_are_rounded_once() -> None:
     assert len(calls(program, "int4_matvec_rounded")) == 3
     assert len(calls(program, "quantize_activation")) == 2
     assert close(runnable(program)(x), model(x))
+
+
+class Projections(nn.Module):
+    """Query, key and value, and one product whose weight has a format of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, n, bias=False) for n in (8, 4096, 200))
+        self.other = nn.Linear(64, 48, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return *(layer(x) for layer in self.layers), self.other(x)
+
+
+@pytest.mark.parametrize(
+    ("other", "orders"),
+    [
+        (Int4CoalescedConfig(group_size=64), [(4, "int8")]),
+        (Int8CoalescedConfig(), [(4, "int8"), (8, "int8")]),
+        (Int4CoalescedConfig(activation="exact"), [(4, "exact"), (4, "int8")]),
+    ],
+    ids=["format", "bits", "activation"],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_activations_that_several_products_take_are_put_in_order_once(
+    fused: bool, other: Any, orders: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from etcuda.passes import choose_linear
+
+    # Tiles of different heights, by the number of rows of the weight.
+    def choose(problem: Any, *_: Any, **__: Any) -> Any:
+        return Choice("matmul", MatmulConfig(64, 16 if problem.n == 8 else 64, 4, 4, 2, 1), "this test")
+
+    monkeypatch.setattr(choose_linear, "choose_matmul", choose)
+    model = make(Projections)
+    quantized(model.layers)
+    quantized(model.other, other)
+    x = torch.randn(2, 50, 64).to(torch.bfloat16)
+    program = lowered(export(model, x), without=() if fused else FUSION)
+    found = calls(program, "order_activation")
+    # Rows for the highest tiles; as many as M, 100, rounded up.
+    assert sorted(node.args[1:3] for node in found) == orders
+    assert {node.args[3] for node in found} == {64}
+    assert {tuple(node.meta["val"][0].shape) for node in found} == {(128, 128)}
+    products = calls(program, *KERNELS)
+    assert len(products) == 4
+    assert {node.args[11] for node in products} == {16, 64}
+    assert {node.args[0].args[0] for node in products} == set(found)
+    for got, expected in zip(runnable(program)(x), model(x), strict=True):
+        assert close(got, expected)
 
 
 @pytest.mark.parametrize("bias", [False, True])

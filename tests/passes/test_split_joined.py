@@ -32,7 +32,7 @@ from tests.passes.quantized_programs import (
 )
 
 APART = ("fuse_mlp", "fuse_qkv", "split_joined")
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
 
 
 class Projections(nn.Module):
@@ -49,7 +49,7 @@ class Projections(nn.Module):
 def order(call: Node) -> tuple[Any, ...]:
     """What decides about the bits of a product, as far as the configuration does."""
     name = str(call.target).split(".")[1]
-    if name.endswith("matmul"):
+    if name.endswith("matmul_ordered"):
         return (name, call.meta["val"].shape[-1], *call.args[-7:])
     if name.endswith("rounded"):
         return (name, *call.args[-6:])
@@ -71,6 +71,7 @@ def test_every_number_of_rows(config: Any, rows: int) -> None:
     assert len(many) == 3
     if "matmul" in str(one[0].target):
         assert [order(call) for call in one] == [order(call) for call in many]
+        assert len(calls(fused, "order_activation")) == 1
     else:
         assert len(one) == 1
         assert {order(call) for call in many} == {order(one[0])}
@@ -123,7 +124,8 @@ def test_few_rows_alone_stay_joined() -> None:
 
 def test_the_host_keeps_them_joined() -> None:
     program = delegated(export(quantized(make(Projections)), torch.randn(40, 64).to(torch.bfloat16)), HOST)
-    run_passes(program, HOST, [each for each in PASSES if each.name != "route_quantized"])
+    before = [each.name for each in PASSES].index("route_quantized")
+    run_passes(program, HOST, PASSES[:before])
     (call,) = [call for node in program.graph.nodes if (call := read_linear(node)) is not None]
     assert call.parts == (1000, 8, 200)
 
