@@ -18,11 +18,11 @@ from tests.kernels.rounding_checks import DTYPES, gated, norm, numbers
 def test_kernels_that_wait_compute_the_same(dtype: torch.dtype, m: int) -> None:
     """Each kernel reads what the one in front of it writes; in a graph, where launches follow each other closely."""
     x, residual = (numbers(m, 5376, dtype=dtype, seed=seed, spread=0.0) for seed in (0, 1))
-    weight = torch.full((5376,), 0.25, dtype=dtype, device="cuda")  # No number grows without bounds.
+    weight = torch.full((5376,), 0.25, dtype=dtype, device="cuda")
 
     def chain(overlap: int) -> list[torch.Tensor]:
         h, made = residual, []
-        for _ in range(8):
+        for _ in range(4):  # After more, numbers no longer fit fp16.
             h, y, *rounded = norm(x, h, weight, overlap=overlap)
             h, *more = gated(y, h, overlap=overlap)
             made += [y, h, *rounded, *more]
