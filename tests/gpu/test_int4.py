@@ -179,7 +179,8 @@ def test_joined_products_of_a_program_give_the_bits_of_their_parts(m: int, confi
         # A copy: the program's own tensors stay where they are.
         module = copy.deepcopy(lowered(program, target, without=without).module(check_guards=False)).to("cuda")
         with torch.no_grad():
-            results.append(module(x.cuda()))
+            (result,) = module(x.cuda())
+        results.append(result)
     assert torch.equal(*results)
 
 
