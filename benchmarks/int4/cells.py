@@ -39,3 +39,17 @@ def _cells() -> list[Cell]:
 
 
 CELLS = tuple(_cells())
+
+# Microseconds of engines that are not measured here, recorded on 2026-11-21 on the same kind of GPU, an H200, with the
+# same timing in a run of their own: ExecuTorch's CUDA kernels with the rounding of activations, llama.cpp's q4_0 and
+# q4_K products. By N and K, one row.
+RECORDED_US: dict[tuple[int, int], tuple[float, float, float]] = {
+    (4096, 4096): (6.68, 6.76, 7.67),
+    (11008, 4096): (12.32, 13.46, 16.08),
+    (4096, 11008): (13.67, 13.45, 15.17),
+    (43008, 5376): (44.32, 59.13, 72.00),
+    (5376, 21504): (26.66, 25.64, 28.70),
+    (262144, 5376): (253.4, 343.3, 422.4),
+    (2048, 2048): (5.04, 4.23, 4.35),
+    (1024, 2048): (4.78, 3.18, 3.26),
+}

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+from benchmarks.int4.cells import RECORDED_US
 from benchmarks.int4.engines import ENGINES, OURS, UNCHECKED
 from etcuda.kernels.int4 import table
 
@@ -19,6 +20,7 @@ _TITLES = {
 }
 # What a plain read of large memory reaches on this GPU, for the floor: the figure that earlier measurements used.
 READ_BYTES_PER_S = 4.36e12
+NOTES = pathlib.Path(__file__).resolve().parent / "notes.md"
 
 
 def render(source: pathlib.Path, folder: pathlib.Path) -> None:
@@ -46,6 +48,8 @@ def render(source: pathlib.Path, folder: pathlib.Path) -> None:
         rows = [row for row in value["rows"] if row["kind"] == kind]
         if rows:
             lines += [f"## {title}", "", *_table(rows, kind in ("prefill",)), ""]
+    lines += _recorded(value["rows"])
+    lines += [NOTES.read_text()]
     lines += _tuned()
     lines += _reasons(value["rows"])
     lines += ["![int4](int4.png)", "", "Made by `python -m benchmarks.int4`.", ""]
@@ -95,6 +99,19 @@ def _table(rows: list[dict[str, Any]], by_flops: bool) -> list[str]:
         error = f"{max(errors):.1e}" if errors else "-"
         lines.append(f"| {cell} | {least:.1f} | {' | '.join(figures)} | {rate} | {error} | {ratio} |")
     return lines
+
+
+def _recorded(rows: list[dict[str, Any]]) -> list[str]:
+    """One row against what was recorded of ExecuTorch's CUDA kernels and of llama.cpp."""
+    lines = ["## Against recorded figures", "", "One row, W4A8; the others in another run on the same kind of GPU.", ""]
+    lines += ["| N x K | ours | executorch CUDA W4A8 | llama.cpp q4_0 | llama.cpp q4_K | ratio to the best |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for (n, k), others in RECORDED_US.items():
+        ours = best([row for row in rows if row["kind"] == "decode" and (row["n"], row["k"]) == (n, k)], True)
+        if ours is not None:
+            figures = " | ".join(f"{us:.2f}" for us in others)
+            lines.append(f"| {n} x {k} | {ours:.2f} | {figures} | {ours / min(others):.2f} |")
+    return [*lines, ""]
 
 
 def _tuned() -> list[str]:
