@@ -107,8 +107,8 @@ def read_linear(node: Node) -> LinearCall | None:
     return LinearCall(node, bits, given["x"], stored, given["bias"], given["group_size"], given["activation"])
 
 
-def is_constant(node: Node) -> bool:
-    """Whether nothing writes a tensor while the program runs: a weight, or rows of one."""
+def is_everywhere(node: Node) -> bool:
+    """Whether all of a graph can read the tensor: it is an input or a weight, or rows of one."""
     return node.op in ("placeholder", "get_attr") or ROWS_OF in node.meta
 
 

@@ -14,7 +14,7 @@ from etcuda.backend.options import BackendConfig
 from etcuda.backend.target import CudaTarget
 from etcuda.kernels.int4 import table
 from etcuda.kernels.int4.configs import MatvecConfig
-from etcuda.kernels.int4.measured import nearest
+from etcuda.kernels.int4.measured import best_matvec, rounding_before_pays
 from etcuda.kernels.int4.problem import LinearProblem
 from etcuda.kernels.int4.select import matvec_arguments
 from etcuda.kernels.rounding.problem import RoundingProblem
@@ -93,39 +93,27 @@ def _plan(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[MatvecCo
     rounding = rounding_us(RoundingProblem(1, first.k, first.itemsize), target)
     if rounding is None:
         return f"there is no table of what rounding costs on {target.arch}; `etcuda tune rounding` writes it"
-    apart = together = 0.0
     configs = []
     for each in problems:
-        costs = _costs(each, target)
-        if isinstance(costs, str):
-            return costs
-        (own, _), (before, config) = costs
-        apart += own
-        together += before - rounding
+        config = _after_rounding(each, rounding, target)
+        if isinstance(config, str):
+            return config
         configs.append(config)
-    if together > apart:
-        return f"on rounded activations they take {together:.2f} us, rounding by themselves {apart:.2f} us"
-    log.info("%s: rounded before, %.2f us instead of %.2f us", y.name, together, apart)
+    log.info("%s: rounded before, which takes %.2f us alone", y.name, rounding)
     return configs
 
 
-def _costs(
-    each: LinearProblem, target: CudaTarget
-) -> tuple[tuple[float, MatvecConfig], tuple[float, MatvecConfig]] | str:
-    """Microseconds and configuration of the fastest kernels that round by themselves, and of those after a rounding,
-    which is part of the time."""
+def _after_rounding(each: LinearProblem, rounding: float, target: CudaTarget) -> MatvecConfig | str:
+    """The configuration on rounded activations, or why it does not pay. Neither the order of its sums nor the reason
+    depends on N, so that a joined product and its parts are treated alike."""
     measured = table.load(each.bits, target.arch)
-    entries = [] if measured is None else [e for e in measured.of("matvec") if e.problem.m == 1]
-    entry = nearest(entries, each, 1)
-    if entry is None:
-        return f"there is no table of products of one row for {target.arch}"
-    best: dict[int, tuple[float, MatvecConfig]] = {}
-    for config, us in entry.candidates:
-        assert isinstance(config, MatvecConfig)
-        best.setdefault(config.rounded, (us, config))
-    if len(best) < 2:
-        return f"the table of {target.arch} has no such products after a rounding, or only such"
-    return best[0], best[1]
+    pays = None if measured is None else rounding_before_pays(measured, each, 1, rounding)
+    best = None if measured is None else best_matvec(measured, each, 1, rounded=1)
+    if pays is None or best is None:
+        return f"products of one row were not measured on {target.arch} with a rounding in front and without"
+    if not pays:
+        return f"with K = {each.k} they are faster by themselves, though a rounding takes {rounding:.2f} us"
+    return best[0]
 
 
 def _other_readers(y: Node, nodes: list[Node]) -> list[Node]:
@@ -144,7 +132,8 @@ def _other_readers(y: Node, nodes: list[Node]) -> list[Node]:
 
 def _rewrite(nodes: list[Node], configs: list[MatvecConfig], target: CudaTarget) -> None:
     first = nodes[0]
-    whole = insert_call(first, _ops.quantize_activation.default, (first.args[0],))
+    overlap = arguments(first)["overlap"]
+    whole = insert_call(first, _ops.quantize_activation.default, (first.args[0], overlap))
     parts = [result_of(whole, index) for index in range(3)]
     for node, config in zip(nodes, configs, strict=True):
         call, given = _read(node), arguments(node)

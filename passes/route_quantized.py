@@ -24,7 +24,16 @@ from etcuda.kernels.int8.reference import int8_embedding_reference, int8_linear_
 from etcuda.passes.base import NodeError, compute_meta, graph_modules, graph_pass, insert_call, tensor_of
 from etcuda.passes.choose_linear import Step, may_take_tensor_cores, problem, steps
 from etcuda.passes.inline_function import inline_function
-from etcuda.passes.quantized_call import EMBEDDING_BITS, PARTS, ROWS_OF, LinearCall, arguments, is_constant, read_linear
+from etcuda.passes.program_constants import target_of
+from etcuda.passes.quantized_call import (
+    EMBEDDING_BITS,
+    PARTS,
+    ROWS_OF,
+    LinearCall,
+    arguments,
+    is_everywhere,
+    read_linear,
+)
 from etcuda.passes.view_copy_to_view import refresh_meta
 
 log = logging.getLogger(__name__)
@@ -54,7 +63,7 @@ def route_quantized(program: ExportedProgram, config: BackendConfig) -> int:
         if isinstance(config.target, CudaTarget):
             calls = _refused(calls)
             for group in _by_input(calls):
-                _route(module, group, config.target)
+                _route(program, module, group, config.target)
         else:
             for call in calls:
                 _inline_linear(call)
@@ -114,22 +123,23 @@ def _by_input(calls: list[LinearCall]) -> list[list[LinearCall]]:
     found: dict[Node, list[LinearCall]] = {}
     alone = []
     for call in calls:
-        if all(is_constant(node) for node in call.operands):
+        if all(is_everywhere(node) for node in call.operands):
             found.setdefault(call.x, []).append(call)
         else:
             alone.append([call])
     return [*found.values(), *alone]
 
 
-def _route(module: GraphModule, calls: list[LinearCall], target: CudaTarget) -> None:
+def _route(program: ExportedProgram, module: GraphModule, calls: list[LinearCall], target: CudaTarget) -> None:
     calls = [call.now() for call in calls]
     first = calls[0].node
     found = steps(calls, target)
     for call in calls:
         if len(call.parts) > 1 and may_take_tensor_cores(call, target):
             raise NodeError(call.node, "a joined product would go to tensor cores; run split_joined before this pass")
-    overlap = int(can_overlap(target) and all(is_constant(n) for n in calls[0].operands))
     dense = [_dense(call) for call in calls]
+    # A kernel that starts early reads its weight before what runs in front has ended: nothing there may write it.
+    overlap = int(can_overlap(target) and all(_is_weight(program, module, n) for call in dense for n in call.operands))
     results = _insert(module, first, dense, found, target, overlap)
     for call, result in zip(calls, results, strict=True):
         call.node.replace_all_uses_with(result)
@@ -140,6 +150,12 @@ def _route(module: GraphModule, calls: list[LinearCall], target: CudaTarget) -> 
             log.info(
                 "%s, %s rows, goes to %s %s: %s", call.node.name, most, choice.kernel, choice.config, choice.source
             )
+
+
+def _is_weight(program: ExportedProgram, module: GraphModule, node: Node) -> bool:
+    """Whether nothing writes a tensor while the program runs. A branch does not know what it is handed."""
+    whole = node.args[0] if ROWS_OF in node.meta else node
+    return module is program.graph_module and target_of(program, whole) is not None
 
 
 def _dense(call: LinearCall) -> LinearCall:
@@ -247,7 +263,7 @@ def _insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: C
             results.append(_insert_matmul(before, call, choice.config, ordered[key], target, overlap))
             continue
         if choice.config.rounded and not rounded:
-            rounded = _insert_parts(before, _ops.quantize_activation.default, call.x)
+            rounded = _insert_parts(before, _ops.quantize_activation.default, call.x, int(can_overlap(target)))
         results.append(_insert_matvec(before, call, choice.config, step, rounded, target, overlap))
     return results
 

@@ -57,8 +57,12 @@ def nearest_but_n(entries: list[Entry], problem: LinearProblem, overlap: int | N
 # Integer dot products
 
 
-def best_matvec(measured: Table, problem: LinearProblem, overlap: int) -> tuple[MatvecConfig, Entry] | None:
+def best_matvec(
+    measured: Table, problem: LinearProblem, overlap: int, rounded: int | None = None
+) -> tuple[MatvecConfig, Entry] | None:
     """The configuration for up to eight rows and where it was measured; ``None`` if none fits.
+
+    With ``rounded`` among those alone that take activations rounded before (1), or that do not (0).
 
     The order in which a row is summed follows from K, M and the weight's format alone, so that rows of a weight have
     the same results whatever other rows are beside them: over the shapes measured at the nearest K, the order that
@@ -67,7 +71,7 @@ def best_matvec(measured: Table, problem: LinearProblem, overlap: int) -> tuple[
     # One row alone is rounded by the product itself at little cost, so that its best kernels are others.
     alike = [e for e in measured.of("matvec") if (e.problem.m == 1) == (problem.m == 1)]
     found = [(entry, _orders(entry, problem)) for entry in nearest_but_n(alike, problem, overlap)]
-    known = {order for _, orders in found for order in orders}
+    known = {order for _, orders in found for order in orders if rounded in (None, order.rounded)}
     if not known:
         return None
     order = min(known, key=lambda each: (_loss(each, found), dataclasses.astuple(each)))
@@ -130,6 +134,28 @@ def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
         picked = best_matvec(measured, entry.problem, entry.overlap)
         us = entry.us if picked is None else _order_us(entry, _orders(entry, entry.problem), picked[0].order)
         total += math.log(us / other[entry.problem, entry.overlap].us)
+    return total <= 0
+
+
+def rounding_before_pays(measured: Table, problem: LinearProblem, overlap: int, rounding_us: float) -> bool | None:
+    """Whether products of one row gain from activations that were rounded for nothing, over all N measured at the
+    nearest K; ``None`` if they were not measured both ways.
+
+    Args:
+        measured: the table.
+        problem: the call in numbers; N is not looked at.
+        overlap: as of ``best_matvec``.
+        rounding_us: what a rounding alone takes, which is part of the time of products that take its result.
+    """
+    own, other = (best_matvec(measured, problem, overlap, rounded) for rounded in (0, 1))
+    if own is None or other is None:
+        return None
+    total = 0.0
+    alike = [entry for entry in measured.of("matvec") if entry.problem.m == 1]
+    for entry in nearest_but_n(alike, problem, overlap):
+        orders = _orders(entry, problem)
+        after = _order_us(entry, orders, other[0].order) - rounding_us
+        total += math.log(max(after, 1e-3) / _order_us(entry, orders, own[0].order))
     return total <= 0
 
 

@@ -15,8 +15,10 @@ from tests.kernels.rounding_checks import DTYPES, gated, norm, numbers
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("m", [1, 9])
-def test_kernels_that_wait_compute_the_same(dtype: torch.dtype, m: int) -> None:
+def test_kernels_that_wait_compute_the_same(dtype: torch.dtype, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kernel reads what the one in front of it writes; in a graph, where launches follow each other closely."""
+    # Without the poison: kernels that fill would stand between, and all would wait for them.
+    monkeypatch.undo()
     x, residual = (numbers(m, 5376, dtype=dtype, seed=seed, spread=0.0) for seed in (0, 1))
     weight = torch.full((5376,), 0.25, dtype=dtype, device="cuda")
 
@@ -34,9 +36,12 @@ def test_kernels_that_wait_compute_the_same(dtype: torch.dtype, m: int) -> None:
     with torch.cuda.graph(graph):
         got = chain(1)
     for _ in range(20):
+        # What is read before it is written is this.
+        for result in got:
+            result.fill_(77)
         graph.replay()
-    torch.cuda.synchronize()
-    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+        torch.cuda.synchronize()
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("k", [1024, 5376, 21504, 131072])
