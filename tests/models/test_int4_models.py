@@ -81,6 +81,33 @@ def test_one_row_is_rounded_where_it_is_computed_if_that_was_measured(
     assert not [kernel for kernel in kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
 
 
+@pytest.mark.slow
+def test_a_bound_on_registers_reaches_the_compiled_kernel(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from etcuda.backend.inductor.device import resource_usage
+    from etcuda.kernels.int4.configs import MatmulConfig
+    from etcuda.kernels.int4.select import Choice
+    from etcuda.passes import choose_linear
+
+    def registers(most: int) -> int:
+        config = MatmulConfig(64, 16, 8, 4, 3, 2, most)
+        monkeypatch.setattr(choose_linear, "choose_matmul", lambda *a, **k: Choice("matmul", config, "this test"))
+        path = tmp_path / f"{most}.pte"
+        model = nn.Linear(512, 1024, bias=False).to(torch.bfloat16).eval().requires_grad_(False)
+        quantize_weights(model, Int4CoalescedConfig())
+        program = torch.export.export(model, (torch.zeros(16, 512, dtype=torch.bfloat16),))
+        export_program({"forward": program}, "sm_90", path, CompileOptions(progress=False))
+        data = path.read_bytes()
+        # ELF files for a GPU, of machine 190, as they lie in the program.
+        starts = [each.start() for each in re.finditer(b"\x7fELF", data) if data[each.start() + 18] == 190]
+        assert len(starts) == 3
+        return max(resource_usage(data[start:])[0] for start in starts)
+
+    assert registers(0) > 128
+    assert registers(128) == 128
+
+
 HIDDEN, INNER = 2048, 6144  # 38 million weights: a small layer of a language model.
 
 
