@@ -9,6 +9,7 @@ import operator
 import torch
 from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from etcuda.backend.options import BackendConfig
 from etcuda.backend.target import CudaTarget
@@ -114,7 +115,7 @@ def _fuse_gate(y: Node, calls: list[Node], gate: Gate, target: CudaTarget) -> No
     trailing = _trailing(choice.config, int(can_overlap(target)))
     fused = insert_call(y, _ops.gate_quantize.default, (*args, True, *trailing))
     _take_over(fused, 1, calls)
-    keep_y = _replace(fused, 0, y, gate.gate if gate.up is not None else None)
+    keep_y = _replace(fused, 0, y, gate.gate)
     fused.args = (*args, keep_y, *trailing)
     compute_meta(fused)
     log.info("%s: %s of %s and rounding are one kernel, %s: %s; the product is %s", fused.name, gate.activation,
@@ -149,18 +150,25 @@ def _take_over(fused: Node, first: int, calls: list[Node]) -> None:
             view = source
 
 
-def _replace(fused: Node, index: int, node: Node, shape: Node | None) -> bool:
+def _replace(fused: Node, index: int, node: Node, shape: Node) -> bool:
     """Puts a result of ``fused`` into the place of ``node`` where it is read; returns whether it is read.
 
-    Readers of sizes alone read those of ``shape``, if there is such a tensor.
+    Readers of sizes alone read those of ``shape``, where the two are equal in them.
     """
     for user in list(node.users):
-        if user.target in _SIZES and shape is not None:
+        if user.target in _SIZES and _same_size(user, node, shape):
             user.replace_input_with(node, shape)
     if not node.users:
         return False
     node.replace_all_uses_with(result_of(fused, index), delete_user_cb=lambda user: user is not fused)
     return True
+
+
+def _same_size(reader: Node, node: Node, other: Node) -> bool:
+    """Whether a reader of sizes gets from ``other`` what it gets from ``node``."""
+    sizes, others = tensor_of(node).shape, tensor_of(other).shape
+    dims = reader.args[1:] if reader.target is aten.sym_size.int else range(len(sizes))
+    return len(sizes) == len(others) and all(statically_known_true(sizes[dim] == others[dim]) for dim in dims)  # type: ignore[index]
 
 
 def _kept(keep: bool) -> str:

@@ -6,11 +6,13 @@ A recogniser returns what it found, or in words why the tensor is not that.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from etcuda.kernels.int4.check import DTYPES
 from etcuda.passes.base import tensor_of
 
 aten = torch.ops.aten
@@ -138,18 +140,26 @@ def _weighted(node: Node, cast_first: bool) -> Norm | str:
         offset = 0.0
         if tensor_of(weight).dtype == torch.float32:
             weight, offset = _offset_weight(weight)
+        if tensor_of(weight).dtype not in DTYPES:
+            kinds = ", ".join(map(str, DTYPES))
+            reasons.append(f"the weight {_name(weight)} is {tensor_of(weight).dtype}, expected one of {kinds}")
+            continue
         return dataclasses.replace(found, weight=weight, weight_offset=offset)
-    return reasons[0] if reasons else alone
+    rooted = any(factor.target is aten.rsqrt.default for factor in pair)
+    return reasons[0] if reasons and not rooted else alone
 
 
 def _offset_weight(weight: Node) -> tuple[Node, float]:
-    """An fp32 weight as the tensor that is stored and the number that is added to it."""
+    """An fp32 weight as the tensor that is stored and the number that is added to it.
+
+    What is computed from a dtype that the operator does not take stays computed.
+    """
     offset = 0.0
     summed = _plus_number(weight)
-    if summed is not None:
+    if summed is not None and tensor_of(summed[0]).dtype == torch.float32:
         weight, offset = summed
     source = _uncast(weight)
-    return (weight if source is None or not tensor_of(source).is_floating_point() else source), offset
+    return (weight if source is None or tensor_of(source).dtype not in DTYPES else source), offset
 
 
 def _normed(node: Node, cast_first: bool) -> Norm | str:
@@ -165,8 +175,9 @@ def _normed(node: Node, cast_first: bool) -> Norm | str:
     for h, root in (pair, pair[::-1]):
         if root.target is not aten.rsqrt.default:
             continue
-        if tensor_of(node).dtype != torch.float32:
-            return f"the norm is computed in {tensor_of(node).dtype}, expected torch.float32"
+        for part in (node, h):
+            if tensor_of(part).dtype != torch.float32:
+                return f"the norm is computed in {tensor_of(part).dtype}, expected torch.float32"
         eps = _mean_square_plus(root.args[0], h)
         if isinstance(eps, str):
             return eps
@@ -185,14 +196,19 @@ def _mean_square_plus(node: object, h: Node) -> float | str:
     dims = mean.args[1] if len(mean.args) > 1 else None
     if mean.target is not aten.mean.dim or not isinstance(dims, list | tuple) or len(dims) != 1 or dims[0] not in last:
         return f"the root is of {_name(mean)}, expected the mean over the last dimension"
+    if not (mean.args[2] if len(mean.args) > 2 else mean.kwargs.get("keepdim", False)):
+        return f"{_name(mean)} drops the last dimension, expected that it is kept"
+    dtype = mean.kwargs.get("dtype")
+    if dtype not in (None, torch.float32):
+        return f"{_name(mean)} is computed in {dtype}, expected torch.float32"
     square = mean.args[0]
     assert isinstance(square, Node)
     powered = square.target is aten.pow.Tensor_Scalar and square.args[0] is h and square.args[1] == 2
     multiplied = _operands(square, aten.mul.Tensor) == (h, h)
     if not powered and not multiplied:
         return f"the mean is of {_name(square)}, expected the square of {_name(h)}"
-    if eps <= 0:
-        return f"{eps} is added to the mean, expected a positive number"
+    if not 0 < eps < math.inf:
+        return f"{eps} is added to the mean, expected a positive finite number"
     return eps
 
 

@@ -19,14 +19,12 @@ class RoundingProblem:
         k: numbers of a row that are rounded.
         itemsize: bytes of a number.
         residual: whether a second tensor is added in front of the norm, and the sum is an output.
-        keep: whether what is rounded is an output too.
     """
 
     m: int
     k: int
     itemsize: int = 2
     residual: bool = False
-    keep: bool = False
 
 
 def refuse(problem: RoundingProblem) -> str | None:
@@ -41,14 +39,14 @@ def refuse(problem: RoundingProblem) -> str | None:
 def norm_cost(problem: RoundingProblem) -> Cost:
     """What a norm must do at least: read its input and a weight, write what is rounded."""
     values = problem.m * problem.k
-    tensors = 1 + 2 * problem.residual + problem.keep
+    tensors = 1 + 2 * problem.residual
     return Cost((tensors * values + problem.k) * problem.itemsize + _rounded_bytes(values), 10 * values)
 
 
 def gate_cost(problem: RoundingProblem) -> Cost:
     """What a gated activation must do at least: read gate and up, write what is rounded."""
     values = problem.m * problem.k
-    return Cost((2 + problem.keep) * values * problem.itemsize + _rounded_bytes(values), 14 * values)
+    return Cost(2 * values * problem.itemsize + _rounded_bytes(values), 14 * values)
 
 
 def _rounded_bytes(values: int) -> int:

@@ -58,7 +58,7 @@ def _nearest(kernel: KernelName, problem: RoundingProblem, device: Device) -> tu
 def _distance(measured: RoundingProblem, asked: RoundingProblem) -> float:
     pairs = {name: (getattr(measured, name), getattr(asked, name)) for name in _WEIGHTS}
     apart = sum(_WEIGHTS[name] * abs(math.log2(max(a, 1) / max(b, 1))) for name, (a, b) in pairs.items())
-    return apart + (measured.residual != asked.residual) / 4 + (measured.keep != asked.keep) / 8
+    return apart + (measured.residual != asked.residual) / 4
 
 
 def _source(measured: Table, entry: Entry) -> str:

@@ -73,10 +73,10 @@ def call_kernel(
         return int4_launch.quantize(x, overlap)
     blocks, warps = dataclasses.astuple(config)
     if kernel == "gate":
-        return launch.gate_quantize(x, None, "silu", problem.keep, blocks, warps, overlap)
+        return launch.gate_quantize(x, None, "silu", False, blocks, warps, overlap)
     residual = x if problem.residual else None
     return launch.rms_norm_quantize(
-        x, residual, weight, _EPS, 0.0, True, problem.residual, problem.keep, blocks, warps, overlap
+        x, residual, weight, _EPS, 0.0, True, problem.residual, False, blocks, warps, overlap
     )
 
 

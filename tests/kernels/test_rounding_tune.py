@@ -145,7 +145,11 @@ def test_without_a_table_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> N
     ("change", "message"),
     [
         ({"format": 9}, "expected format 1, got 9"),
-        ({"columns": ["blocks"]}, r"expected columns \['blocks', 'num_warps'\], got \['blocks'\]"),
+        (
+            {"columns": {"norm": ["blocks"]}},
+            r"expected the columns of norm to be \['blocks', 'num_warps'\], got \['blocks'\]",
+        ),
+        ({"columns": {}}, "'norm'"),
         ({"entries": [{}]}, "'kernel'"),
     ],
 )
@@ -157,7 +161,7 @@ def test_what_is_no_table_is_refused(change: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"kernel": "x"}, "expected one of norm, gate, quantize, got 'x'"), ({"candidates": []}, "no candidates")],
+    [({"kernel": "x"}, "'x'"), ({"candidates": []}, "no candidates")],
 )
 def test_an_entry_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
     value = json.loads(table.to_json(made_table(("norm", 1, 64, 1, 1.0))))

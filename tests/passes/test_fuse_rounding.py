@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from etcuda.kernels.int4 import table
+from etcuda.passes.recognize_activation import recognize_norm
 from tests.passes.quantized_programs import (
     FUSION,
     HOST,
@@ -235,6 +236,32 @@ def test_a_dynamic_size_that_one_kernel_serves() -> None:
         assert close(run(program, model, x), model(x))
 
 
+class GateShapes(nn.Module):
+    """A gated activation whose sizes its product reads; gate and up are one product, or up is an input."""
+
+    def __init__(self, joined: bool) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+        self.down = nn.Linear(64, 32, bias=False)
+        self.joined = joined
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(self.gate(x)) * (self.up(x) if self.joined else x)
+        return self.down(y)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_dynamic_size_of_a_gate(joined: bool) -> None:
+    model = quantized(make(GateShapes, joined=joined))
+    x = torch.randn(1, 5, 64).to(torch.bfloat16)
+    program = lowered(export(model, x, dynamic=({1: Dim("few", min=3, max=8)},)))
+    (found,) = (arguments(node) for node in calls(program, "gate_quantize"))
+    assert (found["up"] is None, found["keep_y"]) == (joined, False)
+    for rows in (3, 8):
+        x = torch.randn(1, rows, 64).to(torch.bfloat16)
+        assert close(run(program, model, x), model(x))
+
+
 def test_rounding_in_a_branch_and_its_norm_outside(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "etcuda")
     model = quantized(make(Shapes))
@@ -316,7 +343,7 @@ REFUSED = {
     "relu": (lambda x, y: F.relu(x), r"no norm, for .*relu.* no gate, for .*relu.* is no product of two tensors"),
     "dimension": (_mean_of(0, 1e-5), "expected the mean over the last dimension"),
     "power": (_mean_of(-1, 1e-5, 4), "expected the square of"),
-    "negative eps": (_mean_of(-1, -1e-5), "is added to the mean, expected a positive number"),
+    "negative eps": (_mean_of(-1, -1e-5), "is added to the mean, expected a positive finite number"),
     "dtype": (
         _mean_of(-1, 1e-5, dtype=torch.bfloat16),
         r"computed in torch\.bfloat16, expected torch\.float32|no norm",
@@ -335,6 +362,94 @@ def test_what_is_not_recognised_stays_and_the_log_says_why(name: str, caplog: py
     assert not calls(program, *FUSED)
     assert len(calls(program, "quantize_activation")) == 1
     assert re.search(rf"stays by itself: .*{reason}", caplog.text), caplog.text
+
+
+class Weighed(nn.Module):
+    """An fp32 norm whose weight is stored in another dtype."""
+
+    def __init__(self, weight: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Buffer(weight)
+        self.weigh = weigh
+        self.q = nn.Linear(64, 64, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.q(self.weigh(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5), self.weight))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weigh", "offset"),
+    [
+        (torch.float64, lambda n, w: n * w.float(), 0.0),
+        (torch.float64, lambda n, w: n * (1.0 + w.float()), 1.0),
+        (torch.float64, lambda n, w: n * (1.0 + w).float(), 0.0),
+        (torch.int32, lambda n, w: n * w, 0.0),
+        (torch.int32, lambda n, w: n * (1.0 + w), None),
+    ],
+    ids=["float64", "float64 plus one", "one plus float64", "int", "one plus int"],
+)
+def test_a_weight_that_the_operator_does_not_take(dtype: Any, weigh: Any, offset: float | None) -> None:
+    torch.manual_seed(0)
+    model = quantized(Weighed(torch.arange(1, 65).to(dtype), weigh))
+    program = compare(model, inputs(torch.float32)[0])
+    (found,) = (arguments(node) for node in calls(program, "rms_norm_quantize"))
+    # The cast stays in front of the kernel, which therefore waits for it.
+    assert found["weight"].meta["val"].dtype == torch.float32
+    assert found["overlap"] == 0
+    assert offset is None or found["weight_offset"] == offset
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.function(*x)
+
+
+def _recognized(function: Callable[..., Tensor], *x: Tensor) -> Any:
+    """What the norm that a function computes is recognised as."""
+    program = torch.export.export(Function(function), x).run_decompositions()
+    (y,) = program.graph.output_node().args[0]  # type: ignore[misc]
+    return recognize_norm(y)  # type: ignore[arg-type]
+
+
+def _normed(x: Tensor, *, keepdim: bool = True, dtype: Any = None, eps: float = 1e-5) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=keepdim, dtype=dtype) + eps)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32], ids=str)
+def test_the_mean_of_a_norm(dtype: Any) -> None:
+    x = torch.randn(64, 64)
+    found = _recognized(lambda x: _normed(x, dtype=dtype), x)
+    assert (found.eps, found.weight) == (1e-5, None)
+    # Without the last dimension it scales columns.
+    assert re.search(
+        "drops the last dimension, expected that it is kept", _recognized(lambda x: _normed(x, keepdim=False), x)
+    )
+    for other in (torch.bfloat16, torch.float16):
+        reason = _recognized(lambda x, other=other: _normed(x, dtype=other), x)
+        assert re.search(rf"is computed in {other}, expected torch\.float32", reason)
+    assert re.search("expected a positive finite number", _recognized(lambda x: _normed(x, eps=float("inf")), x))
+
+
+def test_squares_that_are_rounded_are_no_norm() -> None:
+    reason = _recognized(lambda x: _normed(x, dtype=torch.float32).to(x.dtype), torch.randn(4, 64).bfloat16())
+    assert re.search(r"computed in torch\.bfloat16, expected torch\.float32|no norm", reason)
+
+
+def test_a_weight_of_eight_bits_stays_cast() -> None:
+    # ExecuTorch refuses that cast so far, hence no whole program.
+    found = _recognized(lambda x, w: _normed(x) * w.float(), torch.randn(4, 64), torch.ones(64).to(torch.float8_e4m3fn))
+    assert found.weight.meta["val"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool], ids=str)
+def test_a_weight_of_no_floating_dtype(dtype: torch.dtype) -> None:
+    reason = _recognized(lambda x, w: _normed(x) * w, torch.randn(4, 64), torch.ones(64, dtype=dtype))
+    assert re.search(rf"the weight x_1, an input is {dtype}, expected one of torch\.bfloat16, .*torch\.float32", reason)
 
 
 def test_the_host_has_no_rounding_of_its_own() -> None:
