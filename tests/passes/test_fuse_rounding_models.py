@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from examples.cached_lm import CachedLM
 from examples.models import INT4_CASES
 from tests.passes.quantized_programs import calls, lowered, runnable
-from tests.passes.test_fuse_rounding import arguments
+from tests.passes.rounding_programs import arguments
 
 TOKENS = torch.arange(4)
 # Of a block: two norms, one gate; and the norm in front of the vocabulary.

@@ -18,7 +18,7 @@ from etcuda.kernels.rounding import table as rounding_table
 from etcuda.kernels.rounding.configs import RoundingConfig
 from etcuda.kernels.rounding.problem import RoundingProblem
 from tests.passes.quantized_programs import FUSION, GPU, HOST, calls, close, export, lowered, make, quantized, runnable
-from tests.passes.test_fuse_rounding import Block, Llama, Shapes, arguments, run
+from tests.passes.rounding_programs import Block, Llama, Shapes, arguments, run
 
 OWN, BEFORE = MatvecConfig(0, 0, 4, 64, 2, 1, 0), MatvecConfig(1, 0, 2, 32, 1, 1, 0)
 X = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
