@@ -9,7 +9,7 @@ VENV_OLD := .venv-torch$(TORCH_OLD)
 BIN := $(VENV)/bin
 PACKAGES := $(wildcard etcuda partitioner passes kernels backend runtime)
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -path 'runtime/lib/*' -not -path 'runtime/bin/*')
-CXX_SOURCES = $(shell find runtime tests examples \( -name '*.cpp' -o -name '*.h' \) -not -path '*/third_party/*' -not -path '*/generated/*')
+CXX_SOURCES = $(shell find runtime tests examples kernels \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -not -path '*/third_party/*' -not -path '*/generated/*')
 # Built by pip when the project is installed without isolation; numpy stands first, for torch warns without it.
 BUILD_TOOLS := numpy "scikit-build-core>=0.10" "cmake>=3.28" ninja
 

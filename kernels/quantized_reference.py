@@ -45,7 +45,9 @@ def quantize_activation_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.reshape(rows, k), scale, total
 
 
-def order_activation_reference(x: Tensor, bits: int, activation: str, block_m: int) -> tuple[Tensor, Tensor]:
+def order_activation_reference(
+    x: Tensor, bits: int, activation: str, block_m: int, tiled: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Activations in the order of K, and the type, that tensor-core products read.
 
     Args:
@@ -53,10 +55,12 @@ def order_activation_reference(x: Tensor, bits: int, activation: str, block_m: i
         bits: 4 or 8, of the weights.
         activation: "exact", or "int8" for activations rounded as ``quantize_activation_reference`` does.
         block_m: what M, the product of the leading sizes, is rounded up to.
+        tiled: 1 for [K / 64, rows, 64] in memory, the eight pieces of 16 bytes of a row of 64 swapped: piece p of row
+            m lies at p ^ (m % 8).
 
     Returns:
         float16 [M rounded up, at least ``block_m``, K rounded up to 128], zero beyond M and K; float32 [M], the power
-        of two that a row was divided by: its greatest is below 2**14 then.
+        of two that a row was divided by: its greatest is below 2**14 then; int32 zeros, [1024] if ``tiled``, else [1].
     """
     k, rows = x.shape[-1], math.prod(x.shape[:-1])
     greatest = x.to(torch.float32).reshape(rows, k).abs().amax(dim=1)
@@ -67,7 +71,14 @@ def order_activation_reference(x: Tensor, bits: int, activation: str, block_m: i
     # Column 128 unit + 32 block + 16 high + 4 word + 2 e + odd; of int8 128 unit + 32 block + 4 word + 2 second + e.
     sizes, order = ((4, 2, 4, 2, 2), (2, 3, 5, 1, 4)) if bits == 4 else ((4, 8, 2, 2), (2, 3, 1, 4))
     units = values.reshape(-1, *sizes).permute(0, *order)
-    return units.reshape(values.shape), factor
+    ordered = units.reshape(values.shape)
+    if tiled:
+        count, width = ordered.shape
+        row, piece = torch.arange(count).unsqueeze(1) % 8, torch.arange(8).unsqueeze(0)
+        pieces = ordered.reshape(count, width // 64, 8, 8).permute(1, 0, 2, 3)
+        index = (piece ^ row).to(x.device).reshape(1, count, 8, 1).expand_as(pieces)
+        ordered = pieces.gather(2, index).reshape(count, width)
+    return ordered, factor, torch.zeros(1024 if tiled else 1, dtype=torch.int32, device=x.device)
 
 
 def linear_reference(

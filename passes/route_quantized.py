@@ -252,14 +252,15 @@ def _add_branch(
 def _insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: CudaTarget, overlap: int) -> list[Node]:
     """One kernel for each call; activations that kernels take rounded are rounded once, and put in order once."""
     rounded: list[Node] = []
-    ordered: dict[tuple[int, str], list[Node]] = {}
+    ordered: dict[tuple[int, str, int], list[Node]] = {}
     results = []
     for call, choice in zip(calls, step.choices, strict=True):
-        key = (call.bits, call.activation)
         if isinstance(choice.config, MatmulConfig):
+            key = _order_of(call, choice.config)
             if key not in ordered:
-                block_m = max(_heights(calls, step, key))
-                ordered[key] = _insert_parts(before, _ops.order_activation.default, call.x, *key, block_m, overlap)
+                bits, activation, tiled = key
+                how = (bits, activation, max(_heights(calls, step, key)), tiled, overlap)
+                ordered[key] = _insert_parts(before, _ops.order_activation.default, call.x, *how)
             results.append(_insert_matmul(before, call, choice.config, ordered[key], target, overlap))
             continue
         if choice.config.rounded and not rounded:
@@ -268,12 +269,17 @@ def _insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: C
     return results
 
 
-def _heights(calls: list[LinearCall], step: Step, key: tuple[int, str]) -> list[int]:
+def _order_of(call: LinearCall, config: MatmulConfig) -> tuple[int, str, int]:
+    """What products must have in common to read activations in one order."""
+    return call.bits, call.activation, int(config.warpgroups > 0)
+
+
+def _heights(calls: list[LinearCall], step: Step, key: tuple[int, str, int]) -> list[int]:
     """Rows of the tiles of the products that take activations in one order: powers of two, the greatest serves all."""
     pairs = zip(calls, (choice.config for choice in step.choices), strict=True)
     return [
         config.block_m for call, config in pairs
-        if isinstance(config, MatmulConfig) and (call.bits, call.activation) == key
+        if isinstance(config, MatmulConfig) and _order_of(call, config) == key
     ]  # fmt: skip
 
 

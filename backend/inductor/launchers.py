@@ -17,6 +17,7 @@ from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
 from etcuda.backend.target import CudaTarget
+from etcuda.kernels.native import native_kernels
 
 Progress = Callable[[str, int, int], None]
 
@@ -99,7 +100,7 @@ class KernelStore:
                 # The definitions only: the calls would launch kernels.
                 source = self.kernel_autotune_defs.getvalue() + "\nasync_compile.wait(globals())\ndel async_compile\n"
                 scope: dict[str, Any] = {}
-                with _bounded_registers():
+                with _bounded_registers(), native_kernels():
                     exec(source, scope)
                     store.compile([value for value in scope.values() if isinstance(value, CachingAutotuner)])
 

@@ -27,11 +27,12 @@ def main() -> int:
     measure.add_argument("--engines", nargs="+", choices=tuple(ENGINES), default=list(ENGINES))
     measure.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="sections of the page")
     page = commands.add_parser("render", help="make int4.md and int4.png")
-    page.add_argument("--source", type=pathlib.Path, default=RESULTS / "int4.json")
+    runs = [RESULTS / "int4.json", RESULTS / "int4_prompt.json"]
+    page.add_argument("--sources", type=pathlib.Path, nargs="+", default=runs, help="runs; later ones replace sections")
     page.add_argument("--folder", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.command == "render":
-        report.render(arguments.source, arguments.folder)
+        report.render(arguments.sources, arguments.folder)
         return 0
     if not torch.cuda.is_available():
         print("benchmarks.int4: expected an NVIDIA GPU, found none; run this where there is one.", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.int4.cells import RECORDED_US
@@ -23,21 +24,30 @@ READ_BYTES_PER_S = 4.36e12
 NOTES = pathlib.Path(__file__).resolve().parent / "notes.md"
 
 
-def render(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes ``int4.md`` and ``int4.png`` into ``folder``."""
-    value = json.loads(source.read_text())
+def render(sources: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
+    """Writes ``int4.md`` and ``int4.png`` into ``folder``.
+
+    A section is of one run, peers included: the last of ``sources`` that has it.
+    """
+    runs = [json.loads(source.read_text()) for source in sources]
+    sections = {row["kind"]: run for run in runs for row in run["rows"]}
+    all_rows = [row for run in runs for row in run["rows"] if sections[row["kind"]] is run]
     folder.mkdir(parents=True, exist_ok=True)
-    ceilings = value["ceilings"]
     lines = ["# int4 and int8 linear layers", ""]
-    lines += [", ".join(f"{key} {text}" for key, text in value["environment"].items()) + ".", ""]
+    for run in runs:
+        kinds = ", ".join(kind for kind in _TITLES if sections.get(kind) is run)
+        ceilings = run["ceilings"]
+        lines += [
+            f"Run of {kinds}: " + ", ".join(f"{key} {text}" for key, text in run["environment"].items()) + ".",
+            f"Ceilings in it: read {ceilings['read_bytes_per_s'] / 1e12:.2f} TB/s, bf16 product "
+            f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s.",
+            "",
+        ]
     lines += [
-        f"Ceilings in this run: read {ceilings['read_bytes_per_s'] / 1e12:.2f} TB/s, bf16 product "
-        f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s.",
-        "",
         "Microseconds per call, median of 9; in brackets the standard deviation. bf16 activations, random data,",
         "rounding of activations included. Weights rotate, so that none is in the L2 cache. Every output was compared",
         "with fp32 and the dequantised weight; error: of ours, relative norm. Floor: the stored weight at 4.36 TB/s.",
-        "Ratio: ours over the best other engine of this run that computes the product.",
+        "Ratio: ours over the best other engine of the same run that computes the product.",
         "",
         '"overlapped", "early": launched while the kernel in front of it runs, waiting for it on the GPU, as compiled',
         'programs launch it; else one after another. "read" reads as many bytes and nothing else. tinygemm and the',
@@ -45,16 +55,16 @@ def render(source: pathlib.Path, folder: pathlib.Path) -> None:
         "",
     ]
     for kind, title in _TITLES.items():
-        rows = [row for row in value["rows"] if row["kind"] == kind]
+        rows = [row for row in all_rows if row["kind"] == kind]
         if rows:
             lines += [f"## {title}", "", *_table(rows, kind in ("prefill",)), ""]
-    lines += _recorded(value["rows"])
+    lines += _recorded(all_rows)
     lines += [NOTES.read_text()]
     lines += _tuned()
-    lines += _reasons(value["rows"])
+    lines += _reasons(all_rows)
     lines += ["![int4](int4.png)", "", "Made by `python -m benchmarks.int4`.", ""]
     (folder / "int4.md").write_text("\n".join(lines))
-    _plot(value["rows"], folder / "int4.png")
+    _plot(all_rows, folder / "int4.png")
 
 
 def best(rows: list[dict[str, Any]], mine: bool) -> float | None:

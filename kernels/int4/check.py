@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -9,6 +11,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4.problem import ACTIVATIONS
+from etcuda.kernels.int4.warpgroup import TICKETS, fits
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
@@ -123,7 +126,9 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int) ->
     return k
 
 
-def check_ordered(op: str, ordered: Tensor, factor: Tensor, k: int, dtype: torch.dtype, block_m: int) -> None:
+def check_ordered(
+    op: str, ordered: Tensor, factor: Tensor, tickets: Tensor, k: int, dtype: torch.dtype, block_m: int
+) -> None:  # fmt: skip
     """Checks activations that were put in order.
 
     Raises:
@@ -132,6 +137,7 @@ def check_ordered(op: str, ordered: Tensor, factor: Tensor, k: int, dtype: torch
     _check_block_m(op, block_m)
     _expect(factor.dtype == torch.float32, op, "factor", "float32", factor.dtype)
     _expect(factor.dim() == 1, op, "factor", "one dimension [M]", tuple(factor.shape))
+    _expect(tickets.dtype == torch.int32, op, "tickets", "int32", tickets.dtype)
     _expect(ordered.dtype == torch.float16, op, "ordered", "float16", ordered.dtype)
     _expect(ordered.dim() == 2, op, "ordered", "2 dimensions [M rounded up, K rounded up]", tuple(ordered.shape))
     _same(op, "ordered", "last dimension", ordered.shape[1], -(-k // 128) * 128)
@@ -141,6 +147,33 @@ def check_ordered(op: str, ordered: Tensor, factor: Tensor, k: int, dtype: torch
         f"at least {rows} rows, those of factor rounded up to block_m", ordered.shape[0],
     )  # fmt: skip
     _expect(dtype in DTYPES, op, "dtype", "bfloat16, float16 or float32", dtype)
+
+
+def check_warpgroups(
+    op: str, warpgroups: int, form: GroupFormat, k: int, x: Tensor, block_n: int, programs: int,
+    tickets: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Checks that the kernel in warpgroup.cu takes a weight, if it is asked for.
+
+    Raises:
+        KernelArgumentError: it does not, or ``x`` is on a GPU that it is not for.
+    """
+    if not warpgroups:
+        return
+    arch = "sm_90"
+    if type(x) is Tensor and x.device.type == "cuda":
+        arch = "sm_{}{}".format(*torch.cuda.get_device_capability(x.device))
+    got = f"int{form.bits}, groups of {form.group_size}, {form.scale_storage} scales, K = {k} on {arch}"
+    _expect(
+        fits(k, form.bits, form.group_size, form.scale_storage, arch), op, "warpgroups",
+        "0 but for int4 in groups of 32 with fp16 scales and K a multiple of 256 on sm_90", got,
+    )  # fmt: skip
+    _expect(block_n == 64 * warpgroups, op, "block_n", f"64 for each of {warpgroups} warpgroups", block_n)
+    # What programs share is counted in 32 bits.
+    most = min(TICKETS, math.isqrt((1 << 32) // (k // 256)) - 1)
+    _expect(0 < programs <= most, op, "programs", f"1 to {most}", programs)
+    if tickets is not None:
+        _expect(tickets.numel() >= programs, op, "tickets", f"{programs}, of a tiled order", tickets.numel())
 
 
 def check_tokens(op: str, m: int, tokens: int) -> None:

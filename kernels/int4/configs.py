@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from etcuda.kernels.int4.problem import MAX_TOKENS, LinearProblem
+from etcuda.kernels.int4.warpgroup import fits, shared_bytes
 from etcuda.kernels.registry import Device
 
 # Of a multiprocessor, and the most that a thread may have, on every GPU of compute capability 8.0 and later.
@@ -57,6 +58,7 @@ class MatmulConfig:
         num_stages: steps whose loads are in flight.
         per_sm: programs per multiprocessor, which share tiles; 0 for one program per tile.
         max_registers: that a thread may use, so that ``per_sm`` programs fit; 0 for as many as the compiler takes.
+        warpgroups: that multiply, 64 weight rows each, of the kernel in warpgroup.cu; 0 for Triton's.
     """
 
     block_n: int
@@ -66,6 +68,11 @@ class MatmulConfig:
     num_stages: int
     per_sm: int
     max_registers: int = 0
+    warpgroups: int = 0
+
+    def serves(self, problem: LinearProblem, arch: str) -> bool:
+        """Whether the kernel takes the problem's weight."""
+        return not self.warpgroups or fits(problem.k, problem.bits, problem.group_size, problem.storage, arch)
 
 
 def padded(number: int) -> int:
@@ -111,8 +118,21 @@ def matmul_candidates(problem: LinearProblem, device: Device) -> list[MatmulConf
         for per_sm in (2, 1, 3, 4, 0):
             if fits and per_sm <= limit:
                 found[MatmulConfig(block_n, rows, blocks, warps, stages, per_sm, _registers(per_sm, warps))] = None
+    found |= dict.fromkeys(_warpgroup_candidates(problem, device, min(block_m, 128)))
     # What fits every GPU of compute capability 8.0 and later.
     return list(found) or [MatmulConfig(64, min(block_m, 64), 4, 4, 2, 1)]
+
+
+def _warpgroup_candidates(problem: LinearProblem, device: Device, block_m: int) -> list[MatmulConfig]:
+    found = []
+    # With the registers that a thread may have when a warp more, which brings activations, has as many.
+    for warpgroups, stages, registers in ((4, 3, 96), (3, 3, 128), (3, 4, 128), (2, 4, 168)):
+        config = MatmulConfig(64 * warpgroups, block_m, 8, 4 * warpgroups, stages, 1, 0, warpgroups)
+        shared = shared_bytes(block_m, warpgroups, stages, problem.offset)
+        small = block_m // 2 + 72 <= registers and shared <= device.shared_memory_per_block
+        if small and config.serves(problem, device.arch):
+            found.append(config)
+    return found
 
 
 def _registers(per_sm: int, warps: int) -> int:

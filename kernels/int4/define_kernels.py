@@ -13,7 +13,15 @@ from torch.library import triton_op
 
 from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4 import launch
-from etcuda.kernels.int4.check import check_bias, check_linear, check_ordered, check_rounded, check_stored, check_tokens
+from etcuda.kernels.int4.check import (
+    check_bias,
+    check_linear,
+    check_ordered,
+    check_rounded,
+    check_stored,
+    check_tokens,
+    check_warpgroups,
+)
 
 
 def define_matvec(kind: type[GroupFormat]) -> Any:
@@ -154,6 +162,7 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
         num_stages: int,
         programs: int,
         max_registers: int,
+        warpgroups: int,
         overlap: int,
     ) -> Tensor:
         """``linear`` on tensor cores, for any number of rows.
@@ -167,6 +176,8 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
             num_stages: steps whose loads are in flight.
             programs: that share the tiles evenly, or 0 for one per tile.
             max_registers: that a thread may use; 0 for as many as the compiler takes.
+            warpgroups: that multiply, of the kernel in warpgroup.cu, which takes int4 weights in groups of 32 with
+                float16 scales, K a multiple of 256, and a block_n of 64 each; 0 for Triton's.
             overlap: 1 to launch each kernel while the one in front of it runs.
 
         Returns:
@@ -177,10 +188,11 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
             WeightFormatError: the stored tensors do not fit together.
         """
         stored = (qdata, scale, zero, scale_step, zero_step)
-        form, n, _ = check_linear(name, kind, x, stored, bias, group_size, activation)
+        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation)
+        check_warpgroups(name, warpgroups, form, k, x, block_n, programs)
         launch.require_device(name, x)
         out = launch.matmul(kind.bits, form, launch.rows_of(x), stored, bias, activation, block_n, block_m, blocks,
-                            num_warps, num_stages, programs, max_registers, overlap)  # fmt: skip
+                            num_warps, num_stages, programs, max_registers, warpgroups, overlap)  # fmt: skip
         return out.reshape(*x.shape[:-1], n)
 
     def fake_matmul(
@@ -189,7 +201,8 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
     ) -> Tensor:  # fmt: skip
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
-        _, n, _ = check_linear(name, kind, x, stored, bias, group_size, activation)
+        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation)
+        check_warpgroups(name, config[-2], form, k, x, config[0], config[-4])
         return x.new_empty((*x.shape[:-1], n))
 
     matmul.register_fake(fake_matmul)
@@ -204,6 +217,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
     def matmul_ordered(
         ordered: Tensor,
         factor: Tensor,
+        tickets: Tensor,
         qdata: Tensor,
         scale: Tensor,
         zero: Tensor | None,
@@ -219,6 +233,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         num_stages: int,
         programs: int,
         max_registers: int,
+        warpgroups: int,
         overlap: int,
     ) -> Tensor:
         """Like ``matmul`` on what ``order_activation`` returned for weights of as many bits.
@@ -227,8 +242,9 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         one in front of it before it ended itself, and so the last one ended after the ordering.
 
         Args:
-            ordered: float16 [at least M rounded up to ``block_m``, K rounded up to 128].
-            factor: float32 [M]; the stored tensors, ``bias`` and ``group_size`` as of ``linear``.
+            ordered: float16 [at least M rounded up to ``block_m``, K rounded up to 128]; tiled for ``warpgroups``.
+            factor, tickets: float32 [M] and int32, as they were returned; the stored tensors, ``bias`` and
+                ``group_size`` as of ``linear``.
             dtype: of the result: bfloat16, float16 or float32.
             block_n: weight rows of a tile; this and what follows as of ``matmul``.
 
@@ -242,22 +258,26 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, k, dtype, block_m)
+        check_ordered(name, ordered, factor, tickets, k, dtype, block_m)
+        check_warpgroups(name, warpgroups, form, k, ordered, block_n, programs, tickets)
         launch.require_device(name, ordered)
-        return launch.matmul_ordered(kind.bits, form, launch.rows_of(ordered), factor.contiguous(), stored, bias, dtype,
-                                     block_n, block_m, blocks, num_warps, num_stages, programs, max_registers,
-                                     overlap)  # fmt: skip
+        return launch.matmul_ordered(
+            kind.bits, form, launch.rows_of(ordered), factor.contiguous(), tickets, stored, bias, dtype, block_n, block_m,
+            blocks, num_warps, num_stages, programs, max_registers, warpgroups, overlap,
+        )  # fmt: skip
 
     def fake_matmul_ordered(
-        ordered: Tensor, factor: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None, scale_step: Tensor | None,
-        zero_step: Tensor | None, bias: Tensor | None, group_size: int, dtype: torch.dtype, block_n: int, block_m: int,
+        ordered: Tensor, factor: Tensor, tickets: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None,
+        scale_step: Tensor | None, zero_step: Tensor | None, bias: Tensor | None, group_size: int,
+        dtype: torch.dtype, block_n: int, block_m: int,
         *config: int,
     ) -> Tensor:  # fmt: skip
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
-        _, n, k = check_stored(name, kind, stored, group_size)
+        form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, k, dtype, block_m)
+        check_ordered(name, ordered, factor, tickets, k, dtype, block_m)
+        check_warpgroups(name, config[-2], form, k, ordered, block_n, config[-4], tickets)
         return ordered.new_empty((factor.shape[0], n), dtype=dtype)
 
     matmul_ordered.register_fake(fake_matmul_ordered)

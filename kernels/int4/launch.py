@@ -11,13 +11,17 @@ from etcuda.errors import KernelArgumentError
 from etcuda.kernels.blocks import GROUPS_FIRST, quantize_kernel, quantize_overlapped
 from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4 import matvec as mv
-from etcuda.kernels.int4.check import Stored
+from etcuda.kernels.int4.check import DTYPES, Stored
 from etcuda.kernels.int4.matmul import matmul_kernel, matmul_overlapped
 from etcuda.kernels.int4.order import order_kernel, order_overlapped
 from etcuda.kernels.int4.sum_parts import reduce_kernel, reduce_overlapped
+from etcuda.kernels.int4.warpgroup import TICKETS, native, warpgroup_kernel, warpgroup_overlapped
+from etcuda.kernels.native import native_kernels
 from etcuda.kernels.overlap import choose_kernel
 
+_ORDER_PROGRAMS = 256
 _ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
+Ordered = tuple[Tensor, Tensor, Tensor]
 _MOST_SWEEP = 1 << 15  # Activations of a row of which it looks for the greatest at a time.
 
 
@@ -99,40 +103,47 @@ def matmul(
     num_stages: int,
     programs: int,
     max_registers: int,
+    warpgroups: int,
     overlap: int,
 ) -> Tensor:
     """x [M, K] times a weight; [M, N]. ``programs`` share the tiles, or 0 for one each."""
-    ordered, factor = order(bits, x, activation, block_m, overlap)
+    ordered, factor, tickets = order(bits, x, activation, block_m, int(warpgroups > 0), overlap)
     return matmul_ordered(
-        bits, form, ordered, factor, stored, bias, x.dtype, block_n, block_m, blocks, num_warps, num_stages, programs,
-        max_registers, overlap,
+        bits, form, ordered, factor, tickets, stored, bias, x.dtype, block_n, block_m, blocks, num_warps, num_stages,
+        programs, max_registers, warpgroups, overlap,
     )  # fmt: skip
 
 
-def order(bits: int, x: Tensor, activation: str, block_m: int, overlap: int) -> tuple[Tensor, Tensor]:
+def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overlap: int) -> Ordered:
     """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [M rounded up to ``block_m``, K
     rounded up to 128] and, float32 [M], the power of two that each row was divided by. Rows beyond M are not written.
+    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero.
     """
     num_tokens, k = x.shape
-    ordered, factor = new_ordered(x, num_tokens, k, block_m)
+    ordered, factor, tickets = new_ordered(x, num_tokens, k, block_m, tiled)
     width = ordered.shape[1]
     units = min(_ORDER_UNITS, triton.next_power_of_2(width // 128))
+    if tiled:
+        # Each program that shares a row reads all of it: as many as give every multiprocessor something to do.
+        units = min(triton.next_power_of_2(triton.cdiv(width * block_m, 128 * _ORDER_PROGRAMS)), 64)
     # Programs that share a row: all, for few rows; more of them only read the row again.
     shared = 1 if statically_known_true(num_tokens > 256) else triton.cdiv(width, units * 128)
     sweep = min(triton.next_power_of_2(width), _MOST_SWEEP)
     kernel, early = choose_kernel(x, order_kernel, order_overlapped, overlap)
     kernel[(torch.sym_max(num_tokens, 1), shared)](
-        x, ordered, factor, num_tokens, K=k, WIDTH=width, BITS=bits, ROUND=activation == "int8", UNITS=units,
-        SWEEP=sweep, num_warps=min(16, max(4, sweep // 2048)), **early,
+        x, ordered, factor, tickets, num_tokens, ordered.shape[0], K=k, WIDTH=width, BITS=bits,
+        ROUND=activation == "int8", TILED=tiled, UNITS=units, SWEEP=sweep,
+        num_warps=min(16, max(4, sweep // 2048)), **early,
     )  # fmt: skip
-    return ordered, factor
+    return ordered, factor, tickets
 
 
-def new_ordered(x: Tensor, num_tokens: int, k: int, block_m: int) -> tuple[Tensor, Tensor]:
+def new_ordered(x: Tensor, num_tokens: int, k: int, block_m: int, tiled: int) -> Ordered:
     """What ``order`` returns, empty."""
     rows = torch.sym_max(triton.cdiv(num_tokens, block_m), 1) * block_m
     ordered = x.new_empty((rows, triton.cdiv(k, 128) * 128), dtype=torch.float16)
-    return ordered, x.new_empty((num_tokens,), dtype=torch.float32)
+    tickets = x.new_empty((TICKETS if tiled else 1,), dtype=torch.int32)
+    return ordered, x.new_empty((num_tokens,), dtype=torch.float32), tickets
 
 
 def matmul_ordered(
@@ -140,6 +151,7 @@ def matmul_ordered(
     form: GroupFormat,
     ordered: Tensor,
     factor: Tensor,
+    tickets: Tensor,
     stored: Stored,
     bias: Tensor | None,
     dtype: torch.dtype,
@@ -150,6 +162,7 @@ def matmul_ordered(
     num_stages: int,
     programs: int,
     max_registers: int,
+    warpgroups: int,
     overlap: int,
 ) -> Tensor:
     """What ``order`` made of x [M, K] times a weight; [M, N]."""
@@ -159,17 +172,31 @@ def matmul_ordered(
     tiles = triton.cdiv(num_rows, block_n) * torch.sym_max(triton.cdiv(num_tokens, block_m), 1)
     partial = ordered.new_empty(2 * programs * block_n * block_m if programs else 1, dtype=torch.float32)
     added = qdata if bias is None else bias
-    steps = triton.cdiv(k // 32, blocks)
-    # Copies of less than four bytes a thread are not asynchronous.
-    wide = form.scale_storage != "codes" and form.group_size == 32 and block_n * blocks >= 128 * num_warps
-    kernel, early = choose_kernel(ordered, matmul_kernel, matmul_overlapped, overlap, max_registers)
-    kernel[(programs or tiles,)](
-        ordered, factor, qdata, *_present(stored), added, out, partial, num_rows, num_tokens,
-        K=k, BITS=bits, GROUP=_group(form, k), OFFSET=form.offset, CODES=form.scale_storage == "codes",
-        HAS_BIAS=bias is not None, EVEN_N=num_rows % block_n == 0, BLOCK_N=block_n, BLOCK_M=block_m, BLOCKS=blocks,
-        STAGES=num_stages, AHEAD=not wide, MAX_REGISTERS=max_registers, num_warps=num_warps, **early,
-    )  # fmt: skip
-    if programs:
+    parts = _present(stored)
+    if warpgroups:
+        if bias is not None and bias.dtype not in DTYPES:
+            added = bias = bias.to(torch.float32)
+        kernel, early = choose_kernel(ordered, warpgroup_kernel, warpgroup_overlapped, overlap)
+        bias_type = None if bias is None else _name(bias.dtype)
+        made = native(k, form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type)
+        with native_kernels():
+            kernel[(programs,)](
+                ordered, factor, qdata, parts[0], parts[1], added, out, partial, tickets, num_rows + 2,
+                num_tokens + 2, ordered.shape[0], MARK=made.mark, **early,
+            )  # fmt: skip
+    else:
+        # Copies of less than four bytes a thread are not asynchronous.
+        wide = form.scale_storage != "codes" and form.group_size == 32 and block_n * blocks >= 128 * num_warps
+        kernel, early = choose_kernel(ordered, matmul_kernel, matmul_overlapped, overlap, max_registers)
+        kernel[(programs or tiles,)](
+            ordered, factor, qdata, *parts, added, out, partial, num_rows, num_tokens,
+            K=k, BITS=bits, GROUP=_group(form, k), OFFSET=form.offset, CODES=form.scale_storage == "codes",
+            HAS_BIAS=bias is not None, EVEN_N=num_rows % block_n == 0, BLOCK_N=block_n, BLOCK_M=block_m,
+            BLOCKS=blocks, STAGES=num_stages, AHEAD=not wide, MAX_REGISTERS=max_registers, num_warps=num_warps,
+            **early,
+        )  # fmt: skip
+    if programs and not warpgroups:
+        steps = triton.cdiv(k // 32, blocks)
         part = min(block_m, 16)
         kernel, early = choose_kernel(ordered, reduce_kernel, reduce_overlapped, overlap)
         kernel[(torch.sym_min(tiles, programs), block_m // part)](
@@ -178,6 +205,10 @@ def matmul_ordered(
             **early,
         )  # fmt: skip
     return out
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def rows_of(x: Tensor) -> Tensor:

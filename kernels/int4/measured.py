@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from etcuda.kernels.int4.configs import MatmulConfig, MatvecConfig, padded
 from etcuda.kernels.int4.problem import LinearProblem
-from etcuda.kernels.int4.table import Entry, Table
+from etcuda.kernels.int4.table import Config, Entry, Table
 
 # How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
 _WEIGHTS = {"m": 4.0, "k": 2.0, "n": 1.0, "group_size": 0.25}
@@ -118,10 +118,10 @@ def _order_us(
     return orders[order][1] if order in orders else entry.candidates[-1][1]
 
 
-def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
+def matvec_is_faster(measured: Table, problem: LinearProblem, native: bool = True) -> bool:
     """Whether integer dot products beat tensor cores for ``problem.m`` rows, over all N measured at the nearest K.
 
-    True where the two were not measured together for that many rows.
+    True where the two were not measured together for that many rows. ``native`` as of ``best_matmul``.
     """
     other = {(entry.problem, entry.overlap): entry for entry in measured.of("matmul")}
     both = [
@@ -133,7 +133,8 @@ def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
     for entry in nearest_but_n(both, problem):
         picked = best_matvec(measured, entry.problem, entry.overlap)
         us = entry.us if picked is None else _order_us(entry, _orders(entry, entry.problem), picked[0].order)
-        total += math.log(us / other[entry.problem, entry.overlap].us)
+        rival = other[entry.problem, entry.overlap]
+        total += math.log(us / min(us for config, us in rival.candidates if _serves(config, problem, measured, native)))
     return total <= 0
 
 
@@ -163,19 +164,21 @@ def rounding_before_pays(measured: Table, problem: LinearProblem, overlap: int, 
 
 
 def best_matmul(
-    measured: Table, problem: LinearProblem, rows: Sequence[int], overlap: int
+    measured: Table, problem: LinearProblem, rows: Sequence[int], overlap: int, native: bool = True
 ) -> tuple[MatmulConfig, Entry] | None:
-    """The configuration that loses least over so many rows at the nearest shape, and the nearest entry."""
+    """The configuration that loses least over so many rows at the nearest shape, and the nearest entry; without
+    ``native`` among those of Triton's kernel alone."""
     entry = nearest(measured.of("matmul"), dataclasses.replace(problem, m=rows[-1]), overlap)
     if entry is None:
         return None
     (shape,) = _shapes([entry], measured)
-    return _best([estimates(shape, m, _num_sms(measured)) for m in rows])[0], entry
+    return _best([_serving(shape, m, problem, measured, native) for m in rows])[0], entry
 
 
 def ranges(
-    measured: Table, problem: LinearProblem, least: int, most: int | None, typical: int, overlap: int
-) -> list[Range]:
+    measured: Table, problem: LinearProblem, least: int, most: int | None, typical: int, overlap: int,
+    native: bool = True,
+) -> list[Range]:  # fmt: skip
     """Cuts the numbers of rows from ``least`` to ``most`` into at most ``MOST_RANGES``.
 
     They end at measured numbers of rows, where the loss is least: of each range and each N measured at the nearest K,
@@ -199,14 +202,18 @@ def ranges(
             inside = first <= typical and (last is None or typical <= last)
             buckets.append(Range(last, (max(typical if inside else top, 1),)))
         first = (end or 0) + 1
-    return _merged(buckets, shapes, _num_sms(measured))
+    return _merged(
+        buckets, [[_serving(shape, b.rows[0], problem, measured, native) for b in buckets] for shape in shapes]
+    )
 
 
-def _merged(buckets: list[Range], shapes: list[list[Entry]], num_sms: int) -> list[Range]:
-    """At most ``MOST_RANGES`` of neighbouring buckets, with the least loss; the fewest of equal ones."""
+def _merged(buckets: list[Range], times: list[list[dict[MatmulConfig, float]]]) -> list[Range]:
+    """At most ``MOST_RANGES`` of neighbouring buckets, with the least loss; the fewest of equal ones.
+
+    ``times``: for each shape and bucket what the configurations take.
+    """
     count = len(buckets)
     rows = [bucket.rows[0] for bucket in buckets]
-    times = [[estimates(shape, m, num_sms) for m in rows] for shape in shapes]
     losses = {
         (i, j): sum(_best(each[i:j])[1] for each in times) for i, j in itertools.combinations(range(count + 1), 2)
     }
@@ -235,6 +242,19 @@ def _best(times: Sequence[dict[MatmulConfig, float]]) -> tuple[MatmulConfig, flo
     losses = {c: sum(us[c] / best - 1 for us, best in zip(times, least, strict=True)) for c in times[0]}
     config = min(losses, key=losses.__getitem__)
     return config, losses[config]
+
+
+def _serving(
+    shape: list[Entry], m: int, problem: LinearProblem, measured: Table, native: bool
+) -> dict[MatmulConfig, float]:
+    """``estimates`` of the configurations that take the problem's weight."""
+    found = estimates(shape, m, _num_sms(measured))
+    return {config: us for config, us in found.items() if _serves(config, problem, measured, native)}
+
+
+def _serves(config: Config, problem: LinearProblem, measured: Table, native: bool) -> bool:
+    assert isinstance(config, MatmulConfig)
+    return config.serves(problem, measured.arch) and (native or not config.warpgroups)
 
 
 def estimates(shape: list[Entry], m: int, num_sms: int) -> dict[MatmulConfig, float]:

@@ -37,12 +37,21 @@ def test_the_page(tmp_path: pathlib.Path) -> None:
     rows += [row("etcuda", 100.0, "M 512, 43008x5376", "prefill", 512)]
     source = tmp_path / "int4.json"
     ceilings = {"read_bytes_per_s": 4e12, "flops_per_s": 8e14}
+    other = tmp_path / "prompt.json"
+    prompt = [row("etcuda", 3.0, "M 16, 4096x4096", "prompt", 16)]
+    rows.append(row("etcuda", 5.0, "M 16, 4096x4096", "prompt", 16))
     source.write_text(json.dumps({"environment": {"gpu": "made up"}, "ceilings": ceilings, "rows": rows}))
-    render(source, tmp_path / "page")
+    other.write_text(json.dumps({"environment": {"gpu": "another"}, "ceilings": ceilings, "rows": prompt}))
+    render([source, other], tmp_path / "page")
     text = (tmp_path / "page" / "int4.md").read_text()
     assert "| M 1, 4096x4096 | 1.0 | 4.00 (0.10) | 8.00 (0.10) | 2.00 (0.10) | 25% | 2.0e-03 | 0.50 |" in text
     assert f"| {2 * 512 * 43008 * 5376 / 100 / 1e6:.0f} | 2.0e-03 | - |" in text
     assert "- torchao default: it was not there" in text
+    # A section is of the last run that has it.
+    assert "Run of decode, prefill: gpu made up." in text
+    assert "Run of prompt: gpu another." in text
+    assert "3.00 (0.10)" in text
+    assert "5.00 (0.10)" not in text
     assert (tmp_path / "page" / "int4.png").stat().st_size > 1000
 
 

@@ -83,7 +83,7 @@ def matmul(
     blocks: int = 4,
 ) -> Tensor:
     block_n = 64 if DEVICE == "cuda" else 16
-    return _call(MATMUL[bits], x, weight, (activation, block_n, block_m, blocks, 4, 2, programs, 0, 0))
+    return _call(MATMUL[bits], x, weight, (activation, block_n, block_m, blocks, 4, 2, programs, 0, 0, 0))
 
 
 def _call(operator: Any, x: Tensor, weight: Weight, config: tuple[Any, ...]) -> Tensor:
@@ -149,25 +149,42 @@ def test_activations_ordered_before_give_the_same_bits(m: int, programs: int, bi
     weight = make(case)
     x = activations(m, case.k, torch.float16)
     # In order for a product with higher tiles, whose rows beyond M hold anything.
-    ordered, factor = order_activation(x, bits, activation, 64, 0)
+    ordered, factor, tickets = order_activation(x, bits, activation, 64, 0, 0)
     assert (ordered.shape, factor.shape) == ((64, 384), (m,))
     ordered[m:] = float("nan")
-    config = (x.dtype, 64 if DEVICE == "cuda" else 16, 16, 4, 4, 2, programs, 0, 0)
-    got = ORDERED[bits](ordered, factor, *weight.stored, weight.bias, weight.form.group_size, *config)
+    config = (x.dtype, 64 if DEVICE == "cuda" else 16, 16, 4, 4, 2, programs, 0, 0, 0)
+    got = ORDERED[bits](ordered, factor, tickets, *weight.stored, weight.bias, weight.form.group_size, *config)
     assert got.shape == (m, case.n)
     assert torch.equal(got, matmul(weight, bits, x, activation, programs))
 
 
+def untiled(ordered: Tensor) -> Tensor:
+    """Rows of 64 columns, piece p of row m of which lies at p ^ (m % 8), as plain rows."""
+    rows, width = ordered.shape
+    pieces = ordered.reshape(width // 64, rows, 8, 8)
+    plain = torch.empty_like(ordered)
+    for m in range(rows):
+        swapped = [piece ^ (m % 8) for piece in range(8)]
+        plain[m] = pieces[:, m, swapped].reshape(width)
+    return plain
+
+
+@pytest.mark.parametrize("tiled", [0, 1])
 @pytest.mark.parametrize("activation", ["int8", "exact"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_order(dtype: torch.dtype, bits: int, activation: str) -> None:
+def test_order(dtype: torch.dtype, bits: int, activation: str, tiled: int) -> None:
     x = activations(5, 160, dtype)
     x[3] = 0
-    ordered, factor = launch.order(bits, x, activation, 16, 0)
-    expected, divided_by = order_activation_reference(x.cpu(), bits, activation, 16)
+    ordered, factor, tickets = launch.order(bits, x, activation, 16, tiled, 0)
+    expected, divided_by, _ = order_activation_reference(x.cpu(), bits, activation, 16)
     assert (ordered.shape, expected.shape) == ((16, 256), (16, 256))
     assert torch.equal(factor.cpu(), divided_by)
+    if tiled:
+        ordered = untiled(ordered)
+        reference, _, zeros = order_activation_reference(x.cpu(), bits, activation, 16, 1)
+        assert torch.equal(untiled(reference), expected)
+        assert torch.equal(tickets.cpu(), zeros)
     got, wanted = ordered[:5].cpu().float(), expected[:5].float()
     if activation == "exact" or DEVICE == "cpu":
         assert torch.equal(got, wanted)

@@ -25,7 +25,7 @@ from etcuda.kernels.int4.problem import LinearProblem, cost, order_cost, quantiz
 from tests.kernels.linear_cases import Case, error, make, rounded
 
 MATVEC = (1, 0, 4, 32, 1, 1, 0)
-MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0)
+MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0, 0)
 ORDERED = (torch.bfloat16, *MATMUL[1:])
 CASES = [
     Case(),
@@ -162,9 +162,12 @@ BAD_ORDERED: dict[str, tuple[dict[str, Any], str]] = {
 def ordered_arguments(**changes: Any) -> list[Any]:
     """Good arguments of ``int4_matmul_ordered`` for 6 rows, with changes."""
     weight = arguments()
-    ordered, factor = order_activation(weight.pop("x"), 4, weight.pop("activation"), 64, 0)
-    names = ("dtype", "block_n", "block_m", "blocks", "num_warps", "num_stages", "programs", "max_registers", "overlap")
-    good = {"ordered": ordered, "factor": factor} | weight | dict(zip(names, ORDERED, strict=True))
+    ordered, factor, tickets = order_activation(weight.pop("x"), 4, weight.pop("activation"), 64, 0, 0)
+    names = (
+        "dtype", "block_n", "block_m", "blocks", "num_warps", "num_stages", "programs", "max_registers", "warpgroups",
+        "overlap",
+    )  # fmt: skip
+    good = {"ordered": ordered, "factor": factor, "tickets": tickets} | weight | dict(zip(names, ORDERED, strict=True))
     return list((good | changes).values())
 
 
@@ -172,6 +175,33 @@ def ordered_arguments(**changes: Any) -> list[Any]:
 def test_what_is_not_in_order(name: str) -> None:
     changes, message = BAD_ORDERED[name]
     given = ordered_arguments(**changes)
+    with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_ordered: {message}")):
+        int4_matmul_ordered(*given)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
+        with pytest.raises(KernelArgumentError, match=re.escape(message)):
+            int4_matmul_ordered(*fakes)
+
+
+WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_n": 128}, "block_n: expected 64 for each of 4 warpgroups, got 128."),
+        ({"programs": 0}, "programs: expected 1 to 1024, got 0."),
+        ({"programs": 1025}, "programs: expected 1 to 1024, got 1025."),
+        ({}, "tickets: expected 4, of a tiled order, got 1."),
+        (
+            {"group_size": 64, "scale": torch.ones(8, 4).half(), "zero": torch.zeros(8, 4, dtype=torch.uint8)},
+            "warpgroups: expected 0 but for int4 in groups of 32 with fp16 scales and K a multiple of 256 on sm_90, "
+            "got int4, groups of 64, fp16 scales, K = 256 on sm_90.",
+        ),
+    ],
+)
+def test_what_the_kernel_for_warpgroups_does_not_take(changes: dict[str, Any], message: str) -> None:
+    given = ordered_arguments(**WARPGROUPS | changes)
     with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_ordered: {message}")):
         int4_matmul_ordered(*given)
     with FakeTensorMode() as mode:
@@ -188,10 +218,11 @@ def test_shapes_of_ordered_activations() -> None:
         assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
     for shape, rows in (((2, 3, 160), 64), ((0, 160), 64), ((65, 160), 128)):
         for bits in (4, 8):
-            real = order_activation(torch.ones(shape), bits, "exact", 64, 0)
+            real = order_activation(torch.ones(shape), bits, "exact", 64, 0, 0)
             with FakeTensorMode():
-                fake = order_activation(torch.ones(shape), bits, "exact", 64, 0)
-            for ordered, factor in (real, fake):
+                fake = order_activation(torch.ones(shape), bits, "exact", 64, 0, 0)
+            for ordered, factor, tickets in (real, fake):
+                assert (tickets.shape, tickets.dtype) == ((1,), torch.int32)
                 assert (ordered.shape, ordered.dtype) == ((rows, 256), torch.float16)
                 assert (factor.shape, factor.dtype) == ((math.prod(shape[:-1]),), torch.float32)
 
@@ -219,7 +250,7 @@ def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
     with pytest.raises(KernelArgumentError, match=f"quantize_activation: x: {message}"):
         quantize_activation(x)
     with pytest.raises(KernelArgumentError, match=f"order_activation: x: {message}"):
-        order_activation(x, 4, "int8", 16, 0)
+        order_activation(x, 4, "int8", 16, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +264,7 @@ def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
 )
 def test_orders_that_there_are_not(how: tuple[int, str, int], message: str) -> None:
     with pytest.raises(KernelArgumentError, match=re.escape(f"order_activation: {message}")):
-        order_activation(torch.ones(2, 32), *how, 0)
+        order_activation(torch.ones(2, 32), *how, 0, 0)
 
 
 class Model(torch.nn.Module):

@@ -132,7 +132,7 @@ def test_activations_that_several_products_take_are_put_in_order_once(
     assert {tuple(node.meta["val"][0].shape) for node in found} == {(128, 128)}
     products = calls(program, *KERNELS)
     assert len(products) == 4
-    assert {node.args[11] for node in products} == {16, 64}
+    assert {node.args[12] for node in products} == {16, 64}
     assert {node.args[0].args[0] for node in products} == set(found)
     for got, expected in zip(runnable(program)(x), model(x), strict=True):
         assert close(got, expected)
@@ -261,7 +261,7 @@ def test_rows_of_a_weight_that_do_not_follow_each_other(config: BackendConfig) -
 def test_a_measured_table_says_how_many_rows_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     from etcuda.passes import choose_linear
 
-    monkeypatch.setattr(choose_linear, "matvec_limit", lambda problem, device: 4 if problem.n == 96 else 2)
+    monkeypatch.setattr(choose_linear, "matvec_limit", lambda problem, device, native: 4 if problem.n == 96 else 2)
     model = quantized(make(MLP))
     x = torch.randn(5, 64).to(torch.bfloat16)
     program = lowered(export(model, x, dynamic=({0: Dim("rows", min=1, max=40)},)), without=FUSION)

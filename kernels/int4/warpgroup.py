@@ -1,0 +1,75 @@
+"""The product of int4 weights with 9 to 128 rows of activations on Hopper, in CUDA C++ (``warpgroup.cu``): when it
+serves, and what stands for it where Triton launches it."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from etcuda.kernels.native import Native
+
+ARCH = "sm_90"
+TICKETS = 1024  # That activations come with: programs at most.
+# Number types as ptx.cuh counts them.
+KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
+_OFFSETS = {"symmetric": 0, "zero_point": 1, "minimum": 2}
+_STEP = 256  # Columns.
+_UNIT = 8  # Steps whose scales are copied at once.
+
+
+def x_stages(block_m: int) -> int:
+    """Stages of activations, half a step each."""
+    return 4 if block_m <= 64 else 3
+
+
+def shared_bytes(block_m: int, warpgroups: int, stages: int, offset: str) -> int:
+    """Shared memory of a block, as warpgroup.cu lays it out."""
+    rows = 64 * warpgroups
+    zero = {"symmetric": 0, "zero_point": 8, "minimum": 16}[offset]
+    x = x_stages(block_m) * (block_m * 256 + 16) + 16
+    return x + stages * rows * 128 + (stages + _UNIT - 1) * rows * (16 + zero)
+
+
+def fits(k: int, bits: int, group_size: int, storage: str, arch: str) -> bool:
+    """Whether the kernel takes a weight."""
+    return arch == ARCH and bits == 4 and group_size == 32 and storage == "fp16" and k % _STEP == 0
+
+
+def native(k: int, offset: str, block_m: int, warpgroups: int, stages: int, out: str, bias: str | None) -> Native:
+    """The kernel for a weight; ``out`` and ``bias`` are names of dtypes."""
+    defines = {
+        "K": k,
+        "BLOCK_M": block_m,
+        "WARPGROUPS": warpgroups,
+        "STAGES": stages,
+        "X_STAGES": x_stages(block_m),
+        "OFFSET": _OFFSETS[offset],
+        "HAS_BIAS": int(bias is not None),
+        "OUT": KINDS[out],
+        "BIAS": KINDS[bias or out],
+    }
+    shared = shared_bytes(block_m, warpgroups, stages, offset)
+    return Native("int4/warpgroup.cu", f"{ARCH}a", 128 * warpgroups + 32, shared, tuple(defines.items()))
+
+
+@triton.jit
+def warpgroup_kernel(
+    x, factor, qdata, scale, zero, bias, out, partial, tickets, rows_and_two, tokens_and_two, rows_of_x,
+    MARK: tl.constexpr,
+):  # fmt: skip
+    """Stands for the kernel in warpgroup.cu; says which arguments are written. Tickets are zero when it begins and when
+    it ends. Numbers of rows and tokens come as two more: an argument that is 1 would be left out."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows_of_x], tl.int32, True, 1)
+    tl.store(out, done.to(out.dtype.element_ty))
+    tl.store(partial, done.to(tl.float32))
+
+
+@triton.jit
+def warpgroup_overlapped(
+    x, factor, qdata, scale, zero, bias, out, partial, tickets, rows_and_two, tokens_and_two, rows_of_x,
+    MARK: tl.constexpr,
+):  # fmt: skip
+    """Like ``warpgroup_kernel``, and may be launched while the kernel in front of it runs."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows_of_x], tl.int32, True, 1)
+    tl.store(out, done.to(out.dtype.element_ty))
+    tl.store(partial, done.to(tl.float32))

@@ -1,0 +1,189 @@
+"""Kernels in CUDA C++, for what Triton cannot say: compiled by NVRTC, and launched like Triton's.
+
+Such a kernel has a stand-in written in Triton, with the same arguments, that holds one line of text:
+``Native.mark``. When Triton compiles the stand-in inside of ``native_kernels``, the PTX that it makes is replaced by
+that of the CUDA source; what launches it, here or in a program compiled ahead of time, need not know. See README.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from triton import knobs
+
+from etcuda.errors import KernelArgumentError
+
+_FOLDER = pathlib.Path(__file__).resolve().parent
+_ROOT = _FOLDER.parent
+_MARK = "mov.u32 $0, $1; // etcuda native "
+_ENTRY = re.compile(r"\.visible \.entry (\w+)\(([^)]*)\)")
+_VERSION = re.compile(r"^\.version [\d.]+$", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """A kernel in CUDA C++.
+
+    Attributes:
+        source: its file, below the folder of kernels.
+        arch: what it is compiled for, such as "sm_90a".
+        threads: of a block.
+        shared: bytes of shared memory of a block.
+        defines: macros; ``BLOCK_M`` is also what products.cuh is made for.
+    """
+
+    source: str
+    arch: str
+    threads: int
+    shared: int
+    defines: tuple[tuple[str, int], ...]
+
+    @property
+    def mark(self) -> str:
+        """The line of assembly that stands for the kernel in Triton's PTX: a constant argument of the stand-in, which
+        copies a word so that it is not left out. It says it all, since the process that compiles need not be the one
+        that asked."""
+        defines = " ".join(f"{key}={value}" for key, value in self.defines)
+        return f"{_MARK}{self.source} {self.arch} {self.threads} {self.shared} {defines}"
+
+    @classmethod
+    def find(cls, ptx: str) -> Native | None:
+        """The kernel whose mark is in a text, if there is one."""
+        found = re.search(re.escape(_MARK.partition("; ")[2]) + r"(\S+) (\w+) (\d+) (\d+) ?(.*)", ptx)
+        if found is None:
+            return None
+        source, arch, threads, shared, defines = found.groups()
+        pairs = (each.partition("=")[::2] for each in defines.split())
+        return cls(source, arch, int(threads), int(shared), tuple((key, int(value)) for key, value in pairs))
+
+    def ptx(self, name: str) -> str:
+        """PTX of the kernel under a name.
+
+        Raises:
+            KernelArgumentError: NVRTC does not compile it; says what it printed.
+        """
+        return _compile(self, name)
+
+
+class _Stages:
+    """Triton's hook: without arguments what its cache has to distinguish, with them a change of the stages."""
+
+    def __call__(self, *args: Any) -> tuple[str, str] | None:
+        if not args:
+            return "etcuda native", _digest_of_sources()
+        stages: dict[str, Any] = args[1]
+        make = stages["ptx"]
+
+        def make_ptx(source: Any, metadata: dict[str, Any]) -> str:
+            return _replaced(make(source, metadata), metadata)
+
+        stages["ptx"] = make_ptx
+        return None
+
+
+@contextlib.contextmanager
+def native_kernels() -> Iterator[None]:
+    """Lets Triton compile stand-ins of native kernels."""
+    before = knobs.runtime.add_stages_inspection_hook
+    knobs.runtime.add_stages_inspection_hook = _STAGES
+    try:
+        yield
+    finally:
+        knobs.runtime.add_stages_inspection_hook = before
+
+
+_STAGES = _Stages()
+
+
+def _replaced(ptx: str, metadata: dict[str, Any]) -> str:
+    native = Native.find(ptx)
+    if native is None:
+        return ptx
+    entry, version = _ENTRY.search(ptx), _VERSION.search(ptx)
+    assert entry is not None
+    assert version is not None
+    made = native.ptx(entry[1])
+    other = _ENTRY.search(made)
+    assert other is not None
+    if _kinds(entry[2]) != _kinds(other[2]):
+        raise KernelArgumentError(
+            f"{native.source}: expected the arguments of its stand-in, {_kinds(entry[2])}, got {_kinds(other[2])}. "
+            "Both must have the same."
+        )
+    metadata["shared"] = native.shared
+    metadata["num_warps"] = native.threads // 32
+    # Nothing newer than Triton's own assembler knows is in it.
+    return _VERSION.sub(version[0], made, count=1)
+
+
+def _kinds(arguments: str) -> list[str]:
+    """The types of a kernel's arguments, pointers and integers of 64 bits alike."""
+    return [re.sub(r"[us](\d+)", r"b\1", kind) for kind in re.findall(r"\.param \.(\w\d+)", arguments)]
+
+
+@functools.lru_cache(maxsize=256)
+def _compile(native: Native, name: str) -> str:
+    from cuda.bindings import nvrtc
+
+    def check(result: tuple[Any, ...]) -> Any:
+        if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise KernelArgumentError(f"{native.source}: NVRTC answered {result[0].name}. Is it the one of torch?")
+        return result[1] if len(result) == 2 else None
+
+    headers = {path.name: path.read_text() for path in _FOLDER.glob("*.cuh")}
+    headers["products.cuh"] = _products(dict(native.defines).get("BLOCK_M", 8))
+    program = check(
+        nvrtc.nvrtcCreateProgram(
+            (_ROOT / native.source).read_bytes(), native.source.encode(), len(headers),
+            [text.encode() for text in headers.values()], [each.encode() for each in headers],
+        )
+    )  # fmt: skip
+    try:
+        options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17", f"-DNAME={name}"]
+        options += [f"-D{key}={value}" for key, value in (*native.defines, ("SHARED_BYTES", native.shared))]
+        (failed,) = nvrtc.nvrtcCompileProgram(program, len(options), [each.encode() for each in options])
+        if failed != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
+            check(nvrtc.nvrtcGetProgramLog(program, log))
+            raise KernelArgumentError(f"{native.source}: NVRTC does not compile it:\n{log.decode(errors='replace')}")
+        ptx = b" " * check(nvrtc.nvrtcGetPTXSize(program))
+        check(nvrtc.nvrtcGetPTX(program, ptx))
+        return ptx.rstrip(b"\0").decode()
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _products(block_m: int) -> str:
+    """A product of a warpgroup: 64 rows by 16 columns in registers, times 16 by ``block_m`` in shared memory.
+
+    Written out since an instruction lists its registers.
+    """
+    count = block_m // 2
+    sums = ", ".join(f"%{i}" for i in range(count))
+    outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
+    a = ", ".join(f"%{count + i}" for i in range(4))
+    ins = ", ".join(f'"r"(a[{i}])' for i in range(4))
+    text = f"wgmma.mma_async.sync.aligned.m64n{block_m}k16.f32.f16.f16 {{{sums}}}, {{{a}}}, %{count + 4}, 1, 1, 1, 0;"
+    return f"""#pragma once
+#include "ptx.cuh"
+__device__ __forceinline__ void product(float (&d)[{count}], const u32 (&a)[4], u64 b) {{
+  asm volatile("{text}"
+               : {outs}
+               : {ins}, "l"(b));
+}}
+"""
+
+
+@functools.cache
+def _digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*_ROOT.glob("*/*.cu"), *_ROOT.glob("*/*.cuh"), pathlib.Path(__file__)]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

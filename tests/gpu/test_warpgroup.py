@@ -1,0 +1,151 @@
+"""The product in warpgroup.cu on the local GPU, against double precision."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from etcuda import CompileOptions, Int4CoalescedConfig, quantize_weights
+from etcuda.backend.inspect import inspect_program
+from etcuda.errors import KernelArgumentError
+from etcuda.kernels.int4.configs import MatmulConfig
+from etcuda.kernels.int4.op import int4_matmul, int4_matmul_ordered, order_activation
+from etcuda.kernels.int4.select import Choice
+from etcuda.kernels.int4.warpgroup import ARCH, shared_bytes
+from etcuda.passes import choose_linear
+from examples.cpp.session import run_calls
+from examples.export import export_program
+from examples.models import Call
+from tests.kernels.linear_cases import TOLERANCE, Case, Weight, activations, error, make, rounded
+from tests.kernels.linear_checks import poison as poison  # the fixture
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason=f"no GPU of {ARCH} here"
+    ),
+]
+# Warpgroups and stages.
+SHAPES = [(4, 3), (3, 3), (3, 4), (2, 4), (1, 3)]
+
+
+def product(
+    weight: Weight, x: Tensor, shape: tuple[int, int] = SHAPES[0], block_m: int = 16, programs: int = 7,
+    activation: str = "exact", overlap: int = 0,
+) -> Tensor:  # fmt: skip
+    warpgroups, stages = shape
+    config = (activation, 64 * warpgroups, block_m, 8, 4, stages, programs, 0, warpgroups, overlap)
+    result: Tensor = int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
+    return result
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("block_m", [16, 32, 64, 128])
+@pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
+def test_formats(shape: tuple[int, int], block_m: int, offset: str) -> None:
+    if shared_bytes(block_m, *shape, offset) > torch.cuda.get_device_properties(0).shared_memory_per_block_optin:
+        pytest.skip("too little shared memory")
+    case = Case(n=520, k=768, offset=offset)
+    weight = make(case, torch.bfloat16)
+    x = activations(block_m - 3, case.k, torch.bfloat16)
+    got = product(weight, x, shape, block_m)
+    assert error(got, weight.product(x)) < TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n", [5, 9, 131, 256, 1000])
+def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -> None:
+    case = Case(n=n, k=512, bias=bias)
+    weight = make(case, dtype)
+    x = activations(17, case.k, dtype)
+    for activation, values in (("exact", x), ("int8", rounded(x))):
+        for programs in (1, 3):
+            got = product(weight, x, block_m=32, programs=programs, activation=activation)
+            assert got.dtype == dtype
+            assert error(got, weight.product(values)) < 2 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("m", [0, 1, 2, 16, 17, 33, 64, 65, 150])
+@pytest.mark.parametrize("block_m", [16, 64])
+@pytest.mark.parametrize(("k", "programs"), [(256, 1), (256, 132), (1280, 5), (1280, 132), (5376, 40)])
+def test_tiles_shared_by_programs(m: int, block_m: int, k: int, programs: int) -> None:
+    case = Case(n=777, k=k, bias=programs == 5)
+    weight = make(case)
+    x = activations(m, k, torch.float16)
+    got = product(weight, x, block_m=block_m, programs=programs)
+    assert got.shape == (m, case.n)
+    if m:
+        assert error(got, weight.product(x)) < TOLERANCE[torch.float16]
+
+
+def test_rows_not_dense_and_batches() -> None:
+    weight = make(Case(n=300, k=512))
+    x = activations(24, 1024, torch.float16)[:, ::2].reshape(2, 3, 4, 512)
+    got = product(weight, x)
+    assert got.shape == (2, 3, 4, 300)
+    assert error(got.reshape(24, 300), weight.product(x.reshape(24, 512))) < TOLERANCE[torch.float16]
+
+
+def test_the_same_bits_again_early_or_ordered_before() -> None:
+    weight = make(Case(n=5000, k=2560))
+    x = activations(40, 2560, torch.float16)
+    first = product(weight, x, block_m=64, programs=132)
+    ordered, factor, tickets = order_activation(x, 4, "exact", 128, 1, 0)
+    config = (x.dtype, 256, 64, 8, 4, 3, 132, 0, 4, 0)
+    again = int4_matmul_ordered(ordered, factor, tickets, *weight.stored, weight.bias, 32, *config)
+    assert torch.equal(first, again)
+    assert not tickets.any()
+    graph = torch.cuda.CUDAGraph()
+    product(weight, x, block_m=64, programs=132, overlap=1)
+    with torch.cuda.graph(graph):
+        many = [product(weight, x * 2, block_m=64, programs=132, overlap=1) for _ in range(20)]
+    graph.replay()
+    torch.cuda.synchronize()
+    expected = product(weight, x * 2, block_m=64, programs=132)
+    assert all(torch.equal(each, expected) for each in many)
+
+
+def test_large_scales_and_offsets() -> None:
+    weight = make(Case(n=64, k=256))
+    weight.stored[1].fill_(10.0)
+    x = torch.zeros(9, 256, dtype=torch.float32, device="cuda")
+    x[:, 5] = torch.arange(9, device="cuda") * 1e-3
+    values = weight.form.dequantize(*weight.stored)  # type: ignore[arg-type]
+    expected = x.double() @ values.double().T + weight.bias.double()  # type: ignore[union-attr]
+    got = product(weight, x, programs=3)
+    assert torch.isfinite(got).all()
+    assert error(got, expected) < TOLERANCE[torch.float32]
+
+
+def test_other_weights_are_refused() -> None:
+    weight = make(Case(n=64, k=256, group_size=64))
+    x = activations(9, 256, torch.float16)
+    with pytest.raises(KernelArgumentError, match="int4_matmul: warpgroups: expected 0 but for int4 in groups of 32"):
+        product(weight, x)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_programs(
+    dynamic: bool, tmp_path: pathlib.Path, run_session: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = MatmulConfig(256, 16, 8, 16, 3, 1, 0, 4)
+    monkeypatch.setattr(choose_linear, "choose_matmul", lambda *a, **k: Choice("matmul", config, "this test"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 1280), nn.Tanh(), nn.Linear(1280, 777))
+    model = model.to(torch.bfloat16).eval().requires_grad_(False)
+    quantize_weights(model, Int4CoalescedConfig(activation="exact"))
+    sizes = (9, 20, 300, 16) if dynamic else (20, 20)
+    calls = [Call("forward", (torch.randn(size, 512).to(torch.bfloat16),)) for size in sizes]
+    shapes = ({0: torch.export.Dim("m", min=9, max=300)},) if dynamic else None
+    program = torch.export.export(model, calls[1].inputs, dynamic_shapes=shapes)
+    path = tmp_path / "model.pte"
+    export_program({"forward": program}, ARCH, path, CompileOptions(progress=False))
+    (delegate,) = inspect_program(path).methods[0].delegates
+    assert "warpgroup_overlapped" in delegate.images[0].kernels
+    expected = [model(*call.inputs) for call in calls]
+    for got, wanted in zip(run_calls(run_session, path, calls, expected), expected, strict=True):
+        assert error(got, wanted.double()) < 2e-2

@@ -1,0 +1,110 @@
+"""Kernels in CUDA C++: compiled for a GPU that need not be here, in the place of what stands for them in Triton."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import pytest
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import ASTSource
+
+import etcuda.kernels
+from etcuda.backend.inductor.device import resource_usage
+from etcuda.errors import KernelArgumentError
+from etcuda.kernels.int4 import warpgroup
+from etcuda.kernels.int4.configs import MatmulConfig, matmul_candidates
+from etcuda.kernels.int4.problem import LinearProblem
+from etcuda.kernels.int4.select import LocalDevice
+from etcuda.kernels.native import Native, native_kernels
+
+DEVICE = LocalDevice("sm_90", 132, 227 << 10)
+TYPES = {
+    "x": "*fp16", "factor": "*fp32", "qdata": "*u8", "scale": "*fp16", "zero": "*u8", "bias": "*bf16", "out": "*bf16",
+    "partial": "*fp32", "tickets": "*i32", "rows_and_two": "i32", "tokens_and_two": "i32", "rows_of_x": "i32",
+}  # fmt: skip
+
+
+def candidates(m: int, offset: str = "zero_point") -> list[MatmulConfig]:
+    found = matmul_candidates(LinearProblem(m, 43008, 5376, offset=offset), DEVICE)
+    return [config for config in found if config.warpgroups]
+
+
+def native(config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376) -> Native:
+    return warpgroup.native(k, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias)
+
+
+def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = warpgroup.warpgroup_overlapped) -> Any:
+    import triton
+
+    source = ASTSource(kernel, types | {"MARK": "constexpr"}, {(len(types),): made.mark})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+
+
+@pytest.mark.parametrize("m", [16, 32, 64, 128])
+@pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
+def test_candidates_compile_and_fit(m: int, offset: str) -> None:
+    found = candidates(m, offset)
+    assert found
+    for config in found:
+        with native_kernels():
+            kernel = compile_stand_in(native(config, offset, "float32" if m == 16 else None))
+        assert kernel.metadata.name == "warpgroup_overlapped"
+        assert kernel.metadata.num_warps == 4 * config.warpgroups + 1
+        assert kernel.metadata.shared <= DEVICE.shared_memory_per_block
+        assert kernel.asm["ptx"].count("wgmma.mma_async") >= 8
+        registers = resource_usage(kernel.asm["cubin"])[0]
+        # Of each quarter of a multiprocessor, by the warps that it has.
+        assert registers * 32 * -(-kernel.metadata.num_warps // 4) <= 16384
+
+
+def test_other_kernels_and_the_hook_are_left_alone() -> None:
+    before = knobs.runtime.add_stages_inspection_hook
+    made = native(candidates(16)[0])
+    plain = compile_stand_in(made)
+    assert "wgmma" not in plain.asm["ptx"]
+    assert made.mark.partition("//")[2] in plain.asm["ptx"]
+    with pytest.raises(ZeroDivisionError), native_kernels():
+        raise ZeroDivisionError
+    assert knobs.runtime.add_stages_inspection_hook is before
+    assert Native.find("mov.u32 %r1, %r2;") is None
+
+
+def test_a_mark_says_all() -> None:
+    made = native(candidates(64)[0], "minimum", "float16")
+    assert Native.find(f"first line\n\t{made.mark}\n// the last") == made
+    bare = dataclasses.replace(made, defines=())
+    assert Native.find(bare.mark) == bare
+
+
+def test_arguments_that_are_not_those_of_the_stand_in_are_refused() -> None:
+    types = TYPES | {"rows_of_x": "i64"}
+    with (
+        native_kernels(),
+        pytest.raises(KernelArgumentError, match=r"warpgroup\.cu: expected the arguments of its"),
+    ):
+        compile_stand_in(native(candidates(16)[0]), types)
+
+
+def test_what_does_not_compile_says_why() -> None:
+    made = dataclasses.replace(native(candidates(16)[0]), shared=1)
+    message = r"(?s)warpgroup.cu: NVRTC does not compile it:.*the host computes the same"
+    with pytest.raises(KernelArgumentError, match=message):
+        made.ptx("kernel")
+
+
+@pytest.mark.parametrize(
+    "change", [{"group_size": 64}, {"storage": "codes", "offset": "minimum"}, {"bits": 8}, {"k": 5504}]
+)  # fmt: skip
+def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
+    problem = dataclasses.replace(LinearProblem(16, 1024, 5376), **change)
+    assert not any(config.warpgroups for config in matmul_candidates(problem, DEVICE))
+    other = LocalDevice("sm_89", 8, 1 << 17)
+    assert not any(config.warpgroups for config in matmul_candidates(LinearProblem(16, 64, 512), other))
+
+
+def test_sources_are_part_of_the_package() -> None:
+    folder = pathlib.Path(etcuda.kernels.__file__).parent
+    assert {path.name for path in folder.glob("*/*.cu*")} == {"warpgroup.cu", "ptx.cuh"}
