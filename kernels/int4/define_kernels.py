@@ -262,8 +262,8 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         check_warpgroups(name, warpgroups, form, k, ordered, block_n, programs, tickets)
         launch.require_device(name, ordered)
         return launch.matmul_ordered(
-            kind.bits, form, launch.rows_of(ordered), factor.contiguous(), tickets, stored, bias, dtype, block_n, block_m,
-            blocks, num_warps, num_stages, programs, max_registers, warpgroups, overlap,
+            kind.bits, form, launch.rows_of(ordered), factor.contiguous(), tickets, stored, bias, dtype, block_n,
+            block_m, blocks, num_warps, num_stages, programs, max_registers, warpgroups, overlap,
         )  # fmt: skip
 
     def fake_matmul_ordered(

@@ -14,8 +14,9 @@ from etcuda.kernels.int4 import matvec as mv
 from etcuda.kernels.int4.check import DTYPES, Stored
 from etcuda.kernels.int4.matmul import matmul_kernel, matmul_overlapped
 from etcuda.kernels.int4.order import order_kernel, order_overlapped
+from etcuda.kernels.int4.stand_in import warpgroup_kernel, warpgroup_overlapped
 from etcuda.kernels.int4.sum_parts import reduce_kernel, reduce_overlapped
-from etcuda.kernels.int4.warpgroup import TICKETS, native, warpgroup_kernel, warpgroup_overlapped
+from etcuda.kernels.int4.warpgroup import TICKETS, native
 from etcuda.kernels.native import native_kernels
 from etcuda.kernels.overlap import choose_kernel
 

@@ -1,10 +1,7 @@
 """The product of int4 weights with 9 to 128 rows of activations on Hopper, in CUDA C++ (``warpgroup.cu``): when it
-serves, and what stands for it where Triton launches it."""
+serves, and how it is compiled."""
 
 from __future__ import annotations
-
-import triton
-import triton.language as tl
 
 from etcuda.kernels.native import Native
 
@@ -50,26 +47,3 @@ def native(k: int, offset: str, block_m: int, warpgroups: int, stages: int, out:
     }
     shared = shared_bytes(block_m, warpgroups, stages, offset)
     return Native("int4/warpgroup.cu", f"{ARCH}a", 128 * warpgroups + 32, shared, tuple(defines.items()))
-
-
-@triton.jit
-def warpgroup_kernel(
-    x, factor, qdata, scale, zero, bias, out, partial, tickets, rows_and_two, tokens_and_two, rows_of_x,
-    MARK: tl.constexpr,
-):  # fmt: skip
-    """Stands for the kernel in warpgroup.cu; says which arguments are written. Tickets are zero when it begins and when
-    it ends. Numbers of rows and tokens come as two more: an argument that is 1 would be left out."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows_of_x], tl.int32, True, 1)
-    tl.store(out, done.to(out.dtype.element_ty))
-    tl.store(partial, done.to(tl.float32))
-
-
-@triton.jit
-def warpgroup_overlapped(
-    x, factor, qdata, scale, zero, bias, out, partial, tickets, rows_and_two, tokens_and_two, rows_of_x,
-    MARK: tl.constexpr,
-):  # fmt: skip
-    """Like ``warpgroup_kernel``, and may be launched while the kernel in front of it runs."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows_of_x], tl.int32, True, 1)
-    tl.store(out, done.to(out.dtype.element_ty))
-    tl.store(partial, done.to(tl.float32))

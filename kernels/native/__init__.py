@@ -155,7 +155,8 @@ def _compile(native: Native, name: str) -> str:
             raise KernelArgumentError(f"{native.source}: NVRTC does not compile it:\n{log.decode(errors='replace')}")
         ptx = b" " * check(nvrtc.nvrtcGetPTXSize(program))
         check(nvrtc.nvrtcGetPTX(program, ptx))
-        return ptx.rstrip(b"\0").decode()
+        text: str = ptx.rstrip(b"\0").decode()
+        return text
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 

@@ -14,7 +14,7 @@ from triton.compiler.compiler import ASTSource
 import etcuda.kernels
 from etcuda.backend.inductor.device import resource_usage
 from etcuda.errors import KernelArgumentError
-from etcuda.kernels.int4 import warpgroup
+from etcuda.kernels.int4 import stand_in, warpgroup
 from etcuda.kernels.int4.configs import MatmulConfig, matmul_candidates
 from etcuda.kernels.int4.problem import LinearProblem
 from etcuda.kernels.int4.select import LocalDevice
@@ -36,7 +36,7 @@ def native(config: MatmulConfig, offset: str = "zero_point", bias: str | None = 
     return warpgroup.native(k, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias)
 
 
-def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = warpgroup.warpgroup_overlapped) -> Any:
+def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = stand_in.warpgroup_overlapped) -> Any:
     import triton
 
     source = ASTSource(kernel, types | {"MARK": "constexpr"}, {(len(types),): made.mark})
