@@ -177,12 +177,15 @@ def matmul_ordered(
     if warpgroups:
         if bias is not None and bias.dtype not in DTYPES:
             added = bias = bias.to(torch.float32)
+        # What it copies at a time.
+        qdata, scale = aligned(qdata, 16), aligned(parts[0], 16)
+        zero = aligned(parts[1], 8 if form.offset == "zero_point" else 16)
         kernel, early = choose_kernel(ordered, warpgroup_kernel, warpgroup_overlapped, overlap)
         bias_type = None if bias is None else _name(bias.dtype)
         made = native(k, form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type)
         with native_kernels():
             kernel[(programs,)](
-                ordered, factor, qdata, parts[0], parts[1], added, out, partial, tickets, num_rows + 2,
+                ordered, factor, qdata, scale, zero, added, out, partial, tickets, num_rows + 2,
                 num_tokens + 2, ordered.shape[0], MARK=made.mark, **early,
             )  # fmt: skip
     else:
@@ -214,11 +217,16 @@ def _name(dtype: torch.dtype) -> str:
 
 def rows_of(x: Tensor) -> Tensor:
     """x as [M, K], dense, at an address of which 16 is a divisor: the kernels read 16 bytes at a time."""
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    if type(rows) is Tensor and rows.device.type != "meta":
-        return rows if rows.data_ptr() % 16 == 0 else rows.clone()
-    offset = rows.storage_offset() * rows.element_size()
-    return rows if statically_known_true(offset % 16 == 0) else rows.clone()
+    return aligned(x.reshape(-1, x.shape[-1]).contiguous(), 16)
+
+
+def aligned(x: Tensor, to: int) -> Tensor:
+    """x, dense, at an address of which ``to`` is a divisor: a copy where it is not. Constants of programs are at
+    one."""
+    if type(x) is Tensor and x.device.type != "meta":
+        return x if x.data_ptr() % to == 0 else x.clone()
+    offset = x.storage_offset() * x.element_size()
+    return x if statically_known_true(offset % to == 0) else x.clone()
 
 
 def require_device(op: str, x: Tensor) -> None:

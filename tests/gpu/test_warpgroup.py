@@ -90,6 +90,22 @@ def test_rows_not_dense_and_batches() -> None:
     assert error(got.reshape(24, 300), weight.product(x.reshape(24, 512))) < TOLERANCE[torch.float16]
 
 
+def test_weights_at_odd_addresses() -> None:
+    weight = make(Case(n=300, k=512))
+    x = activations(17, 512, torch.float16)
+    expected = product(weight, x)
+
+    def moved(part: Tensor | None) -> Tensor | None:
+        if part is None:
+            return None
+        flat = torch.empty(part.numel() + 1, dtype=part.dtype, device=part.device)[1:]
+        return flat.copy_(part.flatten()).view(part.shape)
+
+    stored = tuple(moved(part) for part in weight.stored)
+    other = Weight(weight.form, stored, weight.bias, weight.values)  # type: ignore[arg-type]
+    assert torch.equal(product(other, x), expected)
+
+
 def test_the_same_bits_again_early_or_ordered_before() -> None:
     weight = make(Case(n=5000, k=2560))
     x = activations(40, 2560, torch.float16)

@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
 from etcuda.kernels import registry
+from etcuda.kernels.int4 import launch
 from etcuda.kernels.int4.op import (
     int4_matmul,
     int4_matmul_ordered,
@@ -181,6 +182,18 @@ def test_what_is_not_in_order(name: str) -> None:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
         with pytest.raises(KernelArgumentError, match=re.escape(message)):
             int4_matmul_ordered(*fakes)
+
+
+@pytest.mark.parametrize("fake", [False, True])
+@pytest.mark.parametrize(("first", "to", "copied"), [(0, 16, False), (8, 16, True), (8, 8, False), (3, 8, True)])
+def test_addresses_are_as_round_as_copies_need(first: int, to: int, copied: bool, fake: bool) -> None:
+    x = torch.arange(64, dtype=torch.uint8)[first:]
+    assert x.untyped_storage().data_ptr() % 16 == 0
+    if fake:
+        x = FakeTensorMode().from_tensor(x)
+    got = launch.aligned(x, to)
+    assert (got is not x) == copied
+    assert fake or (torch.equal(got, x) and got.data_ptr() % to == 0)
 
 
 WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
