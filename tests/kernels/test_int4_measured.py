@@ -224,3 +224,26 @@ def test_a_number_of_rows_between_measured_ones_takes_what_wastes_least(use: Use
     assert heights == [16, 16, 64, 64, 64, 128, 64, 64]
     both = choose_matmul(problem, DEVICE, rows=(16, 64)).config
     assert both == tile(64)
+
+
+@pytest.mark.parametrize("m", [4, 16, 32, 64, 128])
+@pytest.mark.parametrize("shape", [(43008, 5376), (5376, 21504), (6000, 11008)], ids=str)
+def test_the_kernel_for_warpgroups_is_taken_where_it_serves(m: int, shape: tuple[int, int]) -> None:
+    device = LocalDevice("sm_90", 132, 227 << 10)
+    problem = LinearProblem(m, *shape)
+    others = [dataclasses.replace(problem, **change) for change in ({"group_size": 64}, {"k": 5504}, {"bits": 8})]
+    for each in others:
+        config = choose_matmul(each, device).config
+        assert isinstance(config, MatmulConfig)
+        assert not config.warpgroups
+    plain = choose_matmul(problem, device, native=False).config
+    assert isinstance(plain, MatmulConfig)
+    assert not plain.warpgroups
+    taken = choose_matmul(problem, device).config
+    assert isinstance(taken, MatmulConfig)
+    assert taken.warpgroups or m != 32  # For other numbers of rows it depends on the shape.
+    for least, native in ((9, True), (9, False)):
+        for part in matmul_ranges(problem, device, least, None, m, native=native):
+            config = choose_matmul(problem, device, rows=part.rows, native=native).config
+            assert isinstance(config, MatmulConfig)
+            assert native or not config.warpgroups
