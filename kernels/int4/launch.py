@@ -178,14 +178,16 @@ def matmul_ordered(
         if bias is not None and bias.dtype not in DTYPES:
             added = bias = bias.to(torch.float32)
         # What it copies at a time.
-        qdata, scale = aligned(qdata, 16), aligned(parts[0], 16)
-        zero = aligned(parts[1], 8 if form.offset == "zero_point" else 16)
+        needs = ((qdata, 16), (parts[0], 16), (parts[1], 8 if form.offset == "zero_point" else 16))
+        weights = [aligned(part, to) for part, to in needs]
+        if any(made is not given for made, (given, _) in zip(weights, needs, strict=True)):
+            overlap = 0  # The kernel in front writes a weight, which is read before that one's end.
         kernel, early = choose_kernel(ordered, warpgroup_kernel, warpgroup_overlapped, overlap)
         bias_type = None if bias is None else _name(bias.dtype)
         made = native(k, form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type)
         with native_kernels():
             kernel[(programs,)](
-                ordered, factor, qdata, scale, zero, added, out, partial, tickets, num_rows + 2,
+                ordered, factor, *weights, added, out, partial, tickets, num_rows + 2,
                 num_tokens + 2, ordered.shape[0], MARK=made.mark, **early,
             )  # fmt: skip
     else:
