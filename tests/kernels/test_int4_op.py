@@ -172,16 +172,19 @@ def ordered_arguments(**changes: Any) -> list[Any]:
     return list((good | changes).values())
 
 
-@pytest.mark.parametrize("name", BAD_ORDERED)
-def test_what_is_not_in_order(name: str) -> None:
-    changes, message = BAD_ORDERED[name]
-    given = ordered_arguments(**changes)
+def _refuses(given: list[Any], message: str) -> None:
     with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_ordered: {message}")):
         int4_matmul_ordered(*given)
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
         with pytest.raises(KernelArgumentError, match=re.escape(message)):
             int4_matmul_ordered(*fakes)
+
+
+@pytest.mark.parametrize("name", BAD_ORDERED)
+def test_what_is_not_in_order(name: str) -> None:
+    changes, message = BAD_ORDERED[name]
+    _refuses(ordered_arguments(**changes), message)
 
 
 @pytest.mark.parametrize("fake", [False, True])
@@ -214,13 +217,7 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
     ],
 )
 def test_what_the_kernel_for_warpgroups_does_not_take(changes: dict[str, Any], message: str) -> None:
-    given = ordered_arguments(**WARPGROUPS | changes)
-    with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_ordered: {message}")):
-        int4_matmul_ordered(*given)
-    with FakeTensorMode() as mode:
-        fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
-        with pytest.raises(KernelArgumentError, match=re.escape(message)):
-            int4_matmul_ordered(*fakes)
+    _refuses(ordered_arguments(**WARPGROUPS | changes), message)
 
 
 def test_shapes_of_ordered_activations() -> None:
