@@ -60,7 +60,7 @@ def order_activation_reference(
 
     Returns:
         float16 [M rounded up, at least ``block_m``, K rounded up to 128], zero beyond M and K; float32 [M], the power
-        of two that a row was divided by: its greatest is below 2**14 then; int32 zeros, [1024] if ``tiled``, else [1].
+        of two that a row was divided by: its greatest is below 2**14 then; int32 zeros, [4096] if ``tiled``, else [1].
     """
     k, rows = x.shape[-1], math.prod(x.shape[:-1])
     greatest = x.to(torch.float32).reshape(rows, k).abs().amax(dim=1)
@@ -78,7 +78,7 @@ def order_activation_reference(
         pieces = ordered.reshape(count, width // 64, 8, 8).permute(1, 0, 2, 3)
         index = (piece ^ row).to(x.device).reshape(1, count, 8, 1).expand_as(pieces)
         ordered = pieces.gather(2, index).reshape(count, width)
-    return ordered, factor, torch.zeros(1024 if tiled else 1, dtype=torch.int32, device=x.device)
+    return ordered, factor, torch.zeros(4096 if tiled else 1, dtype=torch.int32, device=x.device)
 
 
 def linear_reference(

@@ -16,9 +16,6 @@ from etcuda.passes.base import tensor_of
 from etcuda.passes.quantized_call import LinearCall
 from etcuda.passes.symbols import bounds, hint
 
-# The kernel in warpgroup.cu has run on a GPU in eager calls alone: until a program with it has, programs go without.
-_NATIVE = False
-
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -71,15 +68,15 @@ def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
     rows, each = rows_of(call), problem(call)
     # Export takes a dynamic size to be at least 2; whatever is taken for two rows serves one and none as well.
     least, most = bounds(rows)
-    limit = matvec_limit(each, device, _NATIVE)
+    limit = matvec_limit(each, device)
     found: list[tuple[int | None, Choice]] = []
     if 0 < limit >= least:
         end = limit if most is None else min(limit, most)
         found.append((end, choose_matvec(dataclasses.replace(each, m=max(end, 1)), device)))
     if not found or most is None or most > limit:
         first = max(least, limit + 1) if limit else least
-        for part in matmul_ranges(each, device, first, most, hint(rows), native=_NATIVE):
-            found.append((part.most, choose_matmul(each, device, rows=part.rows, native=_NATIVE)))
+        for part in matmul_ranges(each, device, first, most, hint(rows)):
+            found.append((part.most, choose_matmul(each, device, rows=part.rows)))
     return found
 
 

@@ -11,7 +11,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4.problem import ACTIVATIONS
-from etcuda.kernels.int4.warpgroup import TICKETS, fits
+from etcuda.kernels.int4.warpgroup import ARCH, TICKETS, fits, warps
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
@@ -113,7 +113,7 @@ def check_rounded(op: str, q: Tensor, q_scale: Tensor, q_sum: Tensor, k: int, dt
     _expect(dtype in DTYPES, op, "dtype", "bfloat16, float16 or float32", dtype)
 
 
-def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int) -> int:
+def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, tiled: int) -> int:
     """Checks activations that are to be put in order, and how; returns K.
 
     Raises:
@@ -123,6 +123,12 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int) ->
     _expect(bits in (4, 8), op, "bits", "4 or 8", bits)
     _check_handling(op, activation)
     _check_block_m(op, block_m)
+    if tiled:
+        arch = _arch(x)
+        _expect(
+            fits(k, bits, 32, "fp16", arch), op, "tiled", "0 but for int4 and K a multiple of 256 on sm_90",
+            f"{tiled} for int{bits} and K = {k} on {arch}",
+        )  # fmt: skip
     return k
 
 
@@ -160,9 +166,7 @@ def check_warpgroups(
     """
     if not warpgroups:
         return
-    arch = "sm_90"
-    if type(x) is Tensor and x.device.type == "cuda":
-        arch = "sm_{}{}".format(*torch.cuda.get_device_capability(x.device))
+    arch = _arch(x)
     got = f"int{form.bits}, groups of {form.group_size}, {form.scale_storage} scales, K = {k} on {arch}"
     _expect(
         fits(k, form.bits, form.group_size, form.scale_storage, arch), op, "warpgroups",
@@ -170,10 +174,18 @@ def check_warpgroups(
     )  # fmt: skip
     _expect(block_n == 64 * warpgroups, op, "block_n", f"64 for each of {warpgroups} warpgroups", block_n)
     # What programs share is counted in 32 bits.
-    most = min(TICKETS, math.isqrt((1 << 32) // (k // 256)) - 1)
+    most = min(TICKETS // warps(warpgroups), math.isqrt((1 << 32) // (k // 256)) - 1)
     _expect(0 < programs <= most, op, "programs", f"1 to {most}", programs)
     if tickets is not None:
-        _expect(tickets.numel() >= programs, op, "tickets", f"{programs}, of a tiled order", tickets.numel())
+        least = programs * warps(warpgroups)
+        _expect(tickets.numel() >= least, op, "tickets", f"at least {least}, of a tiled order", tickets.numel())
+
+
+def _arch(x: Tensor) -> str:
+    """Of the GPU that ``x`` is on; of the one that the kernel is for, if it is on none yet."""
+    if type(x) is Tensor and x.device.type == "cuda":
+        return "sm_{}{}".format(*torch.cuda.get_device_capability(x.device))
+    return ARCH
 
 
 def check_tokens(op: str, m: int, tokens: int) -> None:

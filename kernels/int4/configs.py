@@ -129,7 +129,7 @@ def _warpgroup_candidates(problem: LinearProblem, device: Device, block_m: int) 
     for warpgroups, stages, registers in ((4, 3, 96), (3, 3, 128), (3, 4, 128), (2, 4, 168)):
         config = MatmulConfig(64 * warpgroups, block_m, 8, 4 * warpgroups, stages, 1, 0, warpgroups)
         shared = shared_bytes(block_m, warpgroups, stages, problem.offset)
-        small = block_m // 2 + 72 <= registers and shared <= device.shared_memory_per_block
+        small = block_m // 2 + 64 <= registers and shared <= device.shared_memory_per_block
         if small and config.serves(problem, device.arch):
             found.append(config)
     return found

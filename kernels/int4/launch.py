@@ -14,14 +14,22 @@ from etcuda.kernels.int4 import matvec as mv
 from etcuda.kernels.int4.check import DTYPES, Stored
 from etcuda.kernels.int4.matmul import matmul_kernel, matmul_overlapped
 from etcuda.kernels.int4.order import order_kernel, order_overlapped
-from etcuda.kernels.int4.stand_in import warpgroup_kernel, warpgroup_overlapped
+from etcuda.kernels.int4.stand_in import (
+    warpgroup_kernel,
+    warpgroup_order_kernel,
+    warpgroup_order_overlapped,
+    warpgroup_overlapped,
+)
 from etcuda.kernels.int4.sum_parts import reduce_kernel, reduce_overlapped
-from etcuda.kernels.int4.warpgroup import TICKETS, native
+from etcuda.kernels.int4.warpgroup import TICKETS, native, native_order
 from etcuda.kernels.native import native_kernels
 from etcuda.kernels.overlap import choose_kernel
 
-_ORDER_PROGRAMS = 256
 _ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
+# Programs of the kernel in order.cu: about one for each multiprocessor, so that the product fits beside them; what
+# one of them puts in order at least.
+_ORDER_PROGRAMS = 128
+_LEAST_UNITS = 4
 Ordered = tuple[Tensor, Tensor, Tensor]
 _MOST_SWEEP = 1 << 15  # Activations of a row of which it looks for the greatest at a time.
 
@@ -118,23 +126,28 @@ def matmul(
 def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overlap: int) -> Ordered:
     """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [M rounded up to ``block_m``, K
     rounded up to 128] and, float32 [M], the power of two that each row was divided by. Rows beyond M are not written.
-    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero.
+    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero; K is a multiple of 128 then.
     """
     num_tokens, k = x.shape
     ordered, factor, tickets = new_ordered(x, num_tokens, k, block_m, tiled)
+    if tiled:
+        programs = max(1, min(_ORDER_PROGRAMS // block_m, k // 128 // _LEAST_UNITS))
+        made = native_order(k, _name(x.dtype), activation == "int8", programs)
+        kernel, early = choose_kernel(x, warpgroup_order_kernel, warpgroup_order_overlapped, overlap)
+        with native_kernels():
+            kernel[(torch.sym_max(num_tokens, 1), programs)](
+                x, ordered, factor, tickets, num_tokens + 2, ordered.shape[0], MARK=made.mark, **early
+            )
+        return ordered, factor, tickets
     width = ordered.shape[1]
     units = min(_ORDER_UNITS, triton.next_power_of_2(width // 128))
-    if tiled:
-        # Each program that shares a row reads all of it: as many as give every multiprocessor something to do.
-        units = min(triton.next_power_of_2(triton.cdiv(width * block_m, 128 * _ORDER_PROGRAMS)), 64)
     # Programs that share a row: all, for few rows; more of them only read the row again.
     shared = 1 if statically_known_true(num_tokens > 256) else triton.cdiv(width, units * 128)
     sweep = min(triton.next_power_of_2(width), _MOST_SWEEP)
     kernel, early = choose_kernel(x, order_kernel, order_overlapped, overlap)
     kernel[(torch.sym_max(num_tokens, 1), shared)](
-        x, ordered, factor, tickets, num_tokens, ordered.shape[0], K=k, WIDTH=width, BITS=bits,
-        ROUND=activation == "int8", TILED=tiled, UNITS=units, SWEEP=sweep,
-        num_warps=min(16, max(4, sweep // 2048)), **early,
+        x, ordered, factor, num_tokens, K=k, WIDTH=width, BITS=bits, ROUND=activation == "int8", UNITS=units,
+        SWEEP=sweep, num_warps=min(16, max(4, sweep // 2048)), **early,
     )  # fmt: skip
     return ordered, factor, tickets
 

@@ -118,10 +118,10 @@ def _order_us(
     return orders[order][1] if order in orders else entry.candidates[-1][1]
 
 
-def matvec_is_faster(measured: Table, problem: LinearProblem, native: bool = True) -> bool:
+def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
     """Whether integer dot products beat tensor cores for ``problem.m`` rows, over all N measured at the nearest K.
 
-    True where the two were not measured together for that many rows. ``native`` as of ``best_matmul``.
+    True where the two were not measured together for that many rows.
     """
     other = {(entry.problem, entry.overlap): entry for entry in measured.of("matmul")}
     both = [
@@ -134,7 +134,7 @@ def matvec_is_faster(measured: Table, problem: LinearProblem, native: bool = Tru
         picked = best_matvec(measured, entry.problem, entry.overlap)
         us = entry.us if picked is None else _order_us(entry, _orders(entry, entry.problem), picked[0].order)
         rival = other[entry.problem, entry.overlap]
-        total += math.log(us / min(us for config, us in rival.candidates if _serves(config, problem, measured, native)))
+        total += math.log(us / min(us for config, us in rival.candidates if _serves(config, problem, measured)))
     return total <= 0
 
 
@@ -164,21 +164,19 @@ def rounding_before_pays(measured: Table, problem: LinearProblem, overlap: int, 
 
 
 def best_matmul(
-    measured: Table, problem: LinearProblem, rows: Sequence[int], overlap: int, native: bool = True
+    measured: Table, problem: LinearProblem, rows: Sequence[int], overlap: int
 ) -> tuple[MatmulConfig, Entry] | None:
-    """The configuration that loses least over so many rows at the nearest shape, and the nearest entry; without
-    ``native`` among those of Triton's kernel alone."""
+    """The configuration that loses least over so many rows at the nearest shape, and the nearest entry."""
     entry = nearest(measured.of("matmul"), dataclasses.replace(problem, m=rows[-1]), overlap)
     if entry is None:
         return None
     (shape,) = _shapes([entry], measured)
-    return _best([_serving(shape, m, problem, measured, native) for m in rows])[0], entry
+    return _best([_serving(shape, m, problem, measured) for m in rows])[0], entry
 
 
 def ranges(
-    measured: Table, problem: LinearProblem, least: int, most: int | None, typical: int, overlap: int,
-    native: bool = True,
-) -> list[Range]:  # fmt: skip
+    measured: Table, problem: LinearProblem, least: int, most: int | None, typical: int, overlap: int
+) -> list[Range]:
     """Cuts the numbers of rows from ``least`` to ``most`` into at most ``MOST_RANGES``.
 
     They end at measured numbers of rows, where the loss is least: of each range and each N measured at the nearest K,
@@ -203,7 +201,7 @@ def ranges(
             buckets.append(Range(last, (max(typical if inside else top, 1),)))
         first = (end or 0) + 1
     return _merged(
-        buckets, [[_serving(shape, b.rows[0], problem, measured, native) for b in buckets] for shape in shapes]
+        buckets, [[_serving(shape, b.rows[0], problem, measured) for b in buckets] for shape in shapes]
     )
 
 
@@ -245,16 +243,16 @@ def _best(times: Sequence[dict[MatmulConfig, float]]) -> tuple[MatmulConfig, flo
 
 
 def _serving(
-    shape: list[Entry], m: int, problem: LinearProblem, measured: Table, native: bool
+    shape: list[Entry], m: int, problem: LinearProblem, measured: Table
 ) -> dict[MatmulConfig, float]:
     """``estimates`` of the configurations that take the problem's weight."""
     found = estimates(shape, m, _num_sms(measured))
-    return {config: us for config, us in found.items() if _serves(config, problem, measured, native)}
+    return {config: us for config, us in found.items() if _serves(config, problem, measured)}
 
 
-def _serves(config: Config, problem: LinearProblem, measured: Table, native: bool) -> bool:
+def _serves(config: Config, problem: LinearProblem, measured: Table) -> bool:
     assert isinstance(config, MatmulConfig)
-    return config.serves(problem, measured.arch) and (native or not config.warpgroups)
+    return config.serves(problem, measured.arch)
 
 
 def estimates(shape: list[Entry], m: int, num_sms: int) -> dict[MatmulConfig, float]:

@@ -71,20 +71,21 @@ def order_activation(
         bits: 4 or 8.
         activation: "int8" for activations rounded per block of 32, or "exact".
         block_m: the greatest of the products' own: a power of two, so that its rows serve them all.
-        tiled: 1 for products by the kernel in warpgroup.cu, 0 for Triton's.
+        tiled: 1 for products by the kernel in warpgroup.cu, for which ``bits`` is 4 and K a multiple of 256, 0 for
+            Triton's.
         overlap: 1 to launch the kernel while the one in front of it runs.
 
     Returns:
         float16 [M rounded up to ``block_m``, at least that, K rounded up to 128] in the order of K that README.md
         gives, what rows beyond M hold left open, and with ``tiled`` in another order in memory; float32 [M], the power
         of two that each row was divided by;
-        and int32 tickets, [1024] zeros with ``tiled``, by which programs of a product meet: each product leaves them
+        and int32 tickets, [4096] zeros with ``tiled``, by which programs of a product meet: each product leaves them
         zero, so those of one input must run one after another. [1] without a meaning else.
 
     Raises:
         KernelArgumentError: an argument is not one that the operator takes.
     """
-    check_order("order_activation", x, bits, activation, block_m)
+    check_order("order_activation", x, bits, activation, block_m, tiled)
     if type(x) is Tensor and x.device.type == "cpu":
         return order_activation_reference(x, bits, activation, block_m, tiled)
     return launch.order(bits, launch.rows_of(x), activation, block_m, tiled, overlap)
@@ -94,7 +95,7 @@ def fake_order(
     x: Tensor, bits: int, activation: str, block_m: int, tiled: int, *config: int
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Checks the arguments; returns fake results."""
-    k = check_order("order_activation", x, bits, activation, block_m)
+    k = check_order("order_activation", x, bits, activation, block_m, tiled)
     return launch.new_ordered(x, x.numel() // k, k, block_m, tiled)
 
 

@@ -7,32 +7,24 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from etcuda.kernels.blocks import MAGIC, TINY, greatest
-from etcuda.kernels.int4.warpgroup import TICKETS as _TICKETS
-
-TICKETS = tl.constexpr(_TICKETS)
 
 
 @triton.jit
 def _order(
-    x, ordered, factor, tickets, num_tokens, rows,
-    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, TILED: tl.constexpr,
-    UNITS: tl.constexpr, SWEEP: tl.constexpr, OVERLAP: tl.constexpr,
+    x, ordered, factor, num_tokens,
+    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
+    SWEEP: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Rows of activations in fp16 and in the order of K that ``matmul_kernel`` reads.
 
     Row m of ``ordered`` [num_tokens, WIDTH] is x[m] / factor[m], a power of two; columns beyond K are zero. With ROUND
     the activations are first rounded to int8 per block of 32. Programs (m, i) share a row; each looks at all of it,
-    SWEEP activations at a time, and puts UNITS units of 128 in order at a time. TILED: not row by row, but as
-    [WIDTH / 64, rows, 64] with the 16-byte pieces of a row's 128 bytes swapped as shared memory has them, and
-    zero tickets.
+    SWEEP activations at a time, and puts UNITS units of 128 in order at a time.
     """
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
     row = tl.program_id(0).to(tl.int64)
-    if TILED:  # noqa: SIM102  decided when it is compiled
-        if (row == 0) & (tl.program_id(1) == 0):
-            tl.store(tickets + tl.arange(0, TICKETS), tl.zeros([TICKETS], tl.int32))
     CHUNK: tl.constexpr = UNITS * 128
     block = tl.arange(0, UNITS * 4)
     at = block[:, None] * 32 + tl.arange(0, 32)[None, :]
@@ -66,33 +58,24 @@ def _order(
             units = tl.permute(tl.reshape(units, [UNITS, 4, 8, 2, 2]), [0, 2, 3, 1, 4])
         units = tl.reshape(units, [CHUNK])
         column = start + tl.arange(0, CHUNK)
-        if TILED:
-            piece = (column // 8 % 8) ^ (row % 8)
-            to = (column // 64) * (rows.to(tl.int64) * 64) + row * 64 + piece * 8 + column % 8
-        else:
-            to = row * WIDTH + column
-        tl.store(ordered + to, units, mask=(column < WIDTH) & (row < num_tokens))
+        tl.store(ordered + row * WIDTH + column, units, mask=(column < WIDTH) & (row < num_tokens))
 
 
 @triton.jit
 def order_kernel(
-    x, ordered, factor, tickets, num_tokens, rows,
-    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, TILED: tl.constexpr,
-    UNITS: tl.constexpr, SWEEP: tl.constexpr,
+    x, ordered, factor, num_tokens,
+    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
+    SWEEP: tl.constexpr,
 ):  # fmt: skip
     """Puts activations in order; grid: (tokens, programs that share a row)."""
-    _order(
-        x, ordered, factor, tickets, num_tokens, rows, K, WIDTH, BITS, ROUND, TILED, UNITS, SWEEP, False,
-    )  # fmt: skip
+    _order(x, ordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, False)
 
 
 @triton.jit
 def order_overlapped(
-    x, ordered, factor, tickets, num_tokens, rows,
-    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, TILED: tl.constexpr,
-    UNITS: tl.constexpr, SWEEP: tl.constexpr,
+    x, ordered, factor, num_tokens,
+    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
+    SWEEP: tl.constexpr,
 ):  # fmt: skip
     """Like ``order_kernel``, and may be launched while the kernel in front of it runs."""
-    _order(
-        x, ordered, factor, tickets, num_tokens, rows, K, WIDTH, BITS, ROUND, TILED, UNITS, SWEEP, True,
-    )  # fmt: skip
+    _order(x, ordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, True)

@@ -70,11 +70,11 @@ def choose(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
     return choose_matmul(problem, device, overlap)
 
 
-def matvec_limit(problem: LinearProblem, device: Device, native: bool = True) -> int:
+def matvec_limit(problem: LinearProblem, device: Device) -> int:
     """The most rows for which integer dot products are taken, whatever ``problem.m`` and ``problem.n`` are; 0 if none.
 
     With a table: up to the first number of rows at which the other kernel was measured to be faster, over all shapes of
-    the nearest K. Without: as many as the kernels take. ``native`` as of ``choose_matmul``.
+    the nearest K. Without: as many as the kernels take.
     """
     if refuse_matvec(dataclasses.replace(problem, m=1)) is not None:
         return 0
@@ -83,7 +83,7 @@ def matvec_limit(problem: LinearProblem, device: Device, native: bool = True) ->
         return MAX_TOKENS
     slower = (
         m for m in range(1, MAX_TOKENS + 1)
-        if not measured.matvec_is_faster(found, dataclasses.replace(problem, m=padded(m)), native)
+        if not measured.matvec_is_faster(found, dataclasses.replace(problem, m=padded(m)))
     )  # fmt: skip
     return next(slower, MAX_TOKENS + 1) - 1
 
@@ -99,13 +99,12 @@ def choose_matvec(problem: LinearProblem, device: Device, overlap: int = 1) -> C
 
 
 def choose_matmul(
-    problem: LinearProblem, device: Device, overlap: int = 1, rows: tuple[int, ...] | None = None, native: bool = True
+    problem: LinearProblem, device: Device, overlap: int = 1, rows: tuple[int, ...] | None = None
 ) -> Choice:
-    """The configuration of the tensor-core product for ``problem.m`` rows, or for all of ``rows`` together; without
-    ``native`` among those of Triton's kernel alone."""
+    """The configuration of the tensor-core product for ``problem.m`` rows, or for all of ``rows`` together."""
     rows = rows or (problem.m,)
     found = table.load(problem.bits, device.arch)
-    best = None if found is None else measured.best_matmul(found, problem, rows, overlap, native)
+    best = None if found is None else measured.best_matmul(found, problem, rows, overlap)
     if found is None or best is None:
         model = matmul_candidates(dataclasses.replace(problem, m=rows[-1]), device)[0]
         return Choice("matmul", model, _model(device))
@@ -113,9 +112,8 @@ def choose_matmul(
 
 
 def matmul_ranges(
-    problem: LinearProblem, device: Device, least: int, most: int | None, typical: int, overlap: int = 1,
-    native: bool = True,
-) -> list[Range]:  # fmt: skip
+    problem: LinearProblem, device: Device, least: int, most: int | None, typical: int, overlap: int = 1
+) -> list[Range]:
     """Numbers of rows from ``least`` to ``most`` that share a configuration of the tensor-core product.
 
     They depend on the weight's K and format and on the table, not on ``problem.n``. Without a table there are two: the
@@ -129,10 +127,9 @@ def matmul_ranges(
         most: rows at most; ``None`` for any number.
         typical: rows of the example inputs.
         overlap: as of ``choose``.
-        native: as of ``choose_matmul``.
     """
     found = table.load(problem.bits, device.arch)
-    cut = [] if found is None else measured.ranges(found, problem, least, most, typical, overlap, native)
+    cut = [] if found is None else measured.ranges(found, problem, least, most, typical, overlap)
     if cut:
         return cut
     heights = [matmul_candidates(dataclasses.replace(problem, m=m), device)[0].block_m for m in (1, 1 << 20)]

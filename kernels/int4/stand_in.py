@@ -1,4 +1,4 @@
-"""What stands for the kernel in ``warpgroup.cu`` where Triton launches it. ``../native/README.md`` says how."""
+"""What stands for the kernels in ``order.cu`` and ``warpgroup.cu`` where Triton launches them. ``../native/README.md`` says how."""
 
 from __future__ import annotations
 
@@ -27,3 +27,21 @@ def warpgroup_overlapped(
     done = tl.inline_asm_elementwise(MARK, "=r,r", [rows_of_x], tl.int32, True, 1)
     tl.store(out, done.to(out.dtype.element_ty))
     tl.store(partial, done.to(tl.float32))
+
+
+@triton.jit
+def warpgroup_order_kernel(x, ordered, factor, tickets, tokens_and_two, rows, MARK: tl.constexpr):
+    """Stands for the kernel in order.cu; says which arguments are written."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
+    tl.store(ordered, done.to(tl.float16))
+    tl.store(factor, done.to(tl.float32))
+    tl.store(tickets, done)
+
+
+@triton.jit
+def warpgroup_order_overlapped(x, ordered, factor, tickets, tokens_and_two, rows, MARK: tl.constexpr):
+    """Like ``warpgroup_order_kernel``, and may be launched while the kernel in front of it runs."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
+    tl.store(ordered, done.to(tl.float16))
+    tl.store(factor, done.to(tl.float32))
+    tl.store(tickets, done)

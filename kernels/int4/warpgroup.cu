@@ -24,7 +24,7 @@ constexpr float kWeightFactor = 16.f;  // weights are multiplied by it, so that 
 // Shared memory. A stage of weights is a step of 256 columns, one of activations half a step. Scales of eight
 // steps are copied at once: rows of them start anywhere in a sector, and of short stretches most would be
 // read in vain. Their ring is longer by that.
-constexpr int kUnit = 8;
+constexpr int kUnit = 4;
 constexpr int kScaleStages = STAGES + kUnit - 1;
 constexpr int kXBytes = BLOCK_M * 256;
 constexpr int kWBytes = kBlockN * 128;
@@ -36,8 +36,7 @@ constexpr int kSAt = kWAt + STAGES * kWBytes;
 constexpr int kZAt = kSAt + kScaleStages * kSBytes;
 constexpr int kFullAt = kZAt + kScaleStages * kZBytes;
 constexpr int kEmptyAt = kFullAt + X_STAGES * 8;
-constexpr int kLastAt = kEmptyAt + X_STAGES * 8;
-static_assert(kLastAt + 16 == SHARED_BYTES, "the host computes the same");
+static_assert(kEmptyAt + X_STAGES * 8 == SHARED_BYTES, "the host computes the same");
 
 typedef Number<OUT>::Bits Out;
 typedef Number<BIAS>::Bits Bias;
@@ -232,22 +231,35 @@ __device__ __forceinline__ void store_part(const float (&sums)[BLOCK_M / 2], flo
     at[j * 32] = make_float4(sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]);
 }
 
-// The sum of a warp's parts of a tile, in the order of the programs that made them.
+// The sum of a warp's parts of a tile, in the order of the programs that made them, several on their way at
+// once.
 __device__ __forceinline__ void load_parts(float (&sums)[BLOCK_M / 2], const Work& work, const Part& part,
                                            int first, int last, const float* from) {
+  constexpr int kFours = BLOCK_M / 8;
+  constexpr int kAtOnce = BLOCK_M <= 64 ? 96 / BLOCK_M : 1;
 #pragma unroll
   for (int j = 0; j < BLOCK_M / 2; j++) sums[j] = 0.f;
-  for (int of = first; of <= last; of++) {
-    int slot;
-    if (!work.slot(part, of, slot)) continue;
-    const float4* at = (const float4*)(from + (u64)slot * (kBlockN * BLOCK_M)) + threadIdx.x % 32;
+#pragma unroll 1
+  for (int of = first; of <= last; of += kAtOnce) {
+    float4 fours[kAtOnce][kFours];
 #pragma unroll
-    for (int j = 0; j < BLOCK_M / 8; j++) {
-      const float4 four = __ldcg(at + j * 32);
-      sums[4 * j] += four.x;
-      sums[4 * j + 1] += four.y;
-      sums[4 * j + 2] += four.z;
-      sums[4 * j + 3] += four.w;
+    for (int i = 0; i < kAtOnce; i++) {
+      int slot = 0;
+      const bool has = of + i <= last && work.slot(part, of + i, slot);
+      const float4* at = (const float4*)(from + (u64)slot * (kBlockN * BLOCK_M)) + threadIdx.x % 32;
+#pragma unroll
+      for (int j = 0; j < kFours; j++)
+        fours[i][j] = has ? __ldcg(at + j * 32) : make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+#pragma unroll
+      for (int j = 0; j < kFours; j++) {
+        sums[4 * j] += fours[i][j].x;
+        sums[4 * j + 1] += fours[i][j].y;
+        sums[4 * j + 2] += fours[i][j].z;
+        sums[4 * j + 3] += fours[i][j].w;
+      }
     }
   }
 }
@@ -389,23 +401,23 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
       if (++scale_stage == kScaleStages) scale_stage = 0;
     }
     if (part.last - part.first < kSteps) {
-      // Who comes last finds all parts in memory, sums them, and leaves the ticket as it was.
+      // Of the programs' warps that have these rows, the one that comes last finds all parts in memory, sums
+      // them, and leaves the ticket as it was.
       float* parts = partial + warp * 16 * BLOCK_M;
       store_part(sums, parts + (u64)part.slot * (kBlockN * BLOCK_M));
       int first, last;
       const int others = work.share(part, first, last) - 1;
-      __threadfence();
-      warps_wait<kWarps * 32>();
-      int* ticket = tickets + (part.tile - work.turns * work.programs);
-      if (threadIdx.x == 0) {
-        const bool is_last = atomicAdd(ticket, 1) == others;
-        if (is_last) *ticket = 0;
+      __syncwarp();
+      int before = 0;
+      if (lane == 0) {
+        int* ticket = tickets + (part.tile - work.turns * work.programs) * kWarps + warp;
         __threadfence();
-        store4(base + kLastAt, is_last);
+        before = atomicAdd(ticket, 1);
+        if (before == others) *ticket = 0;
+        __threadfence();
       }
-      warps_wait<kWarps * 32>();
-      const bool is_last = load4(base + kLastAt) != 0;
-      warps_wait<kWarps * 32>();
+      const bool is_last = __shfl_sync(0xffffffff, before, 0) == others;
+      __syncwarp();
       if (!is_last) continue;
       load_parts(sums, work, part, first, last, parts);
     }
@@ -423,7 +435,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
          const u8* __restrict__ qdata, const u8* __restrict__ scale, const u8* __restrict__ zero,
          const Bias* __restrict__ bias, Out* __restrict__ out,
          float* __restrict__ partial,  // [2 * programs][BLOCK_N / 16][BLOCK_M / 8][32][4]
-         int* __restrict__ tickets,    // [programs], zero before and after
+         int* __restrict__ tickets,    // [programs][warps], zero before and after
          int rows_and_two, int tokens_and_two, int rows_of_x, void*, void*) {
   extern __shared__ __align__(1024) u8 shared[];
   const u32 base = (u32)__cvta_generic_to_shared(shared);

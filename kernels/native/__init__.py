@@ -11,8 +11,11 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,14 +52,14 @@ class Native:
     def mark(self) -> str:
         """The line of assembly that stands for the kernel in Triton's PTX: a constant argument of the stand-in, which
         copies a word so that it is not left out. It says it all, since the process that compiles need not be the one
-        that asked."""
+        that asked, and names the sources' digest, since caches of compiled kernels know the stand-in alone."""
         defines = " ".join(f"{key}={value}" for key, value in self.defines)
-        return f"{_MARK}{self.source} {self.arch} {self.threads} {self.shared} {defines}"
+        return f"{_MARK}{_digest_of_sources()} {self.source} {self.arch} {self.threads} {self.shared} {defines}"
 
     @classmethod
     def find(cls, ptx: str) -> Native | None:
         """The kernel whose mark is in a text, if there is one."""
-        found = re.search(re.escape(_MARK.partition("; ")[2]) + r"(\S+) (\w+) (\d+) (\d+) ?(.*)", ptx)
+        found = re.search(re.escape(_MARK.partition("; ")[2]) + r"\w+ (\S+) (\w+) (\d+) (\d+) ?(.*)", ptx)
         if found is None:
             return None
         source, arch, threads, shared, defines = found.groups()
@@ -130,35 +133,22 @@ def _kinds(arguments: str) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def _compile(native: Native, name: str) -> str:
-    from cuda.bindings import nvrtc
-
-    def check(result: tuple[Any, ...]) -> Any:
-        if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise KernelArgumentError(f"{native.source}: NVRTC answered {result[0].name}. Is it the one of torch?")
-        return result[1] if len(result) == 2 else None
-
     headers = {path.name: path.read_text() for path in _FOLDER.glob("*.cuh")}
     headers["products.cuh"] = _products(dict(native.defines).get("BLOCK_M", 8))
-    program = check(
-        nvrtc.nvrtcCreateProgram(
-            (_ROOT / native.source).read_bytes(), native.source.encode(), len(headers),
-            [text.encode() for text in headers.values()], [each.encode() for each in headers],
+    options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17", f"-DNAME={name}"]
+    options += [f"-D{key}={value}" for key, value in (*native.defines, ("SHARED_BYTES", native.shared))]
+    request = {
+        "source": (_ROOT / native.source).read_text(), "name": native.source, "headers": headers, "options": options,
+    }  # fmt: skip
+    # In a process of its own: in a child forked from one that has loaded much, NVRTC was seen to crash.
+    made = subprocess.run(
+        [sys.executable, str(_FOLDER / "nvrtc.py")], input=json.dumps(request), capture_output=True, text=True
+    )
+    if made.returncode != 0:
+        raise KernelArgumentError(
+            f"{native.source}: expected NVRTC to compile it, got exit status {made.returncode}:\n{made.stderr[-4000:]}"
         )
-    )  # fmt: skip
-    try:
-        options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17", f"-DNAME={name}"]
-        options += [f"-D{key}={value}" for key, value in (*native.defines, ("SHARED_BYTES", native.shared))]
-        (failed,) = nvrtc.nvrtcCompileProgram(program, len(options), [each.encode() for each in options])
-        if failed != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
-            check(nvrtc.nvrtcGetProgramLog(program, log))
-            raise KernelArgumentError(f"{native.source}: NVRTC does not compile it:\n{log.decode(errors='replace')}")
-        ptx = b" " * check(nvrtc.nvrtcGetPTXSize(program))
-        check(nvrtc.nvrtcGetPTX(program, ptx))
-        text: str = ptx.rstrip(b"\0").decode()
-        return text
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
+    return made.stdout
 
 
 def _products(block_m: int) -> str:
@@ -187,4 +177,4 @@ def _digest_of_sources() -> str:
     digest = hashlib.sha256()
     for path in sorted([*_ROOT.glob("*/*.cu"), *_ROOT.glob("*/*.cuh"), pathlib.Path(__file__)]):
         digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]

@@ -53,12 +53,6 @@ __device__ __forceinline__ void copy_bulk(u32 to, const void* from, u32 bytes, u
       : "memory");
 }
 
-// Of a block, the first so many threads.
-template <int Threads>
-__device__ __forceinline__ void warps_wait() {
-  asm volatile("bar.sync 1, %0;" ::"n"(Threads) : "memory");
-}
-
 // Shared memory.
 
 __device__ __forceinline__ void load16(u32 (&to)[4], u32 at) {
@@ -76,14 +70,6 @@ __device__ __forceinline__ u32 load1(u32 at) {
   u32 value;
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(value) : "r"(at) : "memory");
   return value;
-}
-__device__ __forceinline__ u32 load4(u32 at) {
-  u32 value;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(at) : "memory");
-  return value;
-}
-__device__ __forceinline__ void store4(u32 at, u32 value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(value) : "memory");
 }
 __device__ __forceinline__ void store2(u32 at, u16 value) {
   asm volatile("st.shared.b16 [%0], %1;" ::"r"(at), "h"(value) : "memory");

@@ -15,11 +15,13 @@ from etcuda.kernels.int4.configs import MatmulConfig
 from etcuda.kernels.int4.op import int4_matmul, int4_matmul_ordered, order_activation
 from etcuda.kernels.int4.select import Choice
 from etcuda.kernels.int4.warpgroup import ARCH, shared_bytes
+from etcuda.kernels.quantized_reference import order_activation_reference
 from etcuda.passes import choose_linear
 from examples.cpp.session import run_calls
 from examples.export import export_program
 from examples.models import Call
-from tests.kernels.linear_cases import TOLERANCE, Case, Weight, activations, error, make, rounded
+from tests.kernels.linear_cases import TOLERANCE, Case, Weight, activations, error, make, rounded, untiled
+from tests.kernels.linear_checks import compare_ordered
 from tests.kernels.linear_checks import poison as poison  # the fixture
 
 pytestmark = [
@@ -40,6 +42,26 @@ def product(
     config = (activation, 64 * warpgroups, block_m, 8, 4, stages, programs, 0, warpgroups, overlap)
     result: Tensor = int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
     return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("activation", ["int8", "exact"])
+@pytest.mark.parametrize(("m", "k"), [(1, 256), (5, 768), (33, 5376), (64, 21504), (0, 512)])
+@pytest.mark.parametrize("block_m", [16, 128])
+def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int) -> None:
+    x = activations(m, k, dtype)
+    if m > 4:
+        x[1], x[2], x[3, 7], x[4, 40] = 0, x[2] * 1e-4, 3e4, float("nan")
+    ordered, factor, tickets = order_activation(x, 4, activation, block_m, 1, 0)
+    expected, divided_by, _ = order_activation_reference(x.cpu(), 4, activation, block_m)
+    assert ordered.shape == expected.shape
+    assert torch.equal(factor.cpu(), divided_by)
+    assert not tickets.any()
+    got, wanted = untiled(ordered.cpu())[:m], expected[:m]
+    assert torch.equal(got.isnan().any(1), wanted.isnan().any(1))
+    if m:  # Of a block with a NaN the kernel rounds the others, the reference none.
+        unknown = got.isnan() | wanted.isnan()
+        compare_ordered(got.masked_fill(unknown, 0), wanted.masked_fill(unknown, 0), activation)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

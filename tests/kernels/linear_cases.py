@@ -120,3 +120,14 @@ def _wide(codes: Tensor, step: Tensor | None) -> Tensor:
     if step is None:
         return codes.double()
     return codes.double() * step.double().repeat_interleave(codes.shape[1] // step.shape[1], 1)
+
+
+def untiled(ordered: Tensor) -> Tensor:
+    """Rows of 64 columns, piece p of row m of which lies at p ^ (m % 8), as plain rows."""
+    rows, width = ordered.shape
+    pieces = ordered.reshape(width // 64, rows, 8, 8)
+    plain = torch.empty_like(ordered)
+    for m in range(rows):
+        swapped = [piece ^ (m % 8) for piece in range(8)]
+        plain[m] = pieces[:, m, swapped].reshape(width)
+    return plain

@@ -236,14 +236,6 @@ def test_the_kernel_for_warpgroups_is_taken_where_it_serves(m: int, shape: tuple
         config = choose_matmul(each, device).config
         assert isinstance(config, MatmulConfig)
         assert not config.warpgroups
-    plain = choose_matmul(problem, device, native=False).config
-    assert isinstance(plain, MatmulConfig)
-    assert not plain.warpgroups
     taken = choose_matmul(problem, device).config
     assert isinstance(taken, MatmulConfig)
     assert taken.warpgroups or m != 32  # For other numbers of rows it depends on the shape.
-    for least, native in ((9, True), (9, False)):
-        for part in matmul_ranges(problem, device, least, None, m, native=native):
-            config = choose_matmul(problem, device, rows=part.rows, native=native).config
-            assert isinstance(config, MatmulConfig)
-            assert native or not config.warpgroups

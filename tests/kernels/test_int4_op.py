@@ -23,7 +23,8 @@ from etcuda.kernels.int4.op import (
     quantize_activation,
 )
 from etcuda.kernels.int4.problem import LinearProblem, cost, order_cost, quantize_cost, refuse, refuse_matvec
-from tests.kernels.linear_cases import Case, error, make, rounded
+from etcuda.kernels.int4.warpgroup import TICKETS
+from tests.kernels.linear_cases import Case, error, make, rounded, untiled
 
 MATVEC = (1, 0, 4, 32, 1, 1, 0)
 MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0, 0)
@@ -206,9 +207,9 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
     ("changes", "message"),
     [
         ({"block_n": 128}, "block_n: expected 64 for each of 4 warpgroups, got 128."),
-        ({"programs": 0}, "programs: expected 1 to 1024, got 0."),
-        ({"programs": 1025}, "programs: expected 1 to 1024, got 1025."),
-        ({}, "tickets: expected 4, of a tiled order, got 1."),
+        ({"programs": 0}, "programs: expected 1 to 256, got 0."),
+        ({"programs": 257}, "programs: expected 1 to 256, got 257."),
+        ({}, "tickets: expected at least 64, of a tiled order, got 1."),
         (
             {"group_size": 64, "scale": torch.ones(8, 4).half(), "zero": torch.zeros(8, 4, dtype=torch.uint8)},
             "warpgroups: expected 0 but for int4 in groups of 32 with fp16 scales and K a multiple of 256 on sm_90, "
@@ -218,6 +219,25 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
 )
 def test_what_the_kernel_for_warpgroups_does_not_take(changes: dict[str, Any], message: str) -> None:
     _refuses(ordered_arguments(**WARPGROUPS | changes), message)
+
+
+@pytest.mark.parametrize(("bits", "k"), [(8, 256), (4, 160)])
+def test_what_the_order_for_warpgroups_does_not_take(bits: int, k: int) -> None:
+    expected = f"tiled: expected 0 but for int4 and K a multiple of 256 on sm_90, got 1 for int{bits} and K = {k} on sm"
+    with pytest.raises(KernelArgumentError, match=re.escape(f"order_activation: {expected}")):
+        order_activation(torch.ones(3, k), bits, "exact", 16, 1, 0)
+    with FakeTensorMode(), pytest.raises(KernelArgumentError, match=re.escape(expected)):
+        order_activation(torch.ones(3, k), bits, "exact", 16, 1, 0)
+
+
+def test_the_order_for_warpgroups_has_the_same_rows_elsewhere() -> None:
+    x = torch.randn(21, 512)
+    plain, factor, _ = order_activation(x, 4, "int8", 16, 0, 0)
+    tiled, same, tickets = order_activation(x, 4, "int8", 16, 1, 0)
+    assert torch.equal(same, factor)
+    assert torch.equal(untiled(tiled), plain)
+    assert tickets.shape == (TICKETS,)
+    assert not tickets.any()
 
 
 def test_shapes_of_ordered_activations() -> None:

@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource
 
 import etcuda.kernels
+import etcuda.kernels.native
 from etcuda.backend.inductor.device import resource_usage
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.int4 import stand_in, warpgroup
@@ -60,6 +61,29 @@ def test_candidates_compile_and_fit(m: int, offset: str) -> None:
         assert registers * 32 * -(-kernel.metadata.num_warps // 4) <= 16384
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(("k", "programs"), [(256, 1), (5376, 8), (21504, 2)])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_order_compiles(dtype: str, k: int, programs: int, rounded: bool) -> None:
+    types = {
+        "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "ordered": "*fp16",
+        "factor": "*fp32", "tickets": "*i32", "tokens_and_two": "i32", "rows": "i32",
+    }  # fmt: skip
+    made = warpgroup.native_order(k, dtype, rounded, programs)
+    with native_kernels():
+        kernel = compile_stand_in(made, types, stand_in.warpgroup_order_overlapped)
+    assert kernel.metadata.num_warps == made.threads // 32
+    assert ("shfl.sync.bfly" in kernel.asm["ptx"]) == rounded
+
+
+def test_a_changed_source_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = native(candidates(16)[0])
+    before = made.mark
+    monkeypatch.setattr(etcuda.kernels.native, "_digest_of_sources", lambda: "0123456789abcdef")
+    assert made.mark != before
+    assert Native.find(made.mark) == made
+
+
 def test_other_kernels_and_the_hook_are_left_alone() -> None:
     before = knobs.runtime.add_stages_inspection_hook
     made = native(candidates(16)[0])
@@ -90,7 +114,7 @@ def test_arguments_that_are_not_those_of_the_stand_in_are_refused() -> None:
 
 def test_what_does_not_compile_says_why() -> None:
     made = dataclasses.replace(native(candidates(16)[0]), shared=1)
-    message = r"(?s)warpgroup.cu: NVRTC does not compile it:.*the host computes the same"
+    message = r"(?s)warpgroup.cu: expected NVRTC to compile it, got exit status 1:.*the host computes the same"
     with pytest.raises(KernelArgumentError, match=message):
         made.ptx("kernel")
 
@@ -107,4 +131,4 @@ def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
 
 def test_sources_are_part_of_the_package() -> None:
     folder = pathlib.Path(etcuda.kernels.__file__).parent
-    assert {path.name for path in folder.glob("*/*.cu*")} == {"warpgroup.cu", "ptx.cuh"}
+    assert {path.name for path in folder.glob("*/*.cu*")} == {"order.cu", "warpgroup.cu", "ptx.cuh"}

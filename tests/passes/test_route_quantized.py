@@ -261,7 +261,7 @@ def test_rows_of_a_weight_that_do_not_follow_each_other(config: BackendConfig) -
 def test_a_measured_table_says_how_many_rows_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     from etcuda.passes import choose_linear
 
-    monkeypatch.setattr(choose_linear, "matvec_limit", lambda problem, device, native: 4 if problem.n == 96 else 2)
+    monkeypatch.setattr(choose_linear, "matvec_limit", lambda problem, device: 4 if problem.n == 96 else 2)
     model = quantized(make(MLP))
     x = torch.randn(5, 64).to(torch.bfloat16)
     program = lowered(export(model, x, dynamic=({0: Dim("rows", min=1, max=40)},)), without=FUSION)
