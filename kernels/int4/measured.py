@@ -200,9 +200,7 @@ def ranges(
             inside = first <= typical and (last is None or typical <= last)
             buckets.append(Range(last, (max(typical if inside else top, 1),)))
         first = (end or 0) + 1
-    return _merged(
-        buckets, [[_serving(shape, b.rows[0], problem, measured) for b in buckets] for shape in shapes]
-    )
+    return _merged(buckets, [[_serving(shape, b.rows[0], problem, measured) for b in buckets] for shape in shapes])
 
 
 def _merged(buckets: list[Range], times: list[list[dict[MatmulConfig, float]]]) -> list[Range]:
@@ -242,9 +240,7 @@ def _best(times: Sequence[dict[MatmulConfig, float]]) -> tuple[MatmulConfig, flo
     return config, losses[config]
 
 
-def _serving(
-    shape: list[Entry], m: int, problem: LinearProblem, measured: Table
-) -> dict[MatmulConfig, float]:
+def _serving(shape: list[Entry], m: int, problem: LinearProblem, measured: Table) -> dict[MatmulConfig, float]:
     """``estimates`` of the configurations that take the problem's weight."""
     found = estimates(shape, m, _num_sms(measured))
     return {config: us for config, us in found.items() if _serves(config, problem, measured)}

@@ -1,7 +1,7 @@
-// Activations x [M, K] in fp16, in the order and the place in which warpgroup.cu reads them: [K /
-// 64][rows][64], a row's eight pieces of 16 bytes swapped as shared memory has them. README.md says which
+// Activations x [M, K] in fp16, in the order and the place in which warpgroup.cu reads them:
+// [K/64][rows][64], a row's eight pieces of 16 bytes swapped as shared memory has them. README.md says which
 // column goes where. Row m is divided by factor[m], a power of two. Defined from outside: NAME, K, X, ROUND,
-// THREADS.
+// THREADS, TICKETS.
 
 #include "ptx.cuh"
 
@@ -10,8 +10,7 @@ namespace {
 constexpr int kUnits = K / 128;
 constexpr int kGroups = THREADS / 8;  // threads that put a unit of 128 columns in order together
 constexpr float kMagic = 12582912.f;  // added to a small number, it leaves the number rounded to an integer
-constexpr float kTiny =
-    7.52316385e-37f;  // 2^-120: below, 127 / amax would overflow, and such a block is zero
+constexpr float kTiny = 7.52316385e-37f;  // 2^-120: below, 127 / amax would overflow; such a block is zero
 
 typedef Number<X>::Bits Bits;
 constexpr int kWords = sizeof(Bits);  // of four columns, in which they come
@@ -37,13 +36,8 @@ struct Four {
 
 // Magnitudes order as their bits do, NaN last; of two in a word each by itself.
 __device__ __forceinline__ u32 greatest(u32 a, u32 b) {
-  u32 d;
   b &= kNoSign;
-  if (sizeof(Bits) == 2)
-    asm("max.u16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-  else
-    asm("max.u32 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-  return d;
+  return sizeof(Bits) == 2 ? greater_halves(a, b) : max(a, b);
 }
 
 __device__ __forceinline__ u32 greatest(u32 a, const uint4& b) {
@@ -52,8 +46,8 @@ __device__ __forceinline__ u32 greatest(u32 a, const uint4& b) {
 
 // Of the greatest magnitude of a row the exponent alone, as float32 has it: activations are below 2^14 in
 // fp16, exact down to 2^-24 of the greatest.
-__device__ __forceinline__ int exponent_of(u32 most) {
-  __shared__ u32 found[THREADS / 32];
+__device__ __forceinline__ int exponent_of(u32 most, u8* shared) {
+  u32* found = (u32*)shared;  // by each warp
   if (sizeof(Bits) == 2) most = max(most >> 16, most & 0xffff);
   most = __reduce_max_sync(0xffffffff, most);
   if (threadIdx.x % 32 == 0) found[threadIdx.x / 32] = most;
@@ -62,12 +56,6 @@ __device__ __forceinline__ int exponent_of(u32 most) {
   for (int i = 0; i < THREADS / 32; i++) most = max(most, found[i]);
   const int exponent = __float_as_int(Number<X>::load(kWords == 2 ? (Bits)most : Bits())) >> 23;
   return min(max(kWords == 2 ? exponent : (int)(most >> 23), 27), 240);
-}
-
-__device__ __forceinline__ float divided(float a, float b) {
-  float d;
-  asm("div.full.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
-  return d;
 }
 
 // A thread's columns, rounded to eight bits per block, of which seven lanes beside it have the rest.
@@ -92,12 +80,6 @@ __device__ __forceinline__ void round(float (&values)[4][4], const Four (&four)[
   }
 }
 
-__device__ __forceinline__ u32 pair(float low, float high) {
-  u32 d;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-  return d;
-}
-
 }  // namespace
 
 // Grid: rows, programs that share one; each looks at all of it for the greatest.
@@ -105,6 +87,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
     NAME(const Bits* __restrict__ x, u16* __restrict__ ordered, float* __restrict__ factor,
          int* __restrict__ tickets,  // zeros
          int tokens_and_two, int rows, void*, void*) {
+  extern __shared__ __align__(16) u8 shared[];
+  static_assert(THREADS / 8 == SHARED_BYTES, "the host computes the same");
   const int row = blockIdx.x, thread = threadIdx.x;
   let_next_start();
   wait_for_previous();
@@ -144,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
 #pragma unroll 4
   for (int i = kFirst * THREADS + thread; i < kPieces; i += THREADS)
     most = greatest(most, ((const uint4*)from)[i]);
-  const int exponent = exponent_of(most);
+  const int exponent = exponent_of(most, shared);
   if (blockIdx.y == 0 && thread == 0) factor[row] = __int_as_float((exponent - 13) << 23);
   const float down = __int_as_float((254 + 13 - exponent) << 23);
 
@@ -155,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
       for (int o = 0; o < 2; o++) {
         u32 words[4];
 #pragma unroll
-        for (int t = 0; t < 4; t++) words[t] = pair(values[t][o] * down, values[t][2 + o] * down);
+        for (int t = 0; t < 4; t++) words[t] = pair_of(values[t][o] * down, values[t][2 + o] * down);
         *(uint4*)(to + ((c * 2 + o) ^ (row % 8)) * 8) = make_uint4(words[0], words[1], words[2], words[3]);
       }
     }

@@ -1,4 +1,4 @@
-"""What stands for the kernels in ``order.cu`` and ``warpgroup.cu`` where Triton launches them. ``../native/README.md`` says how."""
+"""What stands for the kernels in ``order.cu`` and ``warpgroup.cu`` where Triton launches them: ../native/README.md."""
 
 from __future__ import annotations
 

@@ -217,9 +217,7 @@ struct Block {
  private:
   // 1024 plus the bits that the mask leaves.
   static __device__ __forceinline__ u32 in_1024(u32 word, u32 mask) {
-    u32 d;
-    asm("lop3.b32 %0, %1, %2, 0x64006400, 0xea;" : "=r"(d) : "r"(word), "r"(mask));
-    return d;
+    return masked_or(word, mask, 0x64006400u);
   }
 };
 

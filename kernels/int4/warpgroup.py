@@ -59,4 +59,4 @@ def native_order(k: int, dtype: str, rounded: bool, programs: int) -> Native:
     # What one pass over a program's share takes, if it is not too many.
     threads = 256 if k // 128 <= 32 * programs else 512
     defines = {"K": k, "X": KINDS[dtype], "ROUND": int(rounded), "THREADS": threads, "TICKETS": TICKETS}
-    return Native("int4/order.cu", f"{ARCH}a", threads, 0, tuple(defines.items()))
+    return Native("int4/order.cu", f"{ARCH}a", threads, threads // 8, tuple(defines.items()))

@@ -96,6 +96,33 @@ __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   return d;
 }
 
+__device__ __forceinline__ u32 pair_of(float low, float high) {
+  u32 d;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+
+// Bits and numbers.
+
+// The bits of a word that the mask leaves, and others.
+__device__ __forceinline__ u32 masked_or(u32 word, u32 mask, u32 others) {
+  u32 d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(word), "r"(mask), "r"(others));
+  return d;
+}
+// The greater of both, without a sign; of each half by itself.
+__device__ __forceinline__ u32 greater_halves(u32 a, u32 b) {
+  u32 d;
+  asm("max.u16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+// As Triton divides: within two units of the last place.
+__device__ __forceinline__ float divided(float a, float b) {
+  float d;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+  return d;
+}
+
 // A kernel and its neighbours: the next one may start, and the one in front has ended.
 
 __device__ __forceinline__ void let_next_start() {

@@ -131,3 +131,17 @@ def untiled(ordered: Tensor) -> Tensor:
         swapped = [piece ^ (m % 8) for piece in range(8)]
         plain[m] = pieces[:, m, swapped].reshape(width)
     return plain
+
+
+def compare_ordered(got: Tensor, wanted: Tensor, same: bool) -> None:
+    """Checks activations put in order, on the CPU, against the reference's: the same, or rounded to int8 by other
+    instructions."""
+    got, wanted = got.float(), wanted.float()
+    if same:
+        assert torch.equal(got, wanted)
+        return
+    # A step that is divided for, or multiplied, otherwise differs by one of fp16, and at a tie the integer by one.
+    far = (got - wanted).abs() > 1e-3 * wanted.abs()
+    assert float(far.double().mean()) < 0.01
+    step = wanted.reshape(len(wanted), -1, 32).abs().amax(2).max() / 127
+    assert float((got - wanted).abs().max()) <= 1.01 * float(step)

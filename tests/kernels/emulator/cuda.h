@@ -1,0 +1,121 @@
+// Of CUDA C++ what the kernels use, for a host compiler. Included in front of a kernel's source.
+
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "threads.h"
+
+#define __global__
+#define __device__
+#define __shared__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+struct uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+  return {x, y, z, w};
+}
+inline int4 make_int4(int x, int y, int z, int w) {
+  return {x, y, z, w};
+}
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
+
+template <typename To, typename From>
+inline To bits_of(From from) {
+  static_assert(sizeof(To) == sizeof(From), "as many bits");
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+inline int __float_as_int(float value) {
+  return bits_of<int>(value);
+}
+inline float __int_as_float(int value) {
+  return bits_of<float>(value);
+}
+inline float __uint_as_float(unsigned value) {
+  return bits_of<float>(value);
+}
+using std::max;
+using std::min;
+inline unsigned max(unsigned a, int b) {
+  return max(a, (unsigned)b);
+}
+
+extern unsigned char shared[];
+
+namespace emulator {
+
+constexpr int kMostThreads = 1024;
+constexpr int kSharedBytes = 227 << 10;
+
+// What threads exchange: a word each, and where they meet, by warps and by blocks.
+extern unsigned words[kMostThreads];
+extern Meeting warps[kMostThreads / 32], all;
+extern int num_threads;
+
+inline int lane() {
+  return threadIdx.x % 32;
+}
+inline void meet_warp() {
+  block.meet(warps[threadIdx.x / 32], std::min(32, num_threads - (int)threadIdx.x / 32 * 32));
+}
+
+// A word of each lane of the warp, as `pick` says.
+template <typename Pick>
+inline unsigned exchange(unsigned word, Pick pick) {
+  words[threadIdx.x] = word;
+  meet_warp();
+  const unsigned found = pick(words + threadIdx.x / 32 * 32);
+  meet_warp();
+  return found;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() {
+  emulator::block.meet(emulator::all, emulator::num_threads);
+}
+inline void __syncwarp() {
+  emulator::meet_warp();
+}
+inline void __threadfence() {}
+inline int __shfl_sync(unsigned, int value, int from) {
+  return (int)emulator::exchange(value, [from](const unsigned* lanes) { return lanes[from]; });
+}
+inline float __shfl_xor_sync(unsigned, float value, int other) {
+  const int from = emulator::lane() ^ other;
+  return __uint_as_float(
+      emulator::exchange(bits_of<unsigned>(value), [from](const unsigned* lanes) { return lanes[from]; }));
+}
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  return emulator::exchange(value,
+                            [](const unsigned* lanes) { return *std::max_element(lanes, lanes + 32); });
+}
+inline int atomicAdd(int* at, int value) {
+  const int before = *at;
+  *at += value;
+  return before;
+}
+inline float4 __ldcg(const float4* from) {
+  return *from;
+}
+inline uint64_t __cvta_generic_to_shared(const void* at) {
+  return (const unsigned char*)at - shared;
+}

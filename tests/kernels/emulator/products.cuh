@@ -1,0 +1,70 @@
+// A product of a warpgroup, as kernels/native makes it for BLOCK_M columns: 64 rows by 16 columns in
+// registers, times 16 by BLOCK_M in shared memory.
+
+#pragma once
+
+#include "ptx.cuh"
+
+namespace emulator {
+
+// Of a thread, between the first product and the wait: registers that products write, and the sums so far.
+struct Products {
+  float* registers = nullptr;
+  float sums[BLOCK_M / 2];
+  bool fenced = false;
+};
+extern Products products[kMostThreads];
+extern Meeting warpgroups[kMostThreads / 128];
+extern u32 operands[kMostThreads][4];
+
+// The number of row n and column k of what a descriptor describes.
+inline float described(u64 description, int n, int k) {
+  u32 at = (u32)(description & 0x3fff) * 16 + n * 128 + k * 2;
+  at ^= (at >> 7 & 7) << 4;
+  return (float)half_to_double((u16)load2(at));
+}
+
+}  // namespace emulator
+
+inline void products_fence() {
+  emulator::products[threadIdx.x].fenced = true;
+}
+
+inline void product(float (&d)[BLOCK_M / 2], const u32 (&a)[4], u64 b) {
+  using namespace emulator;
+  Products& mine = products[threadIdx.x];
+  if (!mine.fenced) fail("expected a fence in front of products whose registers were written");
+  if (mine.registers == nullptr) {
+    mine.registers = d;
+    std::memcpy(mine.sums, d, sizeof d);
+    for (float& number : d) number = NAN;
+  }
+  if (mine.registers != d) fail("expected a wait between products of different sums");
+  std::memcpy(operands[threadIdx.x], a, sizeof a);
+  Meeting& meeting = warpgroups[threadIdx.x / 128];
+  block.meet(meeting, 128);
+  // Of four lanes, lane t has columns 2t, 2t + 1 of rows r and r + 8, then 2t + 8, 2t + 9.
+  const int quad = threadIdx.x / 4 * 4, t = threadIdx.x % 4;
+  for (int row = 0; row < 2; row++) {
+    float w[16];
+    for (int k = 0; k < 16; k++) {
+      const u32 pair = operands[quad + k % 8 / 2][row + k / 8 * 2];
+      w[k] = (float)half_to_double((u16)(pair >> (k % 2 * 16)));
+    }
+    for (int j = 0; j < BLOCK_M / 8; j++)
+      for (int e = 0; e < 2; e++)
+        for (int k = 0; k < 16; k++)
+          mine.sums[4 * j + 2 * row + e] += w[k] * described(b, j * 8 + t * 2 + e, k);
+  }
+  block.meet(meeting, 128);
+}
+
+inline void products_commit() {
+  emulator::products[threadIdx.x].fenced = false;
+}
+
+inline void products_wait() {
+  emulator::Products& mine = emulator::products[threadIdx.x];
+  if (mine.registers != nullptr) std::memcpy(mine.registers, mine.sums, sizeof mine.sums);
+  mine.registers = nullptr;
+}

@@ -1,0 +1,133 @@
+"""Kernels in CUDA C++ without a GPU: compiled by the host's compiler, their threads run one after another.
+
+What such a kernel says in PTX is emulated (``emulator/``): barriers, copies that come late or at any moment, products
+whose sums are NaN until they are waited for. It shows wrong addresses, missing waits and wrong arithmetic, not races
+of memory between programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+import torch
+from torch import Tensor
+
+import etcuda.kernels
+from etcuda.kernels.int4 import warpgroup
+from etcuda.kernels.native import Native
+from etcuda.kernels.quantized_reference import order_activation_reference
+from tests.kernels.linear_cases import TOLERANCE, Case, Weight, activations, compare_ordered, error, make, untiled
+
+EMULATOR = pathlib.Path(__file__).parent / "emulator"
+KERNELS = pathlib.Path(etcuda.kernels.__file__).parent
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or "c++"
+_FOLDER = tempfile.TemporaryDirectory(prefix="etcuda-emulated-")
+
+
+@functools.cache
+def program(main: str, native: Native) -> pathlib.Path:
+    """The kernel as a program of its own."""
+    to = pathlib.Path(_FOLDER.name) / f"{main}{len(list(pathlib.Path(_FOLDER.name).iterdir()))}"
+    defines = {"BLOCK_M": 8} | dict(native.defines) | {"SHARED_BYTES": native.shared, "NAME": "kernel"}
+    subprocess.run(
+        [COMPILER, "-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover", f"-I{EMULATOR}",
+         *(f"-D{key}={value}" for key, value in defines.items()), f'-DSOURCE="{KERNELS / native.source}"',
+         EMULATOR / f"{main}.cpp", EMULATOR / "threads.cpp", "-o", to],
+        check=True,
+    )  # fmt: skip
+    return to
+
+
+def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], written: int) -> None:
+    """Runs a kernel on CPU tensors, and puts back the last so many, which it has written."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [pathlib.Path(folder) / str(i) for i in range(len(memory))]
+        for path, tensor in zip(paths, memory, strict=True):
+            path.write_bytes(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        done = subprocess.run([binary, *map(str, numbers), *paths], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        for path, tensor in list(zip(paths, memory, strict=True))[-written:]:
+            if tensor.numel():
+                tensor.copy_(torch.frombuffer(bytearray(path.read_bytes()), dtype=tensor.dtype).view(tensor.shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("activation", ["int8", "exact"])
+@pytest.mark.parametrize(("m", "k", "programs"), [(5, 256, 1), (3, 1280, 4), (2, 8704, 1), (0, 256, 2)])
+def test_order(dtype: torch.dtype, activation: str, m: int, k: int, programs: int) -> None:
+    native = warpgroup.native_order(k, str(dtype).removeprefix("torch."), activation == "int8", programs)
+    x = activations(m, k, dtype).cpu()
+    if m > 4:
+        x[1], x[2], x[3, 7] = 0, x[2] * 1e-4, 3e4
+    expected, divided_by, zeros = order_activation_reference(x, 4, activation, 16, 1)
+    ordered = torch.full_like(expected, float("nan"))
+    factor, tickets = torch.full_like(divided_by, float("nan")), torch.full_like(zeros, -1)
+    numbers = [max(m, 1), programs, m, 16, 1]
+    emulate(program("order", native), numbers, [x, ordered, factor, tickets], 3)
+    assert torch.equal(factor, divided_by)
+    assert not tickets.any()
+    if m:
+        compare_ordered(untiled(ordered)[:m], untiled(expected)[:m], activation == "exact")
+    assert untiled(ordered)[m:].isnan().all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """One product: a weight, rows of activations, and a configuration."""
+
+    case: Case
+    m: int
+    block_m: int
+    warpgroups: int
+    stages: int
+    programs: int
+    out: torch.dtype = torch.bfloat16
+
+
+def run(launch: Launch, weight: Weight, x: Tensor, tickets: Tensor, seed: int = 1) -> Tensor:
+    """The product by the emulated kernel."""
+    name = str(launch.out).removeprefix("torch.")
+    bias = weight.bias
+    native = warpgroup.native(
+        launch.case.k, launch.case.offset, launch.block_m, launch.warpgroups, launch.stages, name,
+        None if bias is None else str(bias.dtype).removeprefix("torch."),
+    )  # fmt: skip
+    ordered, factor, _ = order_activation_reference(x, 4, "exact", launch.block_m, 1)
+    stored = [part.cpu() for part in weight.stored if part is not None]
+    zero = stored[2] if len(stored) > 2 else torch.zeros(0)
+    out = torch.full((launch.m, launch.case.n), float("nan"), dtype=launch.out)
+    partial = torch.full((2 * launch.programs * 64 * launch.warpgroups * launch.block_m,), float("nan"))
+    numbers = [launch.programs, launch.case.n, launch.m, ordered.shape[0], seed]
+    memory = [ordered, factor, *stored[:2], zero, torch.zeros(0) if bias is None else bias.cpu(), out, partial, tickets]
+    emulate(program("warpgroup", native), numbers, memory, 3)
+    return out
+
+
+LAUNCHES = [
+    Launch(Case(n=150, k=512), 5, 16, 1, 3, 1),
+    Launch(Case(n=150, k=1280, bias=False), 16, 16, 1, 3, 4, torch.float16),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, torch.float32),
+    Launch(Case(n=300, k=2304, offset="minimum"), 20, 16, 2, 3, 5),
+    Launch(Case(n=200, k=512), 64, 64, 2, 4, 7),
+    Launch(Case(n=64, k=256), 9, 16, 1, 3, 6),
+]
+
+
+@pytest.mark.parametrize("launch", LAUNCHES, ids=str)
+def test_product(launch: Launch) -> None:
+    weight = make(launch.case, launch.out)
+    x = activations(launch.m, launch.case.k, launch.out).cpu()
+    tickets = torch.zeros(warpgroup.TICKETS, dtype=torch.int32)
+    got = run(launch, weight, x, tickets)
+    assert not tickets.any()
+    expected = weight.product(x.to(weight.stored[0].device)).cpu()
+    assert error(got, expected) < TOLERANCE[launch.out]
+    # What comes when changes no bit.
+    assert torch.equal(run(launch, weight, x, tickets, seed=2), got)
