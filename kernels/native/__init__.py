@@ -133,12 +133,13 @@ def _kinds(arguments: str) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def _compile(native: Native, name: str) -> str:
-    headers = {path.name: path.read_text() for path in _FOLDER.glob("*.cuh")}
+    source = _ROOT / native.source
+    headers = {path.name: path.read_text() for folder in (_FOLDER, source.parent) for path in folder.glob("*.cuh")}
     headers["products.cuh"] = _products(dict(native.defines).get("BLOCK_M", 8))
     options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17", f"-DNAME={name}"]
     options += [f"-D{key}={value}" for key, value in (*native.defines, ("SHARED_BYTES", native.shared))]
     request = {
-        "source": (_ROOT / native.source).read_text(), "name": native.source, "headers": headers, "options": options,
+        "source": source.read_text(), "name": native.source, "headers": headers, "options": options,
     }  # fmt: skip
     # In a process of its own: in a child forked from one that has loaded much, NVRTC was seen to crash.
     made = subprocess.run(

@@ -105,9 +105,10 @@ __device__ __forceinline__ u32 pair_of(float low, float high) {
 // Bits and numbers.
 
 // The bits of a word that the mask leaves, and others.
-__device__ __forceinline__ u32 masked_or(u32 word, u32 mask, u32 others) {
+template <u32 Others>
+__device__ __forceinline__ u32 masked_or(u32 word, u32 mask) {
   u32 d;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(word), "r"(mask), "r"(others));
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(word), "r"(mask), "n"(Others));
   return d;
 }
 // The greater of both, without a sign; of each half by itself.

@@ -131,4 +131,5 @@ def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
 
 def test_sources_are_part_of_the_package() -> None:
     folder = pathlib.Path(etcuda.kernels.__file__).parent
-    assert {path.name for path in folder.glob("*/*.cu*")} == {"order.cu", "warpgroup.cu", "ptx.cuh"}
+    parts = {f"warpgroup_{part}.cuh" for part in ("copies", "layout", "results", "weights", "work")}
+    assert {path.name for path in folder.glob("*/*.cu*")} == {"order.cu", "warpgroup.cu", "ptx.cuh"} | parts

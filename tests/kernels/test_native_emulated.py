@@ -38,6 +38,7 @@ def program(main: str, native: Native) -> pathlib.Path:
     defines = {"BLOCK_M": 8} | dict(native.defines) | {"SHARED_BYTES": native.shared, "NAME": "kernel"}
     subprocess.run(
         [COMPILER, "-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover", f"-I{EMULATOR}",
+         f"-I{(KERNELS / native.source).parent}",
          *(f"-D{key}={value}" for key, value in defines.items()), f'-DSOURCE="{KERNELS / native.source}"',
          EMULATOR / f"{main}.cpp", EMULATOR / "threads.cpp", "-o", to],
         check=True,

@@ -167,8 +167,9 @@ inline u32 fma2(u32 a, u32 b, u32 c) {
 inline u32 pair_of(float low, float high) {
   return emulator::half_from_double(low) | (u32)emulator::half_from_double(high) << 16;
 }
-inline u32 masked_or(u32 word, u32 mask, u32 others) {
-  return (word & mask) | others;
+template <u32 Others>
+inline u32 masked_or(u32 word, u32 mask) {
+  return (word & mask) | Others;
 }
 inline u32 greater_halves(u32 a, u32 b) {
   return max(a & 0xffff, b & 0xffff) | max(a >> 16, b >> 16) << 16;

@@ -1,0 +1,55 @@
+// int4 as weights in float16.
+
+#pragma once
+
+#include "warpgroup_layout.cuh"
+
+namespace {
+
+// What turns the integers of a block of 32 of one row into weights, all in pairs.
+struct Block {
+  u32 times, shifted, plus;
+
+  __device__ __forceinline__ Block(u32 scale, u32 zero) {
+    const u32 factor = 0x4c004c00u;  // kWeightFactor
+    times = mul2(twice(scale), factor);
+    if (OFFSET == MINIMUM) {
+      shifted = plus = mul2(twice(zero), factor);
+    } else if (OFFSET == ZERO_POINT) {
+      shifted = twice(zero | 0x6400u);    // 1024 + zero
+      plus = sub2(0x63806380u, shifted);  // 960 - that: -(64 + zero)
+    } else {
+      shifted = 0x64086408u;
+      plus = 0xd480d480u;
+    }
+  }
+
+  // Eight int4 of a word: the low halves of bytes 0 and 2, of 1 and 3, and the high halves likewise.
+  // Subtractions are exact, as in MARLIN (Frantar et al., 2024).
+  __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
+                                          u32& high_odd) const {
+    const u32 other = word >> 8;
+    u32 a = in_1024(word, 0x000f000fu), b = in_1024(other, 0x000f000fu);
+    u32 c = in_1024(word, 0x00f000f0u), d = in_1024(other, 0x00f000f0u);
+    const u32 sixteenth = 0x2c002c00u;
+    if (OFFSET == MINIMUM) {
+      low_even = fma2(sub2(a, 0x64006400u), times, plus);
+      low_odd = fma2(sub2(b, 0x64006400u), times, plus);
+      high_even = fma2(fma2(c, sixteenth, 0xd400d400u), times, plus);
+      high_odd = fma2(fma2(d, sixteenth, 0xd400d400u), times, plus);
+    } else {
+      low_even = mul2(sub2(a, shifted), times);
+      low_odd = mul2(sub2(b, shifted), times);
+      high_even = mul2(fma2(c, sixteenth, plus), times);
+      high_odd = mul2(fma2(d, sixteenth, plus), times);
+    }
+  }
+
+ private:
+  // 1024 plus the bits that the mask leaves.
+  static __device__ __forceinline__ u32 in_1024(u32 word, u32 mask) {
+    return masked_or<0x64006400u>(word, mask);
+  }
+};
+
+}  // namespace
