@@ -26,8 +26,8 @@ from etcuda.kernels.native import native_kernels
 from etcuda.kernels.overlap import choose_kernel
 
 _ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
-# Programs of the kernel in order.cu: about one for each multiprocessor, so that the product fits beside them; what
-# one of them puts in order at least.
+# Programs of the kernel in order.cu for the rows of a tile, since each reads all of its row, and what one of them puts
+# in order at least.
 _ORDER_PROGRAMS = 128
 _LEAST_UNITS = 4
 Ordered = tuple[Tensor, Tensor, Tensor]
@@ -126,7 +126,7 @@ def matmul(
 def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overlap: int) -> Ordered:
     """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [M rounded up to ``block_m``, K
     rounded up to 128] and, float32 [M], the power of two that each row was divided by. Rows beyond M are not written.
-    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero; K is a multiple of 128 then.
+    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero; K is a multiple of 256 then.
     """
     num_tokens, k = x.shape
     ordered, factor, tickets = new_ordered(x, num_tokens, k, block_m, tiled)
