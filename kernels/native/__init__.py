@@ -39,7 +39,7 @@ class Native:
         arch: what it is compiled for, such as "sm_90a".
         threads: of a block.
         shared: bytes of shared memory of a block.
-        defines: macros; ``BLOCK_M`` is also what products.cuh is made for.
+        defines: macros in capital letters; ``BLOCK_M`` is also what products.cuh is made for.
     """
 
     source: str
@@ -53,7 +53,8 @@ class Native:
         """The line of assembly that stands for the kernel in Triton's PTX: a constant argument of the stand-in, which
         copies a word so that it is not left out. It says it all, since the process that compiles need not be the one
         that asked, and names the sources' digest, since caches of compiled kernels know the stand-in alone."""
-        defines = " ".join(f"{key}={value}" for key, value in self.defines)
+        # No capital letters: PyTorch's analysis takes a D in a constant text for a property of an argument.
+        defines = " ".join(f"{key.lower()}={value}" for key, value in self.defines)
         return f"{_MARK}{_digest_of_sources()} {self.source} {self.arch} {self.threads} {self.shared} {defines}"
 
     @classmethod
@@ -64,7 +65,7 @@ class Native:
             return None
         source, arch, threads, shared, defines = found.groups()
         pairs = (each.partition("=")[::2] for each in defines.split())
-        return cls(source, arch, int(threads), int(shared), tuple((key, int(value)) for key, value in pairs))
+        return cls(source, arch, int(threads), int(shared), tuple((key.upper(), int(value)) for key, value in pairs))
 
     def ptx(self, name: str) -> str:
         """PTX of the kernel under a name.

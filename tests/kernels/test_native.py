@@ -96,6 +96,15 @@ def test_other_kernels_and_the_hook_are_left_alone() -> None:
     assert Native.find("mov.u32 %r1, %r2;") is None
 
 
+@pytest.mark.parametrize(
+    "made", [native(candidates(16)[0]), warpgroup.native_order(5376, "bfloat16", True, 8)], ids=str
+)
+def test_a_mark_has_no_capital_letters(made: Native) -> None:
+    """PyTorch would take some for properties of an argument, fail, and copy all tensors as if the kernel wrote them."""
+    assert made.mark == made.mark.lower()
+    assert Native.find(made.mark) == made
+
+
 def test_a_mark_says_all() -> None:
     made = native(candidates(64)[0], "minimum", "float16")
     assert Native.find(f"first line\n\t{made.mark}\n// the last") == made
