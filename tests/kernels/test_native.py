@@ -7,19 +7,26 @@ import pathlib
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource
 
 import etcuda.kernels
 import etcuda.kernels.native
+from etcuda import CompileOptions, Int4CoalescedConfig, quantize_weights
 from etcuda.backend.inductor.device import resource_usage
+from etcuda.backend.inspect import inspect_program
+from etcuda.backend.worker import client
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.int4 import stand_in, warpgroup
 from etcuda.kernels.int4.configs import MatmulConfig, matmul_candidates
 from etcuda.kernels.int4.problem import LinearProblem
-from etcuda.kernels.int4.select import LocalDevice
+from etcuda.kernels.int4.select import Choice, LocalDevice
 from etcuda.kernels.native import Native, native_kernels
+from etcuda.passes import choose_linear
+from examples.export import export_program
 
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
 TYPES = {
@@ -142,3 +149,28 @@ def test_sources_are_part_of_the_package() -> None:
     folder = pathlib.Path(etcuda.kernels.__file__).parent
     parts = {f"warpgroup_{part}.cuh" for part in ("copies", "layout", "results", "weights", "work")}
     assert {path.name for path in folder.glob("*/*.cu*")} == {"order.cu", "warpgroup.cu", "ptx.cuh"} | parts
+
+
+def test_pytorch_knows_what_the_kernels_of_a_program_write(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it takes all tensors of a kernel to be written, and copies those that are needed again."""
+    logs: list[str] = []
+    read = client.read_result
+
+    def read_with_log(folder: pathlib.Path) -> Any:
+        logs.append((folder / "log.txt").read_text(errors="replace"))
+        return read(folder)
+
+    monkeypatch.setattr(client, "read_result", read_with_log)
+    config = candidates(16)[0]
+    monkeypatch.setattr(choose_linear, "choose_matmul", lambda *a, **k: Choice("matmul", config, "this test"))
+    model = nn.Linear(512, 96).to(torch.bfloat16).eval().requires_grad_(False)
+    quantize_weights(model, Int4CoalescedConfig(activation="exact"))
+    program = torch.export.export(model, (torch.randn(20, 512).to(torch.bfloat16),))
+    path = tmp_path / "model.pte"
+    export_program({"forward": program}, "sm_90", path, CompileOptions(progress=False))
+    (image,) = inspect_program(path).methods[0].delegates[0].images
+    assert {"warpgroup_order_overlapped", "warpgroup_overlapped"} == set(image.kernels)
+    assert logs
+    assert not any("assuming every input is mutated" in log for log in logs)
