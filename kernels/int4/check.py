@@ -133,7 +133,8 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, ti
 
 
 def check_ordered(
-    op: str, ordered: Tensor, factor: Tensor, tickets: Tensor, k: int, dtype: torch.dtype, block_m: int
+    op: str, ordered: Tensor, factor: Tensor, tickets: Tensor, k: int, dtype: torch.dtype, block_m: int,
+    warpgroups: int,
 ) -> None:  # fmt: skip
     """Checks activations that were put in order.
 
@@ -144,7 +145,9 @@ def check_ordered(
     _expect(factor.dtype == torch.float32, op, "factor", "float32", factor.dtype)
     _expect(factor.dim() == 1, op, "factor", "one dimension [M]", tuple(factor.shape))
     _expect(tickets.dtype == torch.int32, op, "tickets", "int32", tickets.dtype)
-    _expect(ordered.dtype == torch.float16, op, "ordered", "float16", ordered.dtype)
+    taken = ordered.dtype in ((torch.float16, torch.bfloat16) if warpgroups else (torch.float16,))
+    expected = "float16, or bfloat16 as ordered for warpgroups" if warpgroups else "float16"
+    _expect(taken, op, "ordered", expected, ordered.dtype)
     _expect(ordered.dim() == 2, op, "ordered", "2 dimensions [M rounded up, K rounded up]", tuple(ordered.shape))
     _same(op, "ordered", "last dimension", ordered.shape[1], -(-k // 128) * 128)
     rows = -(-factor.shape[0] // block_m) * block_m

@@ -242,7 +242,8 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         one in front of it before it ended itself, and so the last one ended after the ordering.
 
         Args:
-            ordered: float16 [at least M rounded up to ``block_m``, K rounded up to 128]; tiled for ``warpgroups``.
+            ordered: float16, for ``warpgroups`` also bfloat16, [at least M rounded up to ``block_m``, K rounded up to
+                128]; tiled for ``warpgroups``.
             factor, tickets: float32 [M] and int32, as they were returned; the stored tensors, ``bias`` and
                 ``group_size`` as of ``linear``.
             dtype: of the result: bfloat16, float16 or float32.
@@ -258,7 +259,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, tickets, k, dtype, block_m)
+        check_ordered(name, ordered, factor, tickets, k, dtype, block_m, warpgroups)
         check_warpgroups(name, warpgroups, form, k, ordered, block_n, programs, tickets)
         launch.require_device(name, ordered)
         return launch.matmul_ordered(
@@ -276,7 +277,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, tickets, k, dtype, block_m)
+        check_ordered(name, ordered, factor, tickets, k, dtype, block_m, config[-2])
         check_warpgroups(name, config[-2], form, k, ordered, block_n, config[-4], tickets)
         return ordered.new_empty((factor.shape[0], n), dtype=dtype)
 

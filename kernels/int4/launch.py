@@ -21,7 +21,14 @@ from etcuda.kernels.int4.stand_in import (
     warpgroup_overlapped,
 )
 from etcuda.kernels.int4.sum_parts import reduce_kernel, reduce_overlapped
-from etcuda.kernels.int4.warpgroup import TICKETS, native, native_order
+from etcuda.kernels.int4.warpgroup import (
+    TICKETS,
+    multiplies_in,
+    native,
+    native_order,
+    native_order_as_is,
+    programs_as_is,
+)
 from etcuda.kernels.native import native_kernels
 from etcuda.kernels.overlap import choose_kernel
 
@@ -126,13 +133,18 @@ def matmul(
 def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overlap: int) -> Ordered:
     """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [M rounded up to ``block_m``, K
     rounded up to 128] and, float32 [M], the power of two that each row was divided by. Rows beyond M are not written.
-    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero; K is a multiple of 256 then.
+    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero; K is a multiple of 256 then, and the type is
+    ``multiplies_in``.
     """
     num_tokens, k = x.shape
-    ordered, factor, tickets = new_ordered(x, num_tokens, k, block_m, tiled)
+    ordered, factor, tickets = new_ordered(x, num_tokens, k, activation, block_m, tiled)
     if tiled:
-        programs = max(1, min(_ORDER_PROGRAMS // block_m, k // 128 // _LEAST_UNITS))
-        made = native_order(k, _name(x.dtype), activation == "int8", programs)
+        if ordered.dtype == torch.bfloat16:
+            programs = programs_as_is(k)
+            made = native_order_as_is(k)
+        else:
+            programs = max(1, min(_ORDER_PROGRAMS // block_m, k // 128 // _LEAST_UNITS))
+            made = native_order(k, _name(x.dtype), activation == "int8", programs)
         kernel, early = choose_kernel(x, warpgroup_order_kernel, warpgroup_order_overlapped, overlap)
         with native_kernels():
             kernel[(torch.sym_max(num_tokens, 1), programs)](
@@ -152,10 +164,11 @@ def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overl
     return ordered, factor, tickets
 
 
-def new_ordered(x: Tensor, num_tokens: int, k: int, block_m: int, tiled: int) -> Ordered:
+def new_ordered(x: Tensor, num_tokens: int, k: int, activation: str, block_m: int, tiled: int) -> Ordered:
     """What ``order`` returns, empty."""
     rows = torch.sym_max(triton.cdiv(num_tokens, block_m), 1) * block_m
-    ordered = x.new_empty((rows, triton.cdiv(k, 128) * 128), dtype=torch.float16)
+    kind = multiplies_in(x.dtype, activation) if tiled else torch.float16
+    ordered = x.new_empty((rows, triton.cdiv(k, 128) * 128), dtype=kind)
     tickets = x.new_empty((TICKETS if tiled else 1,), dtype=torch.int32)
     return ordered, x.new_empty((num_tokens,), dtype=torch.float32), tickets
 
@@ -197,7 +210,7 @@ def matmul_ordered(
             overlap = 0  # The kernel in front writes a weight, which is read before that one's end.
         kernel, early = choose_kernel(ordered, warpgroup_kernel, warpgroup_overlapped, overlap)
         bias_type = None if bias is None else _name(bias.dtype)
-        made = native(k, form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type)
+        made = native(k, _name(ordered.dtype), form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type)
         with native_kernels():
             kernel[(programs,)](
                 ordered, factor, *weights, added, out, partial, tickets, num_rows + 2,

@@ -77,8 +77,8 @@ def order_activation(
 
     Returns:
         float16 [M rounded up to ``block_m``, at least that, K rounded up to 128] in the order of K that README.md
-        gives, what rows beyond M hold left open, and with ``tiled`` in another order in memory; float32 [M], the power
-        of two that each row was divided by;
+        gives, what rows beyond M hold left open, and with ``tiled`` in another order in memory, and bfloat16, not
+        rounded, if ``x`` is and ``activation`` "int8"; float32 [M], the power of two that each row was divided by;
         and int32 tickets, [4096] zeros with ``tiled``, by which programs of a product meet: each product leaves them
         zero, so those of one input must run one after another. [1] without a meaning else.
 
@@ -96,7 +96,7 @@ def fake_order(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Checks the arguments; returns fake results."""
     k = check_order("order_activation", x, bits, activation, block_m, tiled)
-    return launch.new_ordered(x, x.numel() // k, k, block_m, tiled)
+    return launch.new_ordered(x, x.numel() // k, k, activation, block_m, tiled)
 
 
 quantize_activation.register_fake(fake_quantize)

@@ -1,4 +1,5 @@
-"""What stands for the kernels in ``order.cu`` and ``warpgroup.cu`` where Triton launches them: ../native/README.md."""
+"""What stands for the kernels in ``order.cu``, ``order_as_is.cu`` and ``warpgroup.cu`` where Triton launches them:
+../native/README.md."""
 
 from __future__ import annotations
 
@@ -31,9 +32,9 @@ def warpgroup_overlapped(
 
 @triton.jit
 def warpgroup_order_kernel(x, ordered, factor, tickets, tokens_and_two, rows, MARK: tl.constexpr):
-    """Stands for the kernel in order.cu; says which arguments are written."""
+    """Stands for the kernels in order.cu and order_as_is.cu; says which arguments are written."""
     done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
-    tl.store(ordered, done.to(tl.float16))
+    tl.store(ordered, done.to(ordered.dtype.element_ty))
     tl.store(factor, done.to(tl.float32))
     tl.store(tickets, done)
 
@@ -42,6 +43,6 @@ def warpgroup_order_kernel(x, ordered, factor, tickets, tokens_and_two, rows, MA
 def warpgroup_order_overlapped(x, ordered, factor, tickets, tokens_and_two, rows, MARK: tl.constexpr):
     """Like ``warpgroup_order_kernel``, and may be launched while the kernel in front of it runs."""
     done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
-    tl.store(ordered, done.to(tl.float16))
+    tl.store(ordered, done.to(ordered.dtype.element_ty))
     tl.store(factor, done.to(tl.float32))
     tl.store(tickets, done)

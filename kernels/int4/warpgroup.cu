@@ -1,7 +1,7 @@
 // out[m, n] = sum over k of x[m, k] * w[n, k] + bias[n], for int4 weights in groups of 32 with float16
 // scales, on the tensor cores of Hopper. README.md says how it works. Defined from outside: NAME, K, BLOCK_M,
-// WARPGROUPS, STAGES, X_STAGES, OFFSET, HAS_BIAS, OUT, BIAS; and in products.cuh the product itself, whose
-// text depends on BLOCK_M.
+// WARPGROUPS, STAGES, X_STAGES, TYPE, OFFSET, HAS_BIAS, OUT, BIAS; and in products.cuh the product itself,
+// whose text depends on BLOCK_M.
 
 #include "products.cuh"
 #include "warpgroup_copies.cuh"
@@ -17,23 +17,24 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
                                         int num_tokens) {
   const int lane = threadIdx.x % 32;
   const u32 warp_at = base + kWAt + warp * 512, thread_at = warp_at + lane * 16;
-  const u32 s_to = base + kSAt + (warp * 16 + lane / kUnit) * 16;
-  const u32 z_to = base + kZAt + (warp * 16 + lane / kUnit) * kZero;
-  const u32 s_at = base + kSAt + (warp * 16 + lane / 4) * 16 + lane % 4 * 2;
-  const u32 z_at = base + kZAt + (warp * 16 + lane / 4) * kZero + lane % 4 * (kZero / 8);
+  const u32 s_to = base + kSAt + (warp * 16 + lane / kUnit) * kSRow;
+  const u32 z_to = base + kZAt + (warp * 16 + lane / kUnit) * kZRow;
+  const u32 s_at = s_to + lane % 4 * 2, z_at = z_to + lane % 4 * (kZero / 8);
 
-  Ahead ahead(work, scale, zero, num_rows);
+  Ahead ahead(work);
   // Weights are not written by the kernel in front; all else waits for its end.
 #pragma unroll
   for (int i = 0; i < STAGES - 1; i++) {
-    if (ahead.next(work, qdata, warp)) ahead.copy(thread_at + i * kWBytes, s_to, z_to);
+    if (ahead.next(work, warp, num_rows)) ahead.copy(qdata, scale, zero, thread_at + i * kWBytes, s_to, z_to);
     commit_copies();
   }
   wait_for_previous();
 
   Part part = work.start();
-  u32 stage_at = 0, read_at = 0, ahead_at = (STAGES - 1) * kWBytes, parity = 0;
-  int scale_stage = 0, x_stage = 0;
+  u32 stage_at = 0, read_at = 0, ahead_at = (STAGES - 1) * kWBytes;
+  Turn<X_STAGES> turn(0);
+  int scale_stage = 0;
+  const u64 first_x = describe_rows_of_128(base + kXAt);
   while (work.next(part)) {
     float sums[BLOCK_M / 2];
 #pragma unroll
@@ -42,7 +43,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
     for (int left = part.last - part.first; left > 0; left--) {
       wait_for_copies<STAGES - 2>();
       __syncwarp();
-      if (ahead.next(work, qdata, warp)) ahead.copy(thread_at + ahead_at, s_to, z_to);
+      if (ahead.next(work, warp, num_rows)) ahead.copy(qdata, scale, zero, thread_at + ahead_at, s_to, z_to);
       commit_copies();
       ahead_at = ahead_at == (STAGES - 1) * kWBytes ? 0 : ahead_at + kWBytes;
 #pragma unroll
@@ -50,18 +51,19 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
         u32 upper_words[4], lower_words[4];
         load16(upper_words, thread_at + stage_at + half * (kWBytes / 4));
         load16(lower_words, thread_at + stage_at + kWBytes / 2 + half * (kWBytes / 4));
-        const u32 s = s_at + scale_stage * kSBytes + half * 8;
-        const u32 z = z_at + scale_stage * kZBytes + half * (kZero / 2);
+        // Only the low word differs.
+        const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + turn.stage() * (kXBytes / 16));
+        const u32 s = s_at + scale_stage * 16 + half * 8;
+        const u32 z = z_at + scale_stage * kZero + half * (kZero / 2);
         u32 zeros[2] = {0, 0};
         if (OFFSET == ZERO_POINT) {
           zeros[0] = load1(z);
-          zeros[1] = load1(z + 8 * kZero);
+          zeros[1] = load1(z + 8 * kZRow);
         } else if (OFFSET == MINIMUM) {
           zeros[0] = load2(z);
-          zeros[1] = load2(z + 8 * kZero);
+          zeros[1] = load2(z + 8 * kZRow);
         }
-        const Block upper(load2(s), zeros[0]), lower(load2(s + 8 * 16), zeros[1]);
-        const u64 x = describe_rows_of_128(base + kXAt + x_stage * kXBytes);
+        const Block<TYPE> upper(load2(s), zeros[0]), lower(load2(s + 8 * kSRow), zeros[1]);
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) {
           u32 a[4][4];
@@ -71,7 +73,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
             upper.weights(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0], a[2 * j + 1][2]);
             lower.weights(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1], a[2 * j + 1][3]);
           }
-          if (pair == 0) barrier_wait(base + kFullAt + 8 * x_stage, parity);
+          if (pair == 0) barrier_wait(base + kFullAt + 8 * turn.stage(), turn.parity());
           products_fence();
 #pragma unroll
           for (int j = 0; j < 2; j++) {
@@ -83,39 +85,36 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
           products_commit();
         }
         products_wait();
-        if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * x_stage);
-        if (++x_stage == X_STAGES) {
-          x_stage = 0;
-          parity ^= 1;
-        }
+        if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * turn.stage());
+        turn.go_on();
       }
       read_at = stage_at;
       stage_at = stage_at == (STAGES - 1) * kWBytes ? 0 : stage_at + kWBytes;
       if (++scale_stage == kScaleStages) scale_stage = 0;
     }
-    if (part.last - part.first < kSteps) {
-      // Of the programs' warps that have these rows, the one that comes last finds all parts in memory, sums
-      // them, and leaves the ticket as it was.
-      float* parts = partial + warp * 16 * BLOCK_M;
-      store_part(sums, parts + (u64)part.slot * (kBlockN * BLOCK_M));
-      int first, last;
-      const int others = work.share(part, first, last) - 1;
-      __syncwarp();
-      int before = 0;
-      if (lane == 0) {
-        int* ticket = tickets + (part.tile - work.turns * work.programs) * kWarps + warp;
-        __threadfence();
-        before = atomicAdd(ticket, 1);
-        if (before == others) *ticket = 0;
-        __threadfence();
-      }
-      const bool is_last = __shfl_sync(0xffffffff, before, 0) == others;
-      __syncwarp();
-      if (!is_last) continue;
-      load_parts(sums, work, part, first, last, parts);
+    const int n = work.first_n(part) + warp * 16, first_m = work.first_m(part);
+    if (part.last - part.first == kSteps) {
+      store<BLOCK_M>(sums, out, bias, factor, warp_at + read_at, n, first_m, num_rows, num_tokens);
+      continue;
     }
-    store(sums, out, bias, factor, warp_at + read_at, work.first_n(part) + warp * 16, work.first_m(part),
-          num_rows, num_tokens);
+    float* parts = partial + warp * 16 * BLOCK_M;
+    store_part(sums, parts + (u64)part.slot * (kBlockN * BLOCK_M));
+    int first, last;
+    const int all = work.share(part, first, last);
+    // Programs that all have parts share the sum.
+    const int mine = kChunks > 1 && work.every_has_some() ? work.program - first : -1;
+    int* ticket = tickets + (part.tile - work.turns * work.programs) * kWarps + warp;
+    const u32 chunks = chunks_to_sum(ticket, mine, all);
+    __syncwarp();
+    const u32 left = mine >= 0 && lane == 0 ? leave_ticket(ticket) : 0;
+#pragma unroll 1
+    for (int m = 0; m < BLOCK_M; m += 16) {
+      if (!__any_sync(0xffffffff, chunks >> m / 16 & 1)) continue;
+      float sixteen[8];
+      load_parts(sixteen, work, part, first, last, parts + m * 16);
+      store<16>(sixteen, out, bias, factor, warp_at + read_at, n, first_m + m, num_rows, num_tokens);
+    }
+    if (__any_sync(0xffffffff, mine >= 0 && lane == 0 && (int)(left >> 16) == all - 1)) *ticket = 0;
   }
 }
 
@@ -123,7 +122,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
 
 // A program per block; each of its warpgroups multiplies 64 rows of a tile.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    NAME(const u8* __restrict__ x,          // [K / 64][rows_of_x][64] float16, as order_kernel makes it
+    NAME(const u8* __restrict__ x,          // [K / 64][rows_of_x][64] of TYPE, as order.cu makes it
          const float* __restrict__ factor,  // [num_tokens]
          const u8* __restrict__ qdata, const u8* __restrict__ scale, const u8* __restrict__ zero,
          const Bias* __restrict__ bias, Out* __restrict__ out,

@@ -17,22 +17,23 @@ constexpr int kSteps = K / 256;
 constexpr int kZero = OFFSET == MINIMUM      ? 16
                       : OFFSET == ZERO_POINT ? 8
                                              : 0;  // bytes of zeros of a row and step
-constexpr float kWeightFactor = 16.f;  // weights are multiplied by it, so that small ones stay normal numbers
 
 // Shared memory. A stage of weights is a step of 256 columns, one of activations half a step. Scales of four
 // steps are copied at once: rows of them start anywhere in a sector, and of short stretches most would be
-// read in vain. Their ring is longer by that.
+// read in vain. Their ring is longer by that, and lies row by row; of seven stages because eight rows of so
+// many lie in different banks.
 constexpr int kUnit = 4;
-constexpr int kScaleStages = STAGES + kUnit - 1;
+constexpr int kScaleStages = 7;
+static_assert(STAGES + kUnit - 1 <= kScaleStages, "no scales are written that others are still read");
 constexpr int kXBytes = BLOCK_M * 256;
 constexpr int kWBytes = kBlockN * 128;
-constexpr int kSBytes = kBlockN * 16;
-constexpr int kZBytes = kBlockN * kZero;
+constexpr int kSRow = kScaleStages * 16;
+constexpr int kZRow = kScaleStages * kZero;
 constexpr int kXAt = 0;
 constexpr int kWAt = kXAt + X_STAGES * kXBytes;
 constexpr int kSAt = kWAt + STAGES * kWBytes;
-constexpr int kZAt = kSAt + kScaleStages * kSBytes;
-constexpr int kFullAt = kZAt + kScaleStages * kZBytes;
+constexpr int kZAt = kSAt + kBlockN * kSRow;
+constexpr int kFullAt = kZAt + kBlockN * kZRow;
 constexpr int kEmptyAt = kFullAt + X_STAGES * 8;
 static_assert(kEmptyAt + X_STAGES * 8 == SHARED_BYTES, "the host computes the same");
 

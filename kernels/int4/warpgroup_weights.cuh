@@ -1,4 +1,4 @@
-// int4 as weights in float16.
+// int4 as weights in float16 or bfloat16.
 
 #pragma once
 
@@ -6,12 +6,19 @@
 
 namespace {
 
-// What turns the integers of a block of 32 of one row into weights, all in pairs.
-struct Block {
+// What turns the integers of a block of 32 of one row into weights, all in pairs. Weights come multiplied by
+// kFactor.
+template <int Type>
+struct Block;
+
+// Subtractions are exact, as in MARLIN (Frantar et al., 2024).
+template <>
+struct Block<FLOAT16> {
+  static constexpr float kFactor = 16.f;  // so that small ones stay normal numbers
   u32 times, shifted, plus;
 
   __device__ __forceinline__ Block(u32 scale, u32 zero) {
-    const u32 factor = 0x4c004c00u;  // kWeightFactor
+    const u32 factor = 0x4c004c00u;
     times = mul2(twice(scale), factor);
     if (OFFSET == MINIMUM) {
       shifted = plus = mul2(twice(zero), factor);
@@ -25,7 +32,6 @@ struct Block {
   }
 
   // Eight int4 of a word: the low halves of bytes 0 and 2, of 1 and 3, and the high halves likewise.
-  // Subtractions are exact, as in MARLIN (Frantar et al., 2024).
   __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
                                           u32& high_odd) const {
     const u32 other = word >> 8;
@@ -49,6 +55,34 @@ struct Block {
   // 1024 plus the bits that the mask leaves.
   static __device__ __forceinline__ u32 in_1024(u32 word, u32 mask) {
     return masked_or<0x64006400u>(word, mask);
+  }
+};
+
+// Integers to 255 as they are stand for so many times 2^-133, the least of bfloat16: one instruction makes a
+// pair of weights of them. Scale, offset and weight are rounded.
+template <>
+struct Block<BFLOAT16> {
+  static constexpr float kFactor =
+      1.f / (1 << 22);  // 2^-133 times the greatest factor that leaves scales finite
+  u32 times, sixteenth, plus;
+
+  __device__ __forceinline__ Block(u32 scale, u32 zero) {
+    const u32 pair = wide_pair(Number<FLOAT16>::load((u16)scale));
+    times = wide_mul2(pair, 0x77007700u);  // 2^111
+    sixteenth = wide_mul2(pair, 0x75007500u);
+    if (OFFSET == MINIMUM)
+      plus = wide_pair(Number<FLOAT16>::load((u16)zero) * kFactor);
+    else
+      plus = wide_mul2(OFFSET == ZERO_POINT ? twice(zero) + 0x80008000u : 0x80088008u, times);
+  }
+
+  __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
+                                          u32& high_odd) const {
+    const u32 other = word >> 8;
+    low_even = wide_fma2(word & 0x000f000fu, times, plus);
+    low_odd = wide_fma2(other & 0x000f000fu, times, plus);
+    high_even = wide_fma2(word & 0x00f000f0u, sixteenth, plus);
+    high_odd = wide_fma2(other & 0x00f000f0u, sixteenth, plus);
   }
 };
 

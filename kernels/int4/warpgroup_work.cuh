@@ -52,6 +52,7 @@ struct Work {
     last = (int)(((from + kSteps) * (u32)programs - 1) / steps);
     return steps < (u32)programs ? kSteps : last - first + 1;
   }
+  __device__ __forceinline__ bool every_has_some() const { return steps >= (u32)programs; }
   // Where the part of a program is.
   __device__ __forceinline__ bool slot(const Part& part, int of, int& slot) const {
     const u32 from = (u32)(part.tile - turns * programs) * kSteps;

@@ -39,7 +39,8 @@ class Native:
         arch: what it is compiled for, such as "sm_90a".
         threads: of a block.
         shared: bytes of shared memory of a block.
-        defines: macros in capital letters; ``BLOCK_M`` is also what products.cuh is made for.
+        defines: macros in capital letters; ``BLOCK_M`` and ``TYPE``, 0 for bfloat16 and 1 for float16, are also what
+            products.cuh is made for.
     """
 
     source: str
@@ -136,7 +137,8 @@ def _kinds(arguments: str) -> list[str]:
 def _compile(native: Native, name: str) -> str:
     source = _ROOT / native.source
     headers = {path.name: path.read_text() for folder in (_FOLDER, source.parent) for path in folder.glob("*.cuh")}
-    headers["products.cuh"] = _products(dict(native.defines).get("BLOCK_M", 8))
+    defined = dict(native.defines)
+    headers["products.cuh"] = _products(defined.get("BLOCK_M", 8), "f16" if defined.get("TYPE", 1) else "bf16")
     options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17", f"-DNAME={name}"]
     options += [f"-D{key}={value}" for key, value in (*native.defines, ("SHARED_BYTES", native.shared))]
     request = {
@@ -153,7 +155,7 @@ def _compile(native: Native, name: str) -> str:
     return made.stdout
 
 
-def _products(block_m: int) -> str:
+def _products(block_m: int, kind: str) -> str:
     """A product of a warpgroup: 64 rows by 16 columns in registers, times 16 by ``block_m`` in shared memory.
 
     Written out since an instruction lists its registers.
@@ -163,7 +165,8 @@ def _products(block_m: int) -> str:
     outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
     a = ", ".join(f"%{count + i}" for i in range(4))
     ins = ", ".join(f'"r"(a[{i}])' for i in range(4))
-    text = f"wgmma.mma_async.sync.aligned.m64n{block_m}k16.f32.f16.f16 {{{sums}}}, {{{a}}}, %{count + 4}, 1, 1, 1, 0;"
+    shape = f"m64n{block_m}k16.f32.{kind}.{kind}"
+    text = f"wgmma.mma_async.sync.aligned.{shape} {{{sums}}}, {{{a}}}, %{count + 4}, 1, 1, 1, 0;"
     return f"""#pragma once
 #include "ptx.cuh"
 __device__ __forceinline__ void product(float (&d)[{count}], const u32 (&a)[4], u64 b) {{

@@ -96,6 +96,25 @@ __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   return d;
 }
 
+// Pairs of bfloat16 likewise; small numbers are not taken for zero.
+
+__device__ __forceinline__ u32 wide_mul2(u32 a, u32 b) {
+  u32 d;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+__device__ __forceinline__ u32 wide_fma2(u32 a, u32 b, u32 c) {
+  u32 d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+// Twice the number.
+__device__ __forceinline__ u32 wide_pair(float number) {
+  u32 d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %1;" : "=r"(d) : "f"(number));
+  return d;
+}
+
 __device__ __forceinline__ u32 pair_of(float low, float high) {
   u32 d;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
@@ -122,6 +141,36 @@ __device__ __forceinline__ float divided(float a, float b) {
   float d;
   asm("div.full.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
   return d;
+}
+
+// A word by which warps of different programs meet, as it was. What the warp wrote before is seen by who
+// reads or changes it later, and what others wrote by this warp, after a __syncwarp() on both sides.
+__device__ __forceinline__ u32 add_to_ticket(int* ticket, u32 number) {
+  u32 before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(ticket), "r"(number)
+               : "memory");
+  return before;
+}
+// Counts one who has left, who neither reads nor writes it any more.
+__device__ __forceinline__ u32 leave_ticket(int* ticket) {
+  u32 before;
+  asm volatile("atom.add.relaxed.gpu.global.u32 %0, [%1], 65536;" : "=r"(before) : "l"(ticket) : "memory");
+  return before;
+}
+__device__ __forceinline__ u32 set_in_ticket(int* ticket, u32 bits) {
+  u32 before;
+  asm volatile("atom.or.acq_rel.gpu.global.b32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(ticket), "r"(bits)
+               : "memory");
+  return before;
+}
+__device__ __forceinline__ u32 read_ticket(const int* ticket) {
+  u32 now;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(ticket) : "memory");
+  return now;
 }
 
 // A kernel and its neighbours: the next one may start, and the one in front has ended.

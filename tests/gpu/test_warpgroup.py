@@ -14,7 +14,7 @@ from etcuda.errors import KernelArgumentError
 from etcuda.kernels.int4.configs import MatmulConfig
 from etcuda.kernels.int4.op import int4_matmul, int4_matmul_ordered, order_activation
 from etcuda.kernels.int4.select import Choice
-from etcuda.kernels.int4.warpgroup import ARCH, shared_bytes
+from etcuda.kernels.int4.warpgroup import ARCH, multiplies_in, shared_bytes
 from etcuda.kernels.quantized_reference import order_activation_reference
 from etcuda.passes import choose_linear
 from examples.cpp.session import run_calls
@@ -62,27 +62,29 @@ def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int
     if m > 4:
         x[1], x[2], x[3, 7], x[4, 40] = 0, x[2] * 1e-4, 3e4, float("nan")
     ordered, factor, tickets = order_activation(x, 4, activation, block_m, 1, 0)
-    expected, divided_by, _ = order_activation_reference(x.cpu(), 4, activation, block_m)
-    assert ordered.shape == expected.shape
+    expected, divided_by, _ = order_activation_reference(x.cpu(), 4, activation, block_m, 1)
+    assert (ordered.shape, ordered.dtype) == (expected.shape, multiplies_in(dtype, activation))
     assert torch.equal(factor.cpu(), divided_by)
     assert not tickets.any()
-    got, wanted = untiled(ordered.cpu())[:m], expected[:m]
+    got, wanted = untiled(ordered.cpu())[:m], untiled(expected)[:m]
     assert torch.equal(got.isnan().any(1), wanted.isnan().any(1))
     if m:  # Of a block with a NaN the kernel rounds the others, the reference none.
         unknown = got.isnan() | wanted.isnan()
-        compare_ordered(got.masked_fill(unknown, 0), wanted.masked_fill(unknown, 0), activation == "exact")
+        same = activation == "exact" or ordered.dtype == torch.bfloat16
+        compare_ordered(got.masked_fill(unknown, 0), wanted.masked_fill(unknown, 0), same)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("block_m", [16, 32, 64, 128])
 @pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
-def test_formats(shape: tuple[int, int], block_m: int, offset: str) -> None:
+@pytest.mark.parametrize("activation", ["int8", "exact"])
+def test_formats(shape: tuple[int, int], block_m: int, offset: str, activation: str) -> None:
     if shared_bytes(block_m, *shape, offset) > torch.cuda.get_device_properties(0).shared_memory_per_block_optin:
         pytest.skip("too little shared memory")
     case = Case(n=520, k=768, offset=offset)
     weight = make(case, torch.bfloat16)
     x = activations(block_m - 3, case.k, torch.bfloat16)
-    got = product(weight, x, shape, block_m)
+    got = product(weight, x, shape, block_m, activation=activation)
     assert error(got, weight.product(x)) < TOLERANCE[torch.bfloat16]
 
 
@@ -93,7 +95,7 @@ def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -
     case = Case(n=n, k=512, bias=bias)
     weight = make(case, dtype)
     x = activations(17, case.k, dtype)
-    for activation, values in (("exact", x), ("int8", rounded(x))):
+    for activation, values in (("exact", x), ("int8", x if dtype == torch.bfloat16 else rounded(x))):
         for programs in (1, 3):
             got = product(weight, x, block_m=32, programs=programs, activation=activation)
             assert got.dtype == dtype
@@ -103,14 +105,17 @@ def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -
 @pytest.mark.parametrize("m", [0, 1, 2, 16, 17, 33, 64, 65, 150])
 @pytest.mark.parametrize("block_m", [16, 64])
 @pytest.mark.parametrize(("k", "programs"), [(256, 1), (256, 132), (1280, 5), (1280, 132), (5376, 40)])
-def test_tiles_shared_by_programs(m: int, block_m: int, k: int, programs: int) -> None:
+@pytest.mark.parametrize(("dtype", "activation"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
+def test_tiles_shared_by_programs(
+    m: int, block_m: int, k: int, programs: int, dtype: torch.dtype, activation: str
+) -> None:
     case = Case(n=777, k=k, bias=programs == 5)
-    weight = make(case)
-    x = activations(m, k, torch.float16)
-    got = product(weight, x, block_m=block_m, programs=programs)
+    weight = make(case, dtype)
+    x = activations(m, k, dtype)
+    got = product(weight, x, block_m=block_m, programs=programs, activation=activation)
     assert got.shape == (m, case.n)
     if m:
-        assert error(got, weight.product(x)) < TOLERANCE[torch.float16]
+        assert error(got, weight.product(x)) < TOLERANCE[dtype]
 
 
 def test_rows_not_dense_and_batches() -> None:
@@ -138,22 +143,23 @@ def test_weights_at_odd_addresses() -> None:
     assert torch.equal(product(other, x, overlap=1), expected)
 
 
-def test_the_same_bits_again_early_or_ordered_before() -> None:
-    weight = make(Case(n=5000, k=2560))
-    x = activations(40, 2560, torch.float16)
-    first = product(weight, x, block_m=64, programs=132)
-    ordered, factor, tickets = order_activation(x, 4, "exact", 128, 1, 0)
+@pytest.mark.parametrize(("dtype", "activation"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
+def test_the_same_bits_again_early_or_ordered_before(dtype: torch.dtype, activation: str) -> None:
+    weight = make(Case(n=5000, k=2560), dtype)
+    x = activations(40, 2560, dtype)
+    first = product(weight, x, block_m=64, programs=132, activation=activation)
+    ordered, factor, tickets = order_activation(x, 4, activation, 128, 1, 0)
     config = (x.dtype, 256, 64, 8, 4, 3, 132, 0, 4, 0)
     again = int4_matmul_ordered(ordered, factor, tickets, *weight.stored, weight.bias, 32, *config)
     assert torch.equal(first, again)
     assert not tickets.any()
     graph = torch.cuda.CUDAGraph()
-    product(weight, x, block_m=64, programs=132, overlap=1)
+    product(weight, x, block_m=64, programs=132, activation=activation, overlap=1)
     with torch.cuda.graph(graph):
-        many = [product(weight, x * 2, block_m=64, programs=132, overlap=1) for _ in range(20)]
+        many = [product(weight, x * 2, block_m=64, programs=132, activation=activation, overlap=1) for _ in range(20)]
     graph.replay()
     torch.cuda.synchronize()
-    expected = product(weight, x * 2, block_m=64, programs=132)
+    expected = product(weight, x * 2, block_m=64, programs=132, activation=activation)
     assert all(torch.equal(each, expected) for each in many)
 
 
@@ -169,6 +175,23 @@ def test_large_scales_and_offsets() -> None:
     assert error(got, expected) < TOLERANCE[torch.float32]
 
 
+def test_scales_of_any_size() -> None:
+    weight = make(Case(n=64, k=1024, bias=False), torch.bfloat16)
+    scale, zero = weight.stored[1], weight.stored[2]
+    assert zero is not None
+    sizes = [65504.0, -65504.0, 2.0**-24, -(2.0**-20), 0.0, 1.0, 2.0**-14, 3e-5]
+    scale.copy_(torch.tensor(sizes, dtype=torch.float16, device="cuda").repeat(8)[:, None].expand_as(scale))
+    zero[::3] = 255
+    x = activations(9, 1024, torch.bfloat16)
+    expected = x.double() @ weight.form.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
+    got = product(weight, x, programs=3, activation="int8")
+    for row, size in enumerate(sizes):
+        if size == 0:
+            assert not got[:, row::8].any()
+        else:
+            assert error(got[:, row::8], expected[:, row::8]) < TOLERANCE[torch.bfloat16]
+
+
 def test_other_weights_are_refused() -> None:
     weight = make(Case(n=64, k=256, group_size=64))
     x = activations(9, 256, torch.float16)
@@ -177,15 +200,16 @@ def test_other_weights_are_refused() -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("activation", ["int8", "exact"])
 def test_programs(
-    dynamic: bool, tmp_path: pathlib.Path, run_session: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    activation: str, dynamic: bool, tmp_path: pathlib.Path, run_session: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = MatmulConfig(256, 16, 8, 16, 3, 1, 0, 4)
     monkeypatch.setattr(choose_linear, "choose_matmul", lambda *a, **k: Choice("matmul", config, "this test"))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 1280), nn.Tanh(), nn.Linear(1280, 777))
     model = model.to(torch.bfloat16).eval().requires_grad_(False)
-    quantize_weights(model, Int4CoalescedConfig(activation="exact"))
+    quantize_weights(model, Int4CoalescedConfig(activation=activation))
     sizes = (9, 20, 300, 16) if dynamic else (20, 20)
     calls = [Call("forward", (torch.randn(size, 512).to(torch.bfloat16),)) for size in sizes]
     shapes = ({0: torch.export.Dim("m", min=9, max=300)},) if dynamic else None

@@ -30,7 +30,7 @@ from examples.export import export_program
 
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
 TYPES = {
-    "x": "*fp16", "factor": "*fp32", "qdata": "*u8", "scale": "*fp16", "zero": "*u8", "bias": "*bf16", "out": "*bf16",
+    "x": "*bf16", "factor": "*fp32", "qdata": "*u8", "scale": "*fp16", "zero": "*u8", "bias": "*bf16", "out": "*bf16",
     "partial": "*fp32", "tickets": "*i32", "rows_and_two": "i32", "tokens_and_two": "i32", "rows_of_x": "i32",
 }  # fmt: skip
 
@@ -40,8 +40,10 @@ def candidates(m: int, offset: str = "zero_point") -> list[MatmulConfig]:
     return [config for config in found if config.warpgroups]
 
 
-def native(config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376) -> Native:
-    return warpgroup.native(k, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias)
+def native(
+    config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376, kind: str = "bfloat16"
+) -> Native:
+    return warpgroup.native(k, kind, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias)
 
 
 def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = stand_in.warpgroup_overlapped) -> Any:
@@ -53,19 +55,23 @@ def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = 
 
 @pytest.mark.parametrize("m", [16, 32, 64, 128])
 @pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
-def test_candidates_compile_and_fit(m: int, offset: str) -> None:
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_candidates_compile_and_fit(m: int, offset: str, kind: str) -> None:
     found = candidates(m, offset)
     assert found
     for config in found:
         with native_kernels():
-            kernel = compile_stand_in(native(config, offset, "float32" if m == 16 else None))
+            made = native(config, offset, "float32" if m == 16 else None, kind=kind)
+            kernel = compile_stand_in(made, TYPES | {"x": {"bfloat16": "*bf16", "float16": "*fp16"}[kind]})
         assert kernel.metadata.name == "warpgroup_overlapped"
         assert kernel.metadata.num_warps == 4 * config.warpgroups + 1
         assert kernel.metadata.shared <= DEVICE.shared_memory_per_block
         assert kernel.asm["ptx"].count("wgmma.mma_async") >= 8
         registers = resource_usage(kernel.asm["cubin"])[0]
-        # Of each quarter of a multiprocessor, by the warps that it has.
-        assert registers * 32 * -(-kernel.metadata.num_warps // 4) <= 16384
+        # Of each quarter of a multiprocessor, by the warps that it has. Beside four warpgroups a program of the order's
+        # fits.
+        beside = 32 if config.warpgroups == 4 else 0
+        assert 32 * (-(-registers // 8) * 8 * -(-kernel.metadata.num_warps // 4) + beside) <= 16384
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -81,6 +87,19 @@ def test_the_order_compiles(dtype: str, k: int, programs: int, rounded: bool) ->
         kernel = compile_stand_in(made, types, stand_in.warpgroup_order_overlapped)
     assert kernel.metadata.num_warps == made.threads // 32
     assert ("shfl.sync.bfly" in kernel.asm["ptx"]) == rounded
+
+
+@pytest.mark.parametrize("k", [256, 5376, 21504])
+def test_the_order_as_it_is_compiles(k: int) -> None:
+    types = {
+        "x": "*bf16", "ordered": "*bf16", "factor": "*fp32", "tickets": "*i32", "tokens_and_two": "i32", "rows": "i32",
+    }  # fmt: skip
+    made = warpgroup.native_order_as_is(k)
+    with native_kernels():
+        kernel = compile_stand_in(made, types, stand_in.warpgroup_order_overlapped)
+    assert (kernel.metadata.num_warps, kernel.metadata.shared) == (4, 0)
+    assert resource_usage(kernel.asm["cubin"])[0] <= 32
+    assert warpgroup.programs_as_is(k) * 2048 >= k
 
 
 def test_a_changed_source_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +123,9 @@ def test_other_kernels_and_the_hook_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "made", [native(candidates(16)[0]), warpgroup.native_order(5376, "bfloat16", True, 8)], ids=str
+    "made",
+    [native(candidates(16)[0]), warpgroup.native_order(5376, "float16", True, 8), warpgroup.native_order_as_is(512)],
+    ids=str,
 )
 def test_a_mark_has_no_capital_letters(made: Native) -> None:
     """PyTorch would take some for properties of an argument, fail, and copy all tensors as if the kernel wrote them."""
@@ -113,7 +134,7 @@ def test_a_mark_has_no_capital_letters(made: Native) -> None:
 
 
 def test_a_mark_says_all() -> None:
-    made = native(candidates(64)[0], "minimum", "float16")
+    made = native(candidates(64)[0], "minimum", "float16", kind="float16")
     assert Native.find(f"first line\n\t{made.mark}\n// the last") == made
     bare = dataclasses.replace(made, defines=())
     assert Native.find(bare.mark) == bare
@@ -148,7 +169,8 @@ def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
 def test_sources_are_part_of_the_package() -> None:
     folder = pathlib.Path(etcuda.kernels.__file__).parent
     parts = {f"warpgroup_{part}.cuh" for part in ("copies", "layout", "results", "weights", "work")}
-    assert {path.name for path in folder.glob("*/*.cu*")} == {"order.cu", "warpgroup.cu", "ptx.cuh"} | parts
+    kernels = {"order.cu", "order_as_is.cu", "warpgroup.cu", "ptx.cuh"}
+    assert {path.name for path in folder.glob("*/*.cu*")} == kernels | parts
 
 
 def test_pytorch_knows_what_the_kernels_of_a_program_write(

@@ -35,7 +35,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="etcuda-emulated-")
 def program(main: str, native: Native) -> pathlib.Path:
     """The kernel as a program of its own."""
     to = pathlib.Path(_FOLDER.name) / f"{main}{len(list(pathlib.Path(_FOLDER.name).iterdir()))}"
-    defines = {"BLOCK_M": 8} | dict(native.defines) | {"SHARED_BYTES": native.shared, "NAME": "kernel"}
+    defines = {"BLOCK_M": 8, "TYPE": 1} | dict(native.defines) | {"SHARED_BYTES": native.shared, "NAME": "kernel"}
     subprocess.run(
         [COMPILER, "-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover", f"-I{EMULATOR}",
          f"-I{(KERNELS / native.source).parent}",
@@ -66,19 +66,24 @@ def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], writ
 )
 @pytest.mark.parametrize(("m", "k", "programs"), [(5, 256, 1), (3, 1280, 4), (2, 8704, 1), (0, 256, 2)])
 def test_order(dtype: torch.dtype, activation: str, m: int, k: int, programs: int) -> None:
-    native = warpgroup.native_order(k, str(dtype).removeprefix("torch."), activation == "int8", programs)
+    if warpgroup.multiplies_in(dtype, activation) == torch.bfloat16:
+        programs, native = warpgroup.programs_as_is(k), warpgroup.native_order_as_is(k)
+    else:
+        native = warpgroup.native_order(k, str(dtype).removeprefix("torch."), activation == "int8", programs)
     x = activations(m, k, dtype).cpu()
     if m > 4:
         x[1], x[2], x[3, 7] = 0, x[2] * 1e-4, 3e4
     expected, divided_by, zeros = order_activation_reference(x, 4, activation, 16, 1)
     ordered = torch.full_like(expected, float("nan"))
+    assert ordered.dtype == warpgroup.multiplies_in(dtype, activation)
     factor, tickets = torch.full_like(divided_by, float("nan")), torch.full_like(zeros, -1)
     numbers = [max(m, 1), programs, m, 16, 1]
     emulate(program("order", native), numbers, [x, ordered, factor, tickets], 3)
     assert torch.equal(factor, divided_by)
     assert not tickets.any()
     if m:
-        compare_ordered(untiled(ordered)[:m], untiled(expected)[:m], activation == "exact")
+        same = activation == "exact" or ordered.dtype == torch.bfloat16
+        compare_ordered(untiled(ordered)[:m], untiled(expected)[:m], same)
     assert untiled(ordered)[m:].isnan().all()
 
 
@@ -93,17 +98,19 @@ class Launch:
     stages: int
     programs: int
     out: torch.dtype = torch.bfloat16
+    activation: str = "exact"
 
 
 def run(launch: Launch, weight: Weight, x: Tensor, tickets: Tensor, seed: int = 1) -> Tensor:
     """The product by the emulated kernel."""
     name = str(launch.out).removeprefix("torch.")
     bias = weight.bias
+    kind = str(warpgroup.multiplies_in(launch.out, launch.activation)).removeprefix("torch.")
     native = warpgroup.native(
-        launch.case.k, launch.case.offset, launch.block_m, launch.warpgroups, launch.stages, name,
+        launch.case.k, kind, launch.case.offset, launch.block_m, launch.warpgroups, launch.stages, name,
         None if bias is None else str(bias.dtype).removeprefix("torch."),
     )  # fmt: skip
-    ordered, factor, _ = order_activation_reference(x, 4, "exact", launch.block_m, 1)
+    ordered, factor, _ = order_activation_reference(x, 4, launch.activation, launch.block_m, 1)
     stored = [part.cpu() for part in weight.stored if part is not None]
     zero = stored[2] if len(stored) > 2 else torch.zeros(0)
     out = torch.full((launch.m, launch.case.n), float("nan"), dtype=launch.out)
@@ -121,6 +128,9 @@ LAUNCHES = [
     Launch(Case(n=300, k=2304, offset="minimum"), 20, 16, 2, 3, 5),
     Launch(Case(n=200, k=512), 64, 64, 2, 4, 7),
     Launch(Case(n=64, k=256), 9, 16, 1, 3, 6),
+    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation="int8"),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation="int8"),
+    Launch(Case(n=300, k=2304, offset="minimum", bias=False), 40, 64, 2, 3, 5, activation="int8"),
 ]
 
 

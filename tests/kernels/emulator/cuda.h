@@ -95,7 +95,6 @@ inline void __syncthreads() {
 inline void __syncwarp() {
   emulator::meet_warp();
 }
-inline void __threadfence() {}
 inline int __shfl_sync(unsigned, int value, int from) {
   return (int)emulator::exchange(value, [from](const unsigned* lanes) { return lanes[from]; });
 }
@@ -104,14 +103,19 @@ inline float __shfl_xor_sync(unsigned, float value, int other) {
   return __uint_as_float(
       emulator::exchange(bits_of<unsigned>(value), [from](const unsigned* lanes) { return lanes[from]; }));
 }
+inline int __any_sync(unsigned, int value) {
+  return emulator::exchange(value != 0,
+                            [](const unsigned* lanes) { return *std::max_element(lanes, lanes + 32); });
+}
 inline unsigned __reduce_max_sync(unsigned, unsigned value) {
   return emulator::exchange(value,
                             [](const unsigned* lanes) { return *std::max_element(lanes, lanes + 32); });
 }
-inline int atomicAdd(int* at, int value) {
-  const int before = *at;
-  *at += value;
-  return before;
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned select) {
+  const uint64_t bytes = (uint64_t)b << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; i++) result |= (unsigned)(bytes >> (select >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return result;
 }
 inline float4 __ldcg(const float4* from) {
   return *from;

@@ -38,4 +38,25 @@ inline uint16_t bfloat_from_float(float value) {
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+inline double bfloat_to_double(uint16_t bits) {
+  const uint32_t wide = (uint32_t)bits << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+// Rounded once, as the hardware rounds the sum of a product: not to a float in between.
+inline uint16_t bfloat_from_double(double value) {
+  if (std::isnan(value)) return 0x7fff;
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  const double size = std::fabs(value);
+  if (size >= std::ldexp(511, 119)) return sign | 0x7f80;
+  if (size == 0) return sign;
+  int exponent = 0;
+  std::frexp(size, &exponent);
+  exponent = std::max(exponent - 1, -126);
+  const double places = std::nearbyint(std::ldexp(size, 7 - exponent));
+  return sign | (uint16_t)(((exponent + 126) << 7) + (int)places);
+}
+
 }  // namespace emulator

@@ -1,4 +1,4 @@
-// A product of a warpgroup, as kernels/native makes it for BLOCK_M columns: 64 rows by 16 columns in
+// A product of a warpgroup, as kernels/native makes it for BLOCK_M columns of TYPE: 64 rows by 16 columns in
 // registers, times 16 by BLOCK_M in shared memory.
 
 #pragma once
@@ -17,11 +17,15 @@ extern Products products[kMostThreads];
 extern Meeting warpgroups[kMostThreads / 128];
 extern u32 operands[kMostThreads][4];
 
+inline float operand(u16 bits) {
+  return (float)(TYPE == BFLOAT16 ? bfloat_to_double(bits) : half_to_double(bits));
+}
+
 // The number of row n and column k of what a descriptor describes.
 inline float described(u64 description, int n, int k) {
   u32 at = (u32)(description & 0x3fff) * 16 + n * 128 + k * 2;
   at ^= (at >> 7 & 7) << 4;
-  return (float)half_to_double((u16)load2(at));
+  return operand((u16)load2(at));
 }
 
 }  // namespace emulator
@@ -49,7 +53,7 @@ inline void product(float (&d)[BLOCK_M / 2], const u32 (&a)[4], u64 b) {
     float w[16];
     for (int k = 0; k < 16; k++) {
       const u32 pair = operands[quad + k % 8 / 2][row + k / 8 * 2];
-      w[k] = (float)half_to_double((u16)(pair >> (k % 2 * 16)));
+      w[k] = operand((u16)(pair >> (k % 2 * 16)));
     }
     for (int j = 0; j < BLOCK_M / 8; j++)
       for (int e = 0; e < 2; e++)

@@ -164,6 +164,30 @@ inline u32 mul2(u32 a, u32 b) {
 inline u32 fma2(u32 a, u32 b, u32 c) {
   return emulator::by_halves([](double x, double y, double z) { return x * y + z; }, a, b, c);
 }
+namespace emulator {
+
+template <typename Operation>
+inline u32 by_wide_halves(Operation operation, u32 a, u32 b, u32 c = 0) {
+  u32 result = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const double value =
+        operation(bfloat_to_double(a >> shift), bfloat_to_double(b >> shift), bfloat_to_double(c >> shift));
+    result |= (u32)bfloat_from_double(value) << shift;
+  }
+  return result;
+}
+
+}  // namespace emulator
+
+inline u32 wide_mul2(u32 a, u32 b) {
+  return emulator::by_wide_halves([](double x, double y, double) { return x * y; }, a, b);
+}
+inline u32 wide_fma2(u32 a, u32 b, u32 c) {
+  return emulator::by_wide_halves([](double x, double y, double z) { return x * y + z; }, a, b, c);
+}
+inline u32 wide_pair(float number) {
+  return emulator::bfloat_from_double(number) * 0x10001u;
+}
 inline u32 pair_of(float low, float high) {
   return emulator::half_from_double(low) | (u32)emulator::half_from_double(high) << 16;
 }
@@ -176,6 +200,23 @@ inline u32 greater_halves(u32 a, u32 b) {
 }
 inline float divided(float a, float b) {
   return a / b;
+}
+
+inline u32 add_to_ticket(int* ticket, u32 number) {
+  const u32 before = *ticket;
+  *ticket = (int)(before + number);
+  return before;
+}
+inline u32 set_in_ticket(int* ticket, u32 bits) {
+  const u32 before = *ticket;
+  *ticket = (int)(before | bits);
+  return before;
+}
+inline u32 leave_ticket(int* ticket) {
+  return add_to_ticket(ticket, 1 << 16);
+}
+inline u32 read_ticket(const int* ticket) {
+  return *ticket;
 }
 
 inline void let_next_start() {}
