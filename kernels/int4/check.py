@@ -126,7 +126,8 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, ti
     if tiled:
         arch = _arch(x)
         _expect(
-            fits(k, bits, 32, "fp16", arch), op, "tiled", "0 but for int4 and K a multiple of 256 on sm_90",
+            fits(1, k, bits, 32, "fp16", arch), op, "tiled",
+            "0 but for int4 and K a multiple of 256 below 65536 on sm_90",
             f"{tiled} for int{bits} and K = {k} on {arch}",
         )  # fmt: skip
     return k
@@ -159,7 +160,7 @@ def check_ordered(
 
 
 def check_warpgroups(
-    op: str, warpgroups: int, form: GroupFormat, k: int, x: Tensor, block_n: int, programs: int,
+    op: str, warpgroups: int, form: GroupFormat, n: int, k: int, x: Tensor, block_n: int, programs: int,
     tickets: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Checks that the kernel in warpgroup.cu takes a weight, if it is asked for.
@@ -170,10 +171,10 @@ def check_warpgroups(
     if not warpgroups:
         return
     arch = _arch(x)
-    got = f"int{form.bits}, groups of {form.group_size}, {form.scale_storage} scales, K = {k} on {arch}"
+    got = f"int{form.bits}, groups of {form.group_size}, {form.scale_storage} scales, {n} x {k} on {arch}"
     _expect(
-        fits(k, form.bits, form.group_size, form.scale_storage, arch), op, "warpgroups",
-        "0 but for int4 in groups of 32 with fp16 scales and K a multiple of 256 on sm_90", got,
+        fits(n, k, form.bits, form.group_size, form.scale_storage, arch), op, "warpgroups",
+        "0 but for int4 in groups of 32 with fp16 scales, below 4 GiB, K a multiple of 256 below 65536, on sm_90", got,
     )  # fmt: skip
     _expect(block_n == 64 * warpgroups, op, "block_n", f"64 for each of {warpgroups} warpgroups", block_n)
     # What programs share is counted in 32 bits.

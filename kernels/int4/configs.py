@@ -72,7 +72,9 @@ class MatmulConfig:
 
     def serves(self, problem: LinearProblem, arch: str) -> bool:
         """Whether the kernel takes the problem's weight."""
-        return not self.warpgroups or fits(problem.k, problem.bits, problem.group_size, problem.storage, arch)
+        return not self.warpgroups or fits(
+            problem.n, problem.k, problem.bits, problem.group_size, problem.storage, arch
+        )
 
 
 def padded(number: int) -> int:

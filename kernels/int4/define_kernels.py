@@ -177,7 +177,8 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
             programs: that share the tiles evenly, or 0 for one per tile.
             max_registers: that a thread may use; 0 for as many as the compiler takes.
             warpgroups: that multiply, of the kernel in warpgroup.cu, which takes int4 weights in groups of 32 with
-                float16 scales, K a multiple of 256, and a block_n of 64 each; 0 for Triton's.
+                float16 scales, below 4 GiB, K a multiple of 256 below 65536, and a block_n of 64 each; 0 for
+                Triton's.
             overlap: 1 to launch each kernel while the one in front of it runs.
 
         Returns:
@@ -189,7 +190,7 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
         """
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation)
-        check_warpgroups(name, warpgroups, form, k, x, block_n, programs)
+        check_warpgroups(name, warpgroups, form, n, k, x, block_n, programs)
         launch.require_device(name, x)
         out = launch.matmul(kind.bits, form, launch.rows_of(x), stored, bias, activation, block_n, block_m, blocks,
                             num_warps, num_stages, programs, max_registers, warpgroups, overlap)  # fmt: skip
@@ -202,7 +203,7 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation)
-        check_warpgroups(name, config[-2], form, k, x, config[0], config[-4])
+        check_warpgroups(name, config[-2], form, n, k, x, config[0], config[-4])
         return x.new_empty((*x.shape[:-1], n))
 
     matmul.register_fake(fake_matmul)
@@ -260,7 +261,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
         check_ordered(name, ordered, factor, tickets, k, dtype, block_m, warpgroups)
-        check_warpgroups(name, warpgroups, form, k, ordered, block_n, programs, tickets)
+        check_warpgroups(name, warpgroups, form, n, k, ordered, block_n, programs, tickets)
         launch.require_device(name, ordered)
         return launch.matmul_ordered(
             kind.bits, form, launch.rows_of(ordered), factor.contiguous(), tickets, stored, bias, dtype, block_n,
@@ -278,7 +279,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
         check_ordered(name, ordered, factor, tickets, k, dtype, block_m, config[-2])
-        check_warpgroups(name, config[-2], form, k, ordered, block_n, config[-4], tickets)
+        check_warpgroups(name, config[-2], form, n, k, ordered, block_n, config[-4], tickets)
         return ordered.new_empty((factor.shape[0], n), dtype=dtype)
 
     matmul_ordered.register_fake(fake_matmul_ordered)

@@ -36,9 +36,10 @@ def warps(warpgroups: int) -> int:
     return 4 * warpgroups
 
 
-def fits(k: int, bits: int, group_size: int, storage: str, arch: str) -> bool:
-    """Whether the kernel takes a weight."""
-    return arch == ARCH and bits == 4 and group_size == 32 and storage == "fp16" and k % _STEP == 0
+def fits(n: int, k: int, bits: int, group_size: int, storage: str, arch: str) -> bool:
+    """Whether the kernel takes a weight; it counts bytes in 32 bits, and those that share a tile's steps in eight."""
+    format_fits = bits == 4 and group_size == 32 and storage == "fp16"
+    return arch == ARCH and format_fits and k % _STEP == 0 and k < _STEP << 8 and n * k < 1 << 33
 
 
 def native(

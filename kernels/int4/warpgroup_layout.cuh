@@ -14,6 +14,7 @@ constexpr int kWarps = WARPGROUPS * 4;  // that multiply; one more brings activa
 constexpr int kThreads = kWarps * 32 + 32;
 constexpr int kBlockN = WARPGROUPS * 64;  // weight rows of a tile
 constexpr int kSteps = K / 256;
+static_assert(kSteps < 256, "tickets count who shares them in eight bits");
 constexpr int kZero = OFFSET == MINIMUM      ? 16
                       : OFFSET == ZERO_POINT ? 8
                                              : 0;  // bytes of zeros of a row and step

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
 from etcuda.kernels import registry
-from etcuda.kernels.int4 import launch
+from etcuda.kernels.int4 import launch, warpgroup
 from etcuda.kernels.int4.op import (
     int4_matmul,
     int4_matmul_ordered,
@@ -145,6 +145,7 @@ def test_rows_beyond_the_kernels() -> None:
 
 BAD_ORDERED: dict[str, tuple[dict[str, Any], str]] = {
     "type": ({"ordered": torch.ones(64, 256)}, "ordered: expected float16, got torch.float32."),
+    "type for others": ({"ordered": torch.ones(64, 256).bfloat16()}, "ordered: expected float16, got torch.bfloat16."),
     "rank": (
         {"ordered": torch.ones(64).half()},
         "ordered: expected 2 dimensions [M rounded up, K rounded up], got (64,).",
@@ -210,11 +211,15 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
         ({"block_n": 128}, "block_n: expected 64 for each of 4 warpgroups, got 128."),
         ({"programs": 0}, "programs: expected 1 to 256, got 0."),
         ({"programs": 257}, "programs: expected 1 to 256, got 257."),
+        (
+            {"ordered": torch.ones(64, 256)},
+            "ordered: expected float16, or bfloat16 as ordered for warpgroups, got torch.float32.",
+        ),
         ({}, "tickets: expected at least 64, of a tiled order, got 1."),
         (
             {"group_size": 64, "scale": torch.ones(8, 4).half(), "zero": torch.zeros(8, 4, dtype=torch.uint8)},
-            "warpgroups: expected 0 but for int4 in groups of 32 with fp16 scales and K a multiple of 256 on sm_90, "
-            "got int4, groups of 64, fp16 scales, K = 256 on sm_90.",
+            "warpgroups: expected 0 but for int4 in groups of 32 with fp16 scales, below 4 GiB, K a multiple of 256 "
+            "below 65536, on sm_90, got int4, groups of 64, fp16 scales, 8 x 256 on sm_90.",
         ),
     ],
 )
@@ -222,9 +227,18 @@ def test_what_the_kernel_for_warpgroups_does_not_take(changes: dict[str, Any], m
     _refuses(ordered_arguments(**WARPGROUPS | changes), message)
 
 
-@pytest.mark.parametrize(("bits", "k"), [(8, 256), (4, 160)])
+@pytest.mark.parametrize(
+    ("n", "k", "fits"), [(1 << 15, 1 << 13, True), ((1 << 18) - 1, 1 << 15, True), (1 << 18, 1 << 15, False)]
+)
+def test_sizes_that_the_kernel_for_warpgroups_takes(n: int, k: int, fits: bool) -> None:
+    assert warpgroup.fits(n, k, 4, 32, "fp16", "sm_90") == fits
+    assert not warpgroup.fits(n, k, 4, 32, "fp16", "sm_100")
+
+
+@pytest.mark.parametrize(("bits", "k"), [(8, 256), (4, 160), (4, 65536)])
 def test_what_the_order_for_warpgroups_does_not_take(bits: int, k: int) -> None:
-    expected = f"tiled: expected 0 but for int4 and K a multiple of 256 on sm_90, got 1 for int{bits} and K = {k} on sm"
+    expected = "tiled: expected 0 but for int4 and K a multiple of 256 below 65536 on sm_90, got 1 for "
+    expected += f"int{bits} and K = {k} on sm"
     with pytest.raises(KernelArgumentError, match=re.escape(f"order_activation: {expected}")):
         order_activation(torch.ones(3, k), bits, "exact", 16, 1, 0)
     with FakeTensorMode(), pytest.raises(KernelArgumentError, match=re.escape(expected)):
@@ -239,6 +253,19 @@ def test_the_order_for_warpgroups_has_the_same_rows_elsewhere() -> None:
     assert torch.equal(untiled(tiled), plain)
     assert tickets.shape == (TICKETS,)
     assert not tickets.any()
+
+
+def test_the_order_for_warpgroups_takes_bfloat16_as_it_is() -> None:
+    x = torch.randn(21, 512).bfloat16()
+    x[3] *= 1e30
+    plain, factor, _ = order_activation(x[:3], 4, "exact", 16, 0, 0)
+    tiled, ones, _ = order_activation(x, 4, "int8", 16, 1, 0)
+    assert (tiled.dtype, tiled.shape) == (torch.bfloat16, (32, 512))
+    assert torch.equal(ones, torch.ones(21))
+    assert torch.equal(untiled(tiled)[:3].float(), plain[:3].float() * factor.unsqueeze(1))
+    assert torch.equal(untiled(tiled)[3].sort().values, x[3].sort().values)
+    exact, _, _ = order_activation(x, 4, "exact", 16, 1, 0)
+    assert exact.dtype == torch.float16
 
 
 def test_shapes_of_ordered_activations() -> None:
