@@ -71,8 +71,8 @@ def order_activation(
         bits: 4 or 8.
         activation: "int8" for activations rounded per block of 32, or "exact".
         block_m: the greatest of the products' own: a power of two, so that its rows serve them all.
-        tiled: 1 for products by the kernel in warpgroup.cu, for which ``bits`` is 4 and K a multiple of 256 below 65536,
-            0 for Triton's.
+        tiled: 1 for products by the kernel in warpgroup.cu, for which ``bits`` is 4 and K a multiple of 256 below
+            65536, 0 for Triton's.
         overlap: 1 to launch the kernel while the one in front of it runs.
 
     Returns:
