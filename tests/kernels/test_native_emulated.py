@@ -1,8 +1,8 @@
 """Kernels in CUDA C++ without a GPU: compiled by the host's compiler, their threads run one after another.
 
 What such a kernel says in PTX is emulated (``emulator/``): barriers, copies that come late or at any moment, products
-whose sums are NaN until they are waited for. It shows wrong addresses, missing waits and wrong arithmetic, not races
-of memory between programs.
+whose sums are NaN until they are waited for. Programs run in turns, or at once in processes that share memory. It shows
+wrong addresses, missing waits and wrong arithmetic, not races of memory.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def program(main: str, native: Native) -> pathlib.Path:
     return to
 
 
-def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], written: int) -> None:
-    """Runs a kernel on CPU tensors, and puts back the last so many, which it has written."""
+def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], written: int) -> int:
+    """Runs a kernel on CPU tensors, and puts back the last so many, which it has written. Returns how often a warp gave
+    up waiting for other programs."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder) / str(i) for i in range(len(memory))]
         for path, tensor in zip(paths, memory, strict=True):
@@ -57,6 +58,7 @@ def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], writ
         for path, tensor in list(zip(paths, memory, strict=True))[-written:]:
             if tensor.numel():
                 tensor.copy_(torch.frombuffer(bytearray(path.read_bytes()), dtype=tensor.dtype).view(tensor.shape))
+        return int(done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,10 @@ class Launch:
     activation: str = "exact"
 
 
-def run(launch: Launch, weight: Weight, x: Tensor, tickets: Tensor, seed: int = 1) -> Tensor:
-    """The product by the emulated kernel."""
+def run(
+    launch: Launch, weight: Weight, x: Tensor, tickets: Tensor, seed: int = 1, at_once: bool = False
+) -> tuple[Tensor, int]:
+    """The product by the emulated kernel, and how often a warp gave up waiting for other programs."""
     name = str(launch.out).removeprefix("torch.")
     bias = weight.bias
     kind = str(warpgroup.multiplies_in(launch.out, launch.activation)).removeprefix("torch.")
@@ -115,10 +119,10 @@ def run(launch: Launch, weight: Weight, x: Tensor, tickets: Tensor, seed: int = 
     zero = stored[2] if len(stored) > 2 else torch.zeros(0)
     out = torch.full((launch.m, launch.case.n), float("nan"), dtype=launch.out)
     partial = torch.full((2 * launch.programs * 64 * launch.warpgroups * launch.block_m,), float("nan"))
-    numbers = [launch.programs, launch.case.n, launch.m, ordered.shape[0], seed]
+    numbers = [launch.programs, launch.case.n, launch.m, ordered.shape[0], seed, int(at_once)]
     memory = [ordered, factor, *stored[:2], zero, torch.zeros(0) if bias is None else bias.cpu(), out, partial, tickets]
-    emulate(program("warpgroup", native), numbers, memory, 3)
-    return out
+    gave_up = emulate(program("warpgroup", native), numbers, memory, 3)
+    return out, gave_up
 
 
 LAUNCHES = [
@@ -139,9 +143,23 @@ def test_product(launch: Launch) -> None:
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
     tickets = torch.zeros(warpgroup.TICKETS, dtype=torch.int32)
-    got = run(launch, weight, x, tickets)
+    got, gave_up = run(launch, weight, x, tickets)
     assert not tickets.any()
+    assert gave_up == 0 or launch.block_m > 16
     expected = weight.product(x.to(weight.stored[0].device)).cpu()
     assert error(got, expected) < TOLERANCE[launch.out]
-    # What comes when changes no bit.
-    assert torch.equal(run(launch, weight, x, tickets, seed=2), got)
+    # What comes when changes no bit, nor which program runs first.
+    assert torch.equal(run(launch, weight, x, tickets, seed=2)[0], got)
+
+
+@pytest.mark.parametrize("launch", [LAUNCHES[-1], Launch(Case(n=150, k=1280), 20, 32, 1, 3, 4)], ids=str)
+def test_programs_that_wait_for_each_other(launch: Launch) -> None:
+    weight = make(launch.case, launch.out)
+    x = activations(launch.m, launch.case.k, launch.out).cpu()
+    tickets = torch.zeros(warpgroup.TICKETS, dtype=torch.int32)
+    alone, gave_up = run(launch, weight, x, tickets, seed=2)
+    assert gave_up > 0
+    together, gave_up = run(launch, weight, x, tickets, seed=3, at_once=True)
+    assert gave_up == 0
+    assert torch.equal(together, alone)
+    assert not tickets.any()

@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <sys/mman.h>
+#include <sys/wait.h>
+
 #include "products.cuh"
 
 alignas(1024) unsigned char shared[emulator::kSharedBytes];
@@ -16,6 +19,8 @@ std::map<u32, Barrier> barriers;
 std::vector<Bulk> bulks;
 Products products[kMostThreads];
 u32 operands[kMostThreads][4];
+bool at_once = false;
+int* gave_up = nullptr;
 
 // Copies that happen by themselves, some of them.
 inline void go_on(std::mt19937& random) {
@@ -35,13 +40,20 @@ inline void go_on(std::mt19937& random) {
       if (random() % 4 == 0) copy.make();
 }
 
-// Runs blocks one after another, the last one first.
+// Runs blocks one after another, the last one first with an odd seed and last with an even one, or all at
+// once, each in a process of its own. Says how often a warp gave up waiting for others.
 template <typename Kernel>
-void launch(unsigned blocks_x, unsigned blocks_y, int threads, unsigned seed, Kernel kernel) {
+void launch(unsigned blocks_x, unsigned blocks_y, int threads, unsigned seed, bool together, Kernel kernel) {
+  at_once = together;
+  gave_up = (int*)mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (gave_up == MAP_FAILED) fail("expected memory that processes share");
   std::mt19937 random(seed);
   num_threads = threads;
   gridDim = {blocks_x, blocks_y, 1};
-  for (unsigned i = blocks_x * blocks_y; i-- > 0;) {
+  const unsigned count = blocks_x * blocks_y;
+  for (unsigned each = 0; each < count; each++) {
+    const unsigned i = seed % 2 ? count - 1 - each : each;
+    if (at_once && fork() != 0) continue;
     blockIdx = {i % blocks_x, i / blocks_x, 0};
     std::memset(shared, 0xff, sizeof shared);
     barriers.clear();
@@ -52,7 +64,11 @@ void launch(unsigned blocks_x, unsigned blocks_y, int threads, unsigned seed, Ke
     }
     block.run(threads, kernel, [&] { go_on(random); }, random);
     if (!bulks.empty()) fail("expected copies in bulk to be waited for before the end");
+    if (at_once) _exit(0);
   }
+  for (int status = 0; at_once && wait(&status) > 0;)
+    if (status != 0) fail("expected every block to end well");
+  std::printf("%d\n", *gave_up);
 }
 
 }  // namespace emulator

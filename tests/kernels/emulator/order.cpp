@@ -10,7 +10,7 @@ int main(int argc, char** argv) {
   const Arguments arguments(argc, argv, 5);
   Memory x(arguments.file(0)), ordered(arguments.file(1)), factor(arguments.file(2)),
       tickets(arguments.file(3));
-  emulator::launch(arguments[0], arguments[1], THREADS, arguments[4], [&] {
+  emulator::launch(arguments[0], arguments[1], THREADS, arguments[4], false, [&] {
     NAME((const Bits*)x.data(), (u16*)ordered.data(), (float*)factor.data(), (int*)tickets.data(),
          arguments[2] + 2, arguments[3], nullptr, nullptr);
   });

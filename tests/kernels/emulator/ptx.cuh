@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <unistd.h>
+
 #include <deque>
 #include <map>
 
@@ -202,21 +204,24 @@ inline float divided(float a, float b) {
   return a / b;
 }
 
+namespace emulator {
+extern bool at_once;  // blocks run beside each other, each in a process
+extern int* gave_up;  // how often a warp left its share to others
+}  // namespace emulator
+
 inline u32 add_to_ticket(int* ticket, u32 number) {
-  const u32 before = *ticket;
-  *ticket = (int)(before + number);
-  return before;
+  return __atomic_fetch_add(ticket, number, __ATOMIC_ACQ_REL);
 }
 inline u32 set_in_ticket(int* ticket, u32 bits) {
-  const u32 before = *ticket;
-  *ticket = (int)(before | bits);
-  return before;
+  __atomic_fetch_add(emulator::gave_up, 1, __ATOMIC_RELAXED);
+  return __atomic_fetch_or(ticket, bits, __ATOMIC_ACQ_REL);
 }
 inline u32 leave_ticket(int* ticket) {
   return add_to_ticket(ticket, 1 << 16);
 }
 inline u32 read_ticket(const int* ticket) {
-  return *ticket;
+  if (emulator::at_once && emulator::lane() == 0) usleep(100000);
+  return __atomic_load_n(ticket, __ATOMIC_ACQUIRE);
 }
 
 inline void let_next_start() {}
