@@ -18,7 +18,7 @@ extern Meeting warpgroups[kMostThreads / 128];
 extern u32 operands[kMostThreads][4];
 
 inline float operand(u16 bits) {
-  return (float)(TYPE == BFLOAT16 ? bfloat_to_double(bits) : half_to_double(bits));
+  return (float)(TYPE == BFLOAT16 ? Bfloat::load(bits) : Half::load(bits));
 }
 
 // The number of row n and column k of what a descriptor describes.

@@ -141,13 +141,13 @@ inline void store2(u32 at, u16 value) {
 
 namespace emulator {
 
-template <typename Operation>
+template <typename Format, typename Operation>
 inline u32 by_halves(Operation operation, u32 a, u32 b, u32 c = 0) {
   u32 result = 0;
   for (int shift = 0; shift < 32; shift += 16) {
     const double value =
-        operation(half_to_double(a >> shift), half_to_double(b >> shift), half_to_double(c >> shift));
-    result |= (u32)half_from_double(value) << shift;
+        operation(Format::load(a >> shift), Format::load(b >> shift), Format::load(c >> shift));
+    result |= (u32)Format::store(value) << shift;
   }
   return result;
 }
@@ -158,40 +158,26 @@ inline u32 twice(u32 half) {
   return half * 0x10001u;
 }
 inline u32 sub2(u32 a, u32 b) {
-  return emulator::by_halves([](double x, double y, double) { return x - y; }, a, b);
+  return emulator::by_halves<emulator::Half>([](double x, double y, double) { return x - y; }, a, b);
 }
 inline u32 mul2(u32 a, u32 b) {
-  return emulator::by_halves([](double x, double y, double) { return x * y; }, a, b);
+  return emulator::by_halves<emulator::Half>([](double x, double y, double) { return x * y; }, a, b);
 }
 inline u32 fma2(u32 a, u32 b, u32 c) {
-  return emulator::by_halves([](double x, double y, double z) { return x * y + z; }, a, b, c);
+  return emulator::by_halves<emulator::Half>([](double x, double y, double z) { return x * y + z; }, a, b, c);
 }
-namespace emulator {
-
-template <typename Operation>
-inline u32 by_wide_halves(Operation operation, u32 a, u32 b, u32 c = 0) {
-  u32 result = 0;
-  for (int shift = 0; shift < 32; shift += 16) {
-    const double value =
-        operation(bfloat_to_double(a >> shift), bfloat_to_double(b >> shift), bfloat_to_double(c >> shift));
-    result |= (u32)bfloat_from_double(value) << shift;
-  }
-  return result;
-}
-
-}  // namespace emulator
-
 inline u32 wide_mul2(u32 a, u32 b) {
-  return emulator::by_wide_halves([](double x, double y, double) { return x * y; }, a, b);
+  return emulator::by_halves<emulator::Bfloat>([](double x, double y, double) { return x * y; }, a, b);
 }
 inline u32 wide_fma2(u32 a, u32 b, u32 c) {
-  return emulator::by_wide_halves([](double x, double y, double z) { return x * y + z; }, a, b, c);
+  return emulator::by_halves<emulator::Bfloat>([](double x, double y, double z) { return x * y + z; }, a, b,
+                                               c);
 }
 inline u32 wide_pair(float number) {
-  return emulator::bfloat_from_double(number) * 0x10001u;
+  return emulator::Bfloat::store(number) * 0x10001u;
 }
 inline u32 pair_of(float low, float high) {
-  return emulator::half_from_double(low) | (u32)emulator::half_from_double(high) << 16;
+  return emulator::Half::store(low) | (u32)emulator::Half::store(high) << 16;
 }
 template <u32 Others>
 inline u32 masked_or(u32 word, u32 mask) {
@@ -246,11 +232,11 @@ template <>
 struct Number<BFLOAT16> {
   typedef u16 Bits;
   static float load(u16 bits) { return __uint_as_float((u32)bits << 16); }
-  static u16 store(float value) { return emulator::bfloat_from_float(value); }
+  static u16 store(float value) { return emulator::Bfloat::store(value); }
 };
 template <>
 struct Number<FLOAT16> {
   typedef u16 Bits;
-  static float load(u16 bits) { return (float)emulator::half_to_double(bits); }
-  static u16 store(float value) { return emulator::half_from_double(value); }
+  static float load(u16 bits) { return (float)emulator::Half::load(bits); }
+  static u16 store(float value) { return emulator::Half::store(value); }
 };
