@@ -173,8 +173,9 @@ def test_sources_are_part_of_the_package() -> None:
     assert {path.name for path in folder.glob("*/*.cu*")} == kernels | parts
 
 
+@pytest.mark.parametrize("activation", ["int8", "exact"])
 def test_pytorch_knows_what_the_kernels_of_a_program_write(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    activation: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it takes all tensors of a kernel to be written, and copies those that are needed again."""
     logs: list[str] = []
@@ -188,7 +189,7 @@ def test_pytorch_knows_what_the_kernels_of_a_program_write(
     config = candidates(16)[0]
     monkeypatch.setattr(choose_linear, "choose_matmul", lambda *a, **k: Choice("matmul", config, "this test"))
     model = nn.Linear(512, 96).to(torch.bfloat16).eval().requires_grad_(False)
-    quantize_weights(model, Int4CoalescedConfig(activation="exact"))
+    quantize_weights(model, Int4CoalescedConfig(activation=activation))
     program = torch.export.export(model, (torch.randn(20, 512).to(torch.bfloat16),))
     path = tmp_path / "model.pte"
     export_program({"forward": program}, "sm_90", path, CompileOptions(progress=False))
