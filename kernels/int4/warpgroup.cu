@@ -32,7 +32,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
 
   Part part = work.start();
   u32 stage_at = 0, read_at = 0, ahead_at = (STAGES - 1) * kWBytes;
-  Turn<X_STAGES> turn(0);
+  Turn<X_STAGES> turn{0, 0};
   int scale_stage = 0;
   const u64 first_x = describe_rows_of_128(base + kXAt);
   while (work.next(part)) {
@@ -52,7 +52,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
         load16(upper_words, thread_at + stage_at + half * (kWBytes / 4));
         load16(lower_words, thread_at + stage_at + kWBytes / 2 + half * (kWBytes / 4));
         // Only the low word differs.
-        const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + turn.stage() * (kXBytes / 16));
+        const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + turn.stage * (kXBytes / 16));
         const u32 s = s_at + scale_stage * 16 + half * 8;
         const u32 z = z_at + scale_stage * kZero + half * (kZero / 2);
         u32 zeros[2] = {0, 0};
@@ -73,7 +73,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
             upper.weights(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0], a[2 * j + 1][2]);
             lower.weights(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1], a[2 * j + 1][3]);
           }
-          if (pair == 0) barrier_wait(base + kFullAt + 8 * turn.stage(), turn.parity());
+          if (pair == 0) barrier_wait(base + kFullAt + 8 * turn.stage, turn.parity);
           products_fence();
 #pragma unroll
           for (int j = 0; j < 2; j++) {
@@ -85,7 +85,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
           products_commit();
         }
         products_wait();
-        if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * turn.stage());
+        if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * turn.stage);
         turn.go_on();
       }
       read_at = stage_at;

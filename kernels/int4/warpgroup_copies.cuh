@@ -6,24 +6,17 @@
 
 namespace {
 
-// A stage of a ring, and in which of its uses it is.
+// A stage of a ring, and the parity of its use.
 template <int Stages>
-class Turn {
- public:
-  __device__ __forceinline__ explicit Turn(u32 parity) : stage_(0), uses_(parity) {}
-  __device__ __forceinline__ u32 stage() const { return kPower ? stage_ % Stages : stage_; }
-  __device__ __forceinline__ u32 parity() const { return kPower ? (stage_ / Stages + uses_) & 1 : uses_; }
+struct Turn {
+  u32 stage, parity;
+
   __device__ __forceinline__ void go_on() {
-    stage_++;
-    if (!kPower && stage_ == Stages) {
-      stage_ = 0;
-      uses_ ^= 1;
+    if (++stage == Stages) {
+      stage = 0;
+      parity ^= 1;
     }
   }
-
- private:
-  static constexpr bool kPower = (Stages & (Stages - 1)) == 0;  // one number counts both
-  u32 stage_, uses_;
 };
 
 // One thread brings activations, which lie as [K / 64][rows][64], swizzled as in shared memory.
@@ -31,12 +24,12 @@ __device__ __forceinline__ void produce(const Work& work, u32 base, const u8* x,
   wait_for_previous();
   const u64 slice = (u64)rows_of_x * 128;
   Part part = work.start();
-  Turn<X_STAGES> turn(1);  // the first use of a stage need not wait
+  Turn<X_STAGES> turn{0, 1};  // the first use of a stage need not wait
   while (work.next(part)) {
     const u8* from = x + part.first * 4 * slice + (u64)work.first_m(part) * 128;
     for (int i = part.first * 2; i < part.last * 2; i++) {
-      const u32 full = base + kFullAt + 8 * turn.stage(), to = base + kXAt + turn.stage() * kXBytes;
-      barrier_wait(base + kEmptyAt + 8 * turn.stage(), turn.parity());
+      const u32 full = base + kFullAt + 8 * turn.stage, to = base + kXAt + turn.stage * kXBytes;
+      barrier_wait(base + kEmptyAt + 8 * turn.stage, turn.parity);
       barrier_expect(full, kXBytes);
       copy_bulk(to, from, kXBytes / 2, full);
       copy_bulk(to + kXBytes / 2, from + slice, kXBytes / 2, full);

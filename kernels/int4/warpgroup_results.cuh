@@ -21,7 +21,7 @@ __device__ __forceinline__ void store_part(const float (&sums)[BLOCK_M / 2], flo
 // does not run yet, leaves its chunk, as bits 8 to 15 say, to who comes last.
 
 constexpr int kChunks = BLOCK_M / 16;
-constexpr int kMostPolls = 1 << 8;
+constexpr int kMostPolls = 1 << 8;  // reads of the ticket before a wait is given up
 
 __device__ __forceinline__ u32 from_first_lane(u32 number) {
   return __shfl_sync(0xffffffff, number, 0);
@@ -55,7 +55,7 @@ __device__ __forceinline__ u32 chunks_to_sum(int* ticket, int mine, int all) {
 // on their way at once.
 __device__ __forceinline__ void load_parts(float (&sums)[8], const Work& work, const Part& part, int first,
                                            int last, const float* from) {
-  constexpr int kAtOnce = 6;
+  constexpr int kAtOnce = 6;  // with more, the order's programs find no registers beside this one's
   const bool every = work.every_has_some();
 #pragma unroll
   for (int j = 0; j < 8; j++) sums[j] = 0.f;
