@@ -10,30 +10,37 @@
 
 namespace {
 
+// Whether copies are started behind the first products of a step, while these are computed, and not in front.
+// With many sums there are no registers for it.
+constexpr bool kBringLate = BLOCK_M <= 64;
+
 // Warps that multiply: 16 rows of a tile each, four warps a product.
 __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, const float* factor,
                                         const u8* qdata, const u8* scale, const u8* zero, const Bias* bias,
-                                        Out* out, float* partial, int* tickets, int num_rows,
-                                        int num_tokens) {
+                                        Out* out, u8* partial, int* tickets, int num_rows, int num_tokens) {
   const int lane = threadIdx.x % 32;
   const u32 warp_at = base + kWAt + warp * 512, thread_at = warp_at + lane * 16;
   const u32 s_to = base + kSAt + (warp * 16 + lane / kUnit) * kSRow;
   const u32 z_to = base + kZAt + (warp * 16 + lane / kUnit) * kZRow;
-  const u32 s_at = s_to + lane % 4 * 2, z_at = z_to + lane % 4 * (kZero / 8);
 
   Ahead ahead(work);
+  u32 ahead_at = 0;
+  const auto bring_more = [&] {
+    if (ahead.next(work, warp, num_rows)) ahead.copy(qdata, scale, zero, thread_at + ahead_at, s_to, z_to);
+    commit_copies();
+    ahead_at = ahead_at == (STAGES - 1) * kWBytes ? 0 : ahead_at + kWBytes;
+  };
   // Weights are not written by the kernel in front; all else waits for its end.
 #pragma unroll
-  for (int i = 0; i < STAGES - 1; i++) {
-    if (ahead.next(work, warp, num_rows)) ahead.copy(qdata, scale, zero, thread_at + i * kWBytes, s_to, z_to);
-    commit_copies();
-  }
+  for (int i = 0; i < STAGES - 1; i++) bring_more();
   wait_for_previous();
 
   Part part = work.start();
-  u32 stage_at = 0, read_at = 0, ahead_at = (STAGES - 1) * kWBytes;
-  Turn<X_STAGES> turn{0, 0};
+  u32 stage_at = 0, read_at = 0;
+  // These go on from step to step: places computed anew each time take more instructions.
+  u32 s_at = s_to + lane % 4 * 2, z_at = z_to + lane % 4 * (kZero / 8);
   int scale_stage = 0;
+  Turn<kXTurns> turn{0, 0};
   const u64 first_x = describe_rows_of_128(base + kXAt);
   while (work.next(part)) {
     float sums[BLOCK_M / 2];
@@ -43,18 +50,16 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
     for (int left = part.last - part.first; left > 0; left--) {
       wait_for_copies<STAGES - 2>();
       __syncwarp();
-      if (ahead.next(work, warp, num_rows)) ahead.copy(qdata, scale, zero, thread_at + ahead_at, s_to, z_to);
-      commit_copies();
-      ahead_at = ahead_at == (STAGES - 1) * kWBytes ? 0 : ahead_at + kWBytes;
+      if (!kBringLate) bring_more();
 #pragma unroll
       for (int half = 0; half < 2; half++) {  // 128 columns: lane t of four has block t of rows r and r + 8
         u32 upper_words[4], lower_words[4];
         load16(upper_words, thread_at + stage_at + half * (kWBytes / 4));
         load16(lower_words, thread_at + stage_at + kWBytes / 2 + half * (kWBytes / 4));
+        const u32 x_stage = turn.stage * kXTogether + half % kXTogether;
         // Only the low word differs.
-        const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + turn.stage * (kXBytes / 16));
-        const u32 s = s_at + scale_stage * 16 + half * 8;
-        const u32 z = z_at + scale_stage * kZero + half * (kZero / 2);
+        const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + x_stage * (kXBytes / 16));
+        const u32 s = s_at + half * 8, z = z_at + half * (kZero / 2);
         u32 zeros[2] = {0, 0};
         if (OFFSET == ZERO_POINT) {
           zeros[0] = load1(z);
@@ -63,17 +68,17 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
           zeros[0] = load2(z);
           zeros[1] = load2(z + 8 * kZRow);
         }
-        const Block<TYPE> upper(load2(s), zeros[0]), lower(load2(s + 8 * kSRow), zeros[1]);
+        const Blocks<TYPE> blocks(load2(s), load2(s + 8 * kSRow), zeros[0], zeros[1]);
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) {
           u32 a[4][4];
 #pragma unroll
           for (int j = 0; j < 2; j++) {
             const int word = pair * 2 + j;
-            upper.weights(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0], a[2 * j + 1][2]);
-            lower.weights(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1], a[2 * j + 1][3]);
+            blocks.weights<0>(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0], a[2 * j + 1][2]);
+            blocks.weights<1>(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1], a[2 * j + 1][3]);
           }
-          if (pair == 0) barrier_wait(base + kFullAt + 8 * turn.stage, turn.parity);
+          if (pair == 0) barrier_wait(base + kFullAt + 8 * x_stage, turn.parity);
           products_fence();
 #pragma unroll
           for (int j = 0; j < 2; j++) {
@@ -84,25 +89,29 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
           }
           products_commit();
         }
+        if (kBringLate && half == 0) bring_more();
         products_wait();
-        if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * turn.stage);
-        turn.go_on();
+        if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * x_stage);
+        if (half % kXTogether == kXTogether - 1) turn.go_on();
       }
       read_at = stage_at;
       stage_at = stage_at == (STAGES - 1) * kWBytes ? 0 : stage_at + kWBytes;
-      if (++scale_stage == kScaleStages) scale_stage = 0;
+      const bool around = scale_stage == kScaleStages - 1;
+      s_at += around ? 16 - kSRow : 16;
+      z_at += around ? kZero - kZRow : kZero;
+      scale_stage = around ? 0 : scale_stage + 1;
     }
     const int n = work.first_n(part) + warp * 16, first_m = work.first_m(part);
     if (part.last - part.first == kSteps) {
       store<BLOCK_M>(sums, out, bias, factor, warp_at + read_at, n, first_m, num_rows, num_tokens);
       continue;
     }
-    float* parts = partial + warp * 16 * BLOCK_M;
-    store_part(sums, parts + (u64)part.slot * (kBlockN * BLOCK_M));
+    u8* parts = partial + warp * kPartBytes;
+    store_part(sums, parts + (u64)part.slot * (kWarps * kPartBytes));
     int first, last;
-    const int all = work.share(part, first, last);
-    // Programs that all have parts share the sum.
-    const int mine = kChunks > 1 && work.every_has_some() ? work.program - first : -1;
+    work.share(part, first, last);
+    const int slots = slots_from(work, part, first, last), all = last - first + 1;
+    const int mine = kChunks > 1 ? work.program - first : -1;
     int* ticket = tickets + (part.tile - work.turns * work.programs) * kWarps + warp;
     const u32 chunks = chunks_to_sum(ticket, mine, all);
     __syncwarp();
@@ -111,22 +120,26 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
     for (int m = 0; m < BLOCK_M; m += 16) {
       if (!__any_sync(0xffffffff, chunks >> m / 16 & 1)) continue;
       float sixteen[8];
-      load_parts(sixteen, work, part, first, last, parts + m * 16);
+      load_parts(sixteen, work, part, first, last, slots, parts + m / 16 * (kPartBytes / kChunks));
       store<16>(sixteen, out, bias, factor, warp_at + read_at, n, first_m + m, num_rows, num_tokens);
     }
     if (__any_sync(0xffffffff, mine >= 0 && lane == 0 && (int)(left >> 16) == all - 1)) *ticket = 0;
   }
 }
 
+// As if a block had more threads, so that each takes 80 registers at most: more of the order's programs start
+// beside this kernel's then.
+constexpr int kBoundThreads = BLOCK_M <= 32 && WARPGROUPS == 4 ? 768 : kThreads;
+
 }  // namespace
 
 // A program per block; each of its warpgroups multiplies 64 rows of a tile.
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
     NAME(const u8* __restrict__ x,          // [K / 64][rows_of_x][64] of TYPE, as order.cu makes it
          const float* __restrict__ factor,  // [num_tokens]
          const u8* __restrict__ qdata, const u8* __restrict__ scale, const u8* __restrict__ zero,
          const Bias* __restrict__ bias, Out* __restrict__ out,
-         float* __restrict__ partial,  // [2 * programs][BLOCK_N / 16][BLOCK_M / 8][32][4]
+         float* __restrict__ partial,  // [2 * programs][BLOCK_N / 16][BLOCK_M / 16][32][8], or half of it
          int* __restrict__ tickets,    // [programs][warps], zero before and after
          int rows_and_two, int tokens_and_two, int rows_of_x, void*, void*) {
   extern __shared__ __align__(1024) u8 shared[];
@@ -146,6 +159,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   if (warp == kWarps) {
     if (threadIdx.x == kWarps * 32) produce(work, base, x, rows_of_x);
   } else {
-    consume(work, base, warp, factor, qdata, scale, zero, bias, out, partial, tickets, num_rows, num_tokens);
+    consume(work, base, warp, factor, qdata, scale, zero, bias, out, (u8*)partial, tickets, num_rows,
+            num_tokens);
   }
 }

@@ -27,6 +27,8 @@ constexpr int kUnit = 4;
 constexpr int kScaleStages = 7;
 static_assert(STAGES + kUnit - 1 <= kScaleStages, "no scales are written that others are still read");
 constexpr int kXBytes = BLOCK_M * 256;
+constexpr int kXTogether = X_STAGES % 2 == 0 ? 2 : 1;  // that a step takes together, where they come in pairs
+constexpr int kXTurns = X_STAGES / kXTogether;
 constexpr int kWBytes = kBlockN * 128;
 constexpr int kSRow = kScaleStages * 16;
 constexpr int kZRow = kScaleStages * kZero;

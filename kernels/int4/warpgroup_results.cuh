@@ -7,12 +7,36 @@
 
 namespace {
 
-// A warp's part of a tile as it lies in registers.
-__device__ __forceinline__ void store_part(const float (&sums)[BLOCK_M / 2], float* to) {
-  float4* at = (float4*)to + threadIdx.x % 32;
+// Parts of a tile are in memory as they lie in registers, eight numbers of a lane for sixteen tokens at a
+// time: as bfloat16 where weights were rounded to it, which takes half the time.
+constexpr bool kNarrow = TYPE == BFLOAT16;
+constexpr int kPartBytes = BLOCK_M * (kNarrow ? 32 : 64);  // of a warp
+
+struct Eight {
+  uint4 words[kNarrow ? 1 : 2];
+
+  __device__ __forceinline__ void add_to(float (&sums)[8]) const {
 #pragma unroll
-  for (int j = 0; j < BLOCK_M / 8; j++)
-    at[j * 32] = make_float4(sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]);
+    for (int i = 0; i < 8; i++) {
+      const uint4& four = words[kNarrow ? 0 : i / 4];
+      const int place = kNarrow ? i / 2 : i % 4;
+      const u32 word = place == 0 ? four.x : place == 1 ? four.y : place == 2 ? four.z : four.w;
+      sums[i] += __uint_as_float(!kNarrow ? word : i % 2 ? word & 0xffff0000u : word << 16);
+    }
+  }
+};
+
+__device__ __forceinline__ void store_part(const float (&sums)[BLOCK_M / 2], u8* to) {
+  uint4* at = (uint4*)to + threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < BLOCK_M / 2; j += kNarrow ? 8 : 4) {
+    u32 words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      words[i] = kNarrow ? wide_pair(sums[j + 2 * i], sums[j + 2 * i + 1]) : __float_as_uint(sums[j + i]);
+    *at = make_uint4(words[0], words[1], words[2], words[3]);
+    at += 32;
+  }
 }
 
 // Programs that have parts of a tile meet, warp by warp of its rows, at a ticket, which is zero before and
@@ -37,6 +61,7 @@ __device__ __forceinline__ u32 chunks_to_sum(int* ticket, int mine, int all) {
 #pragma unroll
   for (int i = 0; i < kChunks; i++)
     if (mine >= 0 && i % (all - 1) == mine) own |= 1u << i;
+  __syncwarp();
   u32 seen = from_first_lane(first_lane ? add_to_ticket(ticket, 1) : 0);
   if (__any_sync(0xffffffff, (int)(seen & 0xff) == all - 1)) {
     if (mine >= 0) return own | (seen >> 8 & 0xff);
@@ -51,37 +76,34 @@ __device__ __forceinline__ u32 chunks_to_sum(int* ticket, int mine, int all) {
   return (int)(seen & 0xff) == all ? own : 0;
 }
 
+// Where the parts are that programs from `of` to `last` have of a tile, one for each lane; -1 for none.
+__device__ __forceinline__ int slots_from(const Work& work, const Part& part, int of, int last) {
+  of += threadIdx.x % 32;
+  return of <= last ? work.slot(part, of) : -1;
+}
+
 // Sixteen tokens of the sum of a warp's parts of a tile, in the order of the programs that made them, several
 // on their way at once.
 __device__ __forceinline__ void load_parts(float (&sums)[8], const Work& work, const Part& part, int first,
-                                           int last, const float* from) {
-  constexpr int kAtOnce = 6;  // with more, the order's programs find no registers beside this one's
-  const bool every = work.every_has_some();
+                                           int last, int slots, const u8* from) {
+  constexpr int kAtOnce =
+      kNarrow ? 8 : 4;  // with more, the order's programs find no registers beside this one's
 #pragma unroll
   for (int j = 0; j < 8; j++) sums[j] = 0.f;
 #pragma unroll 1
-  for (int of = first; of <= last; of += kAtOnce) {
-    float4 fours[kAtOnce][2];
+  for (int i = 0; i <= last - first; i += kAtOnce) {
+    if (i > 0 && i % 32 == 0) slots = slots_from(work, part, first + i, last);
+    Eight eights[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      int slot = 2 * (of + i);
-      bool has = of + i <= last;
-      // What begins in front of the tile has a part of another one first.
-      if (every ? of + i == first : has) has &= work.slot(part, of + i, slot);
-      const float4* at = (const float4*)(from + (u64)slot * (kBlockN * BLOCK_M)) + threadIdx.x % 32;
+    for (int j = 0; j < kAtOnce; j++) {
+      const int slot = __shfl_sync(0xffffffff, slots, i % 32 + j);
+      const uint4* at = (const uint4*)(from + (u64)slot * (kWarps * kPartBytes)) + threadIdx.x % 32;
 #pragma unroll
-      for (int j = 0; j < 2; j++) fours[i][j] = has ? __ldcg(at + j * 32) : make_float4(0.f, 0.f, 0.f, 0.f);
+      for (int k = 0; k < (kNarrow ? 1 : 2); k++)
+        eights[j].words[k] = slot >= 0 ? __ldcg(at + k * 32) : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        sums[4 * j] += fours[i][j].x;
-        sums[4 * j + 1] += fours[i][j].y;
-        sums[4 * j + 2] += fours[i][j].z;
-        sums[4 * j + 3] += fours[i][j].w;
-      }
-    }
+    for (int j = 0; j < kAtOnce; j++) eights[j].add_to(sums);
   }
 }
 
@@ -106,7 +128,7 @@ __device__ __forceinline__ void store(const float (&sums)[Tokens / 2], Out* out,
     float up[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      up[i] = 1.f / Block<TYPE>::kFactor;
+      up[i] = 1.f / Blocks<TYPE>::kFactor;
       if (TYPE == FLOAT16) up[i] *= m + i < num_tokens ? factor[m + i] : 0.f;
     }
 #pragma unroll

@@ -58,32 +58,53 @@ struct Block<FLOAT16> {
   }
 };
 
+// The same for blocks of two rows.
+template <int Type>
+struct Blocks {
+  static constexpr float kFactor = Block<Type>::kFactor;
+  Block<Type> upper, lower;
+
+  __device__ __forceinline__ Blocks(u32 upper_scale, u32 lower_scale, u32 upper_zero, u32 lower_zero)
+      : upper(upper_scale, upper_zero), lower(lower_scale, lower_zero) {}
+  template <int Row>
+  __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
+                                          u32& high_odd) const {
+    (Row == 0 ? upper : lower).weights(word, low_even, low_odd, high_even, high_odd);
+  }
+};
+
 // Integers to 255 as they are stand for so many times 2^-133, the least of bfloat16: one instruction makes a
-// pair of weights of them. Scale, offset and weight are rounded.
+// pair of weights of them. Scale, offset and weight are rounded. What both rows need is made in pairs.
 template <>
-struct Block<BFLOAT16> {
+struct Blocks<BFLOAT16> {
   static constexpr float kFactor =
       1.f / (1 << 22);  // 2^-133 times the greatest factor that leaves scales finite
   u32 times, sixteenth, plus;
 
-  __device__ __forceinline__ Block(u32 scale, u32 zero) {
-    const u32 pair = wide_pair(Number<FLOAT16>::load((u16)scale));
-    times = wide_mul2(pair, 0x77007700u);  // 2^111
-    sixteenth = wide_mul2(pair, 0x75007500u);
+  __device__ __forceinline__ Blocks(u32 upper_scale, u32 lower_scale, u32 upper_zero, u32 lower_zero) {
+    const u32 scales = wide_pair(number(upper_scale), number(lower_scale));
+    times = wide_mul2(scales, 0x77007700u);  // 2^111
+    sixteenth = wide_mul2(scales, 0x75007500u);
     if (OFFSET == MINIMUM)
-      plus = wide_pair(Number<FLOAT16>::load((u16)zero) * kFactor);
+      plus = wide_pair(number(upper_zero) * kFactor, number(lower_zero) * kFactor);
     else
-      plus = wide_mul2(OFFSET == ZERO_POINT ? twice(zero) + 0x80008000u : 0x80088008u, times);
+      plus = wide_mul2(OFFSET == ZERO_POINT ? lower_zero << 16 | upper_zero : 0x00080008u,
+                       wide_negative2(times));
   }
 
+  template <int Row>
   __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
                                           u32& high_odd) const {
-    const u32 other = word >> 8;
-    low_even = wide_fma2(word & 0x000f000fu, times, plus);
-    low_odd = wide_fma2(other & 0x000f000fu, times, plus);
-    high_even = wide_fma2(word & 0x00f000f0u, sixteenth, plus);
-    high_odd = wide_fma2(other & 0x00f000f0u, sixteenth, plus);
+    const u32 other = word >> 8, t = one_twice<Row>(times), s = one_twice<Row>(sixteenth),
+              p = one_twice<Row>(plus);
+    low_even = wide_fma2(word & 0x000f000fu, t, p);
+    low_odd = wide_fma2(other & 0x000f000fu, t, p);
+    high_even = wide_fma2(word & 0x00f000f0u, s, p);
+    high_odd = wide_fma2(other & 0x00f000f0u, s, p);
   }
+
+ private:
+  static __device__ __forceinline__ float number(u32 half) { return Number<FLOAT16>::load((u16)half); }
 };
 
 }  // namespace

@@ -7,13 +7,14 @@
 namespace {
 
 // A part of a tile, all of it if it has kSteps: what a program takes at a time. Whole tiles in turns, then
-// its share of the steps of the others.
+// its share of the steps of the others. (The other way round, with sums at the end of whole tiles, it takes
+// up to 12% longer.)
 struct Part {
   int turn, unit, tile, first, last, slot;
 };
 
 struct Work {
-  int program, programs, tiles_m, turns, begin, end;
+  int program, programs, sharing, tiles_m, turns, begin, end;
   u32 steps;  // that are shared
 
   __device__ __forceinline__ Work(int num_rows, int num_tokens) {
@@ -23,9 +24,13 @@ struct Work {
     const int tiles = (num_rows + kBlockN - 1) / kBlockN * tiles_m;
     turns = tiles / programs;
     // The host sees to it that these products fit.
-    steps = (u32)(tiles - turns * programs) * kSteps;
-    begin = (int)(steps * (u32)program / (u32)programs);
-    end = (int)(steps * (u32)(program + 1) / (u32)programs);
+    const int rest = tiles - turns * programs;
+    steps = (u32)rest * kSteps;
+    // As few programs share them as do without a longer share: they make fewer parts.
+    const u32 longest = max((steps + programs - 1) / programs, 1u);
+    sharing = (int)((steps + longest - 1) / longest);
+    begin = program < sharing ? (int)(steps * (u32)program / (u32)sharing) : 0;
+    end = program < sharing ? (int)(steps * (u32)(program + 1) / (u32)sharing) : 0;
   }
   __device__ __forceinline__ Part start() const { return {0, begin, 0, 0, 0, 0}; }
   __device__ __forceinline__ bool next(Part& part) const {
@@ -44,21 +49,16 @@ struct Work {
     part.turn++;
     return true;
   }
-  // The programs that have parts of a tile that is shared, and how many of them there are: with more programs
-  // than steps some have none.
-  __device__ __forceinline__ int share(const Part& part, int& first, int& last) const {
+  // The programs that have parts of a tile that is shared, from first to last.
+  __device__ __forceinline__ void share(const Part& part, int& first, int& last) const {
     const u32 from = (u32)(part.tile - turns * programs) * kSteps;
-    first = (int)(((from + 1) * (u32)programs - 1) / steps);
-    last = (int)(((from + kSteps) * (u32)programs - 1) / steps);
-    return steps < (u32)programs ? kSteps : last - first + 1;
+    first = (int)(((from + 1) * (u32)sharing - 1) / steps);
+    last = (int)(((from + kSteps) * (u32)sharing - 1) / steps);
   }
-  __device__ __forceinline__ bool every_has_some() const { return steps >= (u32)programs; }
-  // Where the part of a program is.
-  __device__ __forceinline__ bool slot(const Part& part, int of, int& slot) const {
+  // Where the part of one of them is. What begins in front of the tile has a part of another one first.
+  __device__ __forceinline__ int slot(const Part& part, int of) const {
     const u32 from = (u32)(part.tile - turns * programs) * kSteps;
-    const u32 begins = steps * (u32)of / (u32)programs;
-    slot = 2 * of + (begins < from);
-    return begins < steps * (u32)(of + 1) / (u32)programs;
+    return 2 * of + (steps * (u32)of / (u32)sharing < from);
   }
   __device__ __forceinline__ int first_n(const Part& part) const { return part.tile / tiles_m * kBlockN; }
   __device__ __forceinline__ int first_m(const Part& part) const { return part.tile % tiles_m * BLOCK_M; }

@@ -108,10 +108,28 @@ __device__ __forceinline__ u32 wide_fma2(u32 a, u32 b, u32 c) {
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
-// Twice the number.
-__device__ __forceinline__ u32 wide_pair(float number) {
+__device__ __forceinline__ u32 wide_negative2(u32 a) {
   u32 d;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %1;" : "=r"(d) : "f"(number));
+  asm("neg.bf16x2 %0, %1;" : "=r"(d) : "r"(a));
+  return d;
+}
+__device__ __forceinline__ u32 wide_pair(float low, float high) {
+  u32 d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+// One of a pair, twice: what multiplies or adds pairs can take it so without an instruction more.
+template <int Which>
+__device__ __forceinline__ u32 one_twice(u32 pair) {
+  u32 d;
+  if (Which == 0)
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {low, low};\n}"
+        : "=r"(d)
+        : "r"(pair));
+  else
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {high, high};\n}"
+        : "=r"(d)
+        : "r"(pair));
   return d;
 }
 

@@ -46,6 +46,9 @@ inline To bits_of(From from) {
 inline int __float_as_int(float value) {
   return bits_of<int>(value);
 }
+inline unsigned __float_as_uint(float value) {
+  return bits_of<unsigned>(value);
+}
 inline float __int_as_float(int value) {
   return bits_of<float>(value);
 }
@@ -117,7 +120,8 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned select) {
   for (int i = 0; i < 4; i++) result |= (unsigned)(bytes >> (select >> 4 * i & 7) * 8 & 0xff) << 8 * i;
   return result;
 }
-inline float4 __ldcg(const float4* from) {
+template <typename Word>
+inline Word __ldcg(const Word* from) {
   return *from;
 }
 inline uint64_t __cvta_generic_to_shared(const void* at) {

@@ -173,8 +173,15 @@ inline u32 wide_fma2(u32 a, u32 b, u32 c) {
   return emulator::by_halves<emulator::Bfloat>([](double x, double y, double z) { return x * y + z; }, a, b,
                                                c);
 }
-inline u32 wide_pair(float number) {
-  return emulator::Bfloat::store(number) * 0x10001u;
+inline u32 wide_negative2(u32 a) {
+  return a ^ 0x80008000u;
+}
+inline u32 wide_pair(float low, float high) {
+  return emulator::Bfloat::store(low) | (u32)emulator::Bfloat::store(high) << 16;
+}
+template <int Which>
+inline u32 one_twice(u32 pair) {
+  return (pair >> 16 * Which & 0xffff) * 0x10001u;
 }
 inline u32 pair_of(float low, float high) {
   return emulator::Half::store(low) | (u32)emulator::Half::store(high) << 16;
