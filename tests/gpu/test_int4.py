@@ -80,12 +80,13 @@ def test_kernels_agree_where_they_meet() -> None:
         form, stored = make_weight(problem, problem.n)
         x = make_activations(problem)
         torch.cuda.synchronize()
+        configs = choose_matvec(problem, device).config, choose_matmul(problem, device).config
         results = [
-            run_config(4, form, x, stored, None, "int8", pick(problem, device).config, device.num_sms, 0).float()
-            for pick in (choose_matvec, choose_matmul)
+            run_config(4, form, x, stored, None, "int8", config, device.num_sms, 0).float() for config in configs
         ]
-        # Both rounded to bf16.
-        assert float((results[0] - results[1]).norm() / results[0].norm()) < 3e-3
+        # Both round the result to bf16. The kernel in CUDA C++ does not round activations, so both errors count there.
+        most = math.hypot(MOST["int8"], 4e-3) if configs[1].warpgroups else 3e-3
+        assert float((results[0] - results[1]).norm() / results[0].norm()) < most
 
 
 def test_the_operator_in_a_cuda_graph_and_without_rows() -> None:
