@@ -88,6 +88,7 @@ __device__ __forceinline__ void load_parts(float (&sums)[8], const Work& work, c
                                            int last, int slots, const u8* from) {
   constexpr int kAtOnce =
       kNarrow ? 8 : 4;  // with more, the order's programs find no registers beside this one's
+  static_assert(32 % kAtOnce == 0, "lanes have the places of as many parts as come together");
 #pragma unroll
   for (int j = 0; j < 8; j++) sums[j] = 0.f;
 #pragma unroll 1

@@ -74,13 +74,19 @@ def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int
         compare_ordered(got.masked_fill(unknown, 0), wanted.masked_fill(unknown, 0), same)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("block_m", [16, 32, 64, 128])
-@pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
+# What fits into the shared memory of a block of sm_90.
+FORMATS = [
+    (offset, block_m, shape)
+    for offset in ("zero_point", "symmetric", "minimum")
+    for block_m in (16, 32, 64, 128)
+    for shape in SHAPES
+    if shared_bytes(block_m, *shape, offset) <= 227 << 10
+]
+
+
+@pytest.mark.parametrize(("offset", "block_m", "shape"), FORMATS, ids=str)
 @pytest.mark.parametrize("activation", ["int8", "exact"])
-def test_formats(shape: tuple[int, int], block_m: int, offset: str, activation: str) -> None:
-    if shared_bytes(block_m, *shape, offset) > torch.cuda.get_device_properties(0).shared_memory_per_block_optin:
-        pytest.skip("too little shared memory")
+def test_formats(offset: str, block_m: int, shape: tuple[int, int], activation: str) -> None:
     case = Case(n=520, k=768, offset=offset)
     weight = make(case, torch.bfloat16)
     x = activations(block_m - 3, case.k, torch.bfloat16)
@@ -100,7 +106,7 @@ def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -
             got = product(weight, x, block_m=32, programs=programs, activation=activation)
             assert got.dtype == dtype
             # Of five rows a few weights decide, whose scales and zero points are rounded to bfloat16 too.
-            most = 3 if dtype == torch.bfloat16 and activation == "int8" else 2
+            most = 3 if n == 5 and dtype == torch.bfloat16 and activation == "int8" else 2
             assert error(got, weight.product(values)) < most * TOLERANCE[dtype]
 
 

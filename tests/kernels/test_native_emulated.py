@@ -135,6 +135,9 @@ LAUNCHES = [
     Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation="int8"),
     Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation="int8"),
     Launch(Case(n=300, k=2304, offset="minimum", bias=False), 40, 64, 2, 3, 5, activation="int8"),
+    # More parts of a tile than a warp has lanes.
+    Launch(Case(n=40, k=8704, bias=False), 20, 32, 1, 3, 34, activation="int8"),
+    Launch(Case(n=40, k=8704), 20, 32, 1, 3, 36, torch.float16),
 ]
 
 
