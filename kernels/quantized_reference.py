@@ -61,17 +61,21 @@ def order_activation_reference(
     Returns:
         float16 [M rounded up, at least ``block_m``, K rounded up to 128], zero beyond M and K; float32 [M], the power
         of two that a row was divided by: its greatest is below 2**14 then; int32 zeros, [4096] if ``tiled``, else [1].
-        bfloat16, neither rounded nor divided, if ``tiled``, ``x`` is bfloat16 and ``activation`` "int8".
+        ``tiled``, and with ``activation`` "int8", they are not rounded, and the greatest is below 4; with bfloat16
+        ``x`` and ``block_m`` below 64 they are bfloat16, not divided.
     """
-    as_is = bool(tiled) and activation == "int8" and x.dtype == torch.bfloat16
+    unrounded = bool(tiled) and activation == "int8"
+    as_is = unrounded and x.dtype == torch.bfloat16 and block_m < 64
+    top = 1 if unrounded else 13
     k, rows = x.shape[-1], math.prod(x.shape[:-1])
     greatest = x.to(torch.float32).reshape(rows, k).abs().amax(dim=1)
     exponent = ((greatest.view(torch.int32) >> 23) & 0xFF).clamp(27, 240)
-    down, factor = ((part << 23).view(torch.float32) for part in (254 + 13 - exponent, exponent - 13))
+    down, factor = ((part << 23).view(torch.float32) for part in (254 + top - exponent, exponent - top))
     padding = (0, -k % 128, 0, max(-rows % block_m, block_m if rows == 0 else 0))
     if as_is:
         factor = torch.ones_like(factor)
-    taken = x.reshape(rows, k) if as_is else (_rows(x, activation) * down.unsqueeze(-1)).to(torch.float16)
+    handling = "exact" if unrounded else activation
+    taken = x.reshape(rows, k) if as_is else (_rows(x, handling) * down.unsqueeze(-1)).to(torch.float16)
     values = torch.nn.functional.pad(taken, padding)
     # Column 128 unit + 32 block + 16 high + 4 word + 2 e + odd; of int8 128 unit + 32 block + 4 word + 2 second + e.
     sizes, order = ((4, 2, 4, 2, 2), (2, 3, 5, 1, 4)) if bits == 4 else ((4, 8, 2, 2), (2, 3, 1, 4))

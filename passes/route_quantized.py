@@ -301,7 +301,9 @@ def _insert_matmul(
     op = getattr(_ops, f"int{call.bits}_matmul_ordered").default
     trailing = matmul_arguments(config, target.num_sms, overlap)
     return _shaped(
-        before, call, insert_call(before, op, (*ordered, *_weight(call), tensor_of(call.x).dtype, *trailing))
+        before,
+        call,
+        insert_call(before, op, (*ordered, *_weight(call), tensor_of(call.x).dtype, call.activation, *trailing)),
     )
 
 

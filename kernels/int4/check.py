@@ -134,14 +134,15 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, ti
 
 
 def check_ordered(
-    op: str, ordered: Tensor, factor: Tensor, tickets: Tensor, k: int, dtype: torch.dtype, block_m: int,
-    warpgroups: int,
+    op: str, ordered: Tensor, factor: Tensor, tickets: Tensor, k: int, dtype: torch.dtype, activation: str,
+    block_m: int, warpgroups: int,
 ) -> None:  # fmt: skip
     """Checks activations that were put in order.
 
     Raises:
         KernelArgumentError: they are not what ``order_activation`` returns for rows of ``k`` and tiles of ``block_m``.
     """
+    _check_handling(op, activation)
     _check_block_m(op, block_m)
     _expect(factor.dtype == torch.float32, op, "factor", "float32", factor.dtype)
     _expect(factor.dim() == 1, op, "factor", "one dimension [M]", tuple(factor.shape))

@@ -227,6 +227,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         bias: Tensor | None,
         group_size: int,
         dtype: torch.dtype,
+        activation: str,
         block_n: int,
         block_m: int,
         blocks: int,
@@ -248,6 +249,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
             factor, tickets: float32 [M] and int32, as they were returned; the stored tensors, ``bias`` and
                 ``group_size`` as of ``linear``.
             dtype: of the result: bfloat16, float16 or float32.
+            activation: as it was when they were ordered.
             block_n: weight rows of a tile; this and what follows as of ``matmul``.
 
         Returns:
@@ -260,25 +262,24 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, tickets, k, dtype, block_m, warpgroups)
+        check_ordered(name, ordered, factor, tickets, k, dtype, activation, block_m, warpgroups)
         check_warpgroups(name, warpgroups, form, n, k, ordered, block_n, programs, tickets)
         launch.require_device(name, ordered)
         return launch.matmul_ordered(
-            kind.bits, form, launch.rows_of(ordered), factor.contiguous(), tickets, stored, bias, dtype, block_n,
-            block_m, blocks, num_warps, num_stages, programs, max_registers, warpgroups, overlap,
+            kind.bits, form, launch.rows_of(ordered), factor.contiguous(), tickets, stored, bias, dtype, activation,
+            block_n, block_m, blocks, num_warps, num_stages, programs, max_registers, warpgroups, overlap,
         )  # fmt: skip
 
     def fake_matmul_ordered(
         ordered: Tensor, factor: Tensor, tickets: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None,
         scale_step: Tensor | None, zero_step: Tensor | None, bias: Tensor | None, group_size: int,
-        dtype: torch.dtype, block_n: int, block_m: int,
-        *config: int,
+        dtype: torch.dtype, activation: str, block_n: int, block_m: int, *config: int,
     ) -> Tensor:  # fmt: skip
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, tickets, k, dtype, block_m, config[-2])
+        check_ordered(name, ordered, factor, tickets, k, dtype, activation, block_m, config[-2])
         check_warpgroups(name, config[-2], form, n, k, ordered, block_n, config[-4], tickets)
         return ordered.new_empty((factor.shape[0], n), dtype=dtype)
 

@@ -27,16 +27,13 @@ from etcuda.kernels.int4.warpgroup import (
     native,
     native_order,
     native_order_as_is,
+    order_programs,
     programs_as_is,
 )
 from etcuda.kernels.native import native_kernels
 from etcuda.kernels.overlap import choose_kernel
 
 _ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
-# Programs of the kernel in order.cu for the rows of a tile, since each reads all of its row, and what one of them puts
-# in order at least.
-_ORDER_PROGRAMS = 128
-_LEAST_UNITS = 4
 Ordered = tuple[Tensor, Tensor, Tensor]
 _MOST_SWEEP = 1 << 15  # Activations of a row of which it looks for the greatest at a time.
 
@@ -125,8 +122,8 @@ def matmul(
     """x [M, K] times a weight; [M, N]. ``programs`` share the tiles, or 0 for one each."""
     ordered, factor, tickets = order(bits, x, activation, block_m, int(warpgroups > 0), overlap)
     return matmul_ordered(
-        bits, form, ordered, factor, tickets, stored, bias, x.dtype, block_n, block_m, blocks, num_warps, num_stages,
-        programs, max_registers, warpgroups, overlap,
+        bits, form, ordered, factor, tickets, stored, bias, x.dtype, activation, block_n, block_m, blocks, num_warps,
+        num_stages, programs, max_registers, warpgroups, overlap,
     )  # fmt: skip
 
 
@@ -143,8 +140,8 @@ def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overl
             programs = programs_as_is(k)
             made = native_order_as_is(k)
         else:
-            programs = max(1, min(_ORDER_PROGRAMS // block_m, k // 128 // _LEAST_UNITS))
-            made = native_order(k, _name(x.dtype), activation == "int8", programs)
+            programs = order_programs(k, block_m)
+            made = native_order(k, _name(x.dtype), activation)
         kernel, early = choose_kernel(x, warpgroup_order_kernel, warpgroup_order_overlapped, overlap)
         with native_kernels():
             kernel[(torch.sym_max(num_tokens, 1), programs)](
@@ -167,7 +164,7 @@ def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overl
 def new_ordered(x: Tensor, num_tokens: int, k: int, activation: str, block_m: int, tiled: int) -> Ordered:
     """What ``order`` returns, empty."""
     rows = torch.sym_max(triton.cdiv(num_tokens, block_m), 1) * block_m
-    kind = multiplies_in(x.dtype, activation) if tiled else torch.float16
+    kind = multiplies_in(x.dtype, activation, block_m) if tiled else torch.float16
     ordered = x.new_empty((rows, triton.cdiv(k, 128) * 128), dtype=kind)
     tickets = x.new_empty((TICKETS if tiled else 1,), dtype=torch.int32)
     return ordered, x.new_empty((num_tokens,), dtype=torch.float32), tickets
@@ -182,6 +179,7 @@ def matmul_ordered(
     stored: Stored,
     bias: Tensor | None,
     dtype: torch.dtype,
+    activation: str,
     block_n: int,
     block_m: int,
     blocks: int,
@@ -210,7 +208,9 @@ def matmul_ordered(
             overlap = 0  # The kernel in front writes a weight, which is read before that one's end.
         kernel, early = choose_kernel(ordered, warpgroup_kernel, warpgroup_overlapped, overlap)
         bias_type = None if bias is None else _name(bias.dtype)
-        made = native(k, _name(ordered.dtype), form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type)
+        made = native(
+            k, _name(ordered.dtype), activation, form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type
+        )
         with native_kernels():
             kernel[(programs,)](
                 ordered, factor, *weights, added, out, partial, tickets, num_rows + 2,

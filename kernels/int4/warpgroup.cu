@@ -11,8 +11,8 @@
 namespace {
 
 // Whether copies are started behind the first products of a step, while these are computed, and not in front.
-// With many sums there are no registers for it.
-constexpr bool kBringLate = BLOCK_M <= 64;
+// With many sums in float32 there are no registers for it.
+constexpr bool kBringLate = HALF_SUMS || BLOCK_M <= 64;
 
 // Warps that multiply: 16 rows of a tile each, four warps a product.
 __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, const float* factor,
@@ -43,71 +43,105 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
   Turn<kXTurns> turn{0, 0};
   const u64 first_x = describe_rows_of_128(base + kXAt);
   while (work.next(part)) {
-    float sums[BLOCK_M / 2];
+    RowFactors factors;
+    float numbers[BLOCK_M / 2];
+    int run_from = part.first;
+    do {
+      Sum sums[kSums];
 #pragma unroll
-    for (int j = 0; j < BLOCK_M / 2; j++) sums[j] = 0.f;
+      for (int j = 0; j < kSums; j++) sums[j] = 0;
 #pragma unroll 1
-    for (int left = part.last - part.first; left > 0; left--) {
-      wait_for_copies<STAGES - 2>();
-      __syncwarp();
-      if (!kBringLate) bring_more();
+      for (int left = min(part.last - run_from, kRun); left > 0; left--) {
+        wait_for_copies<STAGES - 2>();
+        __syncwarp();
+        if (!kBringLate) bring_more();
+        u32 scales[2] = {0, 0};
+        if (HALF_SUMS) {
 #pragma unroll
-      for (int half = 0; half < 2; half++) {  // 128 columns: lane t of four has block t of rows r and r + 8
-        u32 upper_words[4], lower_words[4];
-        load16(upper_words, thread_at + stage_at + half * (kWBytes / 4));
-        load16(lower_words, thread_at + stage_at + kWBytes / 2 + half * (kWBytes / 4));
-        const u32 x_stage = turn.stage * kXTogether + half % kXTogether;
-        // Only the low word differs.
-        const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + x_stage * (kXBytes / 16));
-        const u32 s = s_at + half * 8, z = z_at + half * (kZero / 2);
-        u32 zeros[2] = {0, 0};
-        if (OFFSET == ZERO_POINT) {
-          zeros[0] = load1(z);
-          zeros[1] = load1(z + 8 * kZRow);
-        } else if (OFFSET == MINIMUM) {
-          zeros[0] = load2(z);
-          zeros[1] = load2(z + 8 * kZRow);
-        }
-        const Blocks<TYPE> blocks(load2(s), load2(s + 8 * kSRow), zeros[0], zeros[1]);
+          for (int half = 0; half < 2; half++)
+            scales[half] = load2(s_at + half * 8) | load2(s_at + half * 8 + 8 * kSRow) << 16;
+          u32 sizes = greater_halves(without_signs(scales[0]), without_signs(scales[1]));
+          if (OFFSET == MINIMUM) {
 #pragma unroll
-        for (int pair = 0; pair < 2; pair++) {
-          u32 a[4][4];
-#pragma unroll
-          for (int j = 0; j < 2; j++) {
-            const int word = pair * 2 + j;
-            blocks.weights<0>(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0], a[2 * j + 1][2]);
-            blocks.weights<1>(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1], a[2 * j + 1][3]);
+            for (int half = 0; half < 2; half++) {
+              const u32 z = z_at + half * (kZero / 2);
+              const u32 minimum = mul2(load2(z) | load2(z + 8 * kZRow) << 16, 0x2c002c00u);
+              sizes = greater_halves(sizes, without_signs(minimum));
+            }
           }
-          if (pair == 0) barrier_wait(base + kFullAt + 8 * x_stage, turn.parity);
-          products_fence();
-#pragma unroll
-          for (int j = 0; j < 2; j++) {
-            // 16 columns are 32 bytes; the high halves of the blocks are in the second slice of 64 columns.
-            const int word = pair * 2 + j;
-            product(sums, a[2 * j], x + word * 2);
-            product(sums, a[2 * j + 1], x + kXBytes / 32 + word * 2);
-          }
-          products_commit();
+          factors.admit(sizes, sums);
         }
-        if (kBringLate && half == 0) bring_more();
-        products_wait();
-        if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * x_stage);
-        if (half % kXTogether == kXTogether - 1) turn.go_on();
+#pragma unroll
+        for (int half = 0; half < 2; half++) {  // 128 columns: lane t of four has block t of rows r and r + 8
+          u32 upper_words[4], lower_words[4];
+          load16(upper_words, thread_at + stage_at + half * (kWBytes / 4));
+          load16(lower_words, thread_at + stage_at + kWBytes / 2 + half * (kWBytes / 4));
+          const u32 x_stage = turn.stage * kXTogether + half % kXTogether;
+          // Only the low word differs.
+          const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + x_stage * (kXBytes / 16));
+          const u32 s = s_at + half * 8, z = z_at + half * (kZero / 2);
+          u32 zeros[2] = {0, 0};
+          if (OFFSET == ZERO_POINT) {
+            zeros[0] = load1(z);
+            zeros[1] = load1(z + 8 * kZRow);
+          } else if (OFFSET == MINIMUM) {
+            zeros[0] = load2(z);
+            zeros[1] = load2(z + 8 * kZRow);
+          }
+          const auto blocks = [&] {
+            if constexpr (HALF_SUMS)
+              return HalfBlocks(scales[half], zeros[0] | zeros[1] << 16, factors);
+            else
+              return Blocks<TYPE>(load2(s), load2(s + 8 * kSRow), zeros[0], zeros[1]);
+          }();
+#pragma unroll
+          for (int pair = 0; pair < 2; pair++) {
+            u32 a[4][4];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+              const int word = pair * 2 + j;
+              blocks.template weights<0>(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0],
+                                         a[2 * j + 1][2]);
+              blocks.template weights<1>(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1],
+                                         a[2 * j + 1][3]);
+            }
+            if (pair == 0) barrier_wait(base + kFullAt + 8 * x_stage, turn.parity);
+            products_fence();
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+              // 16 columns are 32 bytes; the high halves of the blocks are in the second slice of 64 columns.
+              const int word = pair * 2 + j;
+              product(sums, a[2 * j], x + word * 2);
+              product(sums, a[2 * j + 1], x + kXBytes / 32 + word * 2);
+            }
+            products_commit();
+          }
+          if (kBringLate && half == 0) bring_more();
+          products_wait();
+          if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * x_stage);
+          if (half % kXTogether == kXTogether - 1) turn.go_on();
+        }
+        read_at = stage_at;
+        stage_at = stage_at == (STAGES - 1) * kWBytes ? 0 : stage_at + kWBytes;
+        const bool around = scale_stage == kScaleStages - 1;
+        s_at += around ? 16 - kSRow : 16;
+        z_at += around ? kZero - kZRow : kZero;
+        scale_stage = around ? 0 : scale_stage + 1;
       }
-      read_at = stage_at;
-      stage_at = stage_at == (STAGES - 1) * kWBytes ? 0 : stage_at + kWBytes;
-      const bool around = scale_stage == kScaleStages - 1;
-      s_at += around ? 16 - kSRow : 16;
-      z_at += around ? kZero - kZRow : kZero;
-      scale_stage = around ? 0 : scale_stage + 1;
-    }
+      as_floats(sums, factors, numbers);
+      if (kRun < kSteps) {
+        if (run_from > part.first) add_aside(numbers, aside(partial, work, warp));
+        if (run_from + kRun < part.last) put_aside(numbers, aside(partial, work, warp));
+      }
+      run_from += kRun;
+    } while (kRun < kSteps && run_from < part.last);
     const int n = work.first_n(part) + warp * 16, first_m = work.first_m(part);
     if (part.last - part.first == kSteps) {
-      store<BLOCK_M>(sums, out, bias, factor, warp_at + read_at, n, first_m, num_rows, num_tokens);
+      store<BLOCK_M>(numbers, out, bias, factor, warp_at + read_at, n, first_m, num_rows, num_tokens);
       continue;
     }
     u8* parts = partial + warp * kPartBytes;
-    store_part(sums, parts + (u64)part.slot * (kWarps * kPartBytes));
+    store_part(numbers, parts + (u64)part.slot * (kWarps * kPartBytes));
     int first, last;
     work.share(part, first, last);
     const int slots = slots_from(work, part, first, last), all = last - first + 1;

@@ -15,7 +15,10 @@ _OFFSETS = {"symmetric": 0, "zero_point": 1, "minimum": 2}
 _STEP = 256  # Columns.
 _SCALE_STAGES = 7
 _THREADS = 128  # With 32 registers each they fit beside the greatest product.
-_MOST_STAGED = 65536  # Bytes of a row of activations that is brought to shared memory to be put in order.
+_ITEMS = 2  # Of 16 activations, that a thread puts in order at least, and more where it must.
+_MOST_THREADS = 1024
+_FEW_ROWS = 64
+_LEAST_HALF = 64  # Rows of the tiles that activations are put in order for, from which sums are in float16.
 
 
 def x_stages(block_m: int) -> int:
@@ -43,7 +46,8 @@ def fits(n: int, k: int, bits: int, group_size: int, storage: str, arch: str) ->
 
 
 def native(
-    k: int, kind: str, offset: str, block_m: int, warpgroups: int, stages: int, out: str, bias: str | None
+    k: int, kind: str, activation: str, offset: str, block_m: int, warpgroups: int, stages: int, out: str,
+    bias: str | None,
 ) -> Native:  # fmt: skip
     """The kernel for a weight; ``kind``, in which it multiplies, ``out`` and ``bias`` are names of dtypes."""
     defines = {
@@ -53,6 +57,7 @@ def native(
         "STAGES": stages,
         "X_STAGES": x_stages(block_m),
         "TYPE": KINDS[kind],
+        "HALF_SUMS": int(kind == "float16" and activation == "int8"),
         "OFFSET": _OFFSETS[offset],
         "HAS_BIAS": int(bias is not None),
         "OUT": KINDS[out],
@@ -62,10 +67,15 @@ def native(
     return Native("int4/warpgroup.cu", f"{ARCH}a", 128 * warpgroups + 32, shared, tuple(defines.items()))
 
 
-def multiplies_in(dtype: torch.dtype, activation: str) -> torch.dtype:
-    """The type in which the kernel multiplies activations of a type. Where they may be rounded, bfloat16 ones are taken
-    as they are, and weights are rounded to bfloat16, which takes fewer instructions."""
-    return torch.bfloat16 if activation == "int8" and dtype == torch.bfloat16 else torch.float16
+def multiplies_in(dtype: torch.dtype, activation: str, block_m: int) -> torch.dtype:
+    """The type in which the kernel multiplies activations of a type that are put in order for tiles of ``block_m``.
+
+    Where they may be rounded, they are not: sums are in float16, beside which a multiprocessor has more time for
+    weights. bfloat16 ones for small tiles, whose products take less than the read of the weight, are put in order as
+    they are, which takes less, and weights are rounded to bfloat16.
+    """
+    as_is = activation == "int8" and dtype == torch.bfloat16 and block_m < _LEAST_HALF
+    return torch.bfloat16 if as_is else torch.float16
 
 
 def native_order_as_is(k: int) -> Native:
@@ -79,12 +89,25 @@ def programs_as_is(k: int) -> int:
     return -(-k // (16 * _THREADS))
 
 
-def native_order(k: int, dtype: str, rounded: bool, programs: int) -> Native:
-    """The kernel that puts activations in order, ``programs`` of which share a row."""
-    threads, row = 256, k * (4 if dtype == "float32" else 2)
-    staged = row <= _MOST_STAGED
-    defines = {
-        "K": k, "X": KINDS[dtype], "ROUND": int(rounded), "THREADS": threads, "STAGED": int(staged), "TICKETS": TICKETS,
-    }  # fmt: skip
-    shared = threads // 8 + 16 + (row if staged else 0)
-    return Native("int4/order.cu", f"{ARCH}a", threads, shared, tuple(defines.items()))
+def greatest_exponent(activation: str) -> int:
+    """Of two, of the greatest activation of a row that is put in order in float16: where sums are in float16, so small
+    that they fit."""
+    return 1 if activation == "int8" else 13
+
+
+def native_order(k: int, dtype: str, activation: str) -> Native:
+    """The kernel that puts activations in order in float16."""
+    items = _order_items(k)
+    threads = -(-k // (16 * items * 32)) * 32
+    top = greatest_exponent(activation)
+    defines = {"K": k, "X": KINDS[dtype], "TOP": top, "THREADS": threads, "ITEMS": items, "TICKETS": TICKETS}
+    return Native("int4/order.cu", f"{ARCH}a", threads, 128, tuple(defines.items()))
+
+
+def order_programs(k: int, block_m: int) -> int:
+    """Programs of ``native_order`` that share a row: each reads all of it, which pays where rows are few."""
+    return _order_items(k) if block_m <= _FEW_ROWS else 1
+
+
+def _order_items(k: int) -> int:
+    return max(_ITEMS, -(-k // (16 * _MOST_THREADS)))

@@ -40,6 +40,21 @@ constexpr int kFullAt = kZAt + kBlockN * kZRow;
 constexpr int kEmptyAt = kFullAt + X_STAGES * 8;
 static_assert(kEmptyAt + X_STAGES * 8 == SHARED_BYTES, "the host computes the same");
 
+// Sums of a thread: of two tokens in a word, or of one.
+template <bool Half>
+struct SumOf {
+  typedef float Word;
+};
+template <>
+struct SumOf<true> {
+  typedef u32 Word;
+};
+typedef SumOf<HALF_SUMS != 0>::Word Sum;
+constexpr int kSums = HALF_SUMS ? BLOCK_M / 4 : BLOCK_M / 2;
+// Steps that are summed before sums go to float32: in float16 they become less exact with each product, by
+// 2^-12 of what they are.
+constexpr int kRun = HALF_SUMS ? 42 : kSteps;
+
 typedef Number<OUT>::Bits Out;
 typedef Number<BIAS>::Bits Bias;
 

@@ -8,8 +8,8 @@
 namespace {
 
 // Parts of a tile are in memory as they lie in registers, eight numbers of a lane for sixteen tokens at a
-// time: as bfloat16 where weights were rounded to it, which takes half the time.
-constexpr bool kNarrow = TYPE == BFLOAT16;
+// time: as bfloat16 where activations may be rounded, which takes half the time.
+constexpr bool kNarrow = TYPE == BFLOAT16 || HALF_SUMS;
 constexpr int kPartBytes = BLOCK_M * (kNarrow ? 32 : 64);  // of a warp
 
 struct Eight {
@@ -25,6 +25,45 @@ struct Eight {
     }
   }
 };
+
+// The sums of a thread.
+__device__ __forceinline__ void as_floats(const float (&sums)[BLOCK_M / 2], const RowFactors&,
+                                          float (&to)[BLOCK_M / 2]) {
+#pragma unroll
+  for (int j = 0; j < BLOCK_M / 2; j++) to[j] = sums[j];
+}
+__device__ __forceinline__ void as_floats(const u32 (&sums)[BLOCK_M / 4], const RowFactors& factors,
+                                          float (&to)[BLOCK_M / 2]) {
+  const float back[2] = {factors.back<0>(), factors.back<1>()};
+#pragma unroll
+  for (int j = 0; j < BLOCK_M / 4; j++) {
+    to[2 * j] = one_of<0>(sums[j]) * back[j % 2];
+    to[2 * j + 1] = one_of<1>(sums[j]) * back[j % 2];
+  }
+}
+
+// Sums of the steps in front, where a part has more than kRun, lie behind the parts, which take half of
+// `partial`.
+__device__ __forceinline__ float4* aside(u8* partial, const Work& work, int warp) {
+  static_assert(!HALF_SUMS || kNarrow, "parts leave half of the memory");
+  u8* behind = partial + (u64)(2 * work.programs) * (kWarps * kPartBytes);
+  return (float4*)behind + (u64)(work.program * kWarps + warp) * (BLOCK_M * 4) + threadIdx.x % 32;
+}
+__device__ __forceinline__ void put_aside(const float (&sums)[BLOCK_M / 2], float4* to) {
+#pragma unroll
+  for (int j = 0; j < BLOCK_M / 8; j++)
+    to[j * 32] = make_float4(sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]);
+}
+__device__ __forceinline__ void add_aside(float (&sums)[BLOCK_M / 2], const float4* from) {
+#pragma unroll
+  for (int j = 0; j < BLOCK_M / 8; j++) {
+    const float4 four = from[j * 32];
+    sums[4 * j] += four.x;
+    sums[4 * j + 1] += four.y;
+    sums[4 * j + 2] += four.z;
+    sums[4 * j + 3] += four.w;
+  }
+}
 
 __device__ __forceinline__ void store_part(const float (&sums)[BLOCK_M / 2], u8* to) {
   uint4* at = (uint4*)to + threadIdx.x % 32;
@@ -129,7 +168,7 @@ __device__ __forceinline__ void store(const float (&sums)[Tokens / 2], Out* out,
     float up[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      up[i] = 1.f / Blocks<TYPE>::kFactor;
+      up[i] = 1.f / kWeightFactor;
       if (TYPE == FLOAT16) up[i] *= m + i < num_tokens ? factor[m + i] : 0.f;
     }
 #pragma unroll

@@ -7,7 +7,7 @@
 namespace {
 
 // What turns the integers of a block of 32 of one row into weights, all in pairs. Weights come multiplied by
-// kFactor.
+// kFactor; where sums are in float16, by what RowFactors have.
 template <int Type>
 struct Block;
 
@@ -106,5 +106,81 @@ struct Blocks<BFLOAT16> {
  private:
   static __device__ __forceinline__ float number(u32 half) { return Number<FLOAT16>::load((u16)half); }
 };
+
+// Powers of two 2^e, one for each of two rows, that scales are multiplied by so that weights, times 2^(e -
+// 24), and their sums are neither too great nor too small for float16. The greatest scale of a row becomes
+// 2^12 to 2^16; it is looked for as scales come. Where a greater one comes, e is lowered, and what was summed
+// before with it.
+struct RowFactors {
+  u32 most = 0;                  // magnitudes of scales, above which e has to be lowered; at first all
+  u32 times = 0, times_too = 0;  // 2^e in two factors, as it may be too great for float16
+
+  // `sizes` are the lane's greatest magnitudes of scales that come, of which three beside this one have more.
+  __device__ __forceinline__ void admit(u32 sizes, u32 (&sums)[BLOCK_M / 4]) {
+    if (__any_sync(0xffffffff, greater_halves(sizes, most) != most)) lower(sizes, sums);
+  }
+  __device__ __forceinline__ void admit(u32, float (&)[BLOCK_M / 2]) {}  // float32 needs none
+
+  // What sums have to be multiplied by.
+  template <int Row>
+  __device__ __forceinline__ float back() const {
+    return __int_as_float((127 + 24 - exponent_for(most >> 16 * Row & 0xffff)) << 23);
+  }
+
+ private:
+  __device__ __forceinline__ void lower(u32 sizes, u32 (&sums)[BLOCK_M / 4]) {
+    sizes = greater_halves(sizes, __shfl_xor_sync(0xffffffff, sizes, 1));
+    sizes = greater_halves(sizes, __shfl_xor_sync(0xffffffff, sizes, 2));
+    const u32 before = most;
+    u32 down = 0;
+    most = times = times_too = 0;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const u32 size = sizes >> 16 * i & 0xffff, old = before >> 16 * i & 0xffff;
+      const u32 now = size > old ? min((min(size >> 10, 28u) + 4 << 10) - 1, 0x7fffu) : old;
+      const int e = exponent_for(now), by = min(exponent_for(old) - e, 31);
+      most |= now << 16 * i;
+      times |= (u32)(15 + min(e, 15)) << (10 + 16 * i);
+      times_too |= (u32)(15 + max(e - 15, 0)) << (10 + 16 * i);
+      down |= (by > 14 ? 0u : (u32)(15 - by) << 10) << 16 * i;
+    }
+#pragma unroll
+    for (int j = 0; j < BLOCK_M / 4; j += 2) {
+      sums[j] = mul2(sums[j], one_twice<0>(down));
+      sums[j + 1] = mul2(sums[j + 1], one_twice<1>(down));
+    }
+  }
+  static __device__ __forceinline__ int exponent_for(u32 most) { return min(31 - (int)(most + 1 >> 10), 27); }
+};
+
+// Weights for sums in float16. Integers to 255 as they are stand for so many times 2^-24, the least of
+// float16.
+struct HalfBlocks {
+  u32 times, sixteenth, plus;
+
+  // Of two rows each; `zeros` as they are stored.
+  __device__ __forceinline__ HalfBlocks(u32 scales, u32 zeros, const RowFactors& factors) {
+    times = mul2(mul2(scales, factors.times), factors.times_too);
+    sixteenth = mul2(times, 0x2c002c00u);
+    if (OFFSET == MINIMUM)  // times 2^-24, in two factors too
+      plus = mul2(mul2(zeros, mul2(factors.times, 0x0c000c00u)), mul2(factors.times_too, 0x0c000c00u));
+    else
+      plus = mul2(OFFSET == ZERO_POINT ? zeros : 0x00080008u, negative2(times));
+  }
+
+  template <int Row>
+  __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
+                                          u32& high_odd) const {
+    const u32 other = word >> 8, t = one_twice<Row>(times), s = one_twice<Row>(sixteenth),
+              p = one_twice<Row>(plus);
+    low_even = fma2(word & 0x000f000fu, t, p);
+    low_odd = fma2(other & 0x000f000fu, t, p);
+    high_even = fma2(word & 0x00f000f0u, s, p);
+    high_odd = fma2(other & 0x00f000f0u, s, p);
+  }
+};
+
+// What sums are divided by when they are stored.
+constexpr float kWeightFactor = HALF_SUMS ? 1.f : Blocks<TYPE>::kFactor;
 
 }  // namespace

@@ -138,7 +138,9 @@ def _compile(native: Native, name: str) -> str:
     source = _ROOT / native.source
     headers = {path.name: path.read_text() for folder in (_FOLDER, source.parent) for path in folder.glob("*.cuh")}
     defined = dict(native.defines)
-    headers["products.cuh"] = _products(defined.get("BLOCK_M", 8), "f16" if defined.get("TYPE", 1) else "bf16")
+    headers["products.cuh"] = _products(
+        defined.get("BLOCK_M", 8), "f16" if defined.get("TYPE", 1) else "bf16", bool(defined.get("HALF_SUMS", 0))
+    )
     options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17", f"-DNAME={name}"]
     options += [f"-D{key}={value}" for key, value in (*native.defines, ("SHARED_BYTES", native.shared))]
     request = {
@@ -155,21 +157,24 @@ def _compile(native: Native, name: str) -> str:
     return made.stdout
 
 
-def _products(block_m: int, kind: str) -> str:
-    """A product of a warpgroup: 64 rows by 16 columns in registers, times 16 by ``block_m`` in shared memory.
+def _products(block_m: int, kind: str, half_sums: bool) -> str:
+    """A product of a warpgroup: 64 rows by 16 columns in registers, times 16 by ``block_m`` in shared memory, added to
+    sums in float32, or with ``half_sums`` in float16, of which a register has two.
 
     Written out since an instruction lists its registers.
     """
-    count = block_m // 2
+    count, sums_in, register, letter = (
+        (block_m // 4, "f16", "u32", "r") if half_sums else (block_m // 2, "f32", "float", "f")
+    )
     sums = ", ".join(f"%{i}" for i in range(count))
-    outs = ", ".join(f'"+f"(d[{i}])' for i in range(count))
+    outs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
     a = ", ".join(f"%{count + i}" for i in range(4))
     ins = ", ".join(f'"r"(a[{i}])' for i in range(4))
-    shape = f"m64n{block_m}k16.f32.{kind}.{kind}"
+    shape = f"m64n{block_m}k16.{sums_in}.{kind}.{kind}"
     text = f"wgmma.mma_async.sync.aligned.{shape} {{{sums}}}, {{{a}}}, %{count + 4}, 1, 1, 1, 0;"
     return f"""#pragma once
 #include "ptx.cuh"
-__device__ __forceinline__ void product(float (&d)[{count}], const u32 (&a)[4], u64 b) {{
+__device__ __forceinline__ void product({register} (&d)[{count}], const u32 (&a)[4], u64 b) {{
   asm volatile("{text}"
                : {outs}
                : {ins}, "l"(b));

@@ -133,6 +133,28 @@ __device__ __forceinline__ u32 one_twice(u32 pair) {
   return d;
 }
 
+// Magnitudes.
+__device__ __forceinline__ u32 without_signs(u32 pair) {
+  return pair & 0x7fff7fffu;
+}
+__device__ __forceinline__ u32 negative2(u32 a) {
+  u32 d;
+  asm("neg.f16x2 %0, %1;" : "=r"(d) : "r"(a));
+  return d;
+}
+template <int Which>
+__device__ __forceinline__ float one_of(u32 pair) {
+  float value;
+  if (Which == 0)
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\ncvt.f32.f16 %0, low;\n}"
+        : "=f"(value)
+        : "r"(pair));
+  else
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\ncvt.f32.f16 %0, high;\n}"
+        : "=f"(value)
+        : "r"(pair));
+  return value;
+}
 __device__ __forceinline__ u32 pair_of(float low, float high) {
   u32 d;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));

@@ -163,7 +163,7 @@ def test_activations_ordered_before_give_the_same_bits(m: int, programs: int, bi
     ordered, factor, tickets = order_activation(x, bits, activation, 64, 0, 0)
     assert (ordered.shape, factor.shape) == ((64, 384), (m,))
     ordered[m:] = float("nan")
-    config = (x.dtype, 64 if DEVICE == "cuda" else 16, 16, 4, 4, 2, programs, 0, 0, 0)
+    config = (x.dtype, activation, 64 if DEVICE == "cuda" else 16, 16, 4, 4, 2, programs, 0, 0, 0)
     got = ORDERED[bits](ordered, factor, tickets, *weight.stored, weight.bias, weight.form.group_size, *config)
     assert got.shape == (m, case.n)
     assert torch.equal(got, matmul(weight, bits, x, activation, programs))

@@ -28,7 +28,7 @@ from tests.kernels.linear_cases import Case, error, make, rounded, untiled
 
 MATVEC = (1, 0, 4, 32, 1, 1, 0)
 MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0, 0)
-ORDERED = (torch.bfloat16, *MATMUL[1:])
+ORDERED = (torch.bfloat16, "int8", *MATMUL[1:])
 CASES = [
     Case(),
     Case(offset="minimum", group_size=128),
@@ -158,6 +158,7 @@ BAD_ORDERED: dict[str, tuple[dict[str, Any], str]] = {
     "factor type": ({"factor": torch.ones(6).half()}, "factor: expected float32, got torch.float16."),
     "factor rank": ({"factor": torch.ones(6, 1)}, "factor: expected one dimension [M], got (6, 1)."),
     "dtype": ({"dtype": torch.int8}, "dtype: expected bfloat16, float16 or float32, got torch.int8."),
+    "activation": ({"activation": "int4"}, "activation: expected 'int8' or 'exact', got 'int4'."),
     "block_m": ({"block_m": 24}, "block_m: expected a power of two of at least 16, got 24."),
     "bias": ({"bias": torch.ones(9)}, "bias: expected its size to be 8, got 9."),
 }
@@ -168,8 +169,8 @@ def ordered_arguments(**changes: Any) -> list[Any]:
     weight = arguments()
     ordered, factor, tickets = order_activation(weight.pop("x"), 4, weight.pop("activation"), 64, 0, 0)
     names = (
-        "dtype", "block_n", "block_m", "blocks", "num_warps", "num_stages", "programs", "max_registers", "warpgroups",
-        "overlap",
+        "dtype", "activation", "block_n", "block_m", "blocks", "num_warps", "num_stages", "programs", "max_registers",
+        "warpgroups", "overlap",
     )  # fmt: skip
     good = {"ordered": ordered, "factor": factor, "tickets": tickets} | weight | dict(zip(names, ORDERED, strict=True))
     return list((good | changes).values())
@@ -247,12 +248,24 @@ def test_what_the_order_for_warpgroups_does_not_take(bits: int, k: int) -> None:
 
 def test_the_order_for_warpgroups_has_the_same_rows_elsewhere() -> None:
     x = torch.randn(21, 512)
-    plain, factor, _ = order_activation(x, 4, "int8", 16, 0, 0)
-    tiled, same, tickets = order_activation(x, 4, "int8", 16, 1, 0)
+    plain, factor, _ = order_activation(x, 4, "exact", 16, 0, 0)
+    tiled, same, tickets = order_activation(x, 4, "exact", 16, 1, 0)
     assert torch.equal(same, factor)
     assert torch.equal(untiled(tiled), plain)
     assert tickets.shape == (TICKETS,)
     assert not tickets.any()
+
+
+@pytest.mark.parametrize(("dtype", "block_m"), [(torch.bfloat16, 64), (torch.float32, 16), (torch.float16, 128)])
+def test_the_order_for_sums_in_float16_does_not_round(dtype: torch.dtype, block_m: int) -> None:
+    x = (torch.randn(21, 512) * torch.logspace(-6, 6, 21, base=2).unsqueeze(1)).to(dtype)
+    plain, divided_by, _ = order_activation(x, 4, "exact", block_m, 0, 0)
+    tiled, factor, _ = order_activation(x, 4, "int8", block_m, 1, 0)
+    assert tiled.dtype == torch.float16
+    assert 2 <= tiled.abs().max() < 4
+    assert torch.equal(factor, divided_by * 2**12)
+    expected = plain[:21].double() * divided_by.unsqueeze(1)
+    assert (untiled(tiled)[:21].double() * factor.unsqueeze(1) - expected).abs().max() <= 2**-25 * factor.max()
 
 
 def test_the_order_for_warpgroups_takes_bfloat16_as_it_is() -> None:

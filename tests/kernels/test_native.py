@@ -41,9 +41,12 @@ def candidates(m: int, offset: str = "zero_point") -> list[MatmulConfig]:
 
 
 def native(
-    config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376, kind: str = "bfloat16"
-) -> Native:
-    return warpgroup.native(k, kind, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias)
+    config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376, kind: str = "float16",
+    activation: str = "int8",
+) -> Native:  # fmt: skip
+    return warpgroup.native(
+        k, kind, activation, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias
+    )
 
 
 def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = stand_in.warpgroup_overlapped) -> Any:
@@ -55,13 +58,13 @@ def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = 
 
 @pytest.mark.parametrize("m", [16, 32, 64, 128])
 @pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
-@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
-def test_candidates_compile_and_fit(m: int, offset: str, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "activation"), [("bfloat16", "int8"), ("float16", "int8"), ("float16", "exact")])
+def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation: str) -> None:
     found = candidates(m, offset)
     assert found
     for config in found:
         with native_kernels():
-            made = native(config, offset, "float32" if m == 16 else None, kind=kind)
+            made = native(config, offset, "float32" if m == 16 else None, kind=kind, activation=activation)
             kernel = compile_stand_in(made, TYPES | {"x": {"bfloat16": "*bf16", "float16": "*fp16"}[kind]})
         assert kernel.metadata.name == "warpgroup_overlapped"
         assert kernel.metadata.num_warps == 4 * config.warpgroups + 1
@@ -69,24 +72,24 @@ def test_candidates_compile_and_fit(m: int, offset: str, kind: str) -> None:
         assert kernel.asm["ptx"].count("wgmma.mma_async") >= 8
         registers = resource_usage(kernel.asm["cubin"])[0]
         # Of each quarter of a multiprocessor, by the warps that it has. Beside four warpgroups a program of the order's
-        # fits.
-        beside = 32 if config.warpgroups == 4 else 0
+        # as they are fits.
+        beside = 32 if config.warpgroups == 4 and m < 64 else 0
         assert 32 * (-(-registers // 8) * 8 * -(-kernel.metadata.num_warps // 4) + beside) <= 16384
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize(("k", "programs"), [(256, 1), (5376, 8), (21504, 2)])
-@pytest.mark.parametrize("rounded", [False, True])
-def test_the_order_compiles(dtype: str, k: int, programs: int, rounded: bool) -> None:
+@pytest.mark.parametrize("k", [256, 5376, 21504, 65280])
+@pytest.mark.parametrize("activation", ["int8", "exact"])
+def test_the_order_compiles(dtype: str, k: int, activation: str) -> None:
     types = {
         "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "ordered": "*fp16",
         "factor": "*fp32", "tickets": "*i32", "tokens_and_two": "i32", "rows": "i32",
     }  # fmt: skip
-    made = warpgroup.native_order(k, dtype, rounded, programs)
+    made = warpgroup.native_order(k, dtype, activation)
     with native_kernels():
         kernel = compile_stand_in(made, types, stand_in.warpgroup_order_overlapped)
-    assert kernel.metadata.num_warps == made.threads // 32
-    assert ("shfl.sync.bfly" in kernel.asm["ptx"]) == rounded
+    assert kernel.metadata.num_warps == made.threads // 32 <= 32
+    assert resource_usage(kernel.asm["cubin"])[0] * made.threads <= 65536
 
 
 @pytest.mark.parametrize("k", [256, 5376, 21504])
@@ -124,7 +127,7 @@ def test_other_kernels_and_the_hook_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [native(candidates(16)[0]), warpgroup.native_order(5376, "float16", True, 8), warpgroup.native_order_as_is(512)],
+    [native(candidates(16)[0]), warpgroup.native_order(5376, "float16", "int8"), warpgroup.native_order_as_is(512)],
     ids=str,
 )
 def test_a_mark_has_no_capital_letters(made: Native) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import shutil
@@ -35,7 +36,8 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="etcuda-emulated-")
 def program(main: str, native: Native) -> pathlib.Path:
     """The kernel as a program of its own."""
     to = pathlib.Path(_FOLDER.name) / f"{main}{len(list(pathlib.Path(_FOLDER.name).iterdir()))}"
-    defines = {"BLOCK_M": 8, "TYPE": 1} | dict(native.defines) | {"SHARED_BYTES": native.shared, "NAME": "kernel"}
+    defines = {"BLOCK_M": 8, "TYPE": 1, "HALF_SUMS": 0, **dict(native.defines)}
+    defines |= {"SHARED_BYTES": native.shared, "NAME": "kernel"}
     subprocess.run(
         [COMPILER, "-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover", f"-I{EMULATOR}",
          f"-I{(KERNELS / native.source).parent}",
@@ -66,26 +68,28 @@ def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], writ
     [(torch.bfloat16, "int8"), (torch.float16, "int8"), (torch.float32, "int8"), (torch.bfloat16, "exact")],
     ids=str,
 )
-@pytest.mark.parametrize(("m", "k", "programs"), [(5, 256, 1), (3, 1280, 4), (2, 8704, 1), (0, 256, 2)])
-def test_order(dtype: torch.dtype, activation: str, m: int, k: int, programs: int) -> None:
-    if warpgroup.multiplies_in(dtype, activation) == torch.bfloat16:
+@pytest.mark.parametrize(("m", "k"), [(5, 256), (3, 1280), (2, 8704), (0, 256), (1, 33024)])
+@pytest.mark.parametrize("block_m", [16, 128])
+def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int) -> None:
+    kind = warpgroup.multiplies_in(dtype, activation, block_m)
+    if kind == torch.bfloat16:
         programs, native = warpgroup.programs_as_is(k), warpgroup.native_order_as_is(k)
     else:
-        native = warpgroup.native_order(k, str(dtype).removeprefix("torch."), activation == "int8", programs)
+        programs = warpgroup.order_programs(k, block_m)
+        native = warpgroup.native_order(k, str(dtype).removeprefix("torch."), activation)
     x = activations(m, k, dtype).cpu()
     if m > 4:
         x[1], x[2], x[3, 7] = 0, x[2] * 1e-4, 3e4
-    expected, divided_by, zeros = order_activation_reference(x, 4, activation, 16, 1)
+    expected, divided_by, zeros = order_activation_reference(x, 4, activation, block_m, 1)
     ordered = torch.full_like(expected, float("nan"))
-    assert ordered.dtype == warpgroup.multiplies_in(dtype, activation)
+    assert ordered.dtype == kind
     factor, tickets = torch.full_like(divided_by, float("nan")), torch.full_like(zeros, -1)
-    numbers = [max(m, 1), programs, m, 16, 1]
+    numbers = [max(m, 1), programs, m, block_m, 1]
     emulate(program("order", native), numbers, [x, ordered, factor, tickets], 3)
     assert torch.equal(factor, divided_by)
     assert not tickets.any()
     if m:
-        same = activation == "exact" or ordered.dtype == torch.bfloat16
-        compare_ordered(untiled(ordered)[:m], untiled(expected)[:m], same)
+        compare_ordered(untiled(ordered)[:m], untiled(expected)[:m], True)
     assert untiled(ordered)[m:].isnan().all()
 
 
@@ -101,6 +105,13 @@ class Launch:
     programs: int
     out: torch.dtype = torch.bfloat16
     activation: str = "exact"
+    ordered_for: int = 0  # Rows of the tiles that activations are put in order for, if others.
+
+    def tolerance(self) -> float:
+        if self.activation == "exact":
+            return TOLERANCE[self.out]
+        # Parts of sums are rounded to bfloat16. Many products in float16 add to that; of a few rows the worst is worse.
+        return TOLERANCE[torch.bfloat16] if self.case.k < 8192 else 8e-3
 
 
 def run(
@@ -109,12 +120,12 @@ def run(
     """The product by the emulated kernel, and how often a warp gave up waiting for other programs."""
     name = str(launch.out).removeprefix("torch.")
     bias = weight.bias
-    kind = str(warpgroup.multiplies_in(launch.out, launch.activation)).removeprefix("torch.")
+    ordered, factor, _ = order_activation_reference(x, 4, launch.activation, launch.ordered_for or launch.block_m, 1)
     native = warpgroup.native(
-        launch.case.k, kind, launch.case.offset, launch.block_m, launch.warpgroups, launch.stages, name,
+        launch.case.k, str(ordered.dtype).removeprefix("torch."), launch.activation, launch.case.offset,
+        launch.block_m, launch.warpgroups, launch.stages, name,
         None if bias is None else str(bias.dtype).removeprefix("torch."),
     )  # fmt: skip
-    ordered, factor, _ = order_activation_reference(x, 4, launch.activation, launch.block_m, 1)
     stored = [part.cpu() for part in weight.stored if part is not None]
     zero = stored[2] if len(stored) > 2 else torch.zeros(0)
     out = torch.full((launch.m, launch.case.n), float("nan"), dtype=launch.out)
@@ -135,6 +146,14 @@ LAUNCHES = [
     Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation="int8"),
     Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation="int8"),
     Launch(Case(n=300, k=2304, offset="minimum", bias=False), 40, 64, 2, 3, 5, activation="int8"),
+    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, torch.float16, activation="int8"),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, torch.float32, activation="int8"),
+    # Put in order for other tiles: sums in float16 of small ones, in float32 of greater ones.
+    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation="int8", ordered_for=128),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation="int8", ordered_for=64),
+    # More steps than sums in float16 have, of whole tiles and of shared ones.
+    Launch(Case(n=40, k=24832, bias=False), 20, 64, 1, 3, 1, activation="int8"),
+    Launch(Case(n=100, k=26624, offset="minimum"), 5, 16, 1, 3, 3, torch.float16, activation="int8"),
     # More parts of a tile than a warp has lanes.
     Launch(Case(n=40, k=8704, bias=False), 20, 32, 1, 3, 34, activation="int8"),
     Launch(Case(n=40, k=8704), 20, 32, 1, 3, 36, torch.float16),
@@ -150,9 +169,37 @@ def test_product(launch: Launch) -> None:
     assert not tickets.any()
     assert gave_up == 0 or launch.block_m > 16
     expected = weight.product(x.to(weight.stored[0].device)).cpu()
-    assert error(got, expected) < TOLERANCE[launch.out]
+    assert error(got, expected) < launch.tolerance()
     # What comes when changes no bit, nor which program runs first.
     assert torch.equal(run(launch, weight, x, tickets, seed=2)[0], got)
+
+
+@pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
+@pytest.mark.parametrize("ends", [(2**-20, 2**9), (2**9, 2**-20), (65504, 65504), (2**-24, 2**-24)], ids=str)
+def test_scales_of_any_size_in_float16_sums(offset: str, ends: tuple[float, float]) -> None:
+    launch = Launch(Case(n=70, k=2560, offset=offset, bias=False), 9, 64, 1, 3, 2, torch.float32, "int8")
+    weight = make(launch.case, launch.out)
+    scale = weight.stored[1]
+    sizes = torch.logspace(*(math.log2(end) for end in ends), scale.shape[1], base=2, dtype=torch.float64)
+    scale.copy_(sizes.clamp(max=65504))
+    scale[::3] *= -1
+    scale[5] = 0
+    if offset == "minimum":
+        assert weight.stored[2] is not None
+        weight.stored[2].copy_((scale.float() * -7).clamp(-65504, 65504))
+    # Activations in proportion, so that all columns count.
+    x = (activations(launch.m, launch.case.k, launch.out).cpu() / sizes.repeat_interleave(32)).float()
+    values = weight.form.dequantize(*weight.stored).double().cpu()  # type: ignore[arg-type]
+    expected = x.double() @ values.T
+    got, _ = run(launch, weight, x, torch.zeros(warpgroup.TICKETS, dtype=torch.int32))
+    assert not got[:, 5].any()
+    keep = [row for row in range(launch.case.n) if row != 5]
+    if ends[0] == ends[1]:
+        assert error(got[:, keep], expected[:, keep]) < launch.tolerance()
+    else:
+        # Over so many sizes neither weights nor activations are exact beside the greatest of their rows.
+        bound = 2**-12 * (x.abs().amax(1, keepdim=True) * values.abs().amax(1)) * launch.case.k**0.5
+        assert ((got - expected).abs() <= bound)[:, keep].all()
 
 
 @pytest.mark.parametrize("launch", [LAUNCHES[-1], Launch(Case(n=150, k=1280), 20, 32, 1, 3, 4)], ids=str)

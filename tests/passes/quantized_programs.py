@@ -106,7 +106,7 @@ def _matmul_ordered(bits: int) -> Callable[..., Tensor]:
     sizes, back = ((2, 4, 2, 4, 2), (4, 1, 2, 5, 3)) if bits == 4 else ((8, 2, 4, 2), (3, 1, 2, 4))
 
     def run(ordered: Tensor, factor: Tensor, tickets: Tensor, *rest: Any) -> Tensor:
-        m, k, block_m = factor.shape[0], rest[0].shape[1] * 8 // bits, rest[9]
+        m, k, block_m = factor.shape[0], rest[0].shape[1] * 8 // bits, rest[10]
         assert ordered.shape[0] >= -(-m // block_m) * block_m
         if rest[-2]:  # for warpgroups: [K / 64, rows, 64], piece p of row m at p ^ (m % 8)
             pieces = ordered.reshape(k // 64, -1, 8, 8)

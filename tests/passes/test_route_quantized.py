@@ -132,7 +132,7 @@ def test_activations_that_several_products_take_are_put_in_order_once(
     assert {tuple(node.meta["val"][0].shape) for node in found} == {(128, 128)}
     products = calls(program, *KERNELS)
     assert len(products) == 4
-    assert {node.args[12] for node in products} == {16, 64}
+    assert {node.args[13] for node in products} == {16, 64}
     assert {node.args[0].args[0] for node in products} == set(found)
     for got, expected in zip(runnable(program)(x), model(x), strict=True):
         assert close(got, expected)

@@ -106,6 +106,10 @@ inline float __shfl_xor_sync(unsigned, float value, int other) {
   return __uint_as_float(
       emulator::exchange(bits_of<unsigned>(value), [from](const unsigned* lanes) { return lanes[from]; }));
 }
+inline unsigned __shfl_xor_sync(unsigned, unsigned value, int other) {
+  const int from = emulator::lane() ^ other;
+  return emulator::exchange(value, [from](const unsigned* lanes) { return lanes[from]; });
+}
 inline int __any_sync(unsigned, int value) {
   return emulator::exchange(value != 0,
                             [](const unsigned* lanes) { return *std::max_element(lanes, lanes + 32); });

@@ -7,10 +7,20 @@
 
 namespace emulator {
 
+#if HALF_SUMS
+typedef u32 Word;  // of two sums
+constexpr int kWords = BLOCK_M / 4;
+constexpr Word kUnknown = 0x7fff7fff;
+#else
+typedef float Word;
+constexpr int kWords = BLOCK_M / 2;
+const Word kUnknown = NAN;
+#endif
+
 // Of a thread, between the first product and the wait: registers that products write, and the sums so far.
 struct Products {
-  float* registers = nullptr;
-  float sums[BLOCK_M / 2];
+  Word* registers = nullptr;
+  Word sums[kWords];
   bool fenced = false;
 };
 extern Products products[kMostThreads];
@@ -19,6 +29,18 @@ extern u32 operands[kMostThreads][4];
 
 inline float operand(u16 bits) {
   return (float)(TYPE == BFLOAT16 ? Bfloat::load(bits) : Half::load(bits));
+}
+
+// Adds to the sum of token 8 j + 2 t + e of a thread's upper row, or of the lower one. Sums in float16 are
+// rounded each time.
+inline void add(Word (&sums)[kWords], int j, int row, int e, double number) {
+#if HALF_SUMS
+  Word& word = sums[2 * j + row];
+  const u16 sum = Half::store(Half::load((u16)(word >> 16 * e)) + number);
+  word = (word & ~(0xffffu << 16 * e)) | (Word)sum << 16 * e;
+#else
+  sums[4 * j + 2 * row + e] += (float)number;
+#endif
 }
 
 // The number of row n and column k of what a descriptor describes.
@@ -34,14 +56,14 @@ inline void products_fence() {
   emulator::products[threadIdx.x].fenced = true;
 }
 
-inline void product(float (&d)[BLOCK_M / 2], const u32 (&a)[4], u64 b) {
+inline void product(emulator::Word (&d)[emulator::kWords], const u32 (&a)[4], u64 b) {
   using namespace emulator;
   Products& mine = products[threadIdx.x];
   if (!mine.fenced) fail("expected a fence in front of products whose registers were written");
   if (mine.registers == nullptr) {
     mine.registers = d;
     std::memcpy(mine.sums, d, sizeof d);
-    for (float& number : d) number = NAN;
+    for (Word& word : d) word = kUnknown;
   }
   if (mine.registers != d) fail("expected a wait between products of different sums");
   std::memcpy(operands[threadIdx.x], a, sizeof a);
@@ -56,9 +78,11 @@ inline void product(float (&d)[BLOCK_M / 2], const u32 (&a)[4], u64 b) {
       w[k] = operand((u16)(pair >> (k % 2 * 16)));
     }
     for (int j = 0; j < BLOCK_M / 8; j++)
-      for (int e = 0; e < 2; e++)
-        for (int k = 0; k < 16; k++)
-          mine.sums[4 * j + 2 * row + e] += w[k] * described(b, j * 8 + t * 2 + e, k);
+      for (int e = 0; e < 2; e++) {
+        double number = 0;
+        for (int k = 0; k < 16; k++) number += (double)w[k] * described(b, j * 8 + t * 2 + e, k);
+        add(mine.sums, j, row, e, number);
+      }
   }
   block.meet(meeting, 128);
 }

@@ -183,6 +183,16 @@ template <int Which>
 inline u32 one_twice(u32 pair) {
   return (pair >> 16 * Which & 0xffff) * 0x10001u;
 }
+inline u32 without_signs(u32 pair) {
+  return pair & 0x7fff7fffu;
+}
+inline u32 negative2(u32 a) {
+  return a ^ 0x80008000u;
+}
+template <int Which>
+inline float one_of(u32 pair) {
+  return (float)emulator::Half::load((u16)(pair >> 16 * Which));
+}
 inline u32 pair_of(float low, float high) {
   return emulator::Half::store(low) | (u32)emulator::Half::store(high) << 16;
 }
