@@ -45,6 +45,15 @@ def quantize_activation_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.reshape(rows, k), scale, total
 
 
+def stretches(k: int, activation: str, block_m: int) -> int:
+    """Stretches of a row of ``k`` that are divided by a power of two each, where activations are put in order for sums
+    in float16: as many columns as are summed so, fewer for few rows, where each stretch has a program of its own."""
+    steps = k // 256
+    if activation != "int8" or (block_m <= 64 and steps <= 24):
+        return 1
+    return -(-steps // (16 if block_m <= 64 else 42))
+
+
 def order_activation_reference(
     x: Tensor, bits: int, activation: str, block_m: int, tiled: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,21 +70,27 @@ def order_activation_reference(
     Returns:
         float16 [M rounded up, at least ``block_m``, K rounded up to 128], zero beyond M and K; float32 [M], the power
         of two that a row was divided by: its greatest is below 2**14 then; int32 zeros, [4096] if ``tiled``, else [1].
-        ``tiled``, and with ``activation`` "int8", they are not rounded, and the greatest is below 4; with bfloat16
-        ``x`` and ``block_m`` below 64 they are bfloat16, not divided.
+        ``tiled``, and with ``activation`` "int8", they are not rounded, and the greatest is below 4, of each of the
+        ``stretches`` S of a row, of 256 columns times as many as are needed, if these are more than one: float32 [S, M]
+        then; with bfloat16 ``x`` and ``block_m`` below 64 they are bfloat16, not divided.
     """
     unrounded = bool(tiled) and activation == "int8"
     as_is = unrounded and x.dtype == torch.bfloat16 and block_m < 64
     top = 1 if unrounded else 13
     k, rows = x.shape[-1], math.prod(x.shape[:-1])
-    greatest = x.to(torch.float32).reshape(rows, k).abs().amax(dim=1)
+    count = 1 if as_is or not unrounded else stretches(k, activation, block_m)
+    length = k if count == 1 else -(-k // 256 // count) * 256
+    parts = torch.split(x.to(torch.float32).reshape(rows, k), length, 1)
+    greatest = torch.stack([part.abs().amax(dim=1) for part in parts])
     exponent = ((greatest.view(torch.int32) >> 23) & 0xFF).clamp(27, 240)
     down, factor = ((part << 23).view(torch.float32) for part in (254 + top - exponent, exponent - top))
     padding = (0, -k % 128, 0, max(-rows % block_m, block_m if rows == 0 else 0))
     if as_is:
         factor = torch.ones_like(factor)
     handling = "exact" if unrounded else activation
-    taken = x.reshape(rows, k) if as_is else (_rows(x, handling) * down.unsqueeze(-1)).to(torch.float16)
+    downs = down.T.repeat_interleave(length, 1)[:, :k]
+    taken = x.reshape(rows, k) if as_is else (_rows(x, handling) * downs).to(torch.float16)
+    factor = factor[0] if count == 1 else factor
     values = torch.nn.functional.pad(taken, padding)
     # Column 128 unit + 32 block + 16 high + 4 word + 2 e + odd; of int8 128 unit + 32 block + 4 word + 2 second + e.
     sizes, order = ((4, 2, 4, 2, 2), (2, 3, 5, 1, 4)) if bits == 4 else ((4, 8, 2, 2), (2, 3, 1, 4))

@@ -145,14 +145,16 @@ def check_ordered(
     _check_handling(op, activation)
     _check_block_m(op, block_m)
     _expect(factor.dtype == torch.float32, op, "factor", "float32", factor.dtype)
-    _expect(factor.dim() == 1, op, "factor", "one dimension [M]", tuple(factor.shape))
+    several = warpgroups and activation == "int8" and factor.dim() == 2 and 1 < factor.shape[0] <= k // 256
+    expected = "one dimension [M]" + (", or [S, M] with S from 2 to K / 256" if warpgroups else "")
+    _expect(several or factor.dim() == 1, op, "factor", expected, tuple(factor.shape))
     _expect(tickets.dtype == torch.int32, op, "tickets", "int32", tickets.dtype)
     taken = ordered.dtype in ((torch.float16, torch.bfloat16) if warpgroups else (torch.float16,))
     expected = "float16, or bfloat16 as ordered for warpgroups" if warpgroups else "float16"
     _expect(taken, op, "ordered", expected, ordered.dtype)
     _expect(ordered.dim() == 2, op, "ordered", "2 dimensions [M rounded up, K rounded up]", tuple(ordered.shape))
     _same(op, "ordered", "last dimension", ordered.shape[1], -(-k // 128) * 128)
-    rows = -(-factor.shape[0] // block_m) * block_m
+    rows = -(-factor.shape[-1] // block_m) * block_m
     _expect(
         not statically_known_true(ordered.shape[0] < rows), op, "ordered",
         f"at least {rows} rows, those of factor rounded up to block_m", ordered.shape[0],

@@ -246,7 +246,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         Args:
             ordered: float16, for ``warpgroups`` also bfloat16, [at least M rounded up to ``block_m``, K rounded up to
                 128]; tiled for ``warpgroups``.
-            factor, tickets: float32 [M] and int32, as they were returned; the stored tensors, ``bias`` and
+            factor, tickets: float32 [M] or [S, M], and int32, as they were returned; the stored tensors, ``bias`` and
                 ``group_size`` as of ``linear``.
             dtype: of the result: bfloat16, float16 or float32.
             activation: as it was when they were ordered.
@@ -281,7 +281,7 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         check_bias(name, bias, n, qdata)
         check_ordered(name, ordered, factor, tickets, k, dtype, activation, block_m, config[-2])
         check_warpgroups(name, config[-2], form, n, k, ordered, block_n, config[-4], tickets)
-        return ordered.new_empty((factor.shape[0], n), dtype=dtype)
+        return ordered.new_empty((factor.shape[-1], n), dtype=dtype)
 
     matmul_ordered.register_fake(fake_matmul_ordered)
     return matmul_ordered, fake_matmul_ordered

@@ -27,11 +27,11 @@ from etcuda.kernels.int4.warpgroup import (
     native,
     native_order,
     native_order_as_is,
-    order_programs,
     programs_as_is,
 )
 from etcuda.kernels.native import native_kernels
 from etcuda.kernels.overlap import choose_kernel
+from etcuda.kernels.quantized_reference import stretches
 
 _ORDER_UNITS = 16  # Chunks of 128 activations that a program of order_kernel puts in order at a time.
 Ordered = tuple[Tensor, Tensor, Tensor]
@@ -140,8 +140,8 @@ def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overl
             programs = programs_as_is(k)
             made = native_order_as_is(k)
         else:
-            programs = order_programs(k, block_m)
-            made = native_order(k, _name(x.dtype), activation)
+            programs = _stretches_of(factor)
+            made = native_order(k, _name(x.dtype), activation, programs)
         kernel, early = choose_kernel(x, warpgroup_order_kernel, warpgroup_order_overlapped, overlap)
         with native_kernels():
             kernel[(torch.sym_max(num_tokens, 1), programs)](
@@ -167,7 +167,10 @@ def new_ordered(x: Tensor, num_tokens: int, k: int, activation: str, block_m: in
     kind = multiplies_in(x.dtype, activation, block_m) if tiled else torch.float16
     ordered = x.new_empty((rows, triton.cdiv(k, 128) * 128), dtype=kind)
     tickets = x.new_empty((TICKETS if tiled else 1,), dtype=torch.int32)
-    return ordered, x.new_empty((num_tokens,), dtype=torch.float32), tickets
+    divided = tiled and kind == torch.float16
+    count = stretches(k, activation, block_m) if divided else 1
+    shape = (num_tokens,) if count == 1 else (count, num_tokens)
+    return ordered, x.new_empty(shape, dtype=torch.float32), tickets
 
 
 def matmul_ordered(
@@ -192,7 +195,7 @@ def matmul_ordered(
 ) -> Tensor:
     """What ``order`` made of x [M, K] times a weight; [M, N]."""
     qdata = stored[0]
-    num_rows, num_tokens, k = qdata.shape[0], factor.shape[0], qdata.shape[1] * 8 // bits
+    num_rows, num_tokens, k = qdata.shape[0], factor.shape[-1], qdata.shape[1] * 8 // bits
     out = ordered.new_empty((num_tokens, num_rows), dtype=dtype)
     tiles = triton.cdiv(num_rows, block_n) * torch.sym_max(triton.cdiv(num_tokens, block_m), 1)
     partial = ordered.new_empty(2 * programs * block_n * block_m if programs else 1, dtype=torch.float32)
@@ -209,8 +212,9 @@ def matmul_ordered(
         kernel, early = choose_kernel(ordered, warpgroup_kernel, warpgroup_overlapped, overlap)
         bias_type = None if bias is None else _name(bias.dtype)
         made = native(
-            k, _name(ordered.dtype), activation, form.offset, block_m, warpgroups, num_stages, _name(dtype), bias_type
-        )
+            k, _name(ordered.dtype), activation, _stretches_of(factor), form.offset, block_m, warpgroups, num_stages,
+            _name(dtype), bias_type,
+        )  # fmt: skip
         with native_kernels():
             kernel[(programs,)](
                 ordered, factor, *weights, added, out, partial, tickets, num_rows + 2,
@@ -237,6 +241,10 @@ def matmul_ordered(
             **early,
         )  # fmt: skip
     return out
+
+
+def _stretches_of(factor: Tensor) -> int:
+    return factor.shape[0] if factor.dim() == 2 else 1
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,18 +1,18 @@
 // Activations x [M, K] in fp16, in the order and the place in which warpgroup.cu reads them:
 // [K/64][rows][64], a row's eight pieces of 16 bytes swapped as shared memory has them. README.md says which
-// column goes where. Row m is divided by factor[m], a power of two. Defined from outside: NAME, K, X, TOP,
-// THREADS, ITEMS, TICKETS.
+// column goes where. Each RUN times 256 columns of row m are divided by a power of two, factor[run][m].
+// Defined from outside: NAME, K, X, RUN, TOP, THREADS, ITEMS, TICKETS.
 
 #include "ptx.cuh"
 
 namespace {
 
-constexpr int kItems = K / 16;
+constexpr int kItems = K / 16, kItemsOfRun = RUN * 16;
 
 typedef Number<X>::Bits Bits;
 constexpr int kWords = sizeof(Bits);  // of four columns, in which they come
 constexpr u32 kNoSign = sizeof(Bits) == 2 ? 0x7fff7fffu : 0x7fffffffu;
-static_assert(THREADS * ITEMS >= kItems, "each thread has ITEMS at most");
+static_assert(THREADS * ITEMS >= kItemsOfRun, "each thread has ITEMS at most");
 
 // Four columns.
 struct Four {
@@ -39,7 +39,7 @@ __device__ __forceinline__ u32 greatest(u32 a, u32 b) {
   return sizeof(Bits) == 2 ? greater_halves(a, b) : max(a, b);
 }
 
-// Of the greatest magnitude of a row the exponent alone, as float32 has it.
+// Of the greatest magnitude the exponent alone, as float32 has it.
 __device__ __forceinline__ int exponent_of(u32 most, u32* found) {
   if (sizeof(Bits) == 2) most = max(most >> 16, most & 0xffff);
   most = __reduce_max_sync(0xffffffff, most);
@@ -53,9 +53,8 @@ __device__ __forceinline__ int exponent_of(u32 most, u32* found) {
 
 }  // namespace
 
-// Grid: rows, and 1, or ITEMS programs that each put one item of a thread in order. What a thread has of a
-// row stays in registers until its greatest is known: below 2^(TOP + 1), activations of 8 bits are exact down
-// to 2^-(TOP + 17) of it.
+// Grid: rows, runs of one. What a thread has stays in registers until the greatest of the run is known: below
+// 2^(TOP + 1), activations of 8 bits are exact down to 2^-(TOP + 17) of it.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     NAME(const Bits* __restrict__ x, u16* __restrict__ ordered, float* __restrict__ factor,
          int* __restrict__ tickets,  // zeros
@@ -73,7 +72,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   u32 most = 0;
 #pragma unroll
   for (int i = 0; i < ITEMS; i++) {
-    const int item = min(thread + i * THREADS, kItems - 1);
+    const int item =
+        min(min(thread + i * THREADS, kItemsOfRun - 1) + (int)blockIdx.y * kItemsOfRun, kItems - 1);
 #pragma unroll
     for (int t = 0; t < 4; t++) four[i][t].load(x + (u64)row * K + item / 8 * 128 + item % 8 * 4 + t * 32);
   }
@@ -84,13 +84,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
       for (int j = 0; j < kWords; j++) most = greatest(most, four[i][t].words[j]);
   const int exponent = exponent_of(most, (u32*)shared);
-  if (thread == 0 && blockIdx.y == 0) factor[row] = __int_as_float((exponent - TOP) << 23);
+  if (thread == 0)
+    factor[(u64)blockIdx.y * (tokens_and_two - 2) + row] = __int_as_float((exponent - TOP) << 23);
   const float down = __int_as_float((254 + TOP - exponent) << 23);
 
 #pragma unroll
   for (int i = 0; i < ITEMS; i++) {
-    const int item = thread + i * THREADS, h = item % 8 / 4, c = item % 4;
-    if (item >= kItems || (gridDim.y > 1 && i != (int)blockIdx.y)) continue;
+    const int of_run = thread + i * THREADS, item = of_run + (int)blockIdx.y * kItemsOfRun;
+    const int h = item % 8 / 4, c = item % 4;
+    if (of_run >= kItemsOfRun || item >= kItems) continue;
     u16* to = ordered + ((u64)(item / 8 * 2 + h) * rows + row) * 64;
 #pragma unroll
     for (int o = 0; o < 2; o++) {

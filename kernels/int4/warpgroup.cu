@@ -45,13 +45,15 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
   while (work.next(part)) {
     RowFactors factors;
     float numbers[BLOCK_M / 2];
-    int run_from = part.first;
+    const int first_m = work.first_m(part);
+    int run_from = part.first, run_to = 0;
     do {
+      run_to = min(part.last, (run_from / kRun + 1) * kRun);
       Sum sums[kSums];
 #pragma unroll
       for (int j = 0; j < kSums; j++) sums[j] = 0;
 #pragma unroll 1
-      for (int left = min(part.last - run_from, kRun); left > 0; left--) {
+      for (int left = run_to - run_from; left > 0; left--) {
         wait_for_copies<STAGES - 2>();
         __syncwarp();
         if (!kBringLate) bring_more();
@@ -128,14 +130,14 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
         z_at += around ? kZero - kZRow : kZero;
         scale_stage = around ? 0 : scale_stage + 1;
       }
-      as_floats(sums, factors, numbers);
+      as_floats(sums, factors, factor + (u64)(run_from / kRun) * num_tokens, first_m, num_tokens, numbers);
       if (kRun < kSteps) {
         if (run_from > part.first) add_aside(numbers, aside(partial, work, warp));
-        if (run_from + kRun < part.last) put_aside(numbers, aside(partial, work, warp));
+        if (run_to < part.last) put_aside(numbers, aside(partial, work, warp));
       }
-      run_from += kRun;
+      run_from = run_to;
     } while (kRun < kSteps && run_from < part.last);
-    const int n = work.first_n(part) + warp * 16, first_m = work.first_m(part);
+    const int n = work.first_n(part) + warp * 16;
     if (part.last - part.first == kSteps) {
       store<BLOCK_M>(numbers, out, bias, factor, warp_at + read_at, n, first_m, num_rows, num_tokens);
       continue;
@@ -170,7 +172,7 @@ constexpr int kBoundThreads = BLOCK_M <= 32 && WARPGROUPS == 4 ? 768 : kThreads;
 // A program per block; each of its warpgroups multiplies 64 rows of a tile.
 extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
     NAME(const u8* __restrict__ x,          // [K / 64][rows_of_x][64] of TYPE, as order.cu makes it
-         const float* __restrict__ factor,  // [num_tokens]
+         const float* __restrict__ factor,  // [num_tokens], of each run
          const u8* __restrict__ qdata, const u8* __restrict__ scale, const u8* __restrict__ zero,
          const Bias* __restrict__ bias, Out* __restrict__ out,
          float* __restrict__ partial,  // [2 * programs][BLOCK_N / 16][BLOCK_M / 16][32][8], or half of it

@@ -15,9 +15,9 @@ _OFFSETS = {"symmetric": 0, "zero_point": 1, "minimum": 2}
 _STEP = 256  # Columns.
 _SCALE_STAGES = 7
 _THREADS = 128  # With 32 registers each they fit beside the greatest product.
-_ITEMS = 2  # Of 16 activations, that a thread puts in order at least, and more where it must.
+_ITEMS = 2  # Of 16 activations, that a thread puts in order at least where there are many, and more where it must.
+_FEW_ITEMS = 384
 _MOST_THREADS = 1024
-_FEW_ROWS = 64
 _LEAST_HALF = 64  # Rows of the tiles that activations are put in order for, from which sums are in float16.
 
 
@@ -46,10 +46,11 @@ def fits(n: int, k: int, bits: int, group_size: int, storage: str, arch: str) ->
 
 
 def native(
-    k: int, kind: str, activation: str, offset: str, block_m: int, warpgroups: int, stages: int, out: str,
+    k: int, kind: str, activation: str, count: int, offset: str, block_m: int, warpgroups: int, stages: int, out: str,
     bias: str | None,
 ) -> Native:  # fmt: skip
-    """The kernel for a weight; ``kind``, in which it multiplies, ``out`` and ``bias`` are names of dtypes."""
+    """The kernel for a weight; ``kind``, in which it multiplies, ``out`` and ``bias`` are names of dtypes, ``count`` is
+    the number of ``stretches`` in which rows of activations were put in order."""
     defines = {
         "K": k,
         "BLOCK_M": block_m,
@@ -58,6 +59,7 @@ def native(
         "X_STAGES": x_stages(block_m),
         "TYPE": KINDS[kind],
         "HALF_SUMS": int(kind == "float16" and activation == "int8"),
+        "RUN": _run(k, count),
         "OFFSET": _OFFSETS[offset],
         "HAS_BIAS": int(bias is not None),
         "OUT": KINDS[out],
@@ -95,19 +97,18 @@ def greatest_exponent(activation: str) -> int:
     return 1 if activation == "int8" else 13
 
 
-def native_order(k: int, dtype: str, activation: str) -> Native:
-    """The kernel that puts activations in order in float16."""
-    items = _order_items(k)
-    threads = -(-k // (16 * items * 32)) * 32
-    top = greatest_exponent(activation)
-    defines = {"K": k, "X": KINDS[dtype], "TOP": top, "THREADS": threads, "ITEMS": items, "TICKETS": TICKETS}
+def native_order(k: int, dtype: str, activation: str, count: int) -> Native:
+    """The kernel that puts activations in order in float16; a program for each of ``count`` stretches of a row."""
+    run = _run(k, count)
+    few = 1 if run * 16 <= _FEW_ITEMS else _ITEMS
+    items = max(few, -(-run * 16 // _MOST_THREADS))
+    threads = -(-run * 16 // (items * 32)) * 32
+    defines = {
+        "K": k, "X": KINDS[dtype], "RUN": run, "TOP": greatest_exponent(activation), "THREADS": threads, "ITEMS": items,
+        "TICKETS": TICKETS,
+    }  # fmt: skip
     return Native("int4/order.cu", f"{ARCH}a", threads, 128, tuple(defines.items()))
 
 
-def order_programs(k: int, block_m: int) -> int:
-    """Programs of ``native_order`` that share a row: each reads all of it, which pays where rows are few."""
-    return _order_items(k) if block_m <= _FEW_ROWS else 1
-
-
-def _order_items(k: int) -> int:
-    return max(_ITEMS, -(-k // (16 * _MOST_THREADS)))
+def _run(k: int, count: int) -> int:
+    return -(-k // (_STEP * count))

@@ -51,9 +51,9 @@ struct SumOf<true> {
 };
 typedef SumOf<HALF_SUMS != 0>::Word Sum;
 constexpr int kSums = HALF_SUMS ? BLOCK_M / 4 : BLOCK_M / 2;
-// Steps that are summed before sums go to float32: in float16 they become less exact with each product, by
-// 2^-12 of what they are.
-constexpr int kRun = HALF_SUMS ? 42 : kSteps;
+// Steps that are summed before sums go to float32: those whose activations are divided by one power of two.
+// In float16 sums become less exact with each product, by 2^-12 of what they are.
+constexpr int kRun = HALF_SUMS ? RUN : kSteps;
 
 typedef Number<OUT>::Bits Out;
 typedef Number<BIAS>::Bits Bias;

@@ -27,18 +27,24 @@ struct Eight {
 };
 
 // The sums of a thread.
-__device__ __forceinline__ void as_floats(const float (&sums)[BLOCK_M / 2], const RowFactors&,
-                                          float (&to)[BLOCK_M / 2]) {
+__device__ __forceinline__ void as_floats(const float (&sums)[BLOCK_M / 2], const RowFactors&, const float*,
+                                          int, int, float (&to)[BLOCK_M / 2]) {
 #pragma unroll
   for (int j = 0; j < BLOCK_M / 2; j++) to[j] = sums[j];
 }
 __device__ __forceinline__ void as_floats(const u32 (&sums)[BLOCK_M / 4], const RowFactors& factors,
+                                          const float* factor, int first_m, int num_tokens,
                                           float (&to)[BLOCK_M / 2]) {
   const float back[2] = {factors.back<0>(), factors.back<1>()};
 #pragma unroll
-  for (int j = 0; j < BLOCK_M / 4; j++) {
-    to[2 * j] = one_of<0>(sums[j]) * back[j % 2];
-    to[2 * j + 1] = one_of<1>(sums[j]) * back[j % 2];
+  for (int j = 0; j < BLOCK_M / 8; j++) {
+    const int m = first_m + j * 8 + threadIdx.x % 4 * 2;
+    const float low = m < num_tokens ? factor[m] : 0.f, high = m + 1 < num_tokens ? factor[m + 1] : 0.f;
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      to[4 * j + 2 * row] = one_of<0>(sums[2 * j + row]) * back[row] * low;
+      to[4 * j + 2 * row + 1] = one_of<1>(sums[2 * j + row]) * back[row] * high;
+    }
   }
 }
 
@@ -169,7 +175,7 @@ __device__ __forceinline__ void store(const float (&sums)[Tokens / 2], Out* out,
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       up[i] = 1.f / kWeightFactor;
-      if (TYPE == FLOAT16) up[i] *= m + i < num_tokens ? factor[m + i] : 0.f;
+      if (TYPE == FLOAT16 && !HALF_SUMS) up[i] *= m + i < num_tokens ? factor[m + i] : 0.f;
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {

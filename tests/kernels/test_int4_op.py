@@ -218,6 +218,10 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
         ),
         ({}, "tickets: expected at least 64, of a tiled order, got 1."),
         (
+            {"factor": torch.ones(2, 6)},
+            "factor: expected one dimension [M], or [S, M] with S from 2 to K / 256, got (2, 6).",
+        ),
+        (
             {"group_size": 64, "scale": torch.ones(8, 4).half(), "zero": torch.zeros(8, 4, dtype=torch.uint8)},
             "warpgroups: expected 0 but for int4 in groups of 32 with fp16 scales, below 4 GiB, K a multiple of 256 "
             "below 65536, on sm_90, got int4, groups of 64, fp16 scales, 8 x 256 on sm_90.",

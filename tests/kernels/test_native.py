@@ -25,6 +25,7 @@ from etcuda.kernels.int4.configs import MatmulConfig, matmul_candidates
 from etcuda.kernels.int4.problem import LinearProblem
 from etcuda.kernels.int4.select import Choice, LocalDevice
 from etcuda.kernels.native import Native, native_kernels
+from etcuda.kernels.quantized_reference import stretches
 from etcuda.passes import choose_linear
 from examples.export import export_program
 
@@ -45,7 +46,7 @@ def native(
     activation: str = "int8",
 ) -> Native:  # fmt: skip
     return warpgroup.native(
-        k, kind, activation, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias
+        k, kind, activation, 1, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias
     )
 
 
@@ -79,13 +80,13 @@ def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation: 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("k", [256, 5376, 21504, 65280])
-@pytest.mark.parametrize("activation", ["int8", "exact"])
-def test_the_order_compiles(dtype: str, k: int, activation: str) -> None:
+@pytest.mark.parametrize(("activation", "block_m"), [("int8", 64), ("int8", 128), ("exact", 16)])
+def test_the_order_compiles(dtype: str, k: int, activation: str, block_m: int) -> None:
     types = {
         "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "ordered": "*fp16",
         "factor": "*fp32", "tickets": "*i32", "tokens_and_two": "i32", "rows": "i32",
     }  # fmt: skip
-    made = warpgroup.native_order(k, dtype, activation)
+    made = warpgroup.native_order(k, dtype, activation, stretches(k, activation, block_m))
     with native_kernels():
         kernel = compile_stand_in(made, types, stand_in.warpgroup_order_overlapped)
     assert kernel.metadata.num_warps == made.threads // 32 <= 32
@@ -127,7 +128,7 @@ def test_other_kernels_and_the_hook_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [native(candidates(16)[0]), warpgroup.native_order(5376, "float16", "int8"), warpgroup.native_order_as_is(512)],
+    [native(candidates(16)[0]), warpgroup.native_order(5376, "float16", "int8", 2), warpgroup.native_order_as_is(512)],
     ids=str,
 )
 def test_a_mark_has_no_capital_letters(made: Native) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 import etcuda.kernels
 from etcuda.kernels.int4 import warpgroup
 from etcuda.kernels.native import Native
-from etcuda.kernels.quantized_reference import order_activation_reference
+from etcuda.kernels.quantized_reference import order_activation_reference, stretches
 from tests.kernels.linear_cases import TOLERANCE, Case, Weight, activations, compare_ordered, error, make, untiled
 
 EMULATOR = pathlib.Path(__file__).parent / "emulator"
@@ -75,8 +75,8 @@ def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int
     if kind == torch.bfloat16:
         programs, native = warpgroup.programs_as_is(k), warpgroup.native_order_as_is(k)
     else:
-        programs = warpgroup.order_programs(k, block_m)
-        native = warpgroup.native_order(k, str(dtype).removeprefix("torch."), activation)
+        programs = stretches(k, activation, block_m)
+        native = warpgroup.native_order(k, str(dtype).removeprefix("torch."), activation, programs)
     x = activations(m, k, dtype).cpu()
     if m > 4:
         x[1], x[2], x[3, 7] = 0, x[2] * 1e-4, 3e4
@@ -122,7 +122,8 @@ def run(
     bias = weight.bias
     ordered, factor, _ = order_activation_reference(x, 4, launch.activation, launch.ordered_for or launch.block_m, 1)
     native = warpgroup.native(
-        launch.case.k, str(ordered.dtype).removeprefix("torch."), launch.activation, launch.case.offset,
+        launch.case.k, str(ordered.dtype).removeprefix("torch."), launch.activation,
+        factor.shape[0] if factor.dim() == 2 else 1, launch.case.offset,
         launch.block_m, launch.warpgroups, launch.stages, name,
         None if bias is None else str(bias.dtype).removeprefix("torch."),
     )  # fmt: skip
