@@ -130,8 +130,8 @@ def matmul(
 def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overlap: int) -> Ordered:
     """x [M, K] as the tensor-core product of weights of ``bits`` bits reads it: float16 [M rounded up to ``block_m``, K
     rounded up to 128] and, float32 [M], the power of two that each row was divided by. Rows beyond M are not written.
-    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero; K is a multiple of 256 then, and the type is
-    ``multiplies_in``.
+    ``tiled`` is 1 for the kernel in warpgroup.cu, whose tickets are zero; K is a multiple of 256 then, the type is
+    ``multiplies_in``, and powers of two are [S, M] where ``stretches`` S are several.
     """
     num_tokens, k = x.shape
     ordered, factor, tickets = new_ordered(x, num_tokens, k, activation, block_m, tiled)

@@ -1,7 +1,7 @@
 // out[m, n] = sum over k of x[m, k] * w[n, k] + bias[n], for int4 weights in groups of 32 with float16
 // scales, on the tensor cores of Hopper. README.md says how it works. Defined from outside: NAME, K, BLOCK_M,
-// WARPGROUPS, STAGES, X_STAGES, TYPE, OFFSET, HAS_BIAS, OUT, BIAS; and in products.cuh the product itself,
-// whose text depends on BLOCK_M.
+// WARPGROUPS, STAGES, X_STAGES, TYPE, HALF_SUMS, RUN, OFFSET, HAS_BIAS, OUT, BIAS; and in products.cuh the
+// product itself, whose text depends on BLOCK_M, TYPE and HALF_SUMS.
 
 #include "products.cuh"
 #include "warpgroup_copies.cuh"
