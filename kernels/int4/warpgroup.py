@@ -16,7 +16,7 @@ _STEP = 256  # Columns.
 _SCALE_STAGES = 7
 _THREADS = 128  # With 32 registers each they fit beside the greatest product.
 _ITEMS = 2  # Of 16 activations, that a thread puts in order at least where there are many, and more where it must.
-_FEW_ITEMS = 384
+_FEW_ITEMS = 384  # Of a stretch: so few have a thread each.
 _MOST_THREADS = 1024
 _LEAST_HALF = 64  # Rows of the tiles that activations are put in order for, from which sums are in float16.
 
