@@ -45,6 +45,10 @@ def quantize_activation_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.reshape(rows, k), scale, total
 
 
+# Rows of the tiles that activations are put in order for, from which bfloat16 ones are for sums in float16 too.
+SUMS_IN_FLOAT16_FROM = 64
+
+
 def stretches(k: int, activation: str, block_m: int) -> int:
     """Stretches of a row of ``k`` that are divided by a power of two each, where activations are put in order for sums
     in float16: as many columns as are summed so, fewer for few rows, where each stretch has a program of its own."""
@@ -75,7 +79,7 @@ def order_activation_reference(
         then; with bfloat16 ``x`` and ``block_m`` below 64 they are bfloat16, not divided.
     """
     unrounded = bool(tiled) and activation == "int8"
-    as_is = unrounded and x.dtype == torch.bfloat16 and block_m < 64
+    as_is = unrounded and x.dtype == torch.bfloat16 and block_m < SUMS_IN_FLOAT16_FROM
     top = 1 if unrounded else 13
     k, rows = x.shape[-1], math.prod(x.shape[:-1])
     count = 1 if as_is or not unrounded else stretches(k, activation, block_m)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 
 from etcuda.kernels.native import Native
+from etcuda.kernels.quantized_reference import SUMS_IN_FLOAT16_FROM
 
 ARCH = "sm_90"
 TICKETS = 4096  # That activations come with: one for each program and warp.
@@ -18,7 +19,6 @@ _THREADS = 128  # With 32 registers each they fit beside the greatest product.
 _ITEMS = 2  # Of 16 activations, that a thread puts in order at least where there are many, and more where it must.
 _FEW_ITEMS = 384  # Of a stretch: so few have a thread each.
 _MOST_THREADS = 1024
-_LEAST_HALF = 64  # Rows of the tiles that activations are put in order for, from which sums are in float16.
 
 
 def x_stages(block_m: int) -> int:
@@ -76,7 +76,7 @@ def multiplies_in(dtype: torch.dtype, activation: str, block_m: int) -> torch.dt
     weights. bfloat16 ones for small tiles, whose products take less than the read of the weight, are put in order as
     they are, which takes less, and weights are rounded to bfloat16.
     """
-    as_is = activation == "int8" and dtype == torch.bfloat16 and block_m < _LEAST_HALF
+    as_is = activation == "int8" and dtype == torch.bfloat16 and block_m < SUMS_IN_FLOAT16_FROM
     return torch.bfloat16 if as_is else torch.float16
 
 

@@ -73,13 +73,29 @@ struct Blocks {
   }
 };
 
-// Integers to 255 as they are stand for so many times 2^-133, the least of bfloat16: one instruction makes a
-// pair of weights of them. Scale, offset and weight are rounded. What both rows need is made in pairs.
+// Integers to 255 as they are stand for so many times the least number of a type: one instruction makes a
+// pair of weights of them. What two rows need is made in pairs.
+template <u32 (*MultiplyAdd)(u32, u32, u32)>
+struct LeastNumbers {
+  u32 times, sixteenth, plus;
+
+  template <int Row>
+  __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
+                                          u32& high_odd) const {
+    const u32 other = word >> 8, t = one_twice<Row>(times), s = one_twice<Row>(sixteenth),
+              p = one_twice<Row>(plus);
+    low_even = MultiplyAdd(word & 0x000f000fu, t, p);
+    low_odd = MultiplyAdd(other & 0x000f000fu, t, p);
+    high_even = MultiplyAdd(word & 0x00f000f0u, s, p);
+    high_odd = MultiplyAdd(other & 0x00f000f0u, s, p);
+  }
+};
+
+// Of bfloat16, 2^-133. Scale, offset and weight are rounded.
 template <>
-struct Blocks<BFLOAT16> {
+struct Blocks<BFLOAT16> : LeastNumbers<wide_fma2> {
   static constexpr float kFactor =
       1.f / (1 << 22);  // 2^-133 times the greatest factor that leaves scales finite
-  u32 times, sixteenth, plus;
 
   __device__ __forceinline__ Blocks(u32 upper_scale, u32 lower_scale, u32 upper_zero, u32 lower_zero) {
     const u32 scales = wide_pair(number(upper_scale), number(lower_scale));
@@ -90,17 +106,6 @@ struct Blocks<BFLOAT16> {
     else
       plus = wide_mul2(OFFSET == ZERO_POINT ? lower_zero << 16 | upper_zero : 0x00080008u,
                        wide_negative2(times));
-  }
-
-  template <int Row>
-  __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
-                                          u32& high_odd) const {
-    const u32 other = word >> 8, t = one_twice<Row>(times), s = one_twice<Row>(sixteenth),
-              p = one_twice<Row>(plus);
-    low_even = wide_fma2(word & 0x000f000fu, t, p);
-    low_odd = wide_fma2(other & 0x000f000fu, t, p);
-    high_even = wide_fma2(word & 0x00f000f0u, s, p);
-    high_odd = wide_fma2(other & 0x00f000f0u, s, p);
   }
 
  private:
@@ -153,11 +158,8 @@ struct RowFactors {
   static __device__ __forceinline__ int exponent_for(u32 most) { return min(31 - (int)(most + 1 >> 10), 27); }
 };
 
-// Weights for sums in float16. Integers to 255 as they are stand for so many times 2^-24, the least of
-// float16.
-struct HalfBlocks {
-  u32 times, sixteenth, plus;
-
+// Of float16, 2^-24: weights for sums in float16.
+struct HalfBlocks : LeastNumbers<fma2> {
   // Of two rows each; `zeros` as they are stored.
   __device__ __forceinline__ HalfBlocks(u32 scales, u32 zeros, const RowFactors& factors) {
     times = mul2(mul2(scales, factors.times), factors.times_too);
@@ -166,17 +168,6 @@ struct HalfBlocks {
       plus = mul2(mul2(zeros, mul2(factors.times, 0x0c000c00u)), mul2(factors.times_too, 0x0c000c00u));
     else
       plus = mul2(OFFSET == ZERO_POINT ? zeros : 0x00080008u, negative2(times));
-  }
-
-  template <int Row>
-  __device__ __forceinline__ void weights(u32 word, u32& low_even, u32& low_odd, u32& high_even,
-                                          u32& high_odd) const {
-    const u32 other = word >> 8, t = one_twice<Row>(times), s = one_twice<Row>(sixteenth),
-              p = one_twice<Row>(plus);
-    low_even = fma2(word & 0x000f000fu, t, p);
-    low_odd = fma2(other & 0x000f000fu, t, p);
-    high_even = fma2(word & 0x00f000f0u, s, p);
-    high_odd = fma2(other & 0x00f000f0u, s, p);
   }
 };
 

@@ -176,12 +176,6 @@ __device__ __forceinline__ u32 greater_halves(u32 a, u32 b) {
   asm("max.u16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
-// As Triton divides: within two units of the last place.
-__device__ __forceinline__ float divided(float a, float b) {
-  float d;
-  asm("div.full.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
-  return d;
-}
 
 // A word by which warps of different programs meet, as it was. What the warp wrote before is seen by who
 // reads or changes it later, and what others wrote by this warp, after a __syncwarp() on both sides.

@@ -101,11 +101,6 @@ inline void __syncwarp() {
 inline int __shfl_sync(unsigned, int value, int from) {
   return (int)emulator::exchange(value, [from](const unsigned* lanes) { return lanes[from]; });
 }
-inline float __shfl_xor_sync(unsigned, float value, int other) {
-  const int from = emulator::lane() ^ other;
-  return __uint_as_float(
-      emulator::exchange(bits_of<unsigned>(value), [from](const unsigned* lanes) { return lanes[from]; }));
-}
 inline unsigned __shfl_xor_sync(unsigned, unsigned value, int other) {
   const int from = emulator::lane() ^ other;
   return emulator::exchange(value, [from](const unsigned* lanes) { return lanes[from]; });

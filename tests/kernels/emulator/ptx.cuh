@@ -203,9 +203,6 @@ inline u32 masked_or(u32 word, u32 mask) {
 inline u32 greater_halves(u32 a, u32 b) {
   return max(a & 0xffff, b & 0xffff) | max(a >> 16, b >> 16) << 16;
 }
-inline float divided(float a, float b) {
-  return a / b;
-}
 
 namespace emulator {
 extern bool at_once;  // blocks run beside each other, each in a process
