@@ -1,4 +1,4 @@
-"""Activations that are rounded to int8 are rounded by the kernel that computes them."""
+"""Activations that are rounded to int8, or put in order, are so by the kernel that computes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from etcuda.kernels.rounding.problem import RoundingProblem
 from etcuda.kernels.rounding.select import choose_gate, choose_norm
 from etcuda.passes.base import compute_meta, graph_modules, graph_pass, insert_call, result_of, tensor_of
 from etcuda.passes.program_constants import target_of
-from etcuda.passes.recognize_activation import Gate, Norm, recognize_gate, recognize_norm, same_rows
+from etcuda.passes.quantized_call import arguments
+from etcuda.passes.recognize_activation import (
+    Gate,
+    Norm,
+    other_readers,
+    recognize_gate,
+    recognize_norm,
+    same_rows,
+)
 from etcuda.passes.symbols import hint
 from etcuda.passes.view_copy_to_view import refresh_meta
 
@@ -41,6 +49,8 @@ def fuse_rounding(program: ExportedProgram, config: BackendConfig) -> int:
     After: ``h, y, q, scale, sum = rms_norm_quantize(x, residual, weight, eps, ...)``, h and y only where they are read.
     Before: ``q, scale, sum = quantize_activation(silu(y[..., :I]) * y[..., I:])``.
     After: ``_, q, scale, sum = gate_quantize(y, None, "silu", ...)``.
+    Likewise ``order_activation`` of a gated activation, in the order of the kernel in CUDA C++, becomes ``gate_order``,
+    if nothing else reads the activation.
     What is rounded stays equal up to the order of sums in fp32. In a branch the whole chain must lie in it; what else
     stays by itself the log names, with the reason.
     """
@@ -51,6 +61,10 @@ def fuse_rounding(program: ExportedProgram, config: BackendConfig) -> int:
             if node.op == "call_function" and node.target is _ops.quantize_activation.default:
                 found.setdefault(same_rows(node.args[0]), []).append(node)
         here = [_fuse(program, module, y, calls, config.target) for y, calls in found.items()]
+        orders = [
+            n for n in module.graph.nodes if n.op == "call_function" and n.target is _ops.order_activation.default
+        ]
+        here += [_fuse_order(program, module, node) for node in orders]
         if any(here):
             module.graph.eliminate_dead_code()
             refresh_meta(module.graph)
@@ -63,8 +77,7 @@ def _fuse(program: ExportedProgram, module: GraphModule, y: Node, calls: list[No
     assert isinstance(target, CudaTarget)
     names = ", ".join(call.name for call in calls)
     if y.op == "placeholder":
-        where = "is an input" if module is program.graph_module else "is computed outside the branch"
-        log.info("%s stays by itself: %s %s", names, y.name, where)
+        log.info("%s stays by itself: %s", names, _whose(program, module, y))
         return 0
     norm, gate = recognize_norm(y), recognize_gate(y)
     if isinstance(norm, Norm):
@@ -122,6 +135,35 @@ def _fuse_gate(y: Node, calls: list[Node], gate: Gate, target: CudaTarget) -> No
              gate.gate.name, choice.config, choice.source, _kept(keep_y))  # fmt: skip
 
 
+def _fuse_order(program: ExportedProgram, module: GraphModule, call: Node) -> int:
+    """Replaces a call that puts a gated activation in order; returns 1, or 0 if it stays."""
+    given = arguments(call)
+    y = same_rows(given["x"])
+    if y.op == "placeholder":
+        log.info("%s stays by itself: %s", call.name, _whose(program, module, y))
+        return 0
+    gate = recognize_gate(y)
+    reason = gate if isinstance(gate, str) else None
+    if not given["tiled"]:
+        reason = "the product behind it is not the kernel in CUDA C++"
+    elif reason is None and (others := other_readers(y, [call])):
+        reason = f"{others[0].name} reads {y.name} too"
+    if reason is not None:
+        log.info("%s stays by itself: %s", call.name, reason)
+        return 0
+    assert isinstance(gate, Gate)
+    args = (gate.gate, gate.up, gate.activation, given["activation"], given["block_m"], given["overlap"])
+    fused = insert_call(call, _ops.gate_order.default, args)
+    _take_over(fused, 0, [call])
+    _read_sizes_of(y, gate.gate)
+    log.info("%s: %s of %s and its order are one kernel", fused.name, gate.activation, gate.gate.name)
+    return 1
+
+
+def _whose(program: ExportedProgram, module: GraphModule, y: Node) -> str:
+    return f"{y.name} " + ("is an input" if module is program.graph_module else "is computed outside the branch")
+
+
 def _problem(y: Node, residual: bool) -> RoundingProblem:
     value = tensor_of(y)
     return RoundingProblem(
@@ -155,13 +197,17 @@ def _replace(fused: Node, index: int, node: Node, shape: Node) -> bool:
 
     Readers of sizes alone read those of ``shape``, where the two are equal in them.
     """
-    for user in list(node.users):
-        if user.target in _SIZES and _same_size(user, node, shape):
-            user.replace_input_with(node, shape)
+    _read_sizes_of(node, shape)
     if not node.users:
         return False
     node.replace_all_uses_with(result_of(fused, index), delete_user_cb=lambda user: user is not fused)
     return True
+
+
+def _read_sizes_of(node: Node, other: Node) -> None:
+    for user in list(node.users):
+        if user.target in _SIZES and _same_size(user, node, other):
+            user.replace_input_with(node, other)
 
 
 def _same_size(reader: Node, node: Node, other: Node) -> bool:

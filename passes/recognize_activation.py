@@ -83,6 +83,20 @@ def same_rows(node: Node) -> Node:
     return node
 
 
+def other_readers(y: Node, nodes: list[Node]) -> list[Node]:
+    """What reads ``y`` or a view of its rows beside ``nodes``, sizes left out."""
+    found, pending = [], [y]
+    while pending:
+        for user in pending.pop().users:
+            if user in nodes or user.target in (aten.sym_size.int, aten.sym_numel.default):
+                continue
+            if same_rows(user) is y:
+                pending.append(user)
+            else:
+                found.append(user)
+    return found
+
+
 def recognize_norm(y: Node) -> Norm | str:
     """The RMSNorm that computes ``y``."""
     dtype = tensor_of(y).dtype

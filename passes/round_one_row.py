@@ -22,7 +22,7 @@ from etcuda.kernels.rounding.select import rounding_us
 from etcuda.passes.base import graph_modules, graph_pass, insert_call, result_of, tensor_of
 from etcuda.passes.choose_linear import problem, rows_of
 from etcuda.passes.quantized_call import PARTS, LinearCall, arguments
-from etcuda.passes.recognize_activation import recognize_gate, recognize_norm, same_rows
+from etcuda.passes.recognize_activation import other_readers, recognize_gate, recognize_norm, same_rows
 from etcuda.passes.view_copy_to_view import refresh_meta
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _plan(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[MatvecCo
     rows = rows_of(calls[0])
     if not statically_known_true(rows == 1):
         return f"expected one row, got {rows}"
-    others = _other_readers(y, [call.node for call in calls])
+    others = other_readers(y, [call.node for call in calls])
     if others:
         return f"{others[0].name} reads {y.name} too"
     first = problems[0]
@@ -114,20 +114,6 @@ def _after_rounding(each: LinearProblem, rounding: float, target: CudaTarget) ->
     if not pays:
         return f"with K = {each.k} they are faster by themselves, though a rounding takes {rounding:.2f} us"
     return best[0]
-
-
-def _other_readers(y: Node, nodes: list[Node]) -> list[Node]:
-    """What reads ``y`` or a view of its rows beside ``nodes``, sizes left out."""
-    found, pending = [], [y]
-    while pending:
-        for user in pending.pop().users:
-            if user in nodes or user.target in (aten.sym_size.int, aten.sym_numel.default):
-                continue
-            if same_rows(user) is y:
-                pending.append(user)
-            else:
-                found.append(user)
-    return found
 
 
 def _rewrite(nodes: list[Node], configs: list[MatvecConfig], target: CudaTarget) -> None:

@@ -1,4 +1,7 @@
-"""Who is measured: our kernels, PyTorch's, torchao's, those of the installed executorch wheel, and a plain read."""
+"""Who is measured: our kernels, PyTorch's, torchao's, those of the installed executorch wheel, and a plain read.
+
+In cells of the kind "gated" activations are gate | up [M, 2 K], and every engine computes silu(gate) * up first.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.int4.cells import Cell
+from benchmarks.int4.gate import silu_gate
 from benchmarks.int4.read import read
 from etcuda.kernels.groups import GroupFormat
+from etcuda.kernels.int4 import launch
 from etcuda.kernels.int4.check import Stored
-from etcuda.kernels.int4.select import LocalDevice, choose, run_config
+from etcuda.kernels.int4.configs import MatmulConfig
+from etcuda.kernels.int4.launch import Ordered
+from etcuda.kernels.int4.select import LocalDevice, choose, matmul_arguments, run_config
 
 Call = Callable[[Tensor], Tensor]
 OURS = ("etcuda", "etcuda overlapped")
+# Ours in parts: a product whose activations the kernel in front has put in order, as for all but the first product of
+# an input, or behind a gate; and all kernels by themselves where two can be one.
+PARTS = ("etcuda, in order before", "etcuda, gate apart")
 # Engines whose result is not the product.
-UNCHECKED = ("read", "read overlapped")
+UNCHECKED = ("read", "read overlapped", "gate")
 
 
 class UnsupportedError(Exception):
@@ -44,10 +54,15 @@ class Weight:
         return self.form.dequantize(*(None if part is None else part[rows] for part in self.stored))  # type: ignore[attr-defined, no-any-return]
 
 
+Engine = Callable[[Cell, Weight, LocalDevice], Call]
+
+
 def ours(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """Our kernel, chosen and configured as export would."""
     problem = cell.problem
     config = choose(problem, device, overlap).config
+    if cell.kind == "gated":
+        return lambda x: _on_tensor_cores(cell, weight, device, _gate_order(x, _height(config), overlap), overlap)
 
     def call(x: Tensor) -> Tensor:
         return run_config(
@@ -55,6 +70,62 @@ def ours(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
         )  # fmt: skip
 
     return call
+
+
+def in_order_before(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """Our product alone, of activations that were put in order."""
+    config = choose(cell.problem, device, 1).config
+    if not isinstance(config, MatmulConfig) or not config.warpgroups or cell.kind == "gated":
+        raise UnsupportedError("where the kernel in CUDA C++ serves")
+    return lambda x: _on_tensor_cores(cell, weight, device, _order_once(x, config.block_m), 1)
+
+
+def gate_apart(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """Gate, order and product, each a kernel that is launched early."""
+    if cell.kind != "gated":
+        raise UnsupportedError("behind a gate only")
+    height = _height(choose(cell.problem, device, 1).config)
+    return lambda x: _on_tensor_cores(
+        cell, weight, device, launch.order(4, silu_gate(x, 1), cell.problem.activation, height, 1, 1), 1
+    )  # fmt: skip
+
+
+def _height(config: object) -> int:
+    if not isinstance(config, MatmulConfig) or not config.warpgroups:
+        raise UnsupportedError("where the kernel in CUDA C++ serves")
+    return config.block_m
+
+
+def _gate_order(x: Tensor, block_m: int, overlap: int) -> Ordered:
+    return launch.order_gated(x, None, "silu", "int8", block_m, overlap)
+
+
+@functools.lru_cache(maxsize=1)
+def _order_once(x: Tensor, block_m: int) -> Ordered:
+    return launch.order(4, x, "int8", block_m, 1, 0)
+
+
+def _on_tensor_cores(cell: Cell, weight: Weight, device: LocalDevice, ordered: Ordered, overlap: int) -> Tensor:
+    problem = cell.problem
+    config = choose(problem, device, overlap).config
+    assert isinstance(config, MatmulConfig)
+    trailing = matmul_arguments(config, device.num_sms, overlap)
+    return launch.matmul_ordered(
+        4, weight.form, *ordered, weight.stored, None, torch.bfloat16, problem.activation, *trailing
+    )  # fmt: skip
+
+
+def behind_gate(engine: Engine, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """A peer; in cells of the kind "gated" what it multiplies is computed in front."""
+    call = engine(cell, weight, device)
+    return call if cell.kind != "gated" else lambda x: call(silu_gate(x, 0))
+
+
+def gate_alone(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """The gate that runs in front of peers."""
+    if cell.kind != "gated":
+        raise UnsupportedError("behind a gate only")
+    return lambda x: silu_gate(x, 0)
 
 
 def cublas(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
@@ -113,20 +184,23 @@ def executorch(name: str, cell: Cell, weight: Weight, device: LocalDevice) -> Ca
 
 def plain_read(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """Reads as many bytes as the weight has, nothing else."""
-    if cell.problem.m > 1:
+    if cell.problem.m > 1 and cell.kind != "prompt":
         raise UnsupportedError("the same bytes as for one row")
     source = torch.randint(0, 1 << 30, (cell.problem.weight_bytes // 4,), dtype=torch.int32, device="cuda")
     return lambda x: read(source, overlap)
 
 
-ENGINES: dict[str, Callable[[Cell, Weight, LocalDevice], Call]] = {
+ENGINES: dict[str, Engine] = {
     "etcuda": functools.partial(ours, 0),
     "etcuda overlapped": functools.partial(ours, 1),
-    "tinygemm": tinygemm,
-    "cuBLAS bf16": cublas,
-    "executorch matvec": functools.partial(executorch, "int4_matvec"),
-    "executorch matmul": functools.partial(executorch, "int4_matmul"),
-    "torchao default": torchao_default,
+    "etcuda, in order before": in_order_before,
+    "etcuda, gate apart": gate_apart,
+    "tinygemm": functools.partial(behind_gate, tinygemm),
+    "cuBLAS bf16": functools.partial(behind_gate, cublas),
+    "executorch matvec": functools.partial(behind_gate, functools.partial(executorch, "int4_matvec")),
+    "executorch matmul": functools.partial(behind_gate, functools.partial(executorch, "int4_matmul")),
+    "torchao default": functools.partial(behind_gate, torchao_default),
+    "gate": gate_alone,
     "read": functools.partial(plain_read, 0),
     "read overlapped": functools.partial(plain_read, 1),
 }

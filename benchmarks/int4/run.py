@@ -16,10 +16,11 @@ from torch import Tensor
 from triton.runtime.errors import TritonError
 
 from benchmarks.int4.cells import CELLS, KINDS, Cell
-from benchmarks.int4.engines import ENGINES, OURS, UNCHECKED, UnsupportedError, Weight
+from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED, UnsupportedError, Weight
 from etcuda.kernels.int4.problem import cost
 from etcuda.kernels.int4.select import LocalDevice, choose
 from etcuda.kernels.int4.tune import environment, make_weight
+from etcuda.kernels.rounding.reference import gate_reference
 from etcuda.kernels.timing import Timer
 
 # Against fp32 with the dequantised weight and exact activations. Peers round scales to bf16.
@@ -78,9 +79,11 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
     torch.manual_seed(0)
     sets = max(2, min(_MOST_SETS, math.ceil(_COLD_BYTES / problem.weight_bytes)))
     weights = [Weight(*make_weight(problem, problem.n)) for _ in range(sets)]
-    x = torch.randn(problem.m, problem.k, dtype=torch.bfloat16, device="cuda")
-    expected = _expected(weights[0], x, problem.n)
-    symmetric = _without_zero(weights[0], x, problem.n) if problem.bits == 4 else expected
+    gated = cell.kind == "gated"
+    x = torch.randn(problem.m, problem.k * (1 + gated), dtype=torch.bfloat16, device="cuda")
+    factor = gate_reference(x, None, "silu") if gated else x
+    expected = _expected(weights[0], factor, problem.n)
+    symmetric = _without_zero(weights[0], factor, problem.n) if problem.bits == 4 else expected
     rows = []
     for name in engines:
         least = cost(problem)
@@ -93,10 +96,10 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
             if name not in UNCHECKED:
                 error = _error(first(x), symmetric if name.startswith("executorch") else expected)
                 row = dataclasses.replace(row, error=error)
-                most = MOST_ERROR[problem.activation] if name in OURS else PEER_ERROR
+                most = MOST_ERROR[problem.activation] if name in (*OURS, *PARTS) else PEER_ERROR
                 if not error <= most:
                     raise UnsupportedError(f"wrong: relative error {error:.1e}")
-            copies = sets if name in OURS or name in UNCHECKED else _copies(name, problem.weight_bytes, sets)
+            copies = _copies(name, problem.weight_bytes, sets)
             calls = [first, *(ENGINES[name](cell, weight, device) for weight in weights[1:copies])]
             count = max(copies, 2 if problem.m > 64 else 8)
             times = timer.graph_us(lambda i, calls=calls: calls[i % len(calls)](x), count, 9)  # type: ignore[misc]
@@ -106,7 +109,7 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
             row = dataclasses.replace(row, reason=str(reason))
         except (RuntimeError, ValueError, TypeError, ImportError, AttributeError, TritonError, AssertionError) as error:
             # A peer that refuses a shape is a row of the table, not the end of the run; ours must not refuse.
-            if name in OURS:
+            if name in (*OURS, *PARTS):
                 raise
             row = dataclasses.replace(row, reason=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
         rows.append(row)

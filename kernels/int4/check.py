@@ -121,6 +121,16 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, ti
     """
     k = check_activation(op, x)
     _expect(bits in (4, 8), op, "bits", "4 or 8", bits)
+    check_order_of(op, x, k, bits, activation, block_m, tiled)
+    return k
+
+
+def check_order_of(op: str, x: Tensor, k: int, bits: int, activation: str, block_m: int, tiled: int) -> None:
+    """Checks how activations are to be put in order that are computed from ``x``, K to a row.
+
+    Raises:
+        KernelArgumentError: an argument is not one that the operator takes.
+    """
     _check_handling(op, activation)
     _check_block_m(op, block_m)
     if tiled:
@@ -130,7 +140,6 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, ti
             "0 but for int4 and K a multiple of 256 below 65536 on sm_90",
             f"{tiled} for int{bits} and K = {k} on {arch}",
         )  # fmt: skip
-    return k
 
 
 def check_ordered(

@@ -15,6 +15,8 @@ from etcuda.kernels.int4.check import DTYPES, Stored
 from etcuda.kernels.int4.matmul import matmul_kernel, matmul_overlapped
 from etcuda.kernels.int4.order import order_kernel, order_overlapped
 from etcuda.kernels.int4.stand_in import (
+    warpgroup_gate_kernel,
+    warpgroup_gate_overlapped,
     warpgroup_kernel,
     warpgroup_order_kernel,
     warpgroup_order_overlapped,
@@ -29,7 +31,7 @@ from etcuda.kernels.int4.warpgroup import (
     native_order_as_is,
     programs_as_is,
 )
-from etcuda.kernels.native import native_kernels
+from etcuda.kernels.native import Native, native_kernels
 from etcuda.kernels.overlap import choose_kernel
 from etcuda.kernels.quantized_reference import stretches
 
@@ -136,12 +138,7 @@ def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overl
     num_tokens, k = x.shape
     ordered, factor, tickets = new_ordered(x, num_tokens, k, activation, block_m, tiled)
     if tiled:
-        if ordered.dtype == torch.bfloat16:
-            programs = programs_as_is(k)
-            made = native_order_as_is(k)
-        else:
-            programs = _stretches_of(factor)
-            made = native_order(k, _name(x.dtype), activation, programs)
+        made, programs = _native_order(x, k, ordered, factor, activation)
         kernel, early = choose_kernel(x, warpgroup_order_kernel, warpgroup_order_overlapped, overlap)
         with native_kernels():
             kernel[(torch.sym_max(num_tokens, 1), programs)](
@@ -159,6 +156,43 @@ def order(bits: int, x: Tensor, activation: str, block_m: int, tiled: int, overl
         SWEEP=sweep, num_warps=min(16, max(4, sweep // 2048)), **early,
     )  # fmt: skip
     return ordered, factor, tickets
+
+
+def order_gated(
+    gate: Tensor, up: Tensor | None, gate_activation: str, activation: str, block_m: int, overlap: int
+) -> Ordered:
+    """What ``order`` makes of ``gate_activation``(gate) * up, [M, K] each, or of both side by side, tiled for int4."""
+    k = gate.shape[1] // (2 if up is None else 1)
+    gates = _rows_of_fours(gate)
+    ups = gates if up is None else _rows_of_fours(up)
+    num_tokens = gates.shape[0]
+    ordered, factor, tickets = new_ordered(gates, num_tokens, k, activation, block_m, 1)
+    made, programs = _native_order(
+        gates, k, ordered, factor, activation, gate_activation, k if up is None else 0
+    )  # fmt: skip
+    kernel, early = choose_kernel(gates, warpgroup_gate_kernel, warpgroup_gate_overlapped, overlap)
+    with native_kernels():
+        kernel[(torch.sym_max(num_tokens, 1), programs)](
+            gates, ups, ordered, factor, tickets, gates.stride(0), ups.stride(0), num_tokens + 2, ordered.shape[0],
+            MARK=made.mark, **early,
+        )  # fmt: skip
+    return ordered, factor, tickets
+
+
+def _native_order(
+    x: Tensor, k: int, ordered: Tensor, factor: Tensor, activation: str, gate: str = "", up_offset: int = 0
+) -> tuple[Native, int]:
+    """The kernel that puts rows in a tiled order, and how many of its programs share one."""
+    if ordered.dtype == torch.bfloat16:
+        return native_order_as_is(k, gate, up_offset), programs_as_is(k)
+    programs = _stretches_of(factor)
+    return native_order(k, _name(x.dtype), activation, programs, gate, up_offset), programs
+
+
+def _rows_of_fours(x: Tensor) -> Tensor:
+    """x [M, K] of which the kernels can read four columns at a time; rows may be any such distance apart."""
+    fits = statically_known_true(x.stride(1) == 1) and statically_known_true(x.stride(0) % 4 == 0)
+    return aligned(x if fits else x.contiguous(), 16)
 
 
 def new_ordered(x: Tensor, num_tokens: int, k: int, activation: str, block_m: int, tiled: int) -> Ordered:

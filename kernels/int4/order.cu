@@ -1,37 +1,16 @@
-// Activations x [M, K] in fp16, in the order and the place in which warpgroup.cu reads them:
+// Activations [M, K] in fp16, in the order and the place in which warpgroup.cu reads them:
 // [K/64][rows][64], a row's eight pieces of 16 bytes swapped as shared memory has them. README.md says which
 // column goes where. Each RUN times 256 columns of row m are divided by a power of two, factor[run][m].
-// Defined from outside: NAME, K, X, RUN, TOP, THREADS, ITEMS, TICKETS.
+// Defined from outside: NAME, K, X, GATE, UP_OFFSET, RUN, TOP, THREADS, ITEMS, TICKETS.
 
-#include "ptx.cuh"
+#include "order_columns.cuh"
 
 namespace {
 
 constexpr int kItems = K / 16, kItemsOfRun = RUN * 16;
 
-typedef Number<X>::Bits Bits;
-constexpr int kWords = sizeof(Bits);  // of four columns, in which they come
 constexpr u32 kNoSign = sizeof(Bits) == 2 ? 0x7fff7fffu : 0x7fffffffu;
 static_assert(THREADS * ITEMS >= kItemsOfRun, "each thread has ITEMS at most");
-
-// Four columns.
-struct Four {
-  u32 words[kWords];
-
-  __device__ __forceinline__ void load(const Bits* from) {
-    if (kWords == 2) {
-      const uint2 two = *(const uint2*)from;
-      words[0] = two.x, words[1] = two.y;
-    } else {
-      const uint4 four = *(const uint4*)from;
-      words[0] = four.x, words[1] = four.y, words[kWords - 2] = four.z, words[kWords - 1] = four.w;
-    }
-  }
-  __device__ __forceinline__ float operator[](int i) const {
-    if (kWords == 4) return __uint_as_float(words[i]);
-    return Number<X>::load((Bits)(words[i / 2] >> (i % 2 * 16)));
-  }
-};
 
 // Magnitudes order as their bits do, NaN last; of two in a word each by itself.
 __device__ __forceinline__ u32 greatest(u32 a, u32 b) {
@@ -56,9 +35,8 @@ __device__ __forceinline__ int exponent_of(u32 most, u32* found) {
 // Grid: rows, runs of one. What a thread has stays in registers until the greatest of the run is known: below
 // 2^(TOP + 1), activations of 8 bits are exact down to 2^-(TOP + 17) of it.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    NAME(const Bits* __restrict__ x, u16* __restrict__ ordered, float* __restrict__ factor,
-         int* __restrict__ tickets,  // zeros
-         int tokens_and_two, int rows, void*, void*) {
+    NAME(SOURCES, u16* __restrict__ ordered, float* __restrict__ factor, int* __restrict__ tickets,  // zeros
+         STRIDES int tokens_and_two, int rows, void*, void*) {
   extern __shared__ __align__(16) u8 shared[];
   const int row = blockIdx.x, thread = threadIdx.x;
   let_next_start();
@@ -68,21 +46,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   if (row >= tokens_and_two - 2) return;
 
   // An item is four columns of each block of a unit of 128, of half h, word c.
-  Four four[ITEMS][4];
+  Four loaded[ITEMS][4][kSources], four[ITEMS][4];
   u32 most = 0;
+  const auto from = ROWS(row);
 #pragma unroll
   for (int i = 0; i < ITEMS; i++) {
     const int item =
         min(min(thread + i * THREADS, kItemsOfRun - 1) + (int)blockIdx.y * kItemsOfRun, kItems - 1);
 #pragma unroll
-    for (int t = 0; t < 4; t++) four[i][t].load(x + (u64)row * K + item / 8 * 128 + item % 8 * 4 + t * 32);
+    for (int t = 0; t < 4; t++) from.start(item / 8 * 128 + item % 8 * 4 + t * 32, loaded[i][t]);
   }
 #pragma unroll
   for (int i = 0; i < ITEMS; i++)
 #pragma unroll
-    for (int t = 0; t < 4; t++)
+    for (int t = 0; t < 4; t++) {
+      four[i][t] = from.finish(loaded[i][t]);
 #pragma unroll
       for (int j = 0; j < kWords; j++) most = greatest(most, four[i][t].words[j]);
+    }
   const int exponent = exponent_of(most, (u32*)shared);
   if (thread == 0)
     factor[(u64)blockIdx.y * (tokens_and_two - 2) + row] = __int_as_float((exponent - TOP) << 23);

@@ -41,6 +41,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
   u32 s_at = s_to + lane % 4 * 2, z_at = z_to + lane % 4 * (kZero / 8);
   int scale_stage = 0;
   Turn<kXTurns> turn{0, 0};
+  const u32 factor_at = base + kFactorAt + warp * kFactorBytes;
   const u64 first_x = describe_rows_of_128(base + kXAt);
   while (work.next(part)) {
     RowFactors factors;
@@ -49,6 +50,9 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
     int run_from = part.first, run_to = 0;
     do {
       run_to = min(part.last, (run_from / kRun + 1) * kRun);
+      const TokenFactors of_tokens{factor_at, factor + (u64)(run_from / kRun) * num_tokens + first_m,
+                                   num_tokens - first_m};
+      if (HALF_SUMS) of_tokens.bring();
       Sum sums[kSums];
 #pragma unroll
       for (int j = 0; j < kSums; j++) sums[j] = 0;
@@ -130,7 +134,7 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
         z_at += around ? kZero - kZRow : kZero;
         scale_stage = around ? 0 : scale_stage + 1;
       }
-      as_floats(sums, factors, factor + (u64)(run_from / kRun) * num_tokens, first_m, num_tokens, numbers);
+      as_floats(sums, factors, of_tokens, numbers);
       if (kRun < kSteps) {
         if (run_from > part.first) add_aside(numbers, aside(partial, work, warp));
         if (run_to < part.last) put_aside(numbers, aside(partial, work, warp));
@@ -142,24 +146,16 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
       store<BLOCK_M>(numbers, out, bias, factor, warp_at + read_at, n, first_m, num_rows, num_tokens);
       continue;
     }
-    u8* parts = partial + warp * kPartBytes;
-    store_part(numbers, parts + (u64)part.slot * (kWarps * kPartBytes));
-    int first, last;
-    work.share(part, first, last);
-    const int slots = slots_from(work, part, first, last), all = last - first + 1;
-    const int mine = kChunks > 1 ? work.program - first : -1;
-    int* ticket = tickets + (part.tile - work.turns * work.programs) * kWarps + warp;
-    const u32 chunks = chunks_to_sum(ticket, mine, all);
-    __syncwarp();
-    const u32 left = mine >= 0 && lane == 0 ? leave_ticket(ticket) : 0;
+    barrier_wait(base + kReadyAt, 0);  // the part is clear
+    store_part(numbers, part_of(partial, part.slot, warp));
+    const Task task = load_task(base, part);
 #pragma unroll 1
     for (int m = 0; m < BLOCK_M; m += 16) {
-      if (!__any_sync(0xffffffff, chunks >> m / 16 & 1)) continue;
+      if (!__any_sync(0xffffffff, task.chunks >> m / 16 & 1)) continue;
       float sixteen[8];
-      load_parts(sixteen, work, part, first, last, slots, parts + m / 16 * (kPartBytes / kChunks));
+      sum_parts(sixteen, task, part_of(partial, task.first_slot, warp) + m / 16 * (kPartBytes / kChunks));
       store<16>(sixteen, out, bias, factor, warp_at + read_at, n, first_m + m, num_rows, num_tokens);
     }
-    if (__any_sync(0xffffffff, mine >= 0 && lane == 0 && (int)(left >> 16) == all - 1)) *ticket = 0;
   }
 }
 
@@ -188,12 +184,20 @@ extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
       barrier_init(base + kFullAt + 8 * i, 1);
       barrier_init(base + kEmptyAt + 8 * i, kWarps);
     }
+    barrier_init(base + kReadyAt, 1);
+    barrier_init(base + kStartedAt, 1);
     barrier_init_fence();
   }
   __syncthreads();
   const Work work(num_rows, num_tokens);
   if (warp == kWarps) {
     if (threadIdx.x == kWarps * 32) produce(work, base, x, rows_of_x);
+  } else if (warp == kWarps + 1) {
+    if (work.begin < work.end) {
+      wait_for_previous();
+      barrier_wait(base + kStartedAt, 0);  // the first activations are waited for, and come first
+      meet(work, base, (u8*)partial, kWarps * kPartBytes, kMissing, tickets);
+    }
   } else {
     consume(work, base, warp, factor, qdata, scale, zero, bias, out, (u8*)partial, tickets, num_rows,
             num_tokens);

@@ -12,6 +12,8 @@ ARCH = "sm_90"
 TICKETS = 4096  # That activations come with: one for each program and warp.
 # Number types as ptx.cuh counts them.
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
+# Gated activations as order_columns.cuh counts them; "" for activations as they come.
+GATES = {"": 0, "silu": 1, "gelu_tanh": 2, "gelu_erf": 3}
 _OFFSETS = {"symmetric": 0, "zero_point": 1, "minimum": 2}
 _STEP = 256  # Columns.
 _SCALE_STAGES = 7
@@ -31,7 +33,8 @@ def shared_bytes(block_m: int, warpgroups: int, stages: int, offset: str) -> int
     rows = 64 * warpgroups
     zero = {"symmetric": 0, "zero_point": 8, "minimum": 16}[offset]
     x = x_stages(block_m) * (block_m * 256 + 16)
-    return x + stages * rows * 128 + _SCALE_STAGES * rows * (16 + zero)
+    factors = warps(warpgroups) * block_m * 4 if block_m <= 64 else 0
+    return x + stages * rows * 128 + _SCALE_STAGES * rows * (16 + zero) + 48 + factors
 
 
 def warps(warpgroups: int) -> int:
@@ -66,7 +69,7 @@ def native(
         "BIAS": KINDS[bias or out],
     }
     shared = shared_bytes(block_m, warpgroups, stages, offset)
-    return Native("int4/warpgroup.cu", f"{ARCH}a", 128 * warpgroups + 32, shared, tuple(defines.items()))
+    return Native("int4/warpgroup.cu", f"{ARCH}a", 128 * warpgroups + 64, shared, tuple(defines.items()))
 
 
 def multiplies_in(dtype: torch.dtype, activation: str, block_m: int) -> torch.dtype:
@@ -80,9 +83,13 @@ def multiplies_in(dtype: torch.dtype, activation: str, block_m: int) -> torch.dt
     return torch.bfloat16 if as_is else torch.float16
 
 
-def native_order_as_is(k: int) -> Native:
-    """The kernel that puts bfloat16 activations in order as they are."""
-    defines = {"K": k, "THREADS": _THREADS, "TICKETS": TICKETS}
+def native_order_as_is(k: int, gate: str = "", up_offset: int = 0) -> Native:
+    """The kernel that puts bfloat16 activations in order as they are; of a ``gate`` it computes them first, whose other
+    factor begins ``up_offset`` columns behind the address that it is given."""
+    defines = {
+        "K": k, "X": KINDS["bfloat16"], "GATE": GATES[gate], "UP_OFFSET": up_offset, "THREADS": _THREADS,
+        "TICKETS": TICKETS,
+    }  # fmt: skip
     return Native("int4/order_as_is.cu", f"{ARCH}a", _THREADS, 0, tuple(defines.items()))
 
 
@@ -97,15 +104,16 @@ def greatest_exponent(activation: str) -> int:
     return 1 if activation == "int8" else 13
 
 
-def native_order(k: int, dtype: str, activation: str, count: int) -> Native:
-    """The kernel that puts activations in order in float16; a program for each of ``count`` stretches of a row."""
+def native_order(k: int, dtype: str, activation: str, count: int, gate: str = "", up_offset: int = 0) -> Native:
+    """The kernel that puts activations in order in float16; a program for each of ``count`` stretches of a row. The
+    rest as of ``native_order_as_is``."""
     run = _run(k, count)
     few = 1 if run * 16 <= _FEW_ITEMS else _ITEMS
     items = max(few, -(-run * 16 // _MOST_THREADS))
     threads = -(-run * 16 // (items * 32)) * 32
     defines = {
-        "K": k, "X": KINDS[dtype], "RUN": run, "TOP": greatest_exponent(activation), "THREADS": threads, "ITEMS": items,
-        "TICKETS": TICKETS,
+        "K": k, "X": KINDS[dtype], "GATE": GATES[gate], "UP_OFFSET": up_offset, "RUN": run,
+        "TOP": greatest_exponent(activation), "THREADS": threads, "ITEMS": items, "TICKETS": TICKETS,
     }  # fmt: skip
     return Native("int4/order.cu", f"{ARCH}a", threads, 128, tuple(defines.items()))
 

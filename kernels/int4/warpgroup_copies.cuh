@@ -25,11 +25,13 @@ __device__ __forceinline__ void produce(const Work& work, u32 base, const u8* x,
   const u64 slice = (u64)rows_of_x * 128;
   Part part = work.start();
   Turn<X_STAGES> turn{0, 1};  // the first use of a stage need not wait
+  int free_stages = X_STAGES;
   while (work.next(part)) {
     const u8* from = x + part.first * 4 * slice + (u64)work.first_m(part) * 128;
     for (int i = part.first * 2; i < part.last * 2; i++) {
       const u32 full = base + kFullAt + 8 * turn.stage, to = base + kXAt + turn.stage * kXBytes;
       barrier_wait(base + kEmptyAt + 8 * turn.stage, turn.parity);
+      if (free_stages-- == 0) barrier_arrive(base + kStartedAt);
       barrier_expect(full, kXBytes);
       copy_bulk(to, from, kXBytes / 2, full);
       copy_bulk(to + kXBytes / 2, from + slice, kXBytes / 2, full);
@@ -37,6 +39,7 @@ __device__ __forceinline__ void produce(const Work& work, u32 base, const u8* x,
       turn.go_on();
     }
   }
+  if (free_stages >= 0) barrier_arrive(base + kStartedAt);
 }
 
 // Copies a thread's weights, and a lane's share of its warp's scales, to shared memory, ahead of their use.

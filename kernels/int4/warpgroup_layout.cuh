@@ -10,8 +10,9 @@
 
 namespace {
 
-constexpr int kWarps = WARPGROUPS * 4;  // that multiply; one more brings activations
-constexpr int kThreads = kWarps * 32 + 32;
+constexpr int kWarps =
+    WARPGROUPS * 4;  // that multiply; one more brings activations, one sees to shared tiles
+constexpr int kThreads = kWarps * 32 + 64;
 constexpr int kBlockN = WARPGROUPS * 64;  // weight rows of a tile
 constexpr int kSteps = K / 256;
 static_assert(kSteps < 256, "tickets count who shares them in eight bits");
@@ -38,7 +39,14 @@ constexpr int kSAt = kWAt + STAGES * kWBytes;
 constexpr int kZAt = kSAt + kBlockN * kSRow;
 constexpr int kFullAt = kZAt + kBlockN * kZRow;
 constexpr int kEmptyAt = kFullAt + X_STAGES * 8;
-static_assert(kEmptyAt + X_STAGES * 8 == SHARED_BYTES, "the host computes the same");
+constexpr int kReadyAt = kEmptyAt + X_STAGES * 8;
+constexpr int kStartedAt = kReadyAt + 8;
+constexpr int kTasksAt = kStartedAt + 8;  // of two shared tiles, 16 bytes each
+constexpr int kFactorAt = kTasksAt + 32;
+// Of a warp; of many tokens there is no room for them, and less need.
+constexpr int kFactorBytes = BLOCK_M <= 64 ? BLOCK_M * 4 : 0;
+static_assert(kFactorAt % 16 == 0, "read 16 bytes at a time");
+static_assert(kFactorAt + kWarps * kFactorBytes == SHARED_BYTES, "the host computes the same");
 
 // Sums of a thread: of two tokens in a word, or of one.
 template <bool Half>

@@ -2,8 +2,8 @@
 
 #pragma once
 
+#include "warpgroup_meeting.cuh"
 #include "warpgroup_weights.cuh"
-#include "warpgroup_work.cuh"
 
 namespace {
 
@@ -12,34 +12,82 @@ namespace {
 constexpr bool kNarrow = TYPE == BFLOAT16 || HALF_SUMS;
 constexpr int kPartBytes = BLOCK_M * (kNarrow ? 32 : 64);  // of a warp
 
-struct Eight {
-  uint4 words[kNarrow ? 1 : 2];
+// What no word of a part is: it would be NaN, and another NaN is stored for it.
+constexpr u32 kMissing = 0xffffffffu;
 
+struct Eight {
+  u32 words[kNarrow ? 4 : 8];
+
+  __device__ __forceinline__ void set(u32 all) {
+#pragma unroll
+    for (u32& word : words) word = all;
+  }
+  // `from` is where the lane's first four words are.
+  __device__ __forceinline__ void see(const u8* from) {
+#pragma unroll
+    for (int i = 0; i < (kNarrow ? 1 : 2); i++) {
+      u32 four[4];
+      see_words(four, from + i * 512);
+#pragma unroll
+      for (int j = 0; j < 4; j++) words[4 * i + j] = four[j];
+    }
+  }
+  __device__ __forceinline__ bool there() const {
+    u32 most = 0;
+#pragma unroll
+    for (u32 word : words) most = max(most, word);
+    return most != kMissing;
+  }
   __device__ __forceinline__ void add_to(float (&sums)[8]) const {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      const uint4& four = words[kNarrow ? 0 : i / 4];
-      const int place = kNarrow ? i / 2 : i % 4;
-      const u32 word = place == 0 ? four.x : place == 1 ? four.y : place == 2 ? four.z : four.w;
+      const u32 word = words[kNarrow ? i / 2 : i];
       sums[i] += __uint_as_float(!kNarrow ? word : i % 2 ? word & 0xffff0000u : word << 16);
     }
   }
 };
 
+// Powers of two that the tokens of a tile were divided by in a run: a warp brings them before its products.
+struct TokenFactors {
+  u32 near;          // in shared memory
+  const float* far;  // of the tile's first token
+  int tokens;        // that there are from there on
+
+  __device__ __forceinline__ float from_far(int m) const { return m < tokens ? far[m] : 0.f; }
+  __device__ __forceinline__ void bring() const {
+    if (kFactorBytes == 0) return;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < BLOCK_M; i += 32) {
+      const int m = i + threadIdx.x % 32;
+      if (m < BLOCK_M) store4(near + m * 4, __float_as_uint(from_far(m)));
+    }
+    __syncwarp();
+  }
+  __device__ __forceinline__ void load_two(float& low, float& high, int m) const {
+    if (kFactorBytes == 0) {
+      low = from_far(m), high = from_far(m + 1);
+    } else {
+      u32 two[2];
+      load8(two, near + m * 4);
+      low = __uint_as_float(two[0]), high = __uint_as_float(two[1]);
+    }
+  }
+};
+
 // The sums of a thread.
-__device__ __forceinline__ void as_floats(const float (&sums)[BLOCK_M / 2], const RowFactors&, const float*,
-                                          int, int, float (&to)[BLOCK_M / 2]) {
+__device__ __forceinline__ void as_floats(const float (&sums)[BLOCK_M / 2], const RowFactors&,
+                                          const TokenFactors&, float (&to)[BLOCK_M / 2]) {
 #pragma unroll
   for (int j = 0; j < BLOCK_M / 2; j++) to[j] = sums[j];
 }
 __device__ __forceinline__ void as_floats(const u32 (&sums)[BLOCK_M / 4], const RowFactors& factors,
-                                          const float* factor, int first_m, int num_tokens,
-                                          float (&to)[BLOCK_M / 2]) {
+                                          const TokenFactors& of_tokens, float (&to)[BLOCK_M / 2]) {
   const float back[2] = {factors.back<0>(), factors.back<1>()};
 #pragma unroll
   for (int j = 0; j < BLOCK_M / 8; j++) {
-    const int m = first_m + j * 8 + threadIdx.x % 4 * 2;
-    const float low = m < num_tokens ? factor[m] : 0.f, high = m + 1 < num_tokens ? factor[m + 1] : 0.f;
+    float low, high;
+    of_tokens.load_two(low, high, j * 8 + threadIdx.x % 4 * 2);
 #pragma unroll
     for (int row = 0; row < 2; row++) {
       to[4 * j + 2 * row] = one_of<0>(sums[2 * j + row]) * back[row] * low;
@@ -72,82 +120,48 @@ __device__ __forceinline__ void add_aside(float (&sums)[BLOCK_M / 2], const floa
 }
 
 __device__ __forceinline__ void store_part(const float (&sums)[BLOCK_M / 2], u8* to) {
-  uint4* at = (uint4*)to + threadIdx.x % 32;
+  to += threadIdx.x % 32 * 16;
 #pragma unroll
   for (int j = 0; j < BLOCK_M / 2; j += kNarrow ? 8 : 4) {
     u32 words[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      words[i] = kNarrow ? wide_pair(sums[j + 2 * i], sums[j + 2 * i + 1]) : __float_as_uint(sums[j + i]);
-    *at = make_uint4(words[0], words[1], words[2], words[3]);
-    at += 32;
+      words[i] = min(kNarrow ? wide_pair(sums[j + 2 * i], sums[j + 2 * i + 1]) : __float_as_uint(sums[j + i]),
+                     kMissing - 1);
+    put_words(to, words);
+    to += 512;
   }
 }
-
-// Programs that have parts of a tile meet, warp by warp of its rows, at a ticket, which is zero before and
-// after. It counts who has come, in bits 0 to 7, and who has left, in bits 16 to 23. Each sums chunks of 16
-// tokens of the tile, once all parts are in memory. Who waits in vain, because a program that it waits for
-// does not run yet, leaves its chunk, as bits 8 to 15 say, to who comes last.
 
 constexpr int kChunks = BLOCK_M / 16;
-constexpr int kMostPolls = 1 << 8;  // reads of the ticket before a wait is given up
 
-__device__ __forceinline__ u32 from_first_lane(u32 number) {
-  return __shfl_sync(0xffffffff, number, 0);
-}
-
-// The chunks that a warp is to sum, as bits. It is the `mine`th of `all`; with -1 the last one sums
-// everything, and puts the ticket back. The one with the highest number has none: it may have another tile to
-// go on with, all others have nothing else to do. What lanes agree on is voted on, so that the compiler
-// knows.
-__device__ __forceinline__ u32 chunks_to_sum(int* ticket, int mine, int all) {
-  const bool first_lane = threadIdx.x % 32 == 0;
-  u32 own = 0;
-#pragma unroll
-  for (int i = 0; i < kChunks; i++)
-    if (mine >= 0 && i % (all - 1) == mine) own |= 1u << i;
-  __syncwarp();
-  u32 seen = from_first_lane(first_lane ? add_to_ticket(ticket, 1) : 0);
-  if (__any_sync(0xffffffff, (int)(seen & 0xff) == all - 1)) {
-    if (mine >= 0) return own | (seen >> 8 & 0xff);
-    *ticket = 0;
-    return (1u << kChunks) - 1;
-  }
-  if (own == 0) return 0;
-#pragma unroll 1
-  for (int i = 0; i < kMostPolls; i++)
-    if (__any_sync(0xffffffff, (int)(read_ticket(ticket) & 0xff) == all)) return own;
-  seen = from_first_lane(first_lane ? set_in_ticket(ticket, own << 8) : 0);
-  return (int)(seen & 0xff) == all ? own : 0;
-}
-
-// Where the parts are that programs from `of` to `last` have of a tile, one for each lane; -1 for none.
-__device__ __forceinline__ int slots_from(const Work& work, const Part& part, int of, int last) {
-  of += threadIdx.x % 32;
-  return of <= last ? work.slot(part, of) : -1;
+__device__ __forceinline__ u8* part_of(u8* partial, u32 slot, int warp) {
+  return partial + (u64)slot * (kWarps * kPartBytes) + warp * kPartBytes;
 }
 
 // Sixteen tokens of the sum of a warp's parts of a tile, in the order of the programs that made them, several
-// on their way at once.
-__device__ __forceinline__ void load_parts(float (&sums)[8], const Work& work, const Part& part, int first,
-                                           int last, int slots, const u8* from) {
+// on their way at once; as soon as all their words are seen. `from` is the first part.
+__device__ __forceinline__ void sum_parts(float (&sums)[8], const Task& task, const u8* from) {
   constexpr int kAtOnce =
       kNarrow ? 8 : 4;  // with more, the order's programs find no registers beside this one's
-  static_assert(32 % kAtOnce == 0, "lanes have the places of as many parts as come together");
+  constexpr u32 kSlotBytes = kWarps * kPartBytes;
+  from += threadIdx.x % 32 * 16;
 #pragma unroll
   for (int j = 0; j < 8; j++) sums[j] = 0.f;
 #pragma unroll 1
-  for (int i = 0; i <= last - first; i += kAtOnce) {
-    if (i > 0 && i % 32 == 0) slots = slots_from(work, part, first + i, last);
+  for (u32 i = 0; i < task.count; i += kAtOnce) {
     Eight eights[kAtOnce];
 #pragma unroll
-    for (int j = 0; j < kAtOnce; j++) {
-      const int slot = __shfl_sync(0xffffffff, slots, i % 32 + j);
-      const uint4* at = (const uint4*)(from + (u64)slot * (kWarps * kPartBytes)) + threadIdx.x % 32;
+    for (int j = 0; j < kAtOnce; j++) eights[j].set(i + j < task.count ? kMissing : 0);
+    bool there;
+    do {
 #pragma unroll
-      for (int k = 0; k < (kNarrow ? 1 : 2); k++)
-        eights[j].words[k] = slot >= 0 ? __ldcg(at + k * 32) : make_uint4(0, 0, 0, 0);
-    }
+      for (int j = 0; j < kAtOnce; j++)
+        if (!eights[j].there()) eights[j].see(from + (u64)(task.slot(i + j) - task.first_slot) * kSlotBytes);
+      there = true;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; j++) there = there && eights[j].there();
+    } while (__any_sync(0xffffffff, !there));
 #pragma unroll
     for (int j = 0; j < kAtOnce; j++) eights[j].add_to(sums);
   }

@@ -61,6 +61,9 @@ __device__ __forceinline__ void load16(u32 (&to)[4], u32 at) {
                : "r"(at)
                : "memory");
 }
+__device__ __forceinline__ void load8(u32 (&to)[2], u32 at) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(at) : "memory");
+}
 __device__ __forceinline__ u32 load2(u32 at) {
   u16 value;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(at) : "memory");
@@ -70,6 +73,9 @@ __device__ __forceinline__ u32 load1(u32 at) {
   u32 value;
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(value) : "r"(at) : "memory");
   return value;
+}
+__device__ __forceinline__ void store4(u32 at, u32 value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(value) : "memory");
 }
 __device__ __forceinline__ void store2(u32 at, u16 value) {
   asm volatile("st.shared.b16 [%0], %1;" ::"r"(at), "h"(value) : "memory");
@@ -161,6 +167,18 @@ __device__ __forceinline__ u32 pair_of(float low, float high) {
   return d;
 }
 
+// float32, right to its last bits; what is not a normal number is zero.
+__device__ __forceinline__ float exp2_of(float a) {
+  float d;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+  return d;
+}
+__device__ __forceinline__ float reciprocal(float a) {
+  float d;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+  return d;
+}
+
 // Bits and numbers.
 
 // The bits of a word that the mask leaves, and others.
@@ -177,8 +195,10 @@ __device__ __forceinline__ u32 greater_halves(u32 a, u32 b) {
   return d;
 }
 
-// A word by which warps of different programs meet, as it was. What the warp wrote before is seen by who
-// reads or changes it later, and what others wrote by this warp, after a __syncwarp() on both sides.
+// Words by which programs meet.
+
+// Changes a ticket, and returns it as it was. What the warp wrote before is seen by who reads or changes it
+// later, and what others wrote by this warp, after a __syncwarp() on both sides.
 __device__ __forceinline__ u32 add_to_ticket(int* ticket, u32 number) {
   u32 before;
   asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
@@ -187,24 +207,22 @@ __device__ __forceinline__ u32 add_to_ticket(int* ticket, u32 number) {
                : "memory");
   return before;
 }
-// Counts one who has left, who neither reads nor writes it any more.
-__device__ __forceinline__ u32 leave_ticket(int* ticket) {
-  u32 before;
-  asm volatile("atom.add.relaxed.gpu.global.u32 %0, [%1], 65536;" : "=r"(before) : "l"(ticket) : "memory");
-  return before;
-}
-__device__ __forceinline__ u32 set_in_ticket(int* ticket, u32 bits) {
-  u32 before;
-  asm volatile("atom.or.acq_rel.gpu.global.b32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(ticket), "r"(bits)
-               : "memory");
-  return before;
-}
 __device__ __forceinline__ u32 read_ticket(const int* ticket) {
   u32 now;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(ticket) : "memory");
   return now;
+}
+// Words that another program may read or write meanwhile, each by itself.
+__device__ __forceinline__ void put_words(void* to, const u32 (&words)[4]) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]),
+               "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ __forceinline__ void see_words(u32 (&words)[4], const void* from) {
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "l"(from)
+               : "memory");
 }
 
 // A kernel and its neighbours: the next one may start, and the one in front has ended.

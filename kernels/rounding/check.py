@@ -33,12 +33,12 @@ def check_norm(
         _expect(tuple(weight.shape) == (k,), op, "weight", f"shape [{k}]", list(weight.shape))
         _expect(weight.device == x.device, op, "weight", f"the device of x, {x.device}", weight.device)
     _expect(eps > 0 and math.isfinite(eps), op, "eps", "a positive finite number", eps)
-    _check_config(op, blocks, num_warps)
+    check_config(op, blocks, num_warps)
     return k
 
 
-def check_gate(op: str, gate: Tensor, up: Tensor | None, activation: str, blocks: int, num_warps: int) -> int:
-    """Checks the arguments of a gated activation; returns K, the numbers of a row of its result.
+def check_gate(op: str, gate: Tensor, up: Tensor | None, activation: str, name: str = "activation") -> int:
+    """Checks a gated activation, whose kind is the argument ``name``; returns K, the numbers of a row of its result.
 
     Raises:
         KernelArgumentError: naming the argument, what was expected and what it is.
@@ -47,8 +47,7 @@ def check_gate(op: str, gate: Tensor, up: Tensor | None, activation: str, blocks
     if up is not None:
         _check_like(op, "up", up, "gate", gate)
     known = ", ".join(repr(each) for each in ACTIVATIONS)
-    _expect(activation in ACTIVATIONS, op, "activation", f"one of {known}", repr(activation))
-    _check_config(op, blocks, num_warps)
+    _expect(activation in ACTIVATIONS, op, name, f"one of {known}", repr(activation))
     return k
 
 
@@ -80,7 +79,12 @@ def _check_like(op: str, name: str, tensor: Tensor, other_name: str, other: Tens
     _expect(tensor.device == other.device, op, name, f"the device of {other_name}, {other.device}", tensor.device)
 
 
-def _check_config(op: str, blocks: int, num_warps: int) -> None:
+def check_config(op: str, blocks: int, num_warps: int) -> None:
+    """Checks a configuration.
+
+    Raises:
+        KernelArgumentError: naming the argument, what was expected and what it is.
+    """
     _expect(blocks > 0 and blocks & (blocks - 1) == 0, op, "blocks", "a power of two", blocks)
     _expect(num_warps in (1, 2, 4, 8, 16, 32), op, "num_warps", "1, 2, 4, 8, 16 or 32", num_warps)
 

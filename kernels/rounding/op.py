@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from etcuda.kernels.rounding import launch
-from etcuda.kernels.rounding.check import check_gate, check_norm
+from etcuda.kernels.rounding.check import check_config, check_gate, check_norm
 from etcuda.kernels.rounding.reference import gate_quantize_reference, rms_norm_quantize_reference
 
 
@@ -88,7 +88,8 @@ def gate_quantize(
     Raises:
         KernelArgumentError: an argument is not one that the operator takes.
     """
-    check_gate("gate_quantize", gate, up, activation, blocks, num_warps)
+    check_gate("gate_quantize", gate, up, activation)
+    check_config("gate_quantize", blocks, num_warps)
     if type(gate) is Tensor and gate.device.type == "cpu":
         y, q, scale, total = gate_quantize_reference(gate, up, activation)
         return _wanted(y, keep_y, gate), q, scale, total
@@ -109,7 +110,8 @@ def fake_gate_quantize(
     gate: Tensor, up: Tensor | None, activation: str, keep_y: bool, blocks: int, num_warps: int, overlap: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Checks the arguments; returns fake results."""
-    k = check_gate("gate_quantize", gate, up, activation, blocks, num_warps)
+    k = check_gate("gate_quantize", gate, up, activation)
+    check_config("gate_quantize", blocks, num_warps)
     rows = gate.numel() // gate.shape[-1]
     return launch.new_kept(gate, (*gate.shape[:-1], k), keep_y), *launch.new_rounded(gate, rows, k)
 

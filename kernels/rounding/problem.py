@@ -7,6 +7,7 @@ import dataclasses
 from etcuda.kernels.groups import BLOCK
 from etcuda.kernels.registry import Cost
 
+_STEP = 256  # Columns that products on tensor cores take at a time.
 _MOST_K = 1 << 20  # Offsets inside a row are 32 bits wide.
 
 
@@ -36,6 +37,13 @@ def refuse(problem: RoundingProblem) -> str | None:
     return None
 
 
+def refuse_order(problem: RoundingProblem) -> str | None:
+    """Why activations are not put in order where they are computed; ``None`` if they are."""
+    if problem.k <= 0 or problem.k % _STEP or problem.k >= _STEP << 8:
+        return f"K is a multiple of {_STEP} below {_STEP << 8}, got {problem.k}"
+    return None
+
+
 def norm_cost(problem: RoundingProblem) -> Cost:
     """What a norm must do at least: read its input and a weight, write what is rounded."""
     values = problem.m * problem.k
@@ -47,6 +55,12 @@ def gate_cost(problem: RoundingProblem) -> Cost:
     """What a gated activation must do at least: read gate and up, write what is rounded."""
     values = problem.m * problem.k
     return Cost(2 * values * problem.itemsize + _rounded_bytes(values), 14 * values)
+
+
+def order_cost(problem: RoundingProblem) -> Cost:
+    """What a gated activation that is put in order must do at least: read gate and up, write 16 bits a number."""
+    values = problem.m * problem.k
+    return Cost(2 * values * problem.itemsize + 2 * values, 14 * values)
 
 
 def _rounded_bytes(values: int) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from etcuda.kernels.quantized_reference import quantize_activation_reference
+from etcuda.kernels.quantized_reference import order_activation_reference, quantize_activation_reference
 
 Rounded = tuple[Tensor, Tensor, Tensor]
 
@@ -50,3 +50,10 @@ def gate_quantize_reference(gate: Tensor, up: Tensor | None, activation: str) ->
     """The product of ``gate_reference``, and what ``quantize_activation_reference`` makes of it."""
     y = gate_reference(gate, up, activation)
     return y, *quantize_activation_reference(y)
+
+
+def gate_order_reference(
+    gate: Tensor, up: Tensor | None, gate_activation: str, activation: str, block_m: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``order_activation_reference`` makes of the product of ``gate_reference``, tiled for int4."""
+    return order_activation_reference(gate_reference(gate, up, gate_activation), 4, activation, block_m, 1)

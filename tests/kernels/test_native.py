@@ -68,7 +68,7 @@ def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation: 
             made = native(config, offset, "float32" if m == 16 else None, kind=kind, activation=activation)
             kernel = compile_stand_in(made, TYPES | {"x": {"bfloat16": "*bf16", "float16": "*fp16"}[kind]})
         assert kernel.metadata.name == "warpgroup_overlapped"
-        assert kernel.metadata.num_warps == 4 * config.warpgroups + 1
+        assert kernel.metadata.num_warps == 4 * config.warpgroups + 2
         assert kernel.metadata.shared <= DEVICE.shared_memory_per_block
         assert kernel.asm["ptx"].count("wgmma.mma_async") >= 8
         registers = resource_usage(kernel.asm["cubin"])[0]
@@ -104,6 +104,21 @@ def test_the_order_as_it_is_compiles(k: int) -> None:
     assert (kernel.metadata.num_warps, kernel.metadata.shared) == (4, 0)
     assert resource_usage(kernel.asm["cubin"])[0] <= 32
     assert warpgroup.programs_as_is(k) * 2048 >= k
+
+
+@pytest.mark.parametrize("gate", ["silu", "gelu_tanh", "gelu_erf"])
+@pytest.mark.parametrize(("k", "block_m"), [(256, 64), (21504, 64), (65280, 128)])
+def test_the_order_of_a_gate_compiles(gate: str, k: int, block_m: int) -> None:
+    types = {
+        "gate": "*bf16", "up": "*bf16", "ordered": "*fp16", "factor": "*fp32", "tickets": "*i32", "gate_stride": "i32",
+        "up_stride": "i32", "tokens_and_two": "i32", "rows": "i32",
+    }  # fmt: skip
+    as_is = warpgroup.native_order_as_is(k, gate, k)
+    for made in (warpgroup.native_order(k, "bfloat16", "int8", stretches(k, "int8", block_m), gate, k), as_is):
+        kind = {"ordered": "*bf16"} if made is as_is else {}
+        with native_kernels():
+            kernel = compile_stand_in(made, types | kind, stand_in.warpgroup_gate_overlapped)
+        assert resource_usage(kernel.asm["cubin"])[0] * made.threads <= 65536
 
 
 def test_a_changed_source_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +187,8 @@ def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
 
 def test_sources_are_part_of_the_package() -> None:
     folder = pathlib.Path(etcuda.kernels.__file__).parent
-    parts = {f"warpgroup_{part}.cuh" for part in ("copies", "layout", "results", "weights", "work")}
-    kernels = {"order.cu", "order_as_is.cu", "warpgroup.cu", "ptx.cuh"}
+    parts = {f"warpgroup_{part}.cuh" for part in ("copies", "layout", "meeting", "results", "weights", "work")}
+    kernels = {"order.cu", "order_as_is.cu", "order_columns.cuh", "warpgroup.cu", "ptx.cuh"}
     assert {path.name for path in folder.glob("*/*.cu*")} == kernels | parts
 
 

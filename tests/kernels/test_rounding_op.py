@@ -14,10 +14,19 @@ from torch._subclasses import FakeTensorMode
 from etcuda.backend.target import TARGETS
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels import registry
-from etcuda.kernels.quantized_reference import quantize_activation_reference
+from etcuda.kernels.quantized_reference import order_activation_reference, quantize_activation_reference
 from etcuda.kernels.rounding.configs import RoundingConfig, gate_candidates, norm_candidates
 from etcuda.kernels.rounding.op import gate_quantize, rms_norm_quantize
-from etcuda.kernels.rounding.problem import RoundingProblem, gate_cost, norm_cost, refuse
+from etcuda.kernels.rounding.order_op import gate_order
+from etcuda.kernels.rounding.problem import (
+    RoundingProblem,
+    gate_cost,
+    norm_cost,
+    order_cost,
+    refuse,
+    refuse_order,
+)
+from etcuda.kernels.rounding.reference import gate_reference
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 H200 = TARGETS["sm_90"]
@@ -48,6 +57,18 @@ def gate_arguments(**changes: Any) -> dict[str, Any]:
         "keep_y": True,
         "blocks": 8,
         "num_warps": 1,
+        "overlap": 0,
+    }
+    return good | changes
+
+
+def order_arguments(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
+        "gate": torch.randn(2, 3, 512, generator=torch.Generator().manual_seed(0)).bfloat16(),
+        "up": None,
+        "gate_activation": "silu",
+        "activation": "int8",
+        "block_m": 64,
         "overlap": 0,
     }
     return good | changes
@@ -92,6 +113,18 @@ def test_gate_on_the_cpu(dtype: torch.dtype, activation: str) -> None:
         torch.testing.assert_close(y, wanted, rtol=1e-6 if dtype == torch.float32 else 0, atol=1e-6)
         check_quantized(y, tuple(rounded))
         assert gate_quantize(*pair, activation, False, 8, 1, 0)[0].shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("activation", "block_m"), [("int8", 16), ("int8", 64), ("exact", 32)])
+def test_gate_in_order_on_the_cpu(dtype: torch.dtype, activation: str, block_m: int) -> None:
+    both = order_arguments()["gate"].to(dtype)
+    y = gate_reference(both, None, "gelu_erf")
+    wanted = order_activation_reference(y, 4, activation, block_m, 1)
+    for pair in ((both, None), both.chunk(2, -1)):
+        got = gate_order(*pair, "gelu_erf", activation, block_m, 0)
+        for one, other in zip(got, wanted, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_results_are_tensors_of_their_own() -> None:
@@ -158,13 +191,31 @@ BAD_GATE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+BAD_ORDER: dict[str, tuple[dict[str, Any], str]] = {
+    "dtype": ({"gate": torch.ones(2, 512).int()}, "gate: expected bfloat16, float16 or float32, got torch.int32."),
+    "K": (
+        {"gate": torch.ones(2, 64)},
+        "gate: K is a multiple of 256 below 65536, got 32. Pad the rows, or use order_activation with tiled=0.",
+    ),
+    "gate": (
+        {"gate_activation": "relu"},
+        "gate_activation: expected one of 'silu', 'gelu_tanh', 'gelu_erf', got 'relu'.",
+    ),
+    "handling": ({"activation": "round"}, "activation: expected 'int8' or 'exact', got 'round'."),
+    "rows of tiles": ({"block_m": 24}, "block_m: expected a power of two of at least 16, got 24."),
+}
+
+
 @pytest.mark.parametrize(
     ("operator", "good", "message"),
     [
         *((rms_norm_quantize, norm_arguments(**change), f"rms_norm_quantize: {m}") for change, m in BAD_NORM.values()),
         *((gate_quantize, gate_arguments(**change), f"gate_quantize: {m}") for change, m in BAD_GATE.values()),
+        *((gate_order, order_arguments(**change), f"gate_order: {m}") for change, m in BAD_ORDER.values()),
     ],
-    ids=[*(f"norm-{name}" for name in BAD_NORM), *(f"gate-{name}" for name in BAD_GATE)],
+    ids=[
+        f"{kind}-{name}" for kind, bad in (("norm", BAD_NORM), ("gate", BAD_GATE), ("order", BAD_ORDER)) for name in bad
+    ],
 )
 def test_bad_arguments(operator: Any, good: dict[str, Any], message: str) -> None:
     with pytest.raises(KernelArgumentError, match=f"^{re.escape(message)}$"):
@@ -176,7 +227,10 @@ def test_bad_arguments(operator: Any, good: dict[str, Any], message: str) -> Non
 
 
 def test_fake_results_have_the_shapes_of_the_real_ones() -> None:
-    for operator, good in ((rms_norm_quantize, norm_arguments()), (gate_quantize, gate_arguments())):
+    operators = (
+        (rms_norm_quantize, norm_arguments()), (gate_quantize, gate_arguments()), (gate_order, order_arguments())
+    )  # fmt: skip
+    for operator, good in operators:
         real = operator(*good.values())
         with FakeTensorMode() as mode:
             fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good.values()]
@@ -202,8 +256,15 @@ def test_export_for_any_number_of_rows() -> None:
 
 
 def test_the_records() -> None:
-    for name in ("rms_norm_quantize", "gate_quantize"):
+    for name in ("rms_norm_quantize", "gate_quantize", "gate_order"):
         assert registry.find(f"etcuda::{name}").owner == "etcuda.kernels.rounding"
+
+
+def test_problems_of_an_order() -> None:
+    assert refuse_order(RoundingProblem(1, 256)) is None
+    for k in (0, 128, 65536):
+        assert refuse_order(RoundingProblem(1, k)) == f"K is a multiple of 256 below 65536, got {k}"
+    assert order_cost(RoundingProblem(2, 256)).nbytes == 3 * 2 * 256 * 2
 
 
 def test_problems() -> None:

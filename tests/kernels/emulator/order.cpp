@@ -1,5 +1,6 @@
-// The kernel in order.cu, emulated. Arguments: blocks, programs a row, tokens, rows, seed; files: x, ordered,
-// factor, tickets, of which the last three are written.
+// The kernels in order.cu and order_as_is.cu, emulated. Arguments: blocks, programs a row, tokens, rows,
+// seed, and of a gate the distances of rows of gate and up; files: x, or gate and up; ordered, factor,
+// tickets, of which these three are written.
 
 #include "memory.h"
 #include "products.cuh"
@@ -7,12 +8,23 @@
 #include "launch.h"
 
 int main(int argc, char** argv) {
+#if GATE
+  const Arguments arguments(argc, argv, 7);
+  constexpr int kFirst = 2;
+#else
   const Arguments arguments(argc, argv, 5);
-  Memory x(arguments.file(0)), ordered(arguments.file(1)), factor(arguments.file(2)),
-      tickets(arguments.file(3));
+  constexpr int kFirst = 1;
+#endif
+  Memory x(arguments.file(0)), up(arguments.file(kFirst - 1)), ordered(arguments.file(kFirst)),
+      factor(arguments.file(kFirst + 1)), tickets(arguments.file(kFirst + 2));
   emulator::launch(arguments[0], arguments[1], THREADS, arguments[4], false, [&] {
+#if GATE
+    NAME((const Bits*)x.data(), (const Bits*)up.data(), (u16*)ordered.data(), (float*)factor.data(),
+         (int*)tickets.data(), arguments[5], arguments[6], arguments[2] + 2, arguments[3], nullptr, nullptr);
+#else
     NAME((const Bits*)x.data(), (u16*)ordered.data(), (float*)factor.data(), (int*)tickets.data(),
          arguments[2] + 2, arguments[3], nullptr, nullptr);
+#endif
   });
   for (Memory* each : {&ordered, &factor, &tickets}) each->save();
 }

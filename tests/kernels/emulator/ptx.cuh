@@ -124,6 +124,10 @@ inline void load16(u32 (&to)[4], u32 at) {
   emulator::check_shared(at, 16);
   std::memcpy(to, shared + at, 16);
 }
+inline void load8(u32 (&to)[2], u32 at) {
+  emulator::check_shared(at, 8);
+  std::memcpy(to, shared + at, 8);
+}
 inline u32 load2(u32 at) {
   return load_shared<u16>(at);
 }
@@ -196,6 +200,12 @@ inline float one_of(u32 pair) {
 inline u32 pair_of(float low, float high) {
   return emulator::Half::store(low) | (u32)emulator::Half::store(high) << 16;
 }
+inline float exp2_of(float a) {
+  return std::exp2(a);
+}
+inline float reciprocal(float a) {
+  return 1.f / a;
+}
 template <u32 Others>
 inline u32 masked_or(u32 word, u32 mask) {
   return (word & mask) | Others;
@@ -210,18 +220,22 @@ extern int* gave_up;  // how often a warp left its share to others
 }  // namespace emulator
 
 inline u32 add_to_ticket(int* ticket, u32 number) {
+  if (number >> 8 & 0xff) __atomic_fetch_add(emulator::gave_up, 1, __ATOMIC_RELAXED);
   return __atomic_fetch_add(ticket, number, __ATOMIC_ACQ_REL);
-}
-inline u32 set_in_ticket(int* ticket, u32 bits) {
-  __atomic_fetch_add(emulator::gave_up, 1, __ATOMIC_RELAXED);
-  return __atomic_fetch_or(ticket, bits, __ATOMIC_ACQ_REL);
-}
-inline u32 leave_ticket(int* ticket) {
-  return add_to_ticket(ticket, 1 << 16);
 }
 inline u32 read_ticket(const int* ticket) {
   if (emulator::at_once && emulator::lane() == 0) usleep(100000);
   return __atomic_load_n(ticket, __ATOMIC_ACQUIRE);
+}
+inline void put_words(void* to, const u32 (&words)[4]) {
+  if ((uintptr_t)to % 16 != 0) emulator::fail("expected words at a multiple of 16 bytes");
+  for (int i = 0; i < 4; i++) __atomic_store_n((u32*)to + i, words[i], __ATOMIC_RELAXED);
+}
+inline void see_words(u32 (&words)[4], const void* from) {
+  if ((uintptr_t)from % 16 != 0) emulator::fail("expected words at a multiple of 16 bytes");
+  for (int i = 0; i < 4; i++) words[i] = __atomic_load_n((const u32*)from + i, __ATOMIC_RELAXED);
+  // Who waits for them tries again.
+  if (emulator::at_once && emulator::lane() == 0 && words[0] == 0xffffffffu) usleep(100000);
 }
 
 inline void let_next_start() {}
