@@ -229,6 +229,7 @@ inline u32 read_ticket(const int* ticket) {
 }
 inline void put_words(void* to, const u32 (&words)[4]) {
   if ((uintptr_t)to % 16 != 0) emulator::fail("expected words at a multiple of 16 bytes");
+  emulator::block.yield();  // others may be faster
   for (int i = 0; i < 4; i++) __atomic_store_n((u32*)to + i, words[i], __ATOMIC_RELAXED);
 }
 inline void see_words(u32 (&words)[4], const void* from) {

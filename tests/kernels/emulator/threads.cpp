@@ -9,6 +9,7 @@ Block block;
 namespace {
 constexpr size_t kStackBytes = 128 << 10;
 constexpr int kMostRounds = 1 << 22;  // without an end in sight: threads wait for each other
+constexpr unsigned kSlower = 4;
 }  // namespace
 
 void fail(const char* what) {
@@ -37,10 +38,14 @@ void Block::run(int threads, const std::function<void()>& body, const std::funct
     makecontext(&thread.context, start, 0);
     order.push_back(i);
   }
+  // One warp is much slower than the others.
+  const int slow = random() % ((threads + 31) / 32);
   for (int round = 0; !order.empty(); round++) {
     if (round == kMostRounds) fail("expected an end, but all threads wait");
     std::shuffle(order.begin(), order.end(), random);
+    const bool rests = random() % kSlower != 0;
     for (int index : order) {
+      if (rests && index / 32 == slow) continue;
       running_ = index;
       threadIdx.x = index;
       swapcontext(&scheduler_, &threads_[index].context);
