@@ -73,7 +73,7 @@ def order_activation_reference(
 
     Returns:
         float16 [M rounded up, at least ``block_m``, K rounded up to 128], zero beyond M and K; float32 [M], the power
-        of two that a row was divided by: its greatest is below 2**14 then; int32 zeros, [4096] if ``tiled``, else [1].
+        of two that a row was divided by: its greatest is below 2**14 then; int32 zeros, [1024] if ``tiled``, else [1].
         ``tiled``, and with ``activation`` "int8", they are not rounded, and the greatest is below 4, of each of the
         ``stretches`` S of a row, of 256 columns times as many as are needed, if these are more than one: float32 [S, M]
         then; with bfloat16 ``x`` and ``block_m`` below 64 they are bfloat16, not divided.
@@ -106,7 +106,7 @@ def order_activation_reference(
         pieces = ordered.reshape(count, width // 64, 8, 8).permute(1, 0, 2, 3)
         index = (piece ^ row).to(x.device).reshape(1, count, 8, 1).expand_as(pieces)
         ordered = pieces.gather(2, index).reshape(count, width)
-    return ordered, factor, torch.zeros(4096 if tiled else 1, dtype=torch.int32, device=x.device)
+    return ordered, factor, torch.zeros(1024 if tiled else 1, dtype=torch.int32, device=x.device)
 
 
 def linear_reference(

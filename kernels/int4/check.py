@@ -11,7 +11,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.groups import GroupFormat
 from etcuda.kernels.int4.problem import ACTIVATIONS
-from etcuda.kernels.int4.warpgroup import ARCH, TICKETS, fits, warps
+from etcuda.kernels.int4.warpgroup import ARCH, TICKETS, fits
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
@@ -190,11 +190,10 @@ def check_warpgroups(
     )  # fmt: skip
     _expect(block_n == 64 * warpgroups, op, "block_n", f"64 for each of {warpgroups} warpgroups", block_n)
     # What programs share is counted in 32 bits.
-    most = min(TICKETS // warps(warpgroups), math.isqrt((1 << 32) // (k // 256)) - 1)
+    most = min(TICKETS, math.isqrt((1 << 32) // (k // 256)) - 1)
     _expect(0 < programs <= most, op, "programs", f"1 to {most}", programs)
     if tickets is not None:
-        least = programs * warps(warpgroups)
-        _expect(tickets.numel() >= least, op, "tickets", f"at least {least}, of a tiled order", tickets.numel())
+        _expect(tickets.numel() >= programs, op, "tickets", f"at least {programs}, of a tiled order", tickets.numel())
 
 
 def _arch(x: Tensor) -> str:

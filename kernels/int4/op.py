@@ -79,7 +79,7 @@ def order_activation(
         float16 [M rounded up to ``block_m``, at least that, K rounded up to 128] in the order of K that README.md
         gives, what rows beyond M hold left open, and with ``tiled`` in another order in memory and not rounded,
         bfloat16 if ``x`` is, ``activation`` "int8" and ``block_m`` below 64; float32 [M], the power of two that each
-        row was divided by, or [S, M] where it is divided in ``stretches``; and int32 tickets, [4096] zeros with
+        row was divided by, or [S, M] where it is divided in ``stretches``; and int32 tickets, [1024] zeros with
         ``tiled``, by which programs of a product meet: each product leaves them zero, so those of one input must run
         one after another. [1] without a meaning else.
 

@@ -17,7 +17,7 @@ constexpr bool kBringLate = HALF_SUMS || BLOCK_M <= 64;
 // Warps that multiply: 16 rows of a tile each, four warps a product.
 __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, const float* factor,
                                         const u8* qdata, const u8* scale, const u8* zero, const Bias* bias,
-                                        Out* out, u8* partial, int* tickets, int num_rows, int num_tokens) {
+                                        Out* out, u8* partial, int num_rows, int num_tokens) {
   const int lane = threadIdx.x % 32;
   const u32 warp_at = base + kWAt + warp * 512, thread_at = warp_at + lane * 16;
   const u32 s_to = base + kSAt + (warp * 16 + lane / kUnit) * kSRow;
@@ -172,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
          const u8* __restrict__ qdata, const u8* __restrict__ scale, const u8* __restrict__ zero,
          const Bias* __restrict__ bias, Out* __restrict__ out,
          float* __restrict__ partial,  // [2 * programs][BLOCK_N / 16][BLOCK_M / 16][32][8], or half of it
-         int* __restrict__ tickets,    // [programs][warps], zero before and after
+         int* __restrict__ tickets,    // zero before and after
          int rows_and_two, int tokens_and_two, int rows_of_x, void*, void*) {
   extern __shared__ __align__(1024) u8 shared[];
   const u32 base = (u32)__cvta_generic_to_shared(shared);
@@ -199,7 +199,6 @@ extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
       meet(work, base, (u8*)partial, kWarps * kPartBytes, kMissing, tickets);
     }
   } else {
-    consume(work, base, warp, factor, qdata, scale, zero, bias, out, (u8*)partial, tickets, num_rows,
-            num_tokens);
+    consume(work, base, warp, factor, qdata, scale, zero, bias, out, (u8*)partial, num_rows, num_tokens);
   }
 }

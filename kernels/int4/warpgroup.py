@@ -9,7 +9,7 @@ from etcuda.kernels.native import Native
 from etcuda.kernels.quantized_reference import SUMS_IN_FLOAT16_FROM
 
 ARCH = "sm_90"
-TICKETS = 4096  # That activations come with: one for each program and warp.
+TICKETS = 1024  # That activations come with: one for each tile that is shared, of which programs are more.
 # Number types as ptx.cuh counts them.
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 # Gated activations as order_columns.cuh counts them; "" for activations as they come.
@@ -38,7 +38,7 @@ def shared_bytes(block_m: int, warpgroups: int, stages: int, offset: str) -> int
 
 
 def warps(warpgroups: int) -> int:
-    """Warps that multiply, each of which sums its rows of a shared tile."""
+    """Warps that multiply."""
     return 4 * warpgroups
 
 

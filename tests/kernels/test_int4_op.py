@@ -209,13 +209,13 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
     ("changes", "message"),
     [
         ({"block_n": 128}, "block_n: expected 64 for each of 4 warpgroups, got 128."),
-        ({"programs": 0}, "programs: expected 1 to 256, got 0."),
-        ({"programs": 257}, "programs: expected 1 to 256, got 257."),
+        ({"programs": 0}, "programs: expected 1 to 1024, got 0."),
+        ({"programs": 1025}, "programs: expected 1 to 1024, got 1025."),
         (
             {"ordered": torch.ones(64, 256)},
             "ordered: expected float16, or bfloat16 as ordered for warpgroups, got torch.float32.",
         ),
-        ({}, "tickets: expected at least 64, of a tiled order, got 1."),
+        ({}, "tickets: expected at least 4, of a tiled order, got 1."),
         (
             {"factor": torch.ones(2, 6)},
             "factor: expected one dimension [M], or [S, M] with S from 2 to K / 256, got (2, 6).",

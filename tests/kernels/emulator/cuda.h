@@ -119,10 +119,6 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned select) {
   for (int i = 0; i < 4; i++) result |= (unsigned)(bytes >> (select >> 4 * i & 7) * 8 & 0xff) << 8 * i;
   return result;
 }
-template <typename Word>
-inline Word __ldcg(const Word* from) {
-  return *from;
-}
 inline uint64_t __cvta_generic_to_shared(const void* at) {
   return (const unsigned char*)at - shared;
 }
