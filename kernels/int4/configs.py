@@ -127,7 +127,7 @@ def matmul_candidates(problem: LinearProblem, device: Device) -> list[MatmulConf
 
 def _warpgroup_candidates(problem: LinearProblem, device: Device, block_m: int) -> list[MatmulConfig]:
     found = []
-    # With the registers that a thread may have when a warp more, which brings activations, has as many.
+    # With the registers that a thread may have when two warps more, which do not multiply, have as many.
     for warpgroups, stages, registers in ((4, 3, 96), (3, 3, 128), (3, 4, 128), (2, 4, 168)):
         config = MatmulConfig(64 * warpgroups, block_m, 8, 4 * warpgroups, stages, 1, 0, warpgroups)
         shared = shared_bytes(block_m, warpgroups, stages, problem.offset)

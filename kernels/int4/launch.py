@@ -190,9 +190,10 @@ def _native_order(
 
 
 def _rows_of_fours(x: Tensor) -> Tensor:
-    """x [M, K] of which the kernels can read four columns at a time; rows may be any such distance apart."""
+    """x [M, K] of which the kernels can read four columns at a time; rows may be any such distance apart. A distance of
+    1, which one row may have, would be left out of the arguments."""
     fits = statically_known_true(x.stride(1) == 1) and statically_known_true(x.stride(0) % 4 == 0)
-    return aligned(x if fits else x.contiguous(), 16)
+    return aligned(x if fits else x.clone(memory_format=torch.contiguous_format), 16)
 
 
 def new_ordered(x: Tensor, num_tokens: int, k: int, activation: str, block_m: int, tiled: int) -> Ordered:

@@ -202,6 +202,15 @@ def test_addresses_are_as_round_as_copies_need(first: int, to: int, copied: bool
     assert fake or (torch.equal(got, x) and got.data_ptr() % to == 0)
 
 
+def test_rows_that_kernels_read_by_fours() -> None:
+    wide = torch.randn(6, 40)
+    assert launch._rows_of_fours(wide[:, :32]).stride() == (40, 1)
+    for rows in (torch.randn(32, 1).t(), torch.randn(6, 33)[:, :32], torch.randn(32, 6).t()):
+        got = launch._rows_of_fours(rows)
+        assert torch.equal(got, rows)
+        assert got.stride() == (32, 1)
+
+
 WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
 
 
