@@ -62,7 +62,10 @@ def ours(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     problem = cell.problem
     config = choose(problem, device, overlap).config
     if cell.kind == "gated":
-        return lambda x: _on_tensor_cores(cell, weight, device, _gate_order(x, _height(config), overlap), overlap)
+        height = _height(config)
+        return lambda x: _on_tensor_cores(
+            cell, weight, device, launch.order_gated(x, None, "silu", problem.activation, height, overlap), overlap
+        )  # fmt: skip
 
     def call(x: Tensor) -> Tensor:
         return run_config(
@@ -74,10 +77,10 @@ def ours(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
 
 def in_order_before(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """Our product alone, of activations that were put in order."""
-    config = choose(cell.problem, device, 1).config
-    if not isinstance(config, MatmulConfig) or not config.warpgroups or cell.kind == "gated":
-        raise UnsupportedError("where the kernel in CUDA C++ serves")
-    return lambda x: _on_tensor_cores(cell, weight, device, _order_once(x, config.block_m), 1)
+    if cell.kind == "gated":
+        raise UnsupportedError("behind a gate the order is not made before")
+    height = _height(choose(cell.problem, device, 1).config)
+    return lambda x: _on_tensor_cores(cell, weight, device, _order_once(x, cell.problem.activation, height), 1)
 
 
 def gate_apart(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
@@ -96,13 +99,9 @@ def _height(config: object) -> int:
     return config.block_m
 
 
-def _gate_order(x: Tensor, block_m: int, overlap: int) -> Ordered:
-    return launch.order_gated(x, None, "silu", "int8", block_m, overlap)
-
-
 @functools.lru_cache(maxsize=1)
-def _order_once(x: Tensor, block_m: int) -> Ordered:
-    return launch.order(4, x, "int8", block_m, 1, 0)
+def _order_once(x: Tensor, activation: str, block_m: int) -> Ordered:
+    return launch.order(4, x, activation, block_m, 1, 0)
 
 
 def _on_tensor_cores(cell: Cell, weight: Weight, device: LocalDevice, ordered: Ordered, overlap: int) -> Tensor:
