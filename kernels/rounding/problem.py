@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from etcuda.kernels.groups import BLOCK
+from etcuda.kernels.int4.warpgroup import ARCH, fits
 from etcuda.kernels.registry import Cost
 
-_STEP = 256  # Columns that products on tensor cores take at a time.
 _MOST_K = 1 << 20  # Offsets inside a row are 32 bits wide.
 
 
@@ -39,8 +39,8 @@ def refuse(problem: RoundingProblem) -> str | None:
 
 def refuse_order(problem: RoundingProblem) -> str | None:
     """Why activations are not put in order where they are computed; ``None`` if they are."""
-    if problem.k <= 0 or problem.k % _STEP or problem.k >= _STEP << 8:
-        return f"K is a multiple of {_STEP} below {_STEP << 8}, got {problem.k}"
+    if problem.k <= 0 or not fits(1, problem.k, 4, 32, "fp16", ARCH):
+        return f"K is a multiple of 256 below 65536, got {problem.k}"
     return None
 
 
