@@ -19,6 +19,7 @@ _STEP = 256  # Columns.
 _SCALE_STAGES = 7
 _THREADS = 128  # With 32 registers each they fit beside the greatest product.
 _ITEMS = 2  # Of 16 activations, that a thread puts in order at least where there are many, and more where it must.
+_GATED_ITEMS = 3  # Of gated ones, which take longer: more loads are on their way.
 _FEW_ITEMS = 384  # Of a stretch: so few have a thread each.
 _MOST_THREADS = 1024
 
@@ -108,7 +109,7 @@ def native_order(k: int, dtype: str, activation: str, count: int, gate: str = ""
     """The kernel that puts activations in order in float16; a program for each of ``count`` stretches of a row. The
     rest as of ``native_order_as_is``."""
     run = _run(k, count)
-    few = 1 if run * 16 <= _FEW_ITEMS else _ITEMS
+    few = 1 if run * 16 <= _FEW_ITEMS else _GATED_ITEMS if gate else _ITEMS
     items = max(few, -(-run * 16 // _MOST_THREADS))
     threads = -(-run * 16 // (items * 32)) * 32
     defines = {

@@ -122,6 +122,7 @@ def run_order(
         ("silu", torch.bfloat16, "int8", 5, 256, 16),
         ("gelu_tanh", torch.bfloat16, "int8", 3, 1280, 128),
         ("silu", torch.float16, "int8", 2, 8704, 64),
+        ("silu", torch.bfloat16, "int8", 2, 8704, 128),
         ("gelu_erf", torch.float32, "exact", 3, 1280, 16),
     ],
     ids=str,
