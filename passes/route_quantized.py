@@ -23,6 +23,7 @@ from etcuda.kernels.int4.select import matmul_arguments, matvec_arguments
 from etcuda.kernels.int8.reference import int8_embedding_reference, int8_linear_reference
 from etcuda.passes.base import NodeError, compute_meta, graph_modules, graph_pass, insert_call, tensor_of
 from etcuda.passes.choose_linear import Step, may_take_tensor_cores, problem, steps
+from etcuda.passes.gate_nodes import gate_nodes, inputs_of
 from etcuda.passes.inline_function import inline_function
 from etcuda.passes.program_constants import target_of
 from etcuda.passes.quantized_call import (
@@ -53,7 +54,9 @@ def route_quantized(program: ExportedProgram, config: BackendConfig) -> int:
     After: ``r = quantize_activation(x)``, ``q, k = int4_matvec_rounded(*r, ...), int4_matvec_rounded(*r, ...)``, or
     whatever kernels the table names for that many rows; for many, ``int4_matmul_ordered`` on ``order_activation(x)``.
     Where the number of rows is dynamic and the choice depends on it, calls of one input become one ``cond`` on it,
-    which the host decides. What no kernel serves, everything on the host, and look-ups become their formula.
+    which the host decides; a gated activation that only they read is computed in its branches, where the kernel that
+    rounds it, or puts it in order, can do that too. What no kernel serves, everything on the host, and look-ups become
+    their formula.
     """
     changed = 0
     for module in graph_modules(program):
@@ -179,14 +182,16 @@ def _insert(
     limit = found[0].most
     assert limit is not None
     graph = module.graph
-    rows = _rows(before, calls[0].x)
+    gate = gate_nodes(calls[0].x, [call.node for call in calls])
+    inputs = inputs_of(gate) or [calls[0].x]
+    rows = _rows(before, inputs[0])
     with graph.inserting_before(before):
         predicate = graph.call_function(operator.le, (rows, limit))
     compute_meta(predicate)
     # Operands may not alias each other: branches take whole weights, and the rows of them by themselves.
-    nodes = [calls[0].x, *(node for call in calls for node in call.operands)]
+    nodes = [*inputs, *(node for call in calls for node in call.operands)]
     operands = list(dict.fromkeys(node.args[0] if ROWS_OF in node.meta else node for node in nodes))
-    names = [_add_branch(module, calls, part, operands, target, overlap) for part in (found[:1], found[1:])]
+    names = [_add_branch(module, calls, part, operands, gate, target, overlap) for part in (found[:1], found[1:])]
     with graph.inserting_before(before):
         branches = [graph.get_attr(name) for name in names]
         cond = graph.call_function(torch.ops.higher_order.cond, (predicate, *branches, tuple(operands)))
@@ -217,10 +222,10 @@ def _rows(before: Node, x: Node) -> Node | int:
 
 
 def _add_branch(
-    module: GraphModule, calls: list[LinearCall], found: list[Step], operands: list[Any], target: CudaTarget,
-    overlap: int,
+    module: GraphModule, calls: list[LinearCall], found: list[Step], operands: list[Any], gate: list[Node],
+    target: CudaTarget, overlap: int,
 ) -> str:  # fmt: skip
-    """A submodule that computes the calls on the operands."""
+    """A submodule that computes the calls on the operands, and the nodes of a gated activation in front of them."""
     inner = GraphModule(torch.nn.Module(), Graph())
     graph = inner.graph
     inside: dict[Node, Node] = {}
@@ -232,6 +237,9 @@ def _add_branch(
         whole, *rows = part.args
         inside[part] = insert_call(output, aten.slice.Tensor, (inside[whole], *rows))  # type: ignore[index]
         inside[part].meta[ROWS_OF] = part.meta[ROWS_OF]
+    for node in gate:
+        with graph.inserting_before(output):
+            inside[node] = graph.node_copy(node, inside.__getitem__)
     moved = []
     for call in calls:
         stored = tuple(None if part is None else inside[part] for part in call.stored)
