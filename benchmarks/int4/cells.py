@@ -31,7 +31,7 @@ def _cells() -> list[Cell]:
     cells += [Cell("few", LinearProblem(m, *LARGE[0])) for m in (2, 4, 8)]
     cells += [Cell("prefill", LinearProblem(m, *shape)) for shape in LARGE for m in (512, 2048)]
     cells += [Cell("prompt", LinearProblem(m, *shape)) for shape in LARGE for m in (16, 32, 64)]
-    cells += [Cell("gated", LinearProblem(m, *LARGE[1])) for m in (16, 32, 64)]
+    cells += [Cell("gated", LinearProblem(m, *LARGE[1])) for m in (16, 32, 64, 512)]
     int8 = {"bits": 8, "offset": "symmetric"}
     cells += [Cell("int8", LinearProblem(1, *shape, **int8)) for shape in (LARGE[0], (4096, 4096))]  # type: ignore[arg-type]
     cells += [Cell("exact", LinearProblem(m, *LARGE[0], activation="exact")) for m in (1, 16, 512)]

@@ -30,7 +30,7 @@ OURS = ("etcuda", "etcuda overlapped")
 # an input, or behind a gate; and all kernels by themselves where two can be one.
 PARTS = ("etcuda, in order before", "etcuda, gate apart")
 # Engines whose result is not the product.
-UNCHECKED = ("read", "read overlapped", "gate")
+UNCHECKED = ("read", "read overlapped", "gate", "gate overlapped")
 
 
 class UnsupportedError(Exception):
@@ -120,11 +120,11 @@ def behind_gate(engine: Engine, cell: Cell, weight: Weight, device: LocalDevice)
     return call if cell.kind != "gated" else lambda x: call(silu_gate(x, 0))
 
 
-def gate_alone(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
-    """The gate that runs in front of peers."""
+def gate_alone(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """The gate that runs in front of peers, or launched early as in front of ours."""
     if cell.kind != "gated":
         raise UnsupportedError("behind a gate only")
-    return lambda x: silu_gate(x, 0)
+    return lambda x: silu_gate(x, overlap)
 
 
 def cublas(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
@@ -199,7 +199,8 @@ ENGINES: dict[str, Engine] = {
     "executorch matvec": functools.partial(behind_gate, functools.partial(executorch, "int4_matvec")),
     "executorch matmul": functools.partial(behind_gate, functools.partial(executorch, "int4_matmul")),
     "torchao default": functools.partial(behind_gate, torchao_default),
-    "gate": gate_alone,
+    "gate": functools.partial(gate_alone, 0),
+    "gate overlapped": functools.partial(gate_alone, 1),
     "read": functools.partial(plain_read, 0),
     "read overlapped": functools.partial(plain_read, 1),
 }

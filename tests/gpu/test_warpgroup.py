@@ -292,6 +292,35 @@ def test_other_weights_are_refused() -> None:
         product(weight, x)
 
 
+class GatedBlock(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up = (nn.Linear(512, 1280, bias=False) for _ in range(2))
+        self.down = nn.Linear(1280, 777, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return out
+
+
+def test_a_program_whose_gate_is_computed_in_branches(tmp_path: pathlib.Path, run_session: pathlib.Path) -> None:
+    torch.manual_seed(0)
+    model = GatedBlock().to(torch.bfloat16).eval().requires_grad_(False)
+    quantize_weights(model, Int4CoalescedConfig())
+    calls = [Call("forward", (torch.randn(rows, 512).to(torch.bfloat16),)) for rows in (1, 2, 3, 64, 65, 300, 16)]
+    shapes = ({0: torch.export.Dim("m", min=1, max=300)},)
+    program = torch.export.export(model, calls[3].inputs, dynamic_shapes=shapes)
+    path = tmp_path / "model.pte"
+    export_program({"forward": program}, ARCH, path, CompileOptions(progress=False))
+    (delegate,) = inspect_program(path).methods[0].delegates
+    assert "warpgroup_gate_overlapped" in delegate.images[0].kernels
+    expected = [model(*call.inputs) for call in calls]
+    for got, wanted in zip(run_calls(run_session, path, calls, expected), expected, strict=True):
+        assert error(got, wanted.double()) < 2e-2
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("activation", ["int8", "exact"])
 def test_programs(
