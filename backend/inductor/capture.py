@@ -81,6 +81,7 @@ def generate(
         stack.enter_context(mock.patch.object(codecache.AotCodeCompiler, "compile", capture))
         stack.enter_context(mock.patch.object(graph, "is_same_tensor", _views_same_storage))
         stack.enter_context(branches.operands_keep_their_strides())
+        stack.enter_context(branches.branches_are_within_the_estimate())
         stack.enter_context(assembly.assembly_without_operands_writes_nothing())
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
