@@ -43,8 +43,8 @@ def _as_traced(operand: Any, traced: Any) -> Any:
 def branches_are_within_the_estimate() -> Iterator[None]:
     """Lets a branch have more kernels than the graph around it.
 
-    Inductor uses freed memory again where by its estimate the peak does not rise. Up to torch 2.11 it asks the outer
-    graph's estimate for the kernels of a branch, by their numbers there, and fails beyond the last one.
+    Inductor uses freed memory again where by its estimate the peak does not rise. In torch 2.11, other than in 2.14, it
+    asks the outer graph's estimate for the kernels of a branch, by their numbers there, and fails beyond the last one.
     """
     with mock.patch.object(wrapper, "EfficientPeakEstimate", PeakEstimate):
         yield
