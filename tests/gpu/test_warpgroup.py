@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,8 @@ from tests.kernels.linear_cases import (
     untiled,
 )
 from tests.kernels.linear_checks import poison as poison  # the fixture
+from tests.passes.quantized_programs import MLP, quantized
+from tests.passes.quantized_programs import make as make_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -292,33 +295,25 @@ def test_other_weights_are_refused() -> None:
         product(weight, x)
 
 
-class GatedBlock(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate, self.up = (nn.Linear(512, 1280, bias=False) for _ in range(2))
-        self.down = nn.Linear(1280, 777, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
-        return out
-
-
-def test_a_program_whose_gate_is_computed_in_branches(tmp_path: pathlib.Path, run_session: pathlib.Path) -> None:
-    torch.manual_seed(0)
-    model = GatedBlock().to(torch.bfloat16).eval().requires_grad_(False)
-    quantize_weights(model, Int4CoalescedConfig())
-    calls = [Call("forward", (torch.randn(rows, 512).to(torch.bfloat16),)) for rows in (1, 2, 3, 64, 65, 300, 16)]
-    shapes = ({0: torch.export.Dim("m", min=1, max=300)},)
-    program = torch.export.export(model, calls[3].inputs, dynamic_shapes=shapes)
-    path = tmp_path / "model.pte"
+def compare_program(
+    model: nn.Module, sizes: tuple[int, ...], shapes: Any, kernel: str, path: pathlib.Path, run_session: pathlib.Path
+) -> None:
+    """Exports a model for rows of 512, the second of ``sizes`` the example, and runs it for all of them."""
+    calls = [Call("forward", (torch.randn(size, 512).to(torch.bfloat16),)) for size in sizes]
+    program = torch.export.export(model, calls[1].inputs, dynamic_shapes=shapes)
     export_program({"forward": program}, ARCH, path, CompileOptions(progress=False))
     (delegate,) = inspect_program(path).methods[0].delegates
-    assert "warpgroup_gate_overlapped" in delegate.images[0].kernels
+    assert kernel in delegate.images[0].kernels
     expected = [model(*call.inputs) for call in calls]
     for got, wanted in zip(run_calls(run_session, path, calls, expected), expected, strict=True):
         assert error(got, wanted.double()) < 2e-2
+
+
+def test_a_program_whose_gate_is_computed_in_branches(tmp_path: pathlib.Path, run_session: pathlib.Path) -> None:
+    model = quantized(make_model(MLP, dim=512, hidden=1280))
+    shapes = ({0: torch.export.Dim("m", min=1, max=300)},)
+    path = tmp_path / "model.pte"
+    compare_program(model, (1, 64, 2, 3, 65, 300, 16), shapes, "warpgroup_gate_overlapped", path, run_session)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -333,13 +328,5 @@ def test_programs(
     model = model.to(torch.bfloat16).eval().requires_grad_(False)
     quantize_weights(model, Int4CoalescedConfig(activation=activation))
     sizes = (9, 20, 300, 16) if dynamic else (20, 20)
-    calls = [Call("forward", (torch.randn(size, 512).to(torch.bfloat16),)) for size in sizes]
     shapes = ({0: torch.export.Dim("m", min=9, max=300)},) if dynamic else None
-    program = torch.export.export(model, calls[1].inputs, dynamic_shapes=shapes)
-    path = tmp_path / "model.pte"
-    export_program({"forward": program}, ARCH, path, CompileOptions(progress=False))
-    (delegate,) = inspect_program(path).methods[0].delegates
-    assert "warpgroup_overlapped" in delegate.images[0].kernels
-    expected = [model(*call.inputs) for call in calls]
-    for got, wanted in zip(run_calls(run_session, path, calls, expected), expected, strict=True):
-        assert error(got, wanted.double()) < 2e-2
+    compare_program(model, sizes, shapes, "warpgroup_overlapped", tmp_path / "model.pte", run_session)
