@@ -141,27 +141,38 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
       }
       run_from = run_to;
     } while (kRun < kSteps && run_from < part.last);
-    const int n = work.first_n(part) + warp * 16;
+    const Place to{out, bias, factor, warp_at + read_at, num_rows, num_tokens};  // in what was read last
     if (part.last - part.first == kSteps) {
-      store<BLOCK_M>(numbers, out, bias, factor, warp_at + read_at, n, first_m, num_rows, num_tokens);
+      store<BLOCK_M>(numbers, to, work.first_n(part) + warp * 16, first_m);
       continue;
     }
-    barrier_wait(base + kReadyAt, 0);  // the part is clear
+    barrier_wait(base + kClearAt, 0);
     store_part(numbers, part_of(partial, part.slot, warp));
-    const Task task = load_task(base, part);
+    if (part.unit < work.end) continue;  // who has another tile to go on with waits for nobody
+    barrier_wait(base + kReadyAt, 0);
+    u32 chunks = __shfl_sync(0xffffffff, load4(base + kOwnAt), 0);
 #pragma unroll 1
-    for (int m = 0; m < BLOCK_M; m += 16) {
-      if (!__any_sync(0xffffffff, task.chunks >> m / 16 & 1)) continue;
-      float sixteen[8];
-      sum_parts(sixteen, task, part_of(partial, task.first_slot, warp) + m / 16 * (kPartBytes / kChunks));
-      store<16>(sixteen, out, bias, factor, warp_at + read_at, n, first_m + m, num_rows, num_tokens);
+    while (chunks != 0) {
+      const int i = __ffs(chunks) - 1;
+      const Task task = load_task(base, i / kChunks);
+      // Two take as long as one, if all their parts can be read at once.
+      if (kChunks > 1 && task.count <= kAtOnce / 2 && i % kChunks + 1 < kChunks && chunks >> i & 2) {
+        chunks &= ~(3u << i);
+        sum_and_store<2>(task, i % kChunks, partial, warp, to);
+      } else {
+        chunks &= ~(1u << i);
+        sum_and_store<1>(task, i % kChunks, partial, warp, to);
+      }
     }
   }
 }
 
-// As if a block had more threads, so that each takes 80 registers at most: more of the order's programs start
-// beside this kernel's then.
-constexpr int kBoundThreads = BLOCK_M <= 32 && WARPGROUPS == 4 ? 768 : kThreads;
+// As if a block had more threads, so that each takes 80 registers at most, or 128, where that is enough: more
+// of the order's programs start beside this kernel's then.
+constexpr bool kFewSums = HALF_SUMS || BLOCK_M <= 32;
+constexpr int kBoundThreads = kFewSums && WARPGROUPS == 4                     ? 768
+                              : kFewSums && WARPGROUPS == 2 && BLOCK_M == 128 ? 512
+                                                                              : kThreads;
 
 }  // namespace
 
@@ -186,6 +197,7 @@ extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
     }
     barrier_init(base + kReadyAt, 1);
     barrier_init(base + kStartedAt, 1);
+    barrier_init(base + kClearAt, 1);
     barrier_init_fence();
   }
   __syncthreads();

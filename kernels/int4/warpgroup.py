@@ -35,7 +35,7 @@ def shared_bytes(block_m: int, warpgroups: int, stages: int, offset: str) -> int
     zero = {"symmetric": 0, "zero_point": 8, "minimum": 16}[offset]
     x = x_stages(block_m) * (block_m * 256 + 16)
     factors = warps(warpgroups) * block_m * 4 if block_m <= 64 else 0
-    return x + stages * rows * 128 + _SCALE_STAGES * rows * (16 + zero) + 48 + factors
+    return x + stages * rows * 128 + _SCALE_STAGES * rows * (16 + zero) + 64 + factors
 
 
 def warps(warpgroups: int) -> int:

@@ -41,7 +41,9 @@ constexpr int kFullAt = kZAt + kBlockN * kZRow;
 constexpr int kEmptyAt = kFullAt + X_STAGES * 8;
 constexpr int kReadyAt = kEmptyAt + X_STAGES * 8;
 constexpr int kStartedAt = kReadyAt + 8;
-constexpr int kTasksAt = kStartedAt + 8;  // of two shared tiles, 16 bytes each
+constexpr int kClearAt = kStartedAt + 8;
+constexpr int kOwnAt = kClearAt + 8;  // chunks that the program sums
+constexpr int kTasksAt = kOwnAt + 8;  // of two shared tiles, 16 bytes each
 constexpr int kFactorAt = kTasksAt + 32;
 // Of a warp; of many tokens there is no room for them, and less need.
 constexpr int kFactorBytes = BLOCK_M <= 64 ? BLOCK_M * 4 : 0;

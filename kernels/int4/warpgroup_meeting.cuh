@@ -6,17 +6,19 @@
 
 namespace {
 
-// Each program stores its part of a tile, and sums some chunks of 16 tokens of all parts, whose words it
-// reads until none is missing. So its own part has to be clear before it is stored, and it has to know that
+// Each program stores its part of a tile, as soon as its own memory for it is clear, and in the end sums some
+// chunks of 16 tokens of all parts, whose words it reads until none is missing. So it has to know then that
 // the others have cleared theirs. They count themselves in, at the tile's ticket, in bits 0 to 7. A program
 // that has waited in vain, because another one does not run yet, leaves its chunks, as bits 8 to 15 say, to
 // who comes last, whom none has to wait for. In bits 16 to 23 it says that it is done with the ticket, which
 // the last one makes zero again.
 
-// What a program does for a shared tile.
+constexpr int kChunks = BLOCK_M / 16;  // of a tile
+
+// A tile that is shared, as those see it who sum it.
 struct Task {
   u32 first_slot, count;  // of the parts
-  u32 chunks;             // that it sums, as bits
+  int first_n, first_m;
 
   // The first part may be the second one of its program, all others are first ones.
   __device__ __forceinline__ u32 slot(u32 i) const {
@@ -24,10 +26,10 @@ struct Task {
   }
 };
 
-__device__ __forceinline__ Task load_task(u32 base, const Part& part) {
+__device__ __forceinline__ Task load_task(u32 base, int i) {
   u32 words[4];
-  load16(words, base + kTasksAt + part.slot % 2 * 16);
-  return {words[0], words[1], words[2]};
+  load16(words, base + kTasksAt + i * 16);
+  return {words[0], words[1], (int)words[2], (int)words[3]};
 }
 
 constexpr int kMostPolls = 1 << 10;  // reads of the ticket before a wait is given up
@@ -44,7 +46,6 @@ __device__ __forceinline__ void for_shared(const Work& work, const Function& fun
 // The chunks of the `mine`th of several. The one with the highest number has none: it may have another tile
 // to go on with, all others have nothing else to do.
 __device__ __forceinline__ u32 chunks_of(int mine, int all) {
-  constexpr int kChunks = BLOCK_M / 16;
   u32 own = 0;
   for (int i = 0; i < kChunks; i++)
     if (i * (all - 1) / kChunks == mine) own |= 1u << i;
@@ -63,6 +64,8 @@ __device__ __forceinline__ void meet(const Work& work, u32 base, u8* partial, in
   });
   __syncwarp();
   if (lane > 0) return;
+  barrier_arrive(base + kClearAt);
+  u32 sums = 0;
   for_shared(work, [&](const Part& part) {
     int first, last;
     work.share(part, first, last);
@@ -80,11 +83,15 @@ __device__ __forceinline__ void meet(const Work& work, u32 base, u8* partial, in
       if ((int)(before & 0xff) != all) chunks = 0;
     }
     if ((int)(before >> 16) == all - 1) *ticket = 0;
-    const u32 at = base + kTasksAt + part.slot % 2 * 16;
+    const int i = part.slot % 2;
+    sums |= chunks << i * kChunks;
+    const u32 at = base + kTasksAt + i * 16;
     store4(at, (u32)work.slot(part, first));
     store4(at + 4, (u32)all);
-    store4(at + 8, chunks);
+    store4(at + 8, (u32)work.first_n(part));
+    store4(at + 12, (u32)work.first_m(part));
   });
+  store4(base + kOwnAt, sums);
   barrier_arrive(base + kReadyAt);
 }
 

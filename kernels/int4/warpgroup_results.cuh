@@ -38,7 +38,7 @@ struct Eight {
     for (u32 word : words) most = max(most, word);
     return most != kMissing;
   }
-  __device__ __forceinline__ void add_to(float (&sums)[8]) const {
+  __device__ __forceinline__ void add_to(float* sums) const {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
       const u32 word = words[kNarrow ? i / 2 : i];
@@ -133,46 +133,56 @@ __device__ __forceinline__ void store_part(const float (&sums)[BLOCK_M / 2], u8*
   }
 }
 
-constexpr int kChunks = BLOCK_M / 16;
-
 __device__ __forceinline__ u8* part_of(u8* partial, u32 slot, int warp) {
   return partial + (u64)slot * (kWarps * kPartBytes) + warp * kPartBytes;
 }
 
-// Sixteen tokens of the sum of a warp's parts of a tile, in the order of the programs that made them, several
-// on their way at once; as soon as all their words are seen. `from` is the first part.
-__device__ __forceinline__ void sum_parts(float (&sums)[8], const Task& task, const u8* from) {
-  constexpr int kAtOnce =
-      kNarrow ? 8 : 4;  // with more, the order's programs find no registers beside this one's
-  constexpr u32 kSlotBytes = kWarps * kPartBytes;
+// Parts of sixteen tokens that a warp reads at once: with more, the order's programs find no registers beside
+// this one's.
+constexpr u32 kAtOnce = kNarrow ? 8 : 4;
+
+// So many chunks of sixteen tokens of the sum of a warp's parts of a tile, in the order of the programs that
+// made them, several on their way at once; as soon as all their words are seen. `from` is the first part.
+template <int Chunks>
+__device__ __forceinline__ void sum_parts(float (&sums)[Chunks * 8], const Task& task, const u8* from) {
+  constexpr u32 kParts = kAtOnce / Chunks, kSlotBytes = kWarps * kPartBytes;
   from += threadIdx.x % 32 * 16;
 #pragma unroll
-  for (int j = 0; j < 8; j++) sums[j] = 0.f;
+  for (int j = 0; j < Chunks * 8; j++) sums[j] = 0.f;
 #pragma unroll 1
-  for (u32 i = 0; i < task.count; i += kAtOnce) {
+  for (u32 i = 0; i < task.count; i += kParts) {
     Eight eights[kAtOnce];
 #pragma unroll
-    for (int j = 0; j < kAtOnce; j++) eights[j].set(i + j < task.count ? kMissing : 0);
+    for (u32 j = 0; j < kAtOnce; j++) eights[j].set(i + j % kParts < task.count ? kMissing : 0);
     bool there;
     do {
 #pragma unroll
-      for (int j = 0; j < kAtOnce; j++)
-        if (!eights[j].there()) eights[j].see(from + (u64)(task.slot(i + j) - task.first_slot) * kSlotBytes);
+      for (u32 j = 0; j < kAtOnce; j++)
+        if (!eights[j].there())
+          eights[j].see(from + (u64)(task.slot(i + j % kParts) - task.first_slot) * kSlotBytes +
+                        j / kParts * (kPartBytes / kChunks));
       there = true;
 #pragma unroll
-      for (int j = 0; j < kAtOnce; j++) there = there && eights[j].there();
+      for (u32 j = 0; j < kAtOnce; j++) there = there && eights[j].there();
     } while (__any_sync(0xffffffff, !there));
 #pragma unroll
-    for (int j = 0; j < kAtOnce; j++) eights[j].add_to(sums);
+    for (u32 j = 0; j < kAtOnce; j++) eights[j].add_to(sums + j / kParts * 8);
   }
 }
 
-// A warp's 16 rows n of a tile. Two bytes wide, they are transposed in shared memory: in the 512 bytes that
-// the warp's weights left in each of the four pieces of the stage that was read last.
+// Where results go.
+struct Place {
+  Out* out;
+  const Bias* bias;
+  const float* factor;
+  u32 scratch;  // the 512 bytes that the warp's weights left in each of the four pieces of a stage
+  int num_rows, num_tokens;
+};
+
+// A warp's 16 rows n of a tile. Two bytes wide, they are transposed in shared memory.
 template <int Tokens>
-__device__ __forceinline__ void store(const float (&sums)[Tokens / 2], Out* out, const Bias* bias,
-                                      const float* factor, u32 scratch, int n, int first_m, int num_rows,
-                                      int num_tokens) {
+__device__ __forceinline__ void store(const float (&sums)[Tokens / 2], const Place& to, int n, int first_m) {
+  const auto [out, bias, factor, scratch, num_rows, num_tokens] = to;
   constexpr bool kShort = sizeof(Out) == 2;
   constexpr int kPieces = 4;
   const int lane = threadIdx.x % 32;
@@ -210,19 +220,28 @@ __device__ __forceinline__ void store(const float (&sums)[Tokens / 2], Out* out,
         const int token = first_m + (j / 2 - j / 2 % kPieces + piece) * 16 + lane / 2,
                   first = n + lane % 2 * 8;
         if (token < num_tokens) {
-          u16* to = (u16*)out + (u64)token * num_rows + first;
+          u16* at = (u16*)out + (u64)token * num_rows + first;
           if (num_rows % 8 == 0) {
-            if (first < num_rows) *(uint4*)to = make_uint4(words[0], words[1], words[2], words[3]);
+            if (first < num_rows) *(uint4*)at = make_uint4(words[0], words[1], words[2], words[3]);
           } else {
 #pragma unroll
             for (int i = 0; i < 8; i++)
-              if (first + i < num_rows) to[i] = (u16)(words[i / 2] >> (i % 2 * 16));
+              if (first + i < num_rows) at[i] = (u16)(words[i / 2] >> (i % 2 * 16));
           }
         }
       }
       __syncwarp();
     }
   }
+}
+
+// So many chunks of a tile's sum, for a warp's rows.
+template <int Chunks>
+__device__ __forceinline__ void sum_and_store(const Task& task, int chunk, u8* partial, int warp,
+                                              const Place& to) {
+  float sums[Chunks * 8];
+  sum_parts<Chunks>(sums, task, part_of(partial, task.first_slot, warp) + chunk * (kPartBytes / kChunks));
+  store<Chunks * 16>(sums, to, task.first_n + warp * 16, task.first_m + chunk * 16);
 }
 
 }  // namespace

@@ -64,6 +64,11 @@ __device__ __forceinline__ void load16(u32 (&to)[4], u32 at) {
 __device__ __forceinline__ void load8(u32 (&to)[2], u32 at) {
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(at) : "memory");
 }
+__device__ __forceinline__ u32 load4(u32 at) {
+  u32 value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(at) : "memory");
+  return value;
+}
 __device__ __forceinline__ u32 load2(u32 at) {
   u16 value;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(at) : "memory");

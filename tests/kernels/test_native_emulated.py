@@ -201,6 +201,10 @@ LAUNCHES = [
     # Put in order for other tiles: sums in float16 of small ones, in float32 of greater ones.
     Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation="int8", ordered_for=128),
     Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation="int8", ordered_for=64),
+    # So few parts of a tile that chunks of it are summed two at a time, by who begins in another tile too.
+    Launch(Case(n=150, k=1280), 40, 64, 1, 3, 6, activation="int8"),
+    Launch(Case(n=150, k=1280, bias=False), 100, 128, 1, 3, 4, torch.float32, activation="int8"),
+    Launch(Case(n=150, k=1280, offset="minimum"), 33, 64, 1, 3, 4),
     # More steps than sums in float16 have, of whole tiles and of shared ones.
     Launch(Case(n=40, k=24832, bias=False), 20, 64, 1, 3, 1, activation="int8"),
     Launch(Case(n=100, k=26624, offset="minimum"), 5, 16, 1, 3, 3, torch.float16, activation="int8"),

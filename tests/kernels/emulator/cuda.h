@@ -113,6 +113,9 @@ inline unsigned __reduce_max_sync(unsigned, unsigned value) {
   return emulator::exchange(value,
                             [](const unsigned* lanes) { return *std::max_element(lanes, lanes + 32); });
 }
+inline int __ffs(int word) {
+  return __builtin_ffs(word);
+}
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned select) {
   const uint64_t bytes = (uint64_t)b << 32 | a;
   unsigned result = 0;

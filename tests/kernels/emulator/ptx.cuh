@@ -128,6 +128,9 @@ inline void load8(u32 (&to)[2], u32 at) {
   emulator::check_shared(at, 8);
   std::memcpy(to, shared + at, 8);
 }
+inline u32 load4(u32 at) {
+  return load_shared<u32>(at);
+}
 inline u32 load2(u32 at) {
   return load_shared<u16>(at);
 }
