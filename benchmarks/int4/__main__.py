@@ -27,7 +27,7 @@ def main() -> int:
     measure.add_argument("--engines", nargs="+", choices=tuple(ENGINES), default=list(ENGINES))
     measure.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="sections of the page")
     page = commands.add_parser("render", help="make int4.md and int4.png")
-    runs = [RESULTS / "int4.json", RESULTS / "int4_prompt.json"]
+    runs = [RESULTS / "int4.json"]
     page.add_argument("--sources", type=pathlib.Path, nargs="+", default=runs, help="runs; later ones replace sections")
     page.add_argument("--folder", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()
