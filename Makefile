@@ -33,7 +33,7 @@ test-main: $(VENV)/.installed
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 test-old: $(VENV_OLD)/.installed
-	$(VENV_OLD)/bin/pytest tests/models tests/backend/test_branches.py -k "mlp or decoder or kernels"
+	$(VENV_OLD)/bin/pytest -n $(WORKERS) tests/models tests/backend/test_branches.py -k "(mlp or decoder or kernels) and not gemma3"
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -74,8 +74,10 @@ def test_one_row_is_rounded_where_it_is_computed_if_that_was_measured(
     rounding = Entry("quantize", RoundingProblem(1, 2048), ((RoundingConfig(1, 1), 1e3),), 1)
     monkeypatch.setattr(rounding_table, "load", lambda arch: rounding_table.Table(arch, {}, (rounding,)))
     path = tmp_path / "model.pte"
-    export_case("decoder-int4-bf16", "sm_90", path, CompileOptions(progress=False))
-    (decode,) = (method for method in inspect_program(path).methods if method.name == "decode")
+    case = INT4_CASES["decoder-int4-bf16"]
+    methods = {"decode": case.export(case.model())["decode"]}
+    export_program(methods, "sm_90", path, CompileOptions(progress=False))
+    (decode,) = inspect_program(path).methods
     kernels = set(decode.delegates[0].images[0].kernels)
     assert {"rms_norm_quantize_overlapped", "gate_quantize_overlapped", "stepped_overlapped"} <= kernels
     assert not [kernel for kernel in kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
