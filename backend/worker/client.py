@@ -63,7 +63,10 @@ class _Server:
             "TRITON_CACHE_DIR": cache_dir,
             # Line tables would put this machine's paths into the kernels.
             "TRITON_DISABLE_LINE_INFO": "1",
-            "PYTHONPATH": os.pathsep.join([*_import_roots(package_root), os.environ.get("PYTHONPATH", "")]),
+            # Without the folder that the user is in, which may hold files named as modules are: an empty entry stands
+            # for it, and -m adds it.
+            "PYTHONPATH": os.pathsep.join(filter(None, [*_import_roots(package_root), os.environ.get("PYTHONPATH")])),
+            "PYTHONSAFEPATH": "1",
         }
         for name in ("TORCH_LOGS", "TORCH_COMPILE_DEBUG", "TORCHINDUCTOR_MAX_AUTOTUNE"):
             environment.pop(name, None)

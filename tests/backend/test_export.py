@@ -89,6 +89,20 @@ def test_two_processes_write_the_same_bytes(target: str, tmp_path: pathlib.Path)
         assert path.encode() not in outputs[0]
 
 
+@pytest.mark.slow
+def test_files_where_the_user_is_are_not_taken_for_modules(tmp_path: pathlib.Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    for name in ("torch.py", "triton.py", "etcuda.py", "json.py"):
+        (here / name).write_text("raise RuntimeError('the wrong module')\n")
+    (elsewhere / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(elsewhere / "script.py"), "host", str(elsewhere / "net.pte")]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert inspect_program((elsewhere / "net.pte").read_bytes()).num_kernels > 0
+
+
 def group_members(root_pid: int) -> list[int]:
     """Processes whose environment or ancestry leads back to ``root_pid``, found by session or parent."""
     found = []

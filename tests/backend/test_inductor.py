@@ -102,6 +102,52 @@ def test_assembly_that_is_given_nothing_is_taken_to_write_nothing(monkeypatch: p
     assert wrap.ttir_to_functions is parse
 
 
+def test_a_kernel_is_analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sympy
+    import torch
+    import triton
+    from torch._higher_order_ops import triton_kernel_wrap as wrap
+
+    from etcuda.backend.inductor.accesses import each_kernel_analysed_once
+
+    name = next(each for each in ("identify_accessed_tensors", "identify_mutated_tensors") if hasattr(wrap, each))
+    calls: list[str] = []
+
+    def analyse(kernel: object, kwargs: dict[str, object], tma_descriptor_metadata: dict[str, object]) -> list[str]:
+        calls.append(str(kwargs))
+        return ["y"]
+
+    def body(x, y, n, BLOCK):  # type: ignore[no-untyped-def]
+        pass
+
+    monkeypatch.setattr(wrap, name, analyse)
+    kernel, other = triton.jit(body), triton.jit(body)
+    tensor, half = torch.empty(3), torch.empty(3, dtype=torch.float16)
+    options = [triton.Config({"BLOCK": block}) for block in (16, 32)]
+    with each_kernel_analysed_once():
+        once = getattr(wrap, name)
+
+        def asked(kernel: object, block: object = 16, **changes: object) -> int:
+            before = len(calls)
+            found = once(kernel, {"x": tensor, "y": tensor, "n": sympy.Symbol("s0"), "BLOCK": block} | changes, {})
+            assert found == ["y"]
+            found.append("changed by who asked")
+            return len(calls) - before
+
+        assert asked(kernel) == 1
+        # Another tensor, or another symbol, of the same kind.
+        assert asked(kernel, x=torch.zeros(5), n=sympy.Symbol("s1")) == 0
+        for change in ({"x": half}, {"n": 16}, {"n": 1}, {"n": True}, {"block": 32}):
+            assert (asked(kernel, **change), asked(kernel, **change)) == (1, 0), change
+        assert asked(other) == 1
+        # A launch with options wraps the kernel anew each time.
+        assert asked(triton.autotune(options[:1], key=[])(kernel)) == 0
+        assert asked(triton.autotune(options[1:], key=[])(kernel)) == 0
+        # Not known what counts: each time.
+        assert [asked(kernel, n=[1]) for _ in range(2)] == [1, 1]
+    assert getattr(wrap, name) is analyse
+
+
 def test_a_kernel_bounds_its_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
