@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-from etcuda.kernels.int4.problem import LinearProblem
-from etcuda.kernels.int4.shapes import LARGE, MORE_SHAPES, SHAPES
+from etcuda.kernels.linear.choose.shapes import LARGE, MORE_SHAPES, SHAPES
+from etcuda.kernels.linear.problem import LinearProblem
 
 Kind = Literal["decode", "few", "prompt", "gated", "prefill", "exact", "int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -17,12 +17,13 @@ from torch import Tensor
 from benchmarks.int4.cells import Cell
 from benchmarks.int4.gate import silu_gate
 from benchmarks.int4.read import read
-from etcuda.kernels.groups import GroupFormat
-from etcuda.kernels.int4 import launch
-from etcuda.kernels.int4.check import Stored
-from etcuda.kernels.int4.configs import MatmulConfig
-from etcuda.kernels.int4.launch import Ordered
-from etcuda.kernels.int4.select import LocalDevice, choose, matmul_arguments, run_config
+from etcuda.kernels.activations.reorder_launch import Ordered
+from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.formats.base import GroupFormat
+from etcuda.kernels.linear import launch
+from etcuda.kernels.linear.check import Stored
+from etcuda.kernels.linear.choose.configs import MatmulConfig
+from etcuda.kernels.linear.choose.select import choose, matmul_arguments, run_config
 
 Call = Callable[[Tensor], Tensor]
 OURS = ("etcuda", "etcuda overlapped")

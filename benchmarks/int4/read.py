@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from etcuda.kernels.overlap import choose_kernel
+from etcuda.kernels.common.pdl import choose_kernel
 
 _BLOCK = 4096
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.int4.cells import RECORDED_US
 from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED
-from etcuda.kernels.int4 import table
+from etcuda.kernels.linear.choose import table
 
 _TITLES = {
     "decode": "One row: W4A8, group 32, zero points",

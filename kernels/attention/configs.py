@@ -7,7 +7,7 @@ import itertools
 import math
 
 from etcuda.kernels.attention.problem import MIN_BLOCK, AttentionProblem
-from etcuda.kernels.registry import Device
+from etcuda.kernels.common.device import Device, can_overlap
 
 # A tile's accumulator is block_m x block_d fp32 numbers, held in the registers of at most 8 warps.
 _MOST_ACCUMULATORS = 32768
@@ -94,11 +94,6 @@ def split_candidates(problem: AttentionProblem, device: Device) -> list[SplitCon
     if not found:
         found[SplitConfig(block_m, MIN_BLOCK, 4, 1, 1, 1, 64, overlap)] = None
     return list(found)
-
-
-def can_overlap(device: Device) -> bool:
-    """Whether the GPU can launch a kernel while the one in front of it runs, the later one waiting by itself."""
-    return int(device.arch.removeprefix("sm_")) >= 90
 
 
 def merge_candidates(problem: AttentionProblem, config: SplitConfig) -> list[SplitConfig]:

@@ -19,7 +19,7 @@ from etcuda.kernels.attention.configs import (
 from etcuda.kernels.attention.problem import AttentionProblem
 from etcuda.kernels.attention.split import MAX_QUERY
 from etcuda.kernels.attention.table import Config, Entry, KernelName, Table
-from etcuda.kernels.registry import Device
+from etcuda.kernels.common.device import Device
 
 # How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
 # Rows of a KV head fill the split kernel's tile; the tiled kernel takes heads one by one.

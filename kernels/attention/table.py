@@ -1,19 +1,19 @@
-"""The measured table of one architecture: ``kernels/tuned/<arch>.json``, written by ``etcuda tune attention``."""
+"""The measured table of one architecture: ``kernels/tuned/attention/<arch>.json``, written by ``etcuda tune attention``."""
 
 from __future__ import annotations
 
 import functools
 from typing import Literal
 
-from etcuda.kernels import tables
 from etcuda.kernels.attention.configs import SplitConfig, TiledConfig
 from etcuda.kernels.attention.problem import AttentionProblem
+from etcuda.kernels.common import tables
 
 KernelName = Literal["split", "tiled"]
 Config = SplitConfig | TiledConfig
 Entry = tables.Entry[KernelName, AttentionProblem, Config]
 Table = tables.Table[KernelName, AttentionProblem, Config]
-FOLDER = tables.FOLDER
+FOLDER = tables.FOLDER / "attention"
 _FAMILY: tables.Family[KernelName, AttentionProblem, Config] = tables.Family(
     tuner="`etcuda tune attention`",
     configs={"split": SplitConfig, "tiled": TiledConfig},

@@ -12,10 +12,10 @@ from torchao.core.config import AOBaseConfig
 from torchao.quantization.transform_module import register_quantize_module_handler
 
 from etcuda.errors import OptionError, WeightFormatError
-from etcuda.kernels.int4.layout import Int4Format
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.layout import Int8Format
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.int4 import Int4Format
+from etcuda.kernels.formats.int8 import Int8Format
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.quantize import SEARCHES, check_weight, quantize_weight
 from etcuda.kernels.weights.tensor import ACTIVATIONS, CoalescedTensor
 

@@ -16,10 +16,10 @@ from torchao.quantization import Int4Tensor, Int4TilePackedTo4dTensor, Int8Tenso
 from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.groups import MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.layout import Int8Format
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.base import MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat
+from etcuda.kernels.formats.int8 import Int8Format
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 _CHUNK = 1 << 18  # Weights, or scales, that are worked on at a time.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import GgufError, WeightFormatError
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES, BlockType
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 
 try:
     import gguf

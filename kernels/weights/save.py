@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from etcuda.errors import SaveError, WeightFormatError
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 _KEY = "etcuda"

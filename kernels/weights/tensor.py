@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
-from etcuda.kernels.groups import DTYPES, GroupFormat
+from etcuda.kernels.formats.base import DTYPES, GroupFormat
 
 aten = torch.ops.aten
 
@@ -20,7 +20,7 @@ PARTS = ("qdata", "scale", "zero", "scale_step", "zero_step")
 
 
 class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
-    """A quantised weight [N, K], stored as its format says; see ``kernels/int4/README.md``.
+    """A quantised weight [N, K], stored as its format says; see ``kernels/linear/README.md``.
 
     Tensor data:
         qdata: the integers, row by row.

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from etcuda.backend import shims
+from etcuda import shims
 from etcuda.backend.image import build_image
 from etcuda.errors import CompileError
 

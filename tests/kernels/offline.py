@@ -9,10 +9,10 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource, make_backend
 
-from etcuda.kernels.blocks import GROUPS_FIRST
-from etcuda.kernels.int4 import matvec
-from etcuda.kernels.int4.configs import MatvecConfig
-from tests.kernels.linear_cases import Case
+from etcuda.kernels.common.blocks import GROUPS_FIRST
+from etcuda.kernels.linear.choose.configs import MatvecConfig
+from etcuda.kernels.linear.triton import matvec
+from tests.kernels.linear.linear_cases import Case
 
 _KERNELS = {
     (1, 0): matvec.resident_kernel,

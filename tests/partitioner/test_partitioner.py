@@ -16,10 +16,10 @@ from torch.fx import Node
 
 from etcuda import CudaPartitioner
 from etcuda.backend import preprocess
-from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
-from etcuda.backend.target import PORTABLE, TARGETS
 from etcuda.errors import OptionError, TargetError
+from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
 from etcuda.passes.manager import run_passes
+from etcuda.target import PORTABLE, TARGETS
 from tests.partitioner.programs import edge, export
 
 aten = torch.ops.aten
