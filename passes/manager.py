@@ -26,10 +26,10 @@ from etcuda.passes.canonical.remove_dead_code import remove_dead_code
 from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
 from etcuda.passes.linear.fuse_qkv import fuse_qkv
-from etcuda.passes.linear.fuse_quantize import fuse_rounding
-from etcuda.passes.linear.pack_torchao import pack_int4
-from etcuda.passes.linear.quantize_one_row import round_one_row
-from etcuda.passes.linear.route import route_quantized
+from etcuda.passes.linear.fuse_quantize import fuse_quantize
+from etcuda.passes.linear.pack_torchao import pack_torchao
+from etcuda.passes.linear.quantize_one_row import quantize_one_row
+from etcuda.passes.linear.route import route_linear
 from etcuda.passes.linear.split_joined import split_joined
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ PASSES: tuple[GraphPass, ...] = (
     inline_scalar_constants,
     view_copy_to_view,
     move_cond_predicate_to_host,
-    pack_int4,
+    pack_torchao,
     fuse_mlp,
     fuse_qkv,
     split_joined,
-    route_quantized,
-    round_one_row,
-    fuse_rounding,
+    route_linear,
+    quantize_one_row,
+    fuse_quantize,
     decompose_conv,
     route_attention,
     contiguous_outputs,

@@ -34,7 +34,7 @@ def _cells() -> list[Cell]:
     cells += [Cell("gated", LinearProblem(m, *LARGE[1])) for m in (16, 32, 64, 512)]
     int8 = {"bits": 8, "offset": "symmetric"}
     cells += [Cell("int8", LinearProblem(1, *shape, **int8)) for shape in (LARGE[0], (4096, 4096))]  # type: ignore[arg-type]
-    cells += [Cell("exact", LinearProblem(m, *LARGE[0], activation="exact")) for m in (1, 16, 512)]
+    cells += [Cell("exact", LinearProblem(m, *LARGE[0], activation_dtype="exact")) for m in (1, 16, 512)]
     cells += [Cell("int8", LinearProblem(512, *LARGE[0], **int8))]  # type: ignore[arg-type]
     return cells + [Cell("decode", LinearProblem(1, *shape)) for shape in MORE_SHAPES]
 

@@ -15,7 +15,7 @@ _TITLES = {
     "decode": "One row: W4A8, group 32, zero points",
     "few": "A few rows: W4A8",
     "prompt": "Short prompts: W4A8",
-    "gated": "Behind a gated activation: W4A8, both together",
+    "gated": "Behind a gated activation_dtype: W4A8, both together",
     "prefill": "Prefill: W4A8",
     "exact": "Exact activations: W4A16",
     "int8": "int8 weights: W8A8, group 32, symmetric",
@@ -152,7 +152,7 @@ def _tuned() -> list[str]:
                 problem = entry.problem
                 floor = problem.weight_bytes / READ_BYTES_PER_S * 1e6
                 rate = 2 * problem.m * problem.n * problem.k / entry.us / 1e6
-                early = "early" if entry.overlap else "in turn"
+                early = "early" if entry.pdl else "in turn"
                 lines.append(
                     f"| int{bits} {problem.offset} | {measured.environment['gpu']} | {problem.m} | {problem.n} x "
                     f"{problem.k} | {entry.kernel} | {early} | {entry.us:.2f} | {floor:.1f} | {rate:.0f} |"

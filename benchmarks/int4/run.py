@@ -97,7 +97,7 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
             if name not in UNCHECKED:
                 error = _error(first(x), symmetric if name.startswith("executorch") else expected)
                 row = dataclasses.replace(row, error=error)
-                most = MOST_ERROR[problem.activation] if name in (*OURS, *PARTS) else PEER_ERROR
+                most = MOST_ERROR[problem.activation_dtype] if name in (*OURS, *PARTS) else PEER_ERROR
                 if not error <= most:
                     raise UnsupportedError(f"wrong: relative error {error:.1e}")
             copies = _copies(name, problem.weight_bytes, sets)

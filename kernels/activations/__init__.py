@@ -6,18 +6,18 @@ from etcuda.kernels.activations import op, quantize_op, reorder_op
 from etcuda.kernels.activations.choose.configs import gate_candidates, norm_candidates
 from etcuda.kernels.activations.problem import (
     gate_cost,
-    gate_order_cost,
+    gate_reorder_cost,
     norm_cost,
-    order_cost,
     quantize_cost,
     refuse,
-    refuse_order,
+    refuse_reorder,
+    reorder_cost,
 )
 from etcuda.kernels.activations.reference import (
-    gate_order_reference,
     gate_quantize_reference,
-    order_activation_reference,
+    gate_reorder_reference,
     quantize_activation_reference,
+    reorder_activation_reference,
     rms_norm_quantize_reference,
 )
 from etcuda.kernels.common.registry import KernelRecord, register
@@ -46,16 +46,16 @@ GATE = register(
         cost=gate_cost,
     )
 )
-GATE_ORDER = register(
+GATE_REORDER = register(
     KernelRecord(
-        op="etcuda::gate_order",
+        op="etcuda::gate_reorder",
         owner=__name__,
-        refuse=refuse_order,
-        reference=gate_order_reference,
-        fake=reorder_op.fake_gate_order,
-        implementations={"cuda": reorder_op.gate_order},
+        refuse=refuse_reorder,
+        reference=gate_reorder_reference,
+        fake=reorder_op.fake_gate_reorder,
+        implementations={"cuda": reorder_op.gate_reorder},
         configurations=lambda problem, device: (),
-        cost=gate_order_cost,
+        cost=gate_reorder_cost,
     )
 )
 QUANTIZE = register(
@@ -72,13 +72,13 @@ QUANTIZE = register(
 )
 ORDER = register(
     KernelRecord(
-        op="etcuda::order_activation",
+        op="etcuda::reorder_activation",
         owner=__name__,
         refuse=refuse,
-        reference=order_activation_reference,
-        fake=reorder_op.fake_order,
-        implementations={"triton": reorder_op.order_activation},
+        reference=reorder_activation_reference,
+        fake=reorder_op.fake_reorder,
+        implementations={"triton": reorder_op.reorder_activation},
         configurations=lambda problem, device: (),
-        cost=order_cost,
+        cost=reorder_cost,
     )
 )

@@ -10,7 +10,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.activations.hopper.reorder import ARCH, fits_k
-from etcuda.kernels.activations.problem import ACTIVATION_DTYPES, RoundingProblem, refuse
+from etcuda.kernels.activations.problem import ACTIVATION_DTYPES, ActivationProblem, refuse
 from etcuda.kernels.common.check import expect
 from etcuda.kernels.formats.base import BLOCK, DTYPES
 
@@ -61,7 +61,7 @@ def _check_rows(op: str, name: str, x: Tensor, parts: int) -> int:
     if parts == 2:
         expect(size % (2 * BLOCK) == 0, op, name, f"gate | up of 2 K columns, K a multiple of {BLOCK}", size)
     k = size // parts
-    reason = refuse(RoundingProblem(1, k, x.dtype.itemsize))
+    reason = refuse(ActivationProblem(1, k, x.dtype.itemsize))
     if reason is not None:
         raise KernelArgumentError(f"{op}: {name}: {reason}. Pad the rows, or round them as they are computed.")
     return k
@@ -104,7 +104,7 @@ def check_activation(op: str, x: Tensor) -> int:
     return k
 
 
-def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, tiled: int) -> int:
+def check_order(op: str, x: Tensor, bits: int, activation_dtype: str, block_m: int, tiled: int) -> int:
     """Checks activations that are to be put in order, and how; returns K.
 
     Raises:
@@ -112,17 +112,17 @@ def check_order(op: str, x: Tensor, bits: int, activation: str, block_m: int, ti
     """
     k = check_activation(op, x)
     expect(bits in (4, 8), op, "bits", "4 or 8", bits)
-    check_order_of(op, x, k, bits, activation, block_m, tiled)
+    check_reorder_of(op, x, k, bits, activation_dtype, block_m, tiled)
     return k
 
 
-def check_order_of(op: str, x: Tensor, k: int, bits: int, activation: str, block_m: int, tiled: int) -> None:
+def check_reorder_of(op: str, x: Tensor, k: int, bits: int, activation_dtype: str, block_m: int, tiled: int) -> None:
     """Checks how activations are to be put in order that are computed from ``x``, K to a row.
 
     Raises:
         KernelArgumentError: an argument is not one that the operator takes.
     """
-    check_activation_dtype(op, activation)
+    check_activation_dtype(op, activation_dtype)
     check_block_m(op, block_m)
     if tiled:
         arch = arch_of(x)
@@ -140,9 +140,9 @@ def arch_of(x: Tensor) -> str:
     return ARCH
 
 
-def check_activation_dtype(op: str, activation: str) -> None:
+def check_activation_dtype(op: str, activation_dtype: str) -> None:
     known = " or ".join(repr(each) for each in ACTIVATION_DTYPES)
-    expect(activation in ACTIVATION_DTYPES, op, "activation", known, repr(activation))
+    expect(activation_dtype in ACTIVATION_DTYPES, op, "activation_dtype", known, repr(activation_dtype))
 
 
 def check_block_m(op: str, block_m: int) -> None:

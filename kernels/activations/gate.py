@@ -1,6 +1,6 @@
 """A gated activation whose result is rounded to int8 per block of 32 before it leaves the registers.
 
-Kernels whose names end in ``_overlapped`` may be launched early, see ``etcuda.kernels.common.blocks``.
+Kernels whose names end in ``_pdl`` may be launched early, see ``etcuda.kernels.common.blocks``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from etcuda.kernels.common.blocks import round_blocks
+from etcuda.kernels.common.blocks import quantize_blocks
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def _gate_quantize(
     scale, total,  # [num_rows, K / 32] fp32
     gate_stride, up_stride, num_blocks,
     K: tl.constexpr, UP_OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, KEEP_Y: tl.constexpr, BLOCKS: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """A program computes BLOCKS blocks of 32, of all rows one after the other."""
     DTYPE: tl.constexpr = gate.dtype.element_ty
@@ -39,7 +39,7 @@ def _gate_quantize(
     inside = (block < num_blocks)[:, None]
     row = (block // (K // 32)).to(tl.int64)[:, None]
     column = (block % (K // 32) * 32)[:, None] + tl.arange(0, 32)[None, :]
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
     g = tl.load(gate + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
@@ -48,7 +48,7 @@ def _gate_quantize(
     at = block.to(tl.int64)[:, None] * 32 + tl.arange(0, 32)[None, :]
     if KEEP_Y:
         tl.store(y + at, result, mask=inside)
-    rounded, step, sums = round_blocks(result.to(tl.float32))
+    rounded, step, sums = quantize_blocks(result.to(tl.float32))
     tl.store(codes + at, rounded.to(tl.int8), mask=inside)
     tl.store(scale + block, step, mask=block < num_blocks)
     tl.store(total + block, sums, mask=block < num_blocks)
@@ -70,7 +70,7 @@ def gate_quantize_kernel(
 
 
 @triton.jit
-def gate_quantize_overlapped(
+def gate_quantize_pdl(
     gate, up,  # [num_rows, K], rows gate_stride and up_stride apart, up from UP_OFFSET on
     y, codes,  # [num_rows, K]
     scale, total,  # [num_rows, K / 32] fp32

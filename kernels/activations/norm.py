@@ -1,6 +1,6 @@
 """RMSNorm whose result is rounded to int8 per block of 32 before it leaves the registers.
 
-Kernels whose names end in ``_overlapped`` may be launched early, see ``etcuda.kernels.common.blocks``: they read the weight
+Kernels whose names end in ``_pdl`` may be launched early, see ``etcuda.kernels.common.blocks``: they read the weight
 first, and wait before they read what another kernel writes.
 """
 
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from etcuda.kernels.common.blocks import round_blocks
+from etcuda.kernels.common.blocks import quantize_blocks
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def _store_norm(
     result = (normed * w).to(DTYPE)
     if KEEP_Y:
         tl.store(y + column, result, mask=inside)
-    rounded, step, sums = round_blocks(result.to(tl.float32))
+    rounded, step, sums = quantize_blocks(result.to(tl.float32))
     tl.store(codes + column, rounded.to(tl.int8), mask=inside)
     tl.store(scale + block, step, mask=kept)
     tl.store(total + block, sums, mask=kept)
@@ -58,7 +58,7 @@ def _rms_norm_quantize(
     x_stride, residual_stride, num_rows,
     K: tl.constexpr, EPS: tl.constexpr, WEIGHT_OFFSET: tl.constexpr, CAST_FIRST: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, KEEP_H: tl.constexpr, KEEP_Y: tl.constexpr,
-    BLOCKS: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A program computes a row. BLOCKS is a power of two; a row of more blocks is read twice."""
     DTYPE: tl.constexpr = x.dtype.element_ty
@@ -75,10 +75,10 @@ def _rms_norm_quantize(
     column = block[:, None] * 32 + tl.arange(0, 32)[None, :]
     if BLOCKS * 32 >= K:
         inside = (column < K) & here
-        if OVERLAP:
+        if PDL:
             gdc_launch_dependents()
         w = _load_weight(weight, column, column < K, WEIGHT_OFFSET, HAS_WEIGHT)
-        if OVERLAP:
+        if PDL:
             gdc_wait()
         value = _load_sum(x, residual, column, inside, HAS_RESIDUAL)
         if KEEP_H:
@@ -87,7 +87,7 @@ def _rms_norm_quantize(
         kept = (block < K // 32) & here
         _store_norm(value, inverse, w, y, codes, scale, total, block, column, inside, kept, CAST_FIRST, KEEP_Y, DTYPE)
     else:
-        if OVERLAP:
+        if PDL:
             gdc_launch_dependents()
             gdc_wait()
         squares = tl.zeros([BLOCKS, 32], tl.float32)
@@ -129,7 +129,7 @@ def rms_norm_quantize_kernel(
 
 
 @triton.jit
-def rms_norm_quantize_overlapped(
+def rms_norm_quantize_pdl(
     x, residual,  # [num_rows, K], rows x_stride and residual_stride apart
     weight,  # [K]
     h, y, codes,  # [num_rows, K]

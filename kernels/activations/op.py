@@ -26,7 +26,7 @@ def rms_norm_quantize(
     keep_y: bool,
     blocks: int,
     num_warps: int,
-    overlap: int,
+    pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h = x + residual, y = the RMSNorm of h, and y rounded to int8 per block of 32.
 
@@ -42,7 +42,7 @@ def rms_norm_quantize(
         keep_y: whether y is wanted.
         blocks: blocks of 32 of a tile, a power of two.
         num_warps: warps of a program.
-        overlap: 1 to launch the kernel while the one in front of it runs, which must not write the weight.
+        pdl: 1 to launch the kernel while the one in front of it runs, which must not write the weight.
 
     Returns:
         h and y in the shape and dtype of ``x``, or [0] where they are not wanted; of y, q int8 [M, K], scale float32
@@ -56,7 +56,7 @@ def rms_norm_quantize(
         h, y, q, scale, total = rms_norm_quantize_reference(x, residual, weight, eps, weight_offset, cast_first)
         return _wanted(h, keep_h, x), _wanted(y, keep_y, x), q, scale, total
     return launch.rms_norm_quantize(
-        x, residual, weight, eps, weight_offset, cast_first, keep_h, keep_y, blocks, num_warps, overlap
+        x, residual, weight, eps, weight_offset, cast_first, keep_h, keep_y, blocks, num_warps, pdl
     )
 
 
@@ -68,7 +68,7 @@ def gate_quantize(
     keep_y: bool,
     blocks: int,
     num_warps: int,
-    overlap: int,
+    pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y = activation(gate) * up, the activation rounded to the dtype first, and y rounded to int8 per block of 32.
 
@@ -79,7 +79,7 @@ def gate_quantize(
         keep_y: whether y is wanted.
         blocks: blocks of 32 of a tile, a power of two.
         num_warps: warps of a program.
-        overlap: 1 to launch the kernel while the one in front of it runs.
+        pdl: 1 to launch the kernel while the one in front of it runs.
 
     Returns:
         y [..., K] in the dtype of ``gate``, or [0] where it is not wanted; of y, q int8 [M, K], scale float32
@@ -93,27 +93,27 @@ def gate_quantize(
     if type(gate) is Tensor and gate.device.type == "cpu":
         y, q, scale, total = gate_quantize_reference(gate, up, activation)
         return _wanted(y, keep_y, gate), q, scale, total
-    return launch.gate_quantize(gate, up, activation, keep_y, blocks, num_warps, overlap)
+    return launch.gate_quantize(gate, up, activation, keep_y, blocks, num_warps, pdl)
 
 
 def fake_rms_norm_quantize(
     x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, weight_offset: float, cast_first: bool,
-    keep_h: bool, keep_y: bool, blocks: int, num_warps: int, overlap: int,
+    keep_h: bool, keep_y: bool, blocks: int, num_warps: int, pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Checks the arguments; returns fake results."""
     k = check_norm("rms_norm_quantize", x, residual, weight, eps, blocks, num_warps)
     h, y = (launch.new_kept(x, x.shape, keep) for keep in (keep_h, keep_y))
-    return h, y, *launch.new_rounded(x, x.numel() // k, k)
+    return h, y, *launch.new_quantized(x, x.numel() // k, k)
 
 
 def fake_gate_quantize(
-    gate: Tensor, up: Tensor | None, activation: str, keep_y: bool, blocks: int, num_warps: int, overlap: int
+    gate: Tensor, up: Tensor | None, activation: str, keep_y: bool, blocks: int, num_warps: int, pdl: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Checks the arguments; returns fake results."""
     k = check_gate("gate_quantize", gate, up, activation)
     check_config("gate_quantize", blocks, num_warps)
     rows = gate.numel() // gate.shape[-1]
-    return launch.new_kept(gate, (*gate.shape[:-1], k), keep_y), *launch.new_rounded(gate, rows, k)
+    return launch.new_kept(gate, (*gate.shape[:-1], k), keep_y), *launch.new_quantized(gate, rows, k)
 
 
 def _wanted(tensor: Tensor, keep: bool, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ _MOST_K = 1 << 20  # Offsets inside a row are 32 bits wide.
 
 
 @dataclasses.dataclass(frozen=True)
-class RoundingProblem:
+class ActivationProblem:
     """Rows that are computed and rounded.
 
     Attributes:
@@ -28,7 +28,7 @@ class RoundingProblem:
     residual: bool = False
 
 
-def refuse(problem: RoundingProblem) -> str | None:
+def refuse(problem: ActivationProblem) -> str | None:
     """Why no kernel serves the problem; ``None`` if one does."""
     if problem.k <= 0 or problem.k % BLOCK:
         return f"K is a multiple of {BLOCK}, got {problem.k}"
@@ -37,46 +37,46 @@ def refuse(problem: RoundingProblem) -> str | None:
     return None
 
 
-def refuse_order(problem: RoundingProblem) -> str | None:
+def refuse_reorder(problem: ActivationProblem) -> str | None:
     """Why activations are not put in order where they are computed; ``None`` if they are."""
     if not fits_k(problem.k):
         return f"K is a multiple of 256 below 65536, got {problem.k}"
     return None
 
 
-def norm_cost(problem: RoundingProblem) -> Cost:
+def norm_cost(problem: ActivationProblem) -> Cost:
     """What a norm must do at least: read its input and a weight, write what is rounded."""
     values = problem.m * problem.k
     tensors = 1 + 2 * problem.residual
-    return Cost((tensors * values + problem.k) * problem.itemsize + _rounded_bytes(values), 10 * values)
+    return Cost((tensors * values + problem.k) * problem.itemsize + _quantized_bytes(values), 10 * values)
 
 
-def gate_cost(problem: RoundingProblem) -> Cost:
+def gate_cost(problem: ActivationProblem) -> Cost:
     """What a gated activation must do at least: read gate and up, write what is rounded."""
     values = problem.m * problem.k
-    return Cost(2 * values * problem.itemsize + _rounded_bytes(values), 14 * values)
+    return Cost(2 * values * problem.itemsize + _quantized_bytes(values), 14 * values)
 
 
-def gate_order_cost(problem: RoundingProblem) -> Cost:
+def gate_reorder_cost(problem: ActivationProblem) -> Cost:
     """What a gated activation that is put in order must do at least: read gate and up, write 16 bits a number."""
     values = problem.m * problem.k
     return Cost(2 * values * problem.itemsize + 2 * values, 14 * values)
 
 
-def _rounded_bytes(values: int) -> int:
+def _quantized_bytes(values: int) -> int:
     return values + values // BLOCK * 8
 
 
 ACTIVATION_DTYPES = ("int8", "exact")
 
 
-def quantize_cost(problem: RoundingProblem) -> Cost:
+def quantize_cost(problem: ActivationProblem) -> Cost:
     """What rounding the activations of a call must do at least."""
     values = problem.m * problem.k
     return Cost(values * problem.itemsize + values + values // 32 * 8, 4 * values)
 
 
-def order_cost(problem: RoundingProblem) -> Cost:
+def reorder_cost(problem: ActivationProblem) -> Cost:
     """What putting the activations of a call in order must do at least: fp16 of rows rounded up to 128."""
     width = -(-problem.k // 128) * 128
     return Cost(problem.m * (problem.k * problem.itemsize + 2 * width + 4), problem.m * problem.k)

@@ -13,12 +13,12 @@ from etcuda.kernels.common.memory import dense_rows
 
 
 @triton_op("etcuda::quantize_activation", mutates_args=())
-def quantize_activation(x: Tensor, overlap: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_activation(x: Tensor, pdl: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Rounds activations to int8, symmetric, per block of 32, as ``quantize_activation_reference`` says.
 
     Args:
         x: [..., K] bfloat16, float16 or float32, K a multiple of 32.
-        overlap: 1 to launch the kernel while the one in front of it runs.
+        pdl: 1 to launch the kernel while the one in front of it runs.
 
     Returns:
         q int8 [M, K]; scale float32 [M, K / 32]; sum float32 [M, K / 32], scale times the sum of q over the block.
@@ -29,10 +29,10 @@ def quantize_activation(x: Tensor, overlap: int = 0) -> tuple[Tensor, Tensor, Te
     check_activation("quantize_activation", x)
     if type(x) is Tensor and x.device.type == "cpu":
         return quantize_activation_reference(x)
-    return quantize(dense_rows(x), overlap)
+    return quantize(dense_rows(x), pdl)
 
 
-def fake_quantize(x: Tensor, overlap: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def fake_quantize(x: Tensor, pdl: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Checks the arguments; returns fake results."""
     k = check_activation("quantize_activation", x)
     rows = x.numel() // k

@@ -11,17 +11,17 @@ from etcuda.kernels.common.blocks import MAGIC, TINY, greatest
 
 @triton.jit
 def _order(
-    x, ordered, factor, num_tokens,
+    x, reordered, factor, num_tokens,
     K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
-    SWEEP: tl.constexpr, OVERLAP: tl.constexpr,
+    SWEEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Rows of activations in fp16 and in the order of K that ``matmul_kernel`` reads.
 
-    Row m of ``ordered`` [num_tokens, WIDTH] is x[m] / factor[m], a power of two; columns beyond K are zero. With ROUND
+    Row m of ``reordered`` [num_tokens, WIDTH] is x[m] / factor[m], a power of two; columns beyond K are zero. With ROUND
     the activations are first rounded to int8 per block of 32. Programs (m, i) share a row; each looks at all of it,
     SWEEP activations at a time, and puts UNITS units of 128 in order at a time.
     """
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
     row = tl.program_id(0).to(tl.int64)
@@ -58,24 +58,24 @@ def _order(
             units = tl.permute(tl.reshape(units, [UNITS, 4, 8, 2, 2]), [0, 2, 3, 1, 4])
         units = tl.reshape(units, [CHUNK])
         column = start + tl.arange(0, CHUNK)
-        tl.store(ordered + row * WIDTH + column, units, mask=(column < WIDTH) & (row < num_tokens))
+        tl.store(reordered + row * WIDTH + column, units, mask=(column < WIDTH) & (row < num_tokens))
 
 
 @triton.jit
-def order_kernel(
-    x, ordered, factor, num_tokens,
+def reorder_kernel(
+    x, reordered, factor, num_tokens,
     K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
     SWEEP: tl.constexpr,
 ):  # fmt: skip
     """Puts activations in order; grid: (tokens, programs that share a row)."""
-    _order(x, ordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, False)
+    _order(x, reordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, False)
 
 
 @triton.jit
-def order_overlapped(
-    x, ordered, factor, num_tokens,
+def reorder_pdl(
+    x, reordered, factor, num_tokens,
     K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
     SWEEP: tl.constexpr,
 ):  # fmt: skip
-    """Like ``order_kernel``, and may be launched while the kernel in front of it runs."""
-    _order(x, ordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, True)
+    """Like ``reorder_kernel``, and may be launched while the kernel in front of it runs."""
+    _order(x, reordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, True)

@@ -19,7 +19,7 @@ _FAMILY: tables.Family[KernelName, AttentionProblem, Config] = tables.Family(
     configs={"split": SplitConfig, "tiled": TiledConfig},
     problem=AttentionProblem,
     shape=("batch", "num_heads", "num_kv_heads", "head_dim", "l_q", "l_kv", "causal", "window"),
-    overlap=False,
+    pdl=False,
 )
 to_json = _FAMILY.to_json
 from_json = _FAMILY.from_json

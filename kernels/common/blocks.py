@@ -184,7 +184,7 @@ def load_codes(x, x_scale, x_sum, token4, token3, block4, block3, num_tokens, K:
 
 
 @triton.jit
-def round_blocks(values):
+def quantize_blocks(values):
     """Rounds fp32 [blocks, 32] as ``quantize_activation_reference`` does.
 
     Returns:
@@ -200,16 +200,16 @@ def round_blocks(values):
 
 
 @triton.jit
-def _quantize(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr):
+def _quantize(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr, PDL: tl.constexpr):
     """int8 of ``x`` [num_blocks, 32] of any floating dtype, with scales and sums [num_blocks]."""
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     inside = block < num_blocks
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
     offset = block.to(tl.int64)[:, None] * 32 + tl.arange(0, 32)[None, :]
     values = tl.load(x + offset, mask=inside[:, None], other=0.0).to(tl.float32)
-    rounded, step, sums = round_blocks(values)
+    rounded, step, sums = quantize_blocks(values)
     tl.store(codes + offset, rounded.to(tl.int8), mask=inside[:, None])
     tl.store(scale + block, step, mask=inside)
     tl.store(total + block, sums, mask=inside)
@@ -222,6 +222,6 @@ def quantize_kernel(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def quantize_overlapped(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr):
+def quantize_pdl(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr):
     """Like ``quantize_kernel``, and may be launched while the kernel in front of it runs."""
     _quantize(x, codes, scale, total, num_blocks, BLOCKS, True)

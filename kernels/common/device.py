@@ -61,6 +61,6 @@ class LocalDevice:
         return cls(arch, properties.multi_processor_count, shared, properties.L2_cache_size)
 
 
-def can_overlap(device: Device) -> bool:
+def supports_pdl(device: Device) -> bool:
     """Whether the GPU can launch a kernel while the one in front of it runs (programmatic dependent launch)."""
     return int(device.arch.removeprefix("sm_")) >= 90

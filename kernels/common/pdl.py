@@ -10,14 +10,14 @@ from torch.library import wrap_triton
 
 
 def choose_kernel(
-    x: Tensor, plain: Any, overlapped: Any, overlap: int, max_registers: int = 0
+    x: Tensor, plain: Any, overlapped: Any, pdl: int, max_registers: int = 0
 ) -> tuple[Any, dict[str, Any]]:
     """The kernel, and what Triton's own launcher is told beside its arguments: whether to launch early, and a bound on
     registers, 0 for none. Compiled programs go by the kernel's name and by its argument ``MAX_REGISTERS``."""
-    kernel = overlapped if overlap else plain
+    kernel = overlapped if pdl else plain
     if not isinstance(kernel, triton.runtime.JITFunction):
         return kernel, {}  # The interpreter's functions cannot be traced and need not be.
     if type(x) is not Tensor:
         return wrap_triton(kernel), {}
-    early = {"launch_pdl": True} if overlap else {}
+    early = {"launch_pdl": True} if pdl else {}
     return kernel, {**early, "maxnreg": max_registers} if max_registers else early

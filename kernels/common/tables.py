@@ -25,13 +25,13 @@ Config = TypeVar("Config")
 class Entry(Generic[Kernel, Problem, Config]):
     """What was measured for one shape and one kernel: configurations with microseconds, the fastest first.
 
-    ``overlap`` is 1 if every kernel was launched while the one in front of it ran, as compiled programs do it.
+    ``pdl`` is 1 if every kernel was launched while the one in front of it ran, as compiled programs do it.
     """
 
     kernel: Kernel
     problem: Problem
     candidates: tuple[tuple[Config, float], ...]
-    overlap: int = 0
+    pdl: int = 0
 
     @property
     def best(self) -> Config:
@@ -66,14 +66,14 @@ class Family(Generic[Kernel, Problem, Config]):
         configs: the configuration's type for each kernel; its fields are integers.
         problem: makes a problem of its numbers.
         shape: names of the numbers that are stored.
-        overlap: whether entries tell how kernels were launched.
+        pdl: whether entries tell how kernels were launched.
     """
 
     tuner: str
     configs: Mapping[Kernel, type[Any]]
     problem: Callable[..., Problem]
     shape: tuple[str, ...]
-    overlap: bool
+    pdl: bool
 
     def to_json(self, table: Table[Kernel, Problem, Config]) -> str:
         """The table as text, an entry a line."""
@@ -85,7 +85,7 @@ class Family(Generic[Kernel, Problem, Config]):
             ]
             record = {
                 "kernel": entry.kernel,
-                **({"overlap": entry.overlap} if self.overlap else {}),
+                **({"pdl": entry.pdl} if self.pdl else {}),
                 **{name: getattr(entry.problem, name) for name in self.shape},
                 "candidates": rows,
             }
@@ -132,7 +132,7 @@ class Family(Generic[Kernel, Problem, Config]):
         if not rows:
             raise ValueError(f"an entry of {kernel} has no candidates")
         candidates = tuple(sorted(rows, key=lambda row: row[1]))
-        return Entry(kernel, problem, candidates, int(record["overlap"]) if self.overlap else 0)
+        return Entry(kernel, problem, candidates, int(record["pdl"]) if self.pdl else 0)
 
 
 def _fields(kind: type[Any]) -> list[str]:

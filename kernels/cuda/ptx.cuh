@@ -202,19 +202,19 @@ __device__ __forceinline__ u32 greater_halves(u32 a, u32 b) {
 
 // Words by which programs meet.
 
-// Changes a ticket, and returns it as it was. What the warp wrote before is seen by who reads or changes it
+// Changes a semaphore, and returns it as it was. What the warp wrote before is seen by who reads or changes it
 // later, and what others wrote by this warp, after a __syncwarp() on both sides.
-__device__ __forceinline__ u32 add_to_ticket(int* ticket, u32 number) {
+__device__ __forceinline__ u32 add_to_semaphore(int* semaphore, u32 number) {
   u32 before;
   asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
                : "=r"(before)
-               : "l"(ticket), "r"(number)
+               : "l"(semaphore), "r"(number)
                : "memory");
   return before;
 }
-__device__ __forceinline__ u32 read_ticket(const int* ticket) {
+__device__ __forceinline__ u32 read_semaphore(const int* semaphore) {
   u32 now;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(ticket) : "memory");
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(semaphore) : "memory");
   return now;
 }
 // Words that another program may read or write meanwhile, each by itself.
@@ -232,7 +232,7 @@ __device__ __forceinline__ void see_words(u32 (&words)[4], const void* from) {
 
 // A kernel and its neighbours: the next one may start, and the one in front has ended.
 
-__device__ __forceinline__ void let_next_start() {
+__device__ __forceinline__ void launch_dependents() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 __device__ __forceinline__ void wait_for_previous() {

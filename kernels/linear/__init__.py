@@ -15,7 +15,7 @@ register(
         refuse=refuse_matvec,
         reference=int4_linear_reference,
         fake=op.fake_int4_matvec,
-        implementations={"triton": op.int4_matvec, "triton, rounded before": op.int4_matvec_rounded},
+        implementations={"triton": op.int4_matvec, "triton, rounded before": op.int4_matvec_quantized},
         configurations=matvec_candidates,
         cost=cost,
     )
@@ -27,7 +27,7 @@ register(
         refuse=refuse,
         reference=int4_linear_reference,
         fake=op.fake_int4_matmul,
-        implementations={"triton": op.int4_matmul, "triton, ordered before": op.int4_matmul_ordered},
+        implementations={"triton": op.int4_matmul, "triton, reordered before": op.int4_matmul_reordered},
         configurations=matmul_candidates,
         cost=cost,
     )
@@ -39,7 +39,7 @@ register(
         refuse=refuse_matvec,
         reference=int8_linear_reference,
         fake=op.fake_int8_matvec,
-        implementations={"triton": op.int8_matvec, "triton, rounded before": op.int8_matvec_rounded},
+        implementations={"triton": op.int8_matvec, "triton, rounded before": op.int8_matvec_quantized},
         configurations=matvec_candidates,
         cost=cost,
     )
@@ -51,7 +51,7 @@ register(
         refuse=refuse,
         reference=int8_linear_reference,
         fake=op.fake_int8_matmul,
-        implementations={"triton": op.int8_matmul, "triton, ordered before": op.int8_matmul_ordered},
+        implementations={"triton": op.int8_matmul, "triton, reordered before": op.int8_matmul_reordered},
         configurations=matmul_candidates,
         cost=cost,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from etcuda.kernels.activations.check import arch_of, check_activation_dtype, check_block_m
-from etcuda.kernels.activations.hopper.reorder import TICKETS
+from etcuda.kernels.activations.hopper.reorder import SEMAPHORES
 from etcuda.kernels.common.check import expect, expect_same
 from etcuda.kernels.formats.base import DTYPES, GroupFormat
 from etcuda.kernels.linear.hopper.gemm import fits
@@ -30,7 +30,13 @@ def check_stored(op: str, kind: type[GroupFormat], stored: Stored, group_size: i
 
 
 def check_linear(
-    op: str, kind: type[GroupFormat], x: Tensor, stored: Stored, bias: Tensor | None, group_size: int, activation: str
+    op: str,
+    kind: type[GroupFormat],
+    x: Tensor,
+    stored: Stored,
+    bias: Tensor | None,
+    group_size: int,
+    activation_dtype: str,
 ) -> tuple[GroupFormat, int, int]:
     """Checks the arguments of a linear layer.
 
@@ -38,7 +44,7 @@ def check_linear(
         The format of the weight, N and K.
 
     Raises:
-        KernelArgumentError: x, bias or activation is not one that the operator takes.
+        KernelArgumentError: x, bias or activation_dtype is not one that the operator takes.
         WeightFormatError: the stored tensors do not fit together.
     """
     form, n, k = check_stored(op, kind, stored, group_size)
@@ -46,7 +52,7 @@ def check_linear(
     expect(x.dim() >= 1, op, "x", "at least one dimension [..., K]", tuple(x.shape))
     expect_same(op, "x", "last dimension", x.shape[-1], k)
     expect(x.device == stored[0].device, op, "x", f"the device of qdata, {stored[0].device}", x.device)
-    check_activation_dtype(op, activation)
+    check_activation_dtype(op, activation_dtype)
     check_bias(op, bias, n, stored[0])
     return form, n, k
 
@@ -82,7 +88,7 @@ def check_embedding(
     return form, n, k
 
 
-def check_rounded(op: str, q: Tensor, q_scale: Tensor, q_sum: Tensor, k: int, dtype: torch.dtype) -> None:
+def check_quantized(op: str, q: Tensor, q_scale: Tensor, q_sum: Tensor, k: int, dtype: torch.dtype) -> None:
     """Checks activations that were rounded.
 
     Raises:
@@ -99,40 +105,40 @@ def check_rounded(op: str, q: Tensor, q_scale: Tensor, q_sum: Tensor, k: int, dt
     expect(dtype in DTYPES, op, "dtype", "bfloat16, float16 or float32", dtype)
 
 
-def check_ordered(
-    op: str, ordered: Tensor, factor: Tensor, tickets: Tensor, k: int, dtype: torch.dtype, activation: str,
+def check_reordered(
+    op: str, reordered: Tensor, factor: Tensor, semaphores: Tensor, k: int, dtype: torch.dtype, activation_dtype: str,
     block_m: int, warpgroups: int,
 ) -> None:  # fmt: skip
     """Checks activations that were put in order.
 
     Raises:
-        KernelArgumentError: they are not what ``order_activation`` returns for rows of ``k`` and tiles of ``block_m``.
+        KernelArgumentError: they are not what ``reorder_activation`` returns for rows of ``k`` and tiles of ``block_m``.
     """
-    check_activation_dtype(op, activation)
+    check_activation_dtype(op, activation_dtype)
     check_block_m(op, block_m)
     expect(factor.dtype == torch.float32, op, "factor", "float32", factor.dtype)
-    several = warpgroups and activation == "int8" and factor.dim() == 2 and 1 < factor.shape[0] <= k // 256
+    several = warpgroups and activation_dtype == "int8" and factor.dim() == 2 and 1 < factor.shape[0] <= k // 256
     expected = "one dimension [M]" + (", or [S, M] with S from 2 to K / 256" if warpgroups else "")
     expect(several or factor.dim() == 1, op, "factor", expected, tuple(factor.shape))
-    expect(tickets.dtype == torch.int32, op, "tickets", "int32", tickets.dtype)
-    taken = ordered.dtype in ((torch.float16, torch.bfloat16) if warpgroups else (torch.float16,))
-    expected = "float16, or bfloat16 as ordered for warpgroups" if warpgroups else "float16"
-    expect(taken, op, "ordered", expected, ordered.dtype)
-    expect(ordered.dim() == 2, op, "ordered", "2 dimensions [M rounded up, K rounded up]", tuple(ordered.shape))
-    expect_same(op, "ordered", "last dimension", ordered.shape[1], -(-k // 128) * 128)
+    expect(semaphores.dtype == torch.int32, op, "semaphores", "int32", semaphores.dtype)
+    taken = reordered.dtype in ((torch.float16, torch.bfloat16) if warpgroups else (torch.float16,))
+    expected = "float16, or bfloat16 as reordered for warpgroups" if warpgroups else "float16"
+    expect(taken, op, "reordered", expected, reordered.dtype)
+    expect(reordered.dim() == 2, op, "reordered", "2 dimensions [M rounded up, K rounded up]", tuple(reordered.shape))
+    expect_same(op, "reordered", "last dimension", reordered.shape[1], -(-k // 128) * 128)
     rows = -(-factor.shape[-1] // block_m) * block_m
     expect(
-        not statically_known_true(ordered.shape[0] < rows), op, "ordered",
-        f"at least {rows} rows, those of factor rounded up to block_m", ordered.shape[0],
+        not statically_known_true(reordered.shape[0] < rows), op, "reordered",
+        f"at least {rows} rows, those of factor rounded up to block_m", reordered.shape[0],
     )  # fmt: skip
     expect(dtype in DTYPES, op, "dtype", "bfloat16, float16 or float32", dtype)
 
 
 def check_warpgroups(
-    op: str, warpgroups: int, form: GroupFormat, n: int, k: int, x: Tensor, block_n: int, programs: int,
-    tickets: Tensor | None = None,
+    op: str, warpgroups: int, form: GroupFormat, n: int, k: int, x: Tensor, block_n: int, ctas: int,
+    semaphores: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Checks that the kernel in warpgroup.cu takes a weight, if it is asked for.
+    """Checks that the kernel in gemm.cu takes a weight, if it is asked for.
 
     Raises:
         KernelArgumentError: it does not, or ``x`` is on a GPU that it is not for.
@@ -147,10 +153,10 @@ def check_warpgroups(
     )  # fmt: skip
     expect(block_n == 64 * warpgroups, op, "block_n", f"64 for each of {warpgroups} warpgroups", block_n)
     # What programs share is counted in 32 bits.
-    most = min(TICKETS, math.isqrt((1 << 32) // (k // 256)) - 1)
-    expect(0 < programs <= most, op, "programs", f"1 to {most}", programs)
-    if tickets is not None:
-        expect(tickets.numel() >= programs, op, "tickets", f"at least {programs}, of a tiled order", tickets.numel())
+    most = min(SEMAPHORES, math.isqrt((1 << 32) // (k // 256)) - 1)
+    expect(0 < ctas <= most, op, "programs", f"1 to {most}", ctas)
+    if semaphores is not None:
+        expect(semaphores.numel() >= ctas, op, "semaphores", f"at least {ctas}, of a tiled order", semaphores.numel())
 
 
 def check_tokens(op: str, m: int, tokens: int) -> None:

@@ -31,7 +31,7 @@ def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> 
         zero_step: Tensor | None,
         bias: Tensor | None,
         group_size: int,
-        activation: str,
+        activation_dtype: str,
     ) -> Tensor:
         """x @ weight.T + bias.
 
@@ -44,22 +44,22 @@ def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> 
             zero_step: ``None`` or float16 [N, K / 256].
             bias: ``None`` or [N] floating.
             group_size: K / G.
-            activation: "int8" for activations rounded per block of 32, or "exact".
+            activation_dtype: "int8" for activations rounded per block of 32, or "exact".
 
         Returns:
             [..., N] in the dtype of ``x``.
 
         Raises:
-            KernelArgumentError: x, bias or activation is not one that the operator takes.
+            KernelArgumentError: x, bias or activation_dtype is not one that the operator takes.
             WeightFormatError: the stored tensors do not fit together.
         """
         stored = (qdata, scale, zero, scale_step, zero_step)
-        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation)
+        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation_dtype)
         if x.numel() == 0:
             return x.new_empty((*x.shape[:-1], n))
         if x.device.type == "cuda":
-            return run_linear(kind.bits, form, n, k, x, stored, bias, activation)
-        return reference(x, *stored, bias, group_size, activation)
+            return run_linear(kind.bits, form, n, k, x, stored, bias, activation_dtype)
+        return reference(x, *stored, bias, group_size, activation_dtype)
 
     @linear.register_fake
     def fake_linear(
@@ -71,11 +71,11 @@ def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> 
         zero_step: Tensor | None,
         bias: Tensor | None,
         group_size: int,
-        activation: str,
+        activation_dtype: str,
     ) -> Tensor:
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
-        _, n, _ = check_linear(name, kind, x, stored, bias, group_size, activation)
+        _, n, _ = check_linear(name, kind, x, stored, bias, group_size, activation_dtype)
         return x.new_empty((*x.shape[:-1], n))
 
     return linear

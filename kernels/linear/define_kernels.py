@@ -17,8 +17,8 @@ from etcuda.kernels.linear import launch
 from etcuda.kernels.linear.check import (
     check_bias,
     check_linear,
-    check_ordered,
-    check_rounded,
+    check_quantized,
+    check_reordered,
     check_stored,
     check_tokens,
     check_warpgroups,
@@ -40,24 +40,24 @@ def define_matvec(kind: type[GroupFormat]) -> Any:
         bias: Tensor | None,
         group_size: int,
         tokens: int,
-        programs: int,
+        ctas: int,
         block_n: int,
         blocks: int,
         num_warps: int,
         num_stages: int,
-        overlap: int,
+        pdl: int,
     ) -> Tensor:
         """``linear`` with activation "int8" for at most ``tokens`` rows, which the product rounds itself.
 
         Args:
             x: [..., K] bfloat16 or float16; the stored tensors, ``bias`` and ``group_size`` as of ``linear``.
             tokens: 1, 2, 4 or 8, at least M.
-            programs: of the resident kernel, or 0 for the stepped one.
+            ctas: of the resident kernel, or 0 for the stepped one.
             block_n: weight rows of a tile.
             blocks: blocks of 32 of a tile.
             num_warps: warps of a program.
             num_stages: tiles in flight.
-            overlap: 1 to launch the kernel while the one in front of it runs, which must not write the weight.
+            pdl: 1 to launch the kernel while the one in front of it runs, which must not write the weight.
 
         Returns:
             [..., N] in the dtype of ``x``.
@@ -71,8 +71,8 @@ def define_matvec(kind: type[GroupFormat]) -> Any:
         require_device(name, x)
         rows = dense_rows(x)
         check_tokens(name, rows.shape[0], tokens)
-        out = launch.matvec(kind.bits, form, rows, stored, bias, x.dtype, tokens, programs, block_n, blocks, num_warps,
-                            num_stages, overlap)  # fmt: skip
+        out = launch.matvec(kind.bits, form, rows, stored, bias, x.dtype, tokens, ctas, block_n, blocks, num_warps,
+                            num_stages, pdl)  # fmt: skip
         return out.reshape(*x.shape[:-1], n)
 
     def fake_matvec(
@@ -89,12 +89,12 @@ def define_matvec(kind: type[GroupFormat]) -> Any:
     return matvec, fake_matvec
 
 
-def define_matvec_rounded(kind: type[GroupFormat]) -> Any:
-    """Defines ``int4_matvec_rounded`` or ``int8_matvec_rounded``; returns it and its fake."""
-    name = f"int{kind.bits}_matvec_rounded"
+def define_matvec_quantized(kind: type[GroupFormat]) -> Any:
+    """Defines ``int4_matvec_quantized`` or ``int8_matvec_quantized``; returns it and its fake."""
+    name = f"int{kind.bits}_matvec_quantized"
 
     @triton_op(f"etcuda::{name}", mutates_args=())
-    def matvec_rounded(
+    def matvec_quantized(
         q: Tensor,
         q_scale: Tensor,
         q_sum: Tensor,
@@ -111,20 +111,20 @@ def define_matvec_rounded(kind: type[GroupFormat]) -> Any:
         blocks: int,
         num_warps: int,
         num_stages: int,
-        overlap: int,
+        pdl: int,
     ) -> Tensor:
         """Like ``matvec`` on what ``quantize_activation`` returned; [M, N] in ``dtype``."""
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_rounded(name, q, q_scale, q_sum, k, dtype)
+        check_quantized(name, q, q_scale, q_sum, k, dtype)
         require_device(name, q)
         check_tokens(name, q.shape[0], tokens)
         x = (dense_rows(q), q_scale.contiguous(), q_sum.contiguous())
         return launch.matvec(kind.bits, form, x, stored, bias, dtype, tokens, 0, block_n, blocks, num_warps, num_stages,
-                             overlap)  # fmt: skip
+                             pdl)  # fmt: skip
 
-    def fake_matvec_rounded(
+    def fake_matvec_quantized(
         q: Tensor, q_scale: Tensor, q_sum: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None,
         scale_step: Tensor | None, zero_step: Tensor | None, bias: Tensor | None, group_size: int, dtype: torch.dtype,
         tokens: int, *config: int,
@@ -133,12 +133,12 @@ def define_matvec_rounded(kind: type[GroupFormat]) -> Any:
         stored = (qdata, scale, zero, scale_step, zero_step)
         _, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_rounded(name, q, q_scale, q_sum, k, dtype)
+        check_quantized(name, q, q_scale, q_sum, k, dtype)
         check_tokens(name, q.shape[0], tokens)
         return q.new_empty((q.shape[0], n), dtype=dtype)
 
-    matvec_rounded.register_fake(fake_matvec_rounded)
-    return matvec_rounded, fake_matvec_rounded
+    matvec_quantized.register_fake(fake_matvec_quantized)
+    return matvec_quantized, fake_matvec_quantized
 
 
 def define_matmul(kind: type[GroupFormat]) -> Any:
@@ -155,32 +155,32 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
         zero_step: Tensor | None,
         bias: Tensor | None,
         group_size: int,
-        activation: str,
+        activation_dtype: str,
         block_n: int,
         block_m: int,
         blocks: int,
         num_warps: int,
         num_stages: int,
-        programs: int,
+        ctas: int,
         max_registers: int,
         warpgroups: int,
-        overlap: int,
+        pdl: int,
     ) -> Tensor:
         """``linear`` on tensor cores, for any number of rows.
 
         Args:
-            x: [..., K] bfloat16, float16 or float32; the rest up to ``activation`` as of ``linear``.
+            x: [..., K] bfloat16, float16 or float32; the rest up to ``activation_dtype`` as of ``linear``.
             block_n: weight rows of a tile.
             block_m: activation rows of a tile.
             blocks: blocks of 32 along K of a step, 4 or 8.
             num_warps: warps of a program.
             num_stages: steps whose loads are in flight.
-            programs: that share the tiles evenly, or 0 for one per tile.
+            ctas: that share the tiles evenly, or 0 for one per tile.
             max_registers: that a thread may use; 0 for as many as the compiler takes.
-            warpgroups: that multiply, of the kernel in warpgroup.cu, which takes int4 weights in groups of 32 with
+            warpgroups: that multiply, of the kernel in gemm.cu, which takes int4 weights in groups of 32 with
                 float16 scales, below 4 GiB, K a multiple of 256 below 65536, and a block_n of 64 each; 0 for
                 Triton's.
-            overlap: 1 to launch each kernel while the one in front of it runs.
+            pdl: 1 to launch each kernel while the one in front of it runs.
 
         Returns:
             [..., N] in the dtype of ``x``.
@@ -190,20 +190,20 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
             WeightFormatError: the stored tensors do not fit together.
         """
         stored = (qdata, scale, zero, scale_step, zero_step)
-        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation)
-        check_warpgroups(name, warpgroups, form, n, k, x, block_n, programs)
+        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation_dtype)
+        check_warpgroups(name, warpgroups, form, n, k, x, block_n, ctas)
         require_device(name, x)
-        out = launch.matmul(kind.bits, form, dense_rows(x), stored, bias, activation, block_n, block_m, blocks,
-                            num_warps, num_stages, programs, max_registers, warpgroups, overlap)  # fmt: skip
+        out = launch.matmul(kind.bits, form, dense_rows(x), stored, bias, activation_dtype, block_n, block_m, blocks,
+                            num_warps, num_stages, ctas, max_registers, warpgroups, pdl)  # fmt: skip
         return out.reshape(*x.shape[:-1], n)
 
     def fake_matmul(
         x: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None, scale_step: Tensor | None,
-        zero_step: Tensor | None, bias: Tensor | None, group_size: int, activation: str, *config: int,
+        zero_step: Tensor | None, bias: Tensor | None, group_size: int, activation_dtype: str, *config: int,
     ) -> Tensor:  # fmt: skip
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
-        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation)
+        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation_dtype)
         check_warpgroups(name, config[-2], form, n, k, x, config[0], config[-4])
         return x.new_empty((*x.shape[:-1], n))
 
@@ -211,15 +211,15 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
     return matmul, fake_matmul
 
 
-def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
-    """Defines ``int4_matmul_ordered`` or ``int8_matmul_ordered``; returns it and its fake."""
-    name = f"int{kind.bits}_matmul_ordered"
+def define_matmul_reordered(kind: type[GroupFormat]) -> Any:
+    """Defines ``int4_matmul_reordered`` or ``int8_matmul_reordered``; returns it and its fake."""
+    name = f"int{kind.bits}_matmul_reordered"
 
     @triton_op(f"etcuda::{name}", mutates_args=())
-    def matmul_ordered(
-        ordered: Tensor,
+    def matmul_reordered(
+        reordered: Tensor,
         factor: Tensor,
-        tickets: Tensor,
+        semaphores: Tensor,
         qdata: Tensor,
         scale: Tensor,
         zero: Tensor | None,
@@ -228,29 +228,29 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         bias: Tensor | None,
         group_size: int,
         dtype: torch.dtype,
-        activation: str,
+        activation_dtype: str,
         block_n: int,
         block_m: int,
         blocks: int,
         num_warps: int,
         num_stages: int,
-        programs: int,
+        ctas: int,
         max_registers: int,
         warpgroups: int,
-        overlap: int,
+        pdl: int,
     ) -> Tensor:
-        """Like ``matmul`` on what ``order_activation`` returned for weights of as many bits.
+        """Like ``matmul`` on what ``reorder_activation`` returned for weights of as many bits.
 
         Launched early, it still finds what other products ran behind: each of their kernels waited for the end of the
         one in front of it before it ended itself, and so the last one ended after the ordering.
 
         Args:
-            ordered: float16, for ``warpgroups`` also bfloat16, [at least M rounded up to ``block_m``, K rounded up to
+            reordered: float16, for ``warpgroups`` also bfloat16, [at least M rounded up to ``block_m``, K rounded up to
                 128]; tiled for ``warpgroups``.
-            factor, tickets: float32 [M] or [S, M], and int32, as they were returned; the stored tensors, ``bias`` and
+            factor, semaphores: float32 [M] or [S, M], and int32, as they were returned; the stored tensors, ``bias`` and
                 ``group_size`` as of ``linear``.
             dtype: of the result: bfloat16, float16 or float32.
-            activation: as it was when they were ordered.
+            activation_dtype: as it was when they were reordered.
             block_n: weight rows of a tile; this and what follows as of ``matmul``.
 
         Returns:
@@ -263,26 +263,26 @@ def define_matmul_ordered(kind: type[GroupFormat]) -> Any:
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, tickets, k, dtype, activation, block_m, warpgroups)
-        check_warpgroups(name, warpgroups, form, n, k, ordered, block_n, programs, tickets)
-        require_device(name, ordered)
-        return launch.matmul_ordered(
-            kind.bits, form, dense_rows(ordered), factor.contiguous(), tickets, stored, bias, dtype, activation,
-            block_n, block_m, blocks, num_warps, num_stages, programs, max_registers, warpgroups, overlap,
+        check_reordered(name, reordered, factor, semaphores, k, dtype, activation_dtype, block_m, warpgroups)
+        check_warpgroups(name, warpgroups, form, n, k, reordered, block_n, ctas, semaphores)
+        require_device(name, reordered)
+        return launch.matmul_reordered(
+            kind.bits, form, dense_rows(reordered), factor.contiguous(), semaphores, stored, bias, dtype, activation_dtype,
+            block_n, block_m, blocks, num_warps, num_stages, ctas, max_registers, warpgroups, pdl,
         )  # fmt: skip
 
-    def fake_matmul_ordered(
-        ordered: Tensor, factor: Tensor, tickets: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None,
+    def fake_matmul_reordered(
+        reordered: Tensor, factor: Tensor, semaphores: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None,
         scale_step: Tensor | None, zero_step: Tensor | None, bias: Tensor | None, group_size: int,
-        dtype: torch.dtype, activation: str, block_n: int, block_m: int, *config: int,
+        dtype: torch.dtype, activation_dtype: str, block_n: int, block_m: int, *config: int,
     ) -> Tensor:  # fmt: skip
         """Checks the arguments; returns a fake result."""
         stored = (qdata, scale, zero, scale_step, zero_step)
         form, n, k = check_stored(name, kind, stored, group_size)
         check_bias(name, bias, n, qdata)
-        check_ordered(name, ordered, factor, tickets, k, dtype, activation, block_m, config[-2])
-        check_warpgroups(name, config[-2], form, n, k, ordered, block_n, config[-4], tickets)
-        return ordered.new_empty((factor.shape[-1], n), dtype=dtype)
+        check_reordered(name, reordered, factor, semaphores, k, dtype, activation_dtype, block_m, config[-2])
+        check_warpgroups(name, config[-2], form, n, k, reordered, block_n, config[-4], semaphores)
+        return reordered.new_empty((factor.shape[-1], n), dtype=dtype)
 
-    matmul_ordered.register_fake(fake_matmul_ordered)
-    return matmul_ordered, fake_matmul_ordered
+    matmul_reordered.register_fake(fake_matmul_reordered)
+    return matmul_reordered, fake_matmul_reordered

@@ -11,9 +11,9 @@ from etcuda.kernels.formats.int8 import Int8Format
 from etcuda.kernels.linear.define import define_embedding, define_linear
 from etcuda.kernels.linear.define_kernels import (
     define_matmul,
-    define_matmul_ordered,
+    define_matmul_reordered,
     define_matvec,
-    define_matvec_rounded,
+    define_matvec_quantized,
 )
 from etcuda.kernels.linear.reference import (
     int4_embedding_reference,
@@ -25,12 +25,12 @@ from etcuda.kernels.linear.reference import (
 int4_linear = define_linear(Int4Format, int4_linear_reference)
 int4_embedding = define_embedding(Int4Format, int4_embedding_reference)
 int4_matvec, fake_int4_matvec = define_matvec(Int4Format)
-int4_matvec_rounded, _ = define_matvec_rounded(Int4Format)
+int4_matvec_quantized, _ = define_matvec_quantized(Int4Format)
 int4_matmul, fake_int4_matmul = define_matmul(Int4Format)
-int4_matmul_ordered, _ = define_matmul_ordered(Int4Format)
+int4_matmul_reordered, _ = define_matmul_reordered(Int4Format)
 int8_linear = define_linear(Int8Format, int8_linear_reference)
 int8_embedding = define_embedding(Int8Format, int8_embedding_reference)
 int8_matvec, fake_int8_matvec = define_matvec(Int8Format)
-int8_matvec_rounded, _ = define_matvec_rounded(Int8Format)
+int8_matvec_quantized, _ = define_matvec_quantized(Int8Format)
 int8_matmul, fake_int8_matmul = define_matmul(Int8Format)
-int8_matmul_ordered, _ = define_matmul_ordered(Int8Format)
+int8_matmul_reordered, _ = define_matmul_reordered(Int8Format)

@@ -23,7 +23,7 @@ class LinearProblem:
         group_size: weights of a row that share a scale.
         storage: how scales are stored: "fp16", "fp32" or "codes".
         offset: "symmetric", "zero_point" or "minimum".
-        activation: "int8" or "exact".
+        activation_dtype: "int8" or "exact".
         itemsize: bytes of an activation.
     """
 
@@ -34,7 +34,7 @@ class LinearProblem:
     group_size: int = 32
     storage: str = "fp16"
     offset: str = "zero_point"
-    activation: str = "int8"
+    activation_dtype: str = "int8"
     itemsize: int = 2
 
     @property
@@ -62,8 +62,8 @@ def refuse(problem: LinearProblem) -> str | None:
 
 def refuse_matvec(problem: LinearProblem) -> str | None:
     """Why the kernels of integer dot products do not serve it."""
-    if problem.activation != "int8":
-        return f"activations are rounded to int8, got activation {problem.activation!r}"
+    if problem.activation_dtype != "int8":
+        return f"activations are rounded to int8, got activation {problem.activation_dtype!r}"
     if problem.m > MAX_TOKENS:
         return f"at most {MAX_TOKENS} rows, got {problem.m}"
     return refuse(problem)

@@ -29,7 +29,7 @@ def linear_reference(
     zero_step: Tensor | None,
     bias: Tensor | None,
     group_size: int,
-    activation: str,
+    activation_dtype: str,
 ) -> Tensor:
     """x @ weight.T + bias with fp32 products and sums, rounded once to the dtype of ``x``.
 
@@ -43,13 +43,13 @@ def linear_reference(
         zero_step: ``None`` or float16 [N, K / 256].
         bias: ``None`` or [N] floating.
         group_size: K / G.
-        activation: "exact", or "int8" for activations rounded as ``quantize_activation_reference`` does.
+        activation_dtype: "exact", or "int8" for activations rounded as ``quantize_activation_reference`` does.
 
     Returns:
         [..., N] in the dtype of ``x``.
     """
     form = kind.of(group_size, scale, zero, scale_step, zero_step)
-    return _linear_by_rows(x, form.dequantize, (qdata, scale, zero, scale_step, zero_step), bias, activation)
+    return _linear_by_rows(x, form.dequantize, (qdata, scale, zero, scale_step, zero_step), bias, activation_dtype)
 
 
 def embedding_reference(
@@ -68,10 +68,10 @@ def embedding_reference(
 
 
 def _linear_by_rows(
-    x: Tensor, dequantize: Callable[..., Tensor], parts: Parts, bias: Tensor | None, activation: str
+    x: Tensor, dequantize: Callable[..., Tensor], parts: Parts, bias: Tensor | None, activation_dtype: str
 ) -> Tensor:
     """x @ dequantize(*parts).T + bias in fp32, some rows of the weight at a time if it is large."""
-    rows = activation_rows(x, activation)
+    rows = activation_rows(x, activation_dtype)
     n, step = _size(parts), max(1, _CHUNK // x.shape[-1])
     pieces = []
     for start in range(0, n, step):

@@ -38,7 +38,7 @@ class LinearCall:
         stored: the stored tensors in the order of ``PARTS``; ``None`` where the format has none.
         bias: [N], or ``None``.
         group_size: weights of a row that share a scale.
-        activation: "int8" or "exact".
+        activation_dtype: "int8" or "exact".
     """
 
     node: Node
@@ -47,7 +47,7 @@ class LinearCall:
     stored: tuple[Node | None, ...]
     bias: Node | None
     group_size: int
-    activation: str
+    activation_dtype: str
 
     def now(self) -> LinearCall:
         """The call as it is now: what it reads may have been replaced since it was read."""
@@ -105,7 +105,7 @@ def read_linear(node: Node) -> LinearCall | None:
     given = arguments(node)
     stored = tuple(given[part] for part in PARTS)
     bits = LINEAR_BITS[node.target]
-    return LinearCall(node, bits, given["x"], stored, given["bias"], given["group_size"], given["activation"])
+    return LinearCall(node, bits, given["x"], stored, given["bias"], given["group_size"], given["activation_dtype"])
 
 
 def is_everywhere(node: Node) -> bool:

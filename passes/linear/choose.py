@@ -46,7 +46,7 @@ def rows_of(call: LinearCall) -> int | torch.SymInt:
 def problem(call: LinearCall) -> LinearProblem:
     """The call in numbers, M at the example inputs."""
     return problem_of(
-        call.bits, call.form, hint(rows_of(call)), call.n, call.k, call.activation, tensor_of(call.x).dtype
+        call.bits, call.form, hint(rows_of(call)), call.n, call.k, call.activation_dtype, tensor_of(call.x).dtype
     )
 
 

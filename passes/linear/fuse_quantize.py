@@ -11,10 +11,10 @@ from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from etcuda.kernels.activations.choose.configs import RoundingConfig
+from etcuda.kernels.activations.choose.configs import ActivationConfig
 from etcuda.kernels.activations.choose.select import choose_gate, choose_norm
-from etcuda.kernels.activations.problem import RoundingProblem
-from etcuda.kernels.common.device import can_overlap
+from etcuda.kernels.activations.problem import ActivationProblem
+from etcuda.kernels.common.device import supports_pdl
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import insert_call, result_of
@@ -41,8 +41,8 @@ _ops = torch.ops.etcuda
 _SIZES = frozenset({aten.sym_size.int, aten.sym_numel.default})
 
 
-@graph_pass(requires=("route_quantized",))
-def fuse_rounding(program: ExportedProgram, config: BackendConfig) -> int:
+@graph_pass(requires=("route_linear",))
+def fuse_quantize(program: ExportedProgram, config: BackendConfig) -> int:
     """Joins an RMSNorm, or a gated activation, with the rounding behind it.
 
     Before: ``h = x + residual``, ``y = weight * (h.float() * rsqrt(mean(h.float() ** 2) + eps)).to(h.dtype)``,
@@ -50,7 +50,7 @@ def fuse_rounding(program: ExportedProgram, config: BackendConfig) -> int:
     After: ``h, y, q, scale, sum = rms_norm_quantize(x, residual, weight, eps, ...)``, h and y only where they are read.
     Before: ``q, scale, sum = quantize_activation(silu(y[..., :I]) * y[..., I:])``.
     After: ``_, q, scale, sum = gate_quantize(y, None, "silu", ...)``.
-    Likewise ``order_activation`` of a gated activation, in the order of the kernel in CUDA C++, becomes ``gate_order``,
+    Likewise ``reorder_activation`` of a gated activation, in the order of the kernel in CUDA C++, becomes ``gate_reorder``,
     if nothing else reads the activation.
     What is rounded stays equal up to the order of sums in fp32. In a branch the whole chain must lie in it; what else
     stays by itself the log names, with the reason.
@@ -63,7 +63,7 @@ def fuse_rounding(program: ExportedProgram, config: BackendConfig) -> int:
                 found.setdefault(same_rows(node.args[0]), []).append(node)
         here = [_fuse(program, module, y, calls, config.target) for y, calls in found.items()]
         orders = [
-            n for n in module.graph.nodes if n.op == "call_function" and n.target is _ops.order_activation.default
+            n for n in module.graph.nodes if n.op == "call_function" and n.target is _ops.reorder_activation.default
         ]
         here += [_fuse_order(program, module, node) for node in orders]
         if any(here):
@@ -107,14 +107,14 @@ def _fuse_norm(
         and target_of(program, norm.weight) is not None
         and tensor_of(norm.weight).is_contiguous()
     )
-    overlap = int(can_overlap(target) and constant)
+    pdl = int(supports_pdl(target) and constant)
     args = (x, residual, norm.weight, norm.eps, norm.weight_offset, norm.cast_first)
-    fused = insert_call(before, _ops.rms_norm_quantize.default, (*args, True, True, *_trailing(choice.config, overlap)))
+    fused = insert_call(before, _ops.rms_norm_quantize.default, (*args, True, True, *_trailing(choice.config, pdl)))
     _take_over(fused, 2, calls)
     keep_y = _replace(fused, 1, y, x)
     module.graph.eliminate_dead_code()
     keep_h = residual is not None and _replace(fused, 0, norm.h, x)
-    fused.args = (*args, keep_h, keep_y, *_trailing(choice.config, overlap))
+    fused.args = (*args, keep_h, keep_y, *_trailing(choice.config, pdl))
     compute_meta(fused)
     log.info(
         "%s: norm of %s and rounding are one kernel, %s: %s; h is %s, the norm is %s", fused.name,
@@ -126,7 +126,7 @@ def _fuse_norm(
 def _fuse_gate(y: Node, calls: list[Node], gate: Gate, target: CudaTarget) -> None:
     choice = choose_gate(_problem(y, False), target)
     args = (gate.gate, gate.up, gate.activation)
-    trailing = _trailing(choice.config, int(can_overlap(target)))
+    trailing = _trailing(choice.config, int(supports_pdl(target)))
     fused = insert_call(y, _ops.gate_quantize.default, (*args, True, *trailing))
     _take_over(fused, 1, calls)
     keep_y = _replace(fused, 0, y, gate.gate)
@@ -153,8 +153,8 @@ def _fuse_order(program: ExportedProgram, module: GraphModule, call: Node) -> in
         log.info("%s stays by itself: %s", call.name, reason)
         return 0
     assert isinstance(gate, Gate)
-    args = (gate.gate, gate.up, gate.activation, given["activation"], given["block_m"], given["overlap"])
-    fused = insert_call(call, _ops.gate_order.default, args)
+    args = (gate.gate, gate.up, gate.activation, given["activation"], given["block_m"], given["pdl"])
+    fused = insert_call(call, _ops.gate_reorder.default, args)
     _take_over(fused, 0, [call])
     _read_sizes_of(y, gate.gate)
     log.info("%s: %s of %s and its order are one kernel", fused.name, gate.activation, gate.gate.name)
@@ -165,15 +165,15 @@ def _whose(program: ExportedProgram, module: GraphModule, y: Node) -> str:
     return f"{y.name} " + ("is an input" if module is program.graph_module else "is computed outside the branch")
 
 
-def _problem(y: Node, residual: bool) -> RoundingProblem:
+def _problem(y: Node, residual: bool) -> ActivationProblem:
     value = tensor_of(y)
-    return RoundingProblem(
+    return ActivationProblem(
         hint(math.prod(value.shape[:-1])), int(value.shape[-1]), value.dtype.itemsize, residual
     )  # fmt: skip
 
 
-def _trailing(config: RoundingConfig, overlap: int) -> tuple[int, ...]:
-    return (config.blocks, config.num_warps, overlap)
+def _trailing(config: ActivationConfig, pdl: int) -> tuple[int, ...]:
+    return (config.blocks, config.num_warps, pdl)
 
 
 def _take_over(fused: Node, first: int, calls: list[Node]) -> None:

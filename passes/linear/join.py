@@ -38,8 +38,8 @@ def refuse_fusion(program: ExportedProgram, calls: list[LinearCall]) -> str | No
             return f"they read {first.x.name} and {call.x.name}"
         if (call.bits, call.form) != (first.bits, first.form):
             return f"formats differ, {first.form} and {call.form}"
-        if call.activation != first.activation:
-            return f"activations differ, {first.activation!r} and {call.activation!r}"
+        if call.activation_dtype != first.activation_dtype:
+            return f"activations differ, {first.activation_dtype!r} and {call.activation_dtype!r}"
         if (call.bias is None) != (first.bias is None):
             return "one has a bias and the other has not"
         if call.bias is not None and first.bias is not None:
@@ -85,7 +85,7 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
         for call_parts in zip(*([*call.stored, call.bias] for call in calls), strict=True)
     ]
     target: Any = first.node.target
-    whole = insert_call(first.node, target, (first.x, *joined, first.group_size, first.activation))
+    whole = insert_call(first.node, target, (first.x, *joined, first.group_size, first.activation_dtype))
     whole.meta[JOINED] = tuple(n for call in calls for n in call.parts)
     start, unused = 0, list(dict.fromkeys(node for call in calls for node in call.operands))
     dim = tensor_of(whole).dim() - 1

@@ -63,18 +63,18 @@ class _Use:
         weight: the weight.
         x: activations [..., K], or indices.
         bias: [N], or ``None``.
-        activation: "int8" where activations were rounded, "exact", or "" of a look-up.
+        activation_dtype: "int8" where activations were rounded, "exact", or "" of a look-up.
     """
 
     node: Node
     weight: _Weight
     x: Node
     bias: Node | None
-    activation: str
+    activation_dtype: str
 
 
 @graph_pass(requires=("lower_edge_ops", "bind_symbolic_inputs", "view_copy_to_view"))
-def pack_int4(program: ExportedProgram, config: BackendConfig) -> int:
+def pack_torchao(program: ExportedProgram, config: BackendConfig) -> int:
     """Replaces products and look-ups with weights of torchao's subclasses that export has taken apart.
 
     Before: ``mm(x, permute(dequantize_affine(w, [1, 32], scale, zero), [1, 0]))``, or for int8 by row
@@ -264,12 +264,12 @@ def _replace(use: _Use, stored: dict[str, Node]) -> None:
     bits = 4 if tensor_of(stored["qdata"]).dtype == torch.uint8 else 8
     group_size = k // int(tensor_of(stored["scale"]).shape[1])
     node = use.node
-    if not use.activation:
+    if not use.activation_dtype:
         op: Any = getattr(torch.ops.etcuda, f"int{bits}_embedding").default
         made = insert_call(node, op, (use.x, *parts, group_size, use.weight.dtype))
     else:
         op = getattr(torch.ops.etcuda, f"int{bits}_linear").default
-        made = insert_call(node, op, (use.x, *parts, use.bias, group_size, use.activation))
+        made = insert_call(node, op, (use.x, *parts, use.bias, group_size, use.activation_dtype))
         if tensor_of(made).dim() != tensor_of(node).dim():
             made = insert_call(node, aten.reshape.default, (made, [-1, n]))
     log.info("%s: packed as int%d, groups of %d", node.name, bits, group_size)

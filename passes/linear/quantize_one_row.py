@@ -10,11 +10,11 @@ from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from etcuda.kernels.activations.choose.select import rounding_us
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.choose.select import quantize_us
+from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.linear.choose import table
 from etcuda.kernels.linear.choose.configs import MatvecConfig
-from etcuda.kernels.linear.choose.measured import best_matvec, rounding_before_pays
+from etcuda.kernels.linear.choose.measured import best_matvec, quantizing_before_pays
 from etcuda.kernels.linear.choose.select import matvec_arguments
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.options import BackendConfig
@@ -32,15 +32,15 @@ aten = torch.ops.aten
 _ops = torch.ops.etcuda
 
 _MATVECS = (_ops.int4_matvec.default, _ops.int8_matvec.default)
-_ROUNDED = {4: _ops.int4_matvec_rounded.default, 8: _ops.int8_matvec_rounded.default}
+_ROUNDED = {4: _ops.int4_matvec_quantized.default, 8: _ops.int8_matvec_quantized.default}
 
 
-@graph_pass(requires=("route_quantized",))
-def round_one_row(program: ExportedProgram, config: BackendConfig) -> int:
+@graph_pass(requires=("route_linear",))
+def quantize_one_row(program: ExportedProgram, config: BackendConfig) -> int:
     """Puts the rounding in front of products of one row, where a norm or a gated activation then rounds for nothing.
 
     Before: ``int4_matvec(y, ...)``, y a norm or a gated activation that quantised products of one row alone read.
-    After: ``int4_matvec_rounded(*quantize_activation(y), ...)``, which ``fuse_rounding`` joins with y.
+    After: ``int4_matvec_quantized(*quantize_activation(y), ...)``, which ``fuse_quantize`` joins with y.
     The tables say what it costs: a product that was measured with a rounding of its own costs as much less as that
     rounding alone was measured to cost. Where a table is missing everything stays.
     """
@@ -91,7 +91,7 @@ def _plan(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[MatvecCo
     if others:
         return f"{others[0].name} reads {y.name} too"
     first = problems[0]
-    rounding = rounding_us(RoundingProblem(1, first.k, first.itemsize), target)
+    rounding = quantize_us(ActivationProblem(1, first.k, first.itemsize), target)
     if rounding is None:
         return f"there is no table of what rounding costs on {target.arch}; `etcuda tune rounding` writes it"
     configs = []
@@ -108,7 +108,7 @@ def _after_rounding(each: LinearProblem, rounding: float, target: CudaTarget) ->
     """The configuration on rounded activations, or why it does not pay. Neither the order of its sums nor the reason
     depends on N, so that a joined product and its parts are treated alike."""
     measured = table.load(each.bits, target.arch)
-    pays = None if measured is None else rounding_before_pays(measured, each, 1, rounding)
+    pays = None if measured is None else quantizing_before_pays(measured, each, 1, rounding)
     best = None if measured is None else best_matvec(measured, each, 1, rounded=1)
     if pays is None or best is None:
         return f"products of one row were not measured on {target.arch} with a rounding in front and without"
@@ -119,13 +119,13 @@ def _after_rounding(each: LinearProblem, rounding: float, target: CudaTarget) ->
 
 def _rewrite(nodes: list[Node], configs: list[MatvecConfig], target: CudaTarget) -> None:
     first = nodes[0]
-    overlap = arguments(first)["overlap"]
-    whole = insert_call(first, _ops.quantize_activation.default, (first.args[0], overlap))
+    pdl = arguments(first)["pdl"]
+    whole = insert_call(first, _ops.quantize_activation.default, (first.args[0], pdl))
     parts = [result_of(whole, index) for index in range(3)]
     for node, config in zip(nodes, configs, strict=True):
         call, given = _read(node), arguments(node)
         x = tensor_of(call.x)
-        tokens, _, *rest = matvec_arguments(config, given["tokens"], target.num_sms, given["overlap"])
+        tokens, _, *rest = matvec_arguments(config, given["tokens"], target.num_sms, given["pdl"])
         weight: list[Any] = [*call.stored, call.bias, call.group_size]
         result = insert_call(node, _ROUNDED[call.bits], (*parts, *weight, x.dtype, tokens, *rest))
         if x.dim() != 2:

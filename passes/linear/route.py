@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export.exported_program import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from etcuda.kernels.common.device import can_overlap
+from etcuda.kernels.common.device import supports_pdl
 from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig
 from etcuda.kernels.linear.choose.select import matmul_arguments, matvec_arguments
 from etcuda.kernels.linear.problem import refuse
@@ -52,12 +52,12 @@ _EMBEDDING: dict[int, Callable[..., Tensor]] = {4: int4_embedding_reference, 8: 
 
 
 @graph_pass(requires=("lower_edge_ops", "bind_symbolic_inputs", "view_copy_to_view"))
-def route_quantized(program: ExportedProgram, config: BackendConfig) -> int:
+def route_linear(program: ExportedProgram, config: BackendConfig) -> int:
     """Replaces every ``int4_linear``, ``int8_linear``, ``int4_embedding`` and ``int8_embedding``.
 
     Before: ``q, k = int4_linear(x, ...), int4_linear(x, ...)``.
-    After: ``r = quantize_activation(x)``, ``q, k = int4_matvec_rounded(*r, ...), int4_matvec_rounded(*r, ...)``, or
-    whatever kernels the table names for that many rows; for many, ``int4_matmul_ordered`` on ``order_activation(x)``.
+    After: ``r = quantize_activation(x)``, ``q, k = int4_matvec_quantized(*r, ...), int4_matvec_quantized(*r, ...)``, or
+    whatever kernels the table names for that many rows; for many, ``int4_matmul_reordered`` on ``reorder_activation(x)``.
     Where the number of rows is dynamic and the choice depends on it, calls of one input become one ``cond`` on it,
     which the host decides; a gated activation that only they read is computed in its branches, where the kernel that
     rounds it, or puts it in order, can do that too. What no kernel serves, everything on the host, and look-ups become
@@ -98,9 +98,9 @@ def _look_up(function: Any, group_size: int, dtype: torch.dtype, *tensors: Tenso
 
 def _inline_linear(call: LinearCall) -> None:
     call = call.now()
-    function, group_size, activation = _LINEAR[call.bits], call.group_size, call.activation
+    function, group_size, activation_dtype = _LINEAR[call.bits], call.group_size, call.activation_dtype
     tensors = [call.x, *call.stored, call.bias]
-    _inline(call.node, tensors, lambda *all_: function(*all_, group_size, activation))
+    _inline(call.node, tensors, lambda *all_: function(*all_, group_size, activation_dtype))
 
 
 def _inline(node: Node, tensors: list[Node | None], function: Any) -> None:
@@ -147,8 +147,8 @@ def _route(program: ExportedProgram, module: GraphModule, calls: list[LinearCall
             raise NodeError(call.node, "a joined product would go to tensor cores; run split_joined before this pass")
     dense = [_dense(call) for call in calls]
     # A kernel that starts early reads its weight before what runs in front has ended: nothing there may write it.
-    overlap = int(can_overlap(target) and all(_is_weight(program, module, n) for call in dense for n in call.operands))
-    results = _insert(module, first, dense, found, target, overlap)
+    pdl = int(supports_pdl(target) and all(_is_weight(program, module, n) for call in dense for n in call.operands))
+    results = _insert(module, first, dense, found, target, pdl)
     for call, result in zip(calls, results, strict=True):
         call.node.replace_all_uses_with(result)
         module.graph.erase_node(call.node)
@@ -169,7 +169,9 @@ def _is_weight(program: ExportedProgram, module: GraphModule, node: Node) -> boo
 def _dense(call: LinearCall) -> LinearCall:
     """The call on tensors whose rows follow each other in memory."""
     copies = [None if part is None else _contiguous(call.node, part) for part in (*call.stored, call.bias)]
-    return LinearCall(call.node, call.bits, call.x, tuple(copies[:-1]), copies[-1], call.group_size, call.activation)
+    return LinearCall(
+        call.node, call.bits, call.x, tuple(copies[:-1]), copies[-1], call.group_size, call.activation_dtype
+    )
 
 
 def _contiguous(before: Node, part: Node) -> Node:
@@ -179,11 +181,11 @@ def _contiguous(before: Node, part: Node) -> Node:
 
 
 def _insert(
-    module: GraphModule, before: Node, calls: list[LinearCall], found: list[Step], target: CudaTarget, overlap: int
+    module: GraphModule, before: Node, calls: list[LinearCall], found: list[Step], target: CudaTarget, pdl: int
 ) -> list[Node]:
     """The results of the calls, computed in front of ``before``."""
     if len(found) == 1:
-        return _insert_kernels(before, calls, found[0], target, overlap)
+        return _insert_kernels(before, calls, found[0], target, pdl)
     limit = found[0].most
     assert limit is not None
     graph = module.graph
@@ -196,7 +198,7 @@ def _insert(
     # Operands may not alias each other: branches take whole weights, and the rows of them by themselves.
     nodes = [*inputs, *(node for call in calls for node in call.operands)]
     operands = list(dict.fromkeys(node.args[0] if ROWS_OF in node.meta else node for node in nodes))
-    names = [_add_branch(module, calls, part, operands, gate, target, overlap) for part in (found[:1], found[1:])]
+    names = [_add_branch(module, calls, part, operands, gate, target, pdl) for part in (found[:1], found[1:])]
     with graph.inserting_before(before):
         branches = [graph.get_attr(name) for name in names]
         cond = graph.call_function(torch.ops.higher_order.cond, (predicate, *branches, tuple(operands)))
@@ -228,9 +230,9 @@ def _rows(before: Node, x: Node) -> Node | int:
 
 def _add_branch(
     module: GraphModule, calls: list[LinearCall], found: list[Step], operands: list[Any], gate: list[Node],
-    target: CudaTarget, overlap: int,
+    target: CudaTarget, pdl: int,
 ) -> str:  # fmt: skip
-    """A submodule that computes the calls on the operands, and the nodes of a gated activation in front of them."""
+    """A submodule that computes the calls on the operands, and the nodes of a gated activation_dtype in front of them."""
     inner = GraphModule(torch.nn.Module(), Graph())
     graph = inner.graph
     inside: dict[Node, Node] = {}
@@ -249,8 +251,10 @@ def _add_branch(
     for call in calls:
         stored = tuple(None if part is None else inside[part] for part in call.stored)
         bias = None if call.bias is None else inside[call.bias]
-        moved.append(LinearCall(call.node, call.bits, inside[call.x], stored, bias, call.group_size, call.activation))
-    results = _insert(inner, output, moved, found, target, overlap)
+        moved.append(
+            LinearCall(call.node, call.bits, inside[call.x], stored, bias, call.group_size, call.activation_dtype)
+        )
+    results = _insert(inner, output, moved, found, target, pdl)
     output.args = (tuple(results),)
     output.meta["val"] = tuple(result.meta["val"] for result in results)
     graph.eliminate_dead_code()
@@ -262,29 +266,29 @@ def _add_branch(
     return name
 
 
-def _insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: CudaTarget, overlap: int) -> list[Node]:
+def _insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: CudaTarget, pdl: int) -> list[Node]:
     """One kernel for each call; activations that kernels take rounded are rounded once, and put in order once."""
     rounded: list[Node] = []
-    ordered: dict[tuple[int, str, int], list[Node]] = {}
+    reordered: dict[tuple[int, str, int], list[Node]] = {}
     results = []
     for call, choice in zip(calls, step.choices, strict=True):
         if isinstance(choice.config, MatmulConfig):
             key = _order_of(call, choice.config)
-            if key not in ordered:
-                bits, activation, tiled = key
-                how = (bits, activation, max(_heights(calls, step, key)), tiled, overlap)
-                ordered[key] = _insert_parts(before, _ops.order_activation.default, call.x, *how)
-            results.append(_insert_matmul(before, call, choice.config, ordered[key], target, overlap))
+            if key not in reordered:
+                bits, activation_dtype, tiled = key
+                how = (bits, activation_dtype, max(_heights(calls, step, key)), tiled, pdl)
+                reordered[key] = _insert_parts(before, _ops.reorder_activation.default, call.x, *how)
+            results.append(_insert_matmul(before, call, choice.config, reordered[key], target, pdl))
             continue
         if choice.config.rounded and not rounded:
-            rounded = _insert_parts(before, _ops.quantize_activation.default, call.x, int(can_overlap(target)))
-        results.append(_insert_matvec(before, call, choice.config, step, rounded, target, overlap))
+            rounded = _insert_parts(before, _ops.quantize_activation.default, call.x, int(supports_pdl(target)))
+        results.append(_insert_matvec(before, call, choice.config, step, rounded, target, pdl))
     return results
 
 
 def _order_of(call: LinearCall, config: MatmulConfig) -> tuple[int, str, int]:
     """What products must have in common to read activations in one order."""
-    return call.bits, call.activation, int(config.warpgroups > 0)
+    return call.bits, call.activation_dtype, int(config.warpgroups > 0)
 
 
 def _heights(calls: list[LinearCall], step: Step, key: tuple[int, str, int]) -> list[int]:
@@ -309,26 +313,28 @@ def _insert_parts(before: Node, op: Any, *args: Any) -> list[Node]:
 
 
 def _insert_matmul(
-    before: Node, call: LinearCall, config: MatmulConfig, ordered: list[Node], target: CudaTarget, overlap: int
+    before: Node, call: LinearCall, config: MatmulConfig, reordered: list[Node], target: CudaTarget, pdl: int
 ) -> Node:
-    op = getattr(_ops, f"int{call.bits}_matmul_ordered").default
-    trailing = matmul_arguments(config, target.num_sms, overlap)
+    op = getattr(_ops, f"int{call.bits}_matmul_reordered").default
+    trailing = matmul_arguments(config, target.num_sms, pdl)
     return _shaped(
         before,
         call,
-        insert_call(before, op, (*ordered, *_weight(call), tensor_of(call.x).dtype, call.activation, *trailing)),
+        insert_call(
+            before, op, (*reordered, *_weight(call), tensor_of(call.x).dtype, call.activation_dtype, *trailing)
+        ),
     )
 
 
 def _insert_matvec(
     before: Node, call: LinearCall, config: MatvecConfig, step: Step, rounded: list[Node], target: CudaTarget,
-    overlap: int,
+    pdl: int,
 ) -> Node:  # fmt: skip
-    tokens, programs, *rest = matvec_arguments(config, step.tokens, target.num_sms, overlap)
+    tokens, ctas, *rest = matvec_arguments(config, step.tokens, target.num_sms, pdl)
     if not config.rounded:
         op = getattr(_ops, f"int{call.bits}_matvec").default
-        return insert_call(before, op, (call.x, *_weight(call), tokens, programs, *rest))
-    op = getattr(_ops, f"int{call.bits}_matvec_rounded").default
+        return insert_call(before, op, (call.x, *_weight(call), tokens, ctas, *rest))
+    op = getattr(_ops, f"int{call.bits}_matvec_quantized").default
     flat = insert_call(before, op, (*rounded, *_weight(call), tensor_of(call.x).dtype, tokens, *rest))
     return _shaped(before, call, flat)
 

@@ -56,7 +56,7 @@ def _split(call: LinearCall, front: Node) -> None:
     rows = [[None if part is None else _rows(front, part, *span) for part in operands] for span in spans]
     target: Any = call.node.target
     results = {
-        span: insert_call(call.node, target, (call.x, *stored, call.group_size, call.activation))
+        span: insert_call(call.node, target, (call.x, *stored, call.group_size, call.activation_dtype))
         for span, stored in zip(spans, rows, strict=True)
     }
     dim = tensor_of(call.node).dim() - 1

@@ -22,11 +22,11 @@ def test_kernels_that_wait_compute_the_same(dtype: torch.dtype, m: int, monkeypa
     x, residual = (numbers(m, 5376, dtype=dtype, seed=seed, spread=0.0) for seed in (0, 1))
     weight = torch.full((5376,), 0.25, dtype=dtype, device="cuda")
 
-    def chain(overlap: int) -> list[torch.Tensor]:
+    def chain(pdl: int) -> list[torch.Tensor]:
         h, made = residual, []
         for _ in range(4):  # After more, numbers no longer fit fp16.
-            h, y, *rounded = norm(x, h, weight, overlap=overlap)
-            h, *more = gated(y, h, overlap=overlap)
+            h, y, *rounded = norm(x, h, weight, pdl=pdl)
+            h, *more = gated(y, h, pdl=pdl)
             made += [y, h, *rounded, *more]
         return made
 
@@ -48,8 +48,8 @@ def test_kernels_that_wait_compute_the_same(dtype: torch.dtype, m: int, monkeypa
 def test_sizes_of_language_models(k: int) -> None:
     x, residual = (numbers(3, k, dtype=torch.bfloat16, seed=seed) for seed in (0, 1))
     weight = numbers(1, k, dtype=torch.bfloat16, seed=2)[0]
-    for overlap in (0, torch.cuda.get_device_capability()[0] >= 9):
-        h, y, *rounded = norm(x, residual, weight, cast_first=True, overlap=int(overlap))
+    for pdl in (0, torch.cuda.get_device_capability()[0] >= 9):
+        h, y, *rounded = norm(x, residual, weight, cast_first=True, pdl=int(pdl))
         assert torch.equal(h, x + residual)
         check_values(y, expected_norm(x, residual, weight, 0.0, True))  # noqa: F405
-        check_rounded(y, *rounded)  # noqa: F405
+        check_quantized(y, *rounded)  # noqa: F405

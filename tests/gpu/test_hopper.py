@@ -1,4 +1,4 @@
-"""The product in warpgroup.cu on the local GPU, against double precision."""
+"""The product in gemm.cu on the local GPU, against double precision."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from etcuda import CompileOptions, Int4CoalescedConfig, quantize_weights
 from etcuda.backend.inspect import inspect_program
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.activations.hopper.reorder import ARCH, multiplies_in
-from etcuda.kernels.activations.reference import gate_reference, order_activation_reference
-from etcuda.kernels.activations.reorder_op import gate_order, order_activation
+from etcuda.kernels.activations.reference import gate_reference, reorder_activation_reference
+from etcuda.kernels.activations.reorder_op import gate_reorder, reorder_activation
 from etcuda.kernels.linear.choose.configs import MatmulConfig
 from etcuda.kernels.linear.choose.select import Choice
 from etcuda.kernels.linear.hopper.gemm import shared_bytes
-from etcuda.kernels.linear.op import int4_matmul, int4_matmul_ordered
+from etcuda.kernels.linear.op import int4_matmul, int4_matmul_reordered
 from etcuda.passes.linear import choose as choose_linear
 from examples.cpp.session import run_calls
 from examples.export import export_program
@@ -28,7 +28,7 @@ from tests.kernels.linear.linear_cases import (
     Case,
     Weight,
     activations,
-    compare_ordered,
+    compare_reordered,
     error,
     make,
     untiled,
@@ -48,11 +48,11 @@ SHAPES = [(4, 3), (3, 3), (3, 4), (2, 4), (1, 3)]
 
 
 def product(
-    weight: Weight, x: Tensor, shape: tuple[int, int] = SHAPES[0], block_m: int = 16, programs: int = 7,
-    activation: str = "exact", overlap: int = 0,
+    weight: Weight, x: Tensor, shape: tuple[int, int] = SHAPES[0], block_m: int = 16, ctas: int = 7,
+    activation: str = "exact", pdl: int = 0,
 ) -> Tensor:  # fmt: skip
     warpgroups, stages = shape
-    config = (activation, 64 * warpgroups, block_m, 8, 4, stages, programs, 0, warpgroups, overlap)
+    config = (activation, 64 * warpgroups, block_m, 8, 4, stages, ctas, 0, warpgroups, pdl)
     result: Tensor = int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
     return result
 
@@ -65,16 +65,16 @@ def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int
     x = activations(m, k, dtype)
     if m > 4:
         x[1], x[2], x[3, 7], x[4, 40] = 0, x[2] * 1e-4, 3e4, float("nan")
-    ordered, factor, tickets = order_activation(x, 4, activation, block_m, 1, 0)
-    expected, divided_by, _ = order_activation_reference(x.cpu(), 4, activation, block_m, 1)
-    assert (ordered.shape, ordered.dtype) == (expected.shape, multiplies_in(dtype, activation, block_m))
+    reordered, factor, semaphores = reorder_activation(x, 4, activation, block_m, 1, 0)
+    expected, divided_by, _ = reorder_activation_reference(x.cpu(), 4, activation, block_m, 1)
+    assert (reordered.shape, reordered.dtype) == (expected.shape, multiplies_in(dtype, activation, block_m))
     assert torch.equal(factor.cpu(), divided_by)
-    assert not tickets.any()
-    got, wanted = untiled(ordered.cpu())[:m], untiled(expected)[:m]
+    assert not semaphores.any()
+    got, wanted = untiled(reordered.cpu())[:m], untiled(expected)[:m]
     assert torch.equal(got.isnan().any(1), wanted.isnan().any(1))
     if m:  # Of a block with a NaN the kernel rounds the others, the reference none.
         unknown = got.isnan() | wanted.isnan()
-        compare_ordered(got.masked_fill(unknown, 0), wanted.masked_fill(unknown, 0), True)
+        compare_reordered(got.masked_fill(unknown, 0), wanted.masked_fill(unknown, 0), True)
 
 
 # What fits into the shared memory of a block of sm_90.
@@ -110,12 +110,12 @@ def test_order_of_a_gate(
     there = both.cuda()
     # What is taken apart has rows that lie twice their length apart.
     pair = (there, None) if joined else (there[:, :k], there[:, k:])
-    ordered, factor, tickets = gate_order(*pair, gate_activation, activation, block_m, 0)
+    reordered, factor, semaphores = gate_reorder(*pair, gate_activation, activation, block_m, 0)
     y = gate_reference(both, None, gate_activation)
-    expected, divided_by, zeros = order_activation_reference(y, 4, activation, block_m, 1)
-    assert torch.equal(tickets.cpu(), zeros)
-    assert (ordered.shape, ordered.dtype, factor.shape) == (expected.shape, expected.dtype, divided_by.shape)
-    got, wanted = untiled(ordered.cpu())[:m].float(), untiled(expected)[:m].float()
+    expected, divided_by, zeros = reorder_activation_reference(y, 4, activation, block_m, 1)
+    assert torch.equal(semaphores.cpu(), zeros)
+    assert (reordered.shape, reordered.dtype, factor.shape) == (expected.shape, expected.dtype, divided_by.shape)
+    got, wanted = untiled(reordered.cpu())[:m].float(), untiled(expected)[:m].float()
     divided = factor.cpu()
     if m > 2:  # Where NaN is, the power of two is open.
         assert got[1].isnan().any()
@@ -123,7 +123,7 @@ def test_order_of_a_gate(
         got, wanted, divided, divided_by = got[keep], wanted[keep], divided[..., keep], divided_by[..., keep]
     assert torch.equal(divided, divided_by)
     # exp and tanh are computed otherwise, which changes a last bit here and there.
-    eps = max(torch.finfo(dtype).eps, torch.finfo(ordered.dtype).eps)
+    eps = max(torch.finfo(dtype).eps, torch.finfo(reordered.dtype).eps)
     most = wanted.abs().amax() if m else 0
     assert ((got - wanted).abs() <= eps * wanted.abs() + 1e-6 * most).all()
 
@@ -138,9 +138,9 @@ def test_a_product_behind_a_gate_again_and_again(m: int, monkeypatch: pytest.Mon
     both = torch.randn(m, 2 * case.k, dtype=torch.bfloat16, device="cuda")
     config = ("int8", 256, m, 8, 16, 3, 132, 0, 4)
 
-    def product(overlap: int) -> Tensor:
-        ordered = gate_order(both, None, "silu", "int8", m, overlap)
-        result: Tensor = int4_matmul_ordered(*ordered, *weight.stored, None, 32, torch.bfloat16, *config, overlap)
+    def product(pdl: int) -> Tensor:
+        reordered = gate_reorder(both, None, "silu", "int8", m, pdl)
+        result: Tensor = int4_matmul_reordered(*reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl)
         return result
 
     wanted = product(0)
@@ -172,8 +172,8 @@ def test_formats(offset: str, block_m: int, shape: tuple[int, int], activation: 
 def test_sums_of_many_products(n: int, k: int, block_m: int) -> None:
     weight = make(Case(n=n, k=k, bias=False), torch.bfloat16)
     x = activations(block_m, k, torch.bfloat16)
-    for programs in (1, 132):
-        got = product(weight, x, (3, 3) if block_m == 128 else (4, 3), block_m, programs, "int8")
+    for ctas in (1, 132):
+        got = product(weight, x, (3, 3) if block_m == 128 else (4, 3), block_m, ctas, "int8")
         assert error(got, weight.product(x)) < 6e-3
 
 
@@ -185,8 +185,8 @@ def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -
     weight = make(case, dtype)
     x = activations(17, case.k, dtype)
     for activation in ("exact", "int8"):
-        for programs in (1, 3):
-            got = product(weight, x, block_m=32, programs=programs, activation=activation)
+        for ctas in (1, 3):
+            got = product(weight, x, block_m=32, ctas=ctas, activation=activation)
             assert got.dtype == dtype
             # Of five rows a few weights decide, whose scales and zero points are rounded to bfloat16 too.
             most = 3 if n == 5 and dtype == torch.bfloat16 and activation == "int8" else 2
@@ -199,13 +199,11 @@ def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -
 @pytest.mark.parametrize("block_m", [16, 64])
 @pytest.mark.parametrize(("k", "programs"), [(256, 1), (256, 132), (1280, 5), (1280, 132), (5376, 40)])
 @pytest.mark.parametrize(("dtype", "activation"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
-def test_tiles_shared_by_programs(
-    m: int, block_m: int, k: int, programs: int, dtype: torch.dtype, activation: str
-) -> None:
-    case = Case(n=777, k=k, bias=programs == 5)
+def test_tiles_shared_by_programs(m: int, block_m: int, k: int, ctas: int, dtype: torch.dtype, activation: str) -> None:
+    case = Case(n=777, k=k, bias=ctas == 5)
     weight = make(case, dtype)
     x = activations(m, k, dtype)
-    got = product(weight, x, block_m=block_m, programs=programs, activation=activation)
+    got = product(weight, x, block_m=block_m, ctas=ctas, activation=activation)
     assert got.shape == (m, case.n)
     if m:
         assert error(got, weight.product(x)) < TOLERANCE[dtype]
@@ -233,26 +231,26 @@ def test_weights_at_odd_addresses() -> None:
     stored = tuple(moved(part) for part in weight.stored)
     other = Weight(weight.form, stored, weight.bias, weight.values)  # type: ignore[arg-type]
     assert torch.equal(product(other, x), expected)
-    assert torch.equal(product(other, x, overlap=1), expected)
+    assert torch.equal(product(other, x, pdl=1), expected)
 
 
 @pytest.mark.parametrize(("dtype", "activation"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
 def test_the_same_bits_again_early_or_ordered_before(dtype: torch.dtype, activation: str) -> None:
     weight = make(Case(n=5000, k=2560), dtype)
     x = activations(40, 2560, dtype)
-    first = product(weight, x, block_m=64, programs=132, activation=activation)
-    ordered, factor, tickets = order_activation(x, 4, activation, 128, 1, 0)
+    first = product(weight, x, block_m=64, ctas=132, activation=activation)
+    reordered, factor, semaphores = reorder_activation(x, 4, activation, 128, 1, 0)
     config = (x.dtype, activation, 256, 64, 8, 4, 3, 132, 0, 4, 0)
-    again = int4_matmul_ordered(ordered, factor, tickets, *weight.stored, weight.bias, 32, *config)
+    again = int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
     assert torch.equal(first, again)
-    assert not tickets.any()
+    assert not semaphores.any()
     graph = torch.cuda.CUDAGraph()
-    product(weight, x, block_m=64, programs=132, activation=activation, overlap=1)
+    product(weight, x, block_m=64, ctas=132, activation=activation, pdl=1)
     with torch.cuda.graph(graph):
-        many = [product(weight, x * 2, block_m=64, programs=132, activation=activation, overlap=1) for _ in range(20)]
+        many = [product(weight, x * 2, block_m=64, ctas=132, activation=activation, pdl=1) for _ in range(20)]
     graph.replay()
     torch.cuda.synchronize()
-    expected = product(weight, x * 2, block_m=64, programs=132, activation=activation)
+    expected = product(weight, x * 2, block_m=64, ctas=132, activation=activation)
     assert all(torch.equal(each, expected) for each in many)
 
 
@@ -263,7 +261,7 @@ def test_large_scales_and_offsets() -> None:
     x[:, 5] = torch.arange(9, device="cuda") * 1e-3
     values = weight.form.dequantize(*weight.stored)  # type: ignore[arg-type]
     expected = x.double() @ values.double().T + weight.bias.double()  # type: ignore[union-attr]
-    got = product(weight, x, programs=3)
+    got = product(weight, x, ctas=3)
     assert torch.isfinite(got).all()
     assert error(got, expected) < TOLERANCE[torch.float32]
 
@@ -278,7 +276,7 @@ def test_scales_of_any_size(block_m: int) -> None:
     zero[::3] = 255
     x = activations(9, 1024, torch.bfloat16)
     expected = x.double() @ weight.form.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
-    got = product(weight, x, block_m=block_m, programs=3, activation="int8")
+    got = product(weight, x, block_m=block_m, ctas=3, activation="int8")
     for row, size in enumerate(sizes):
         if size == 0:
             assert not got[:, row::8].any()
@@ -313,7 +311,7 @@ def test_a_program_whose_gate_is_computed_in_branches(tmp_path: pathlib.Path, ru
     model = quantized(make_model(MLP, dim=512, hidden=1280))
     shapes = ({0: torch.export.Dim("m", min=1, max=300)},)
     path = tmp_path / "model.pte"
-    compare_program(model, (1, 64, 2, 3, 65, 300, 16), shapes, "warpgroup_gate_overlapped", path, run_session)
+    compare_program(model, (1, 64, 2, 3, 65, 300, 16), shapes, "hopper_gate_reorder_pdl", path, run_session)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -329,4 +327,4 @@ def test_programs(
     quantize_weights(model, Int4CoalescedConfig(activation=activation))
     sizes = (9, 20, 300, 16) if dynamic else (20, 20)
     shapes = ({0: torch.export.Dim("m", min=9, max=300)},) if dynamic else None
-    compare_program(model, sizes, shapes, "warpgroup_overlapped", tmp_path / "model.pte", run_session)
+    compare_program(model, sizes, shapes, "hopper_gemm_pdl", tmp_path / "model.pte", run_session)

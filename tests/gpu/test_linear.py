@@ -40,7 +40,7 @@ MOST = {"int8": 6e-3, "exact": 2e-3}
 SMALL = ((4096, 4096), (5376, 21504), (1024, 2048))
 
 
-def _error(problem: LinearProblem, overlap: int) -> float:
+def _error(problem: LinearProblem, pdl: int) -> float:
     torch.manual_seed(0)
     device = LocalDevice.current()
     form, stored = make_weight(problem, problem.n)
@@ -50,7 +50,7 @@ def _error(problem: LinearProblem, overlap: int) -> float:
     for _ in range(max(1, 4096 // (problem.k * problem.m))):
         x = make_activations(problem)
         torch.cuda.synchronize()
-        got = call_kernel(problem, config, x, form, stored, device.num_sms, overlap)
+        got = call_kernel(problem, config, x, form, stored, device.num_sms, pdl)
         wanted = expected(problem, x, form, stored)
         wrong += float((got.float() - wanted).square().sum())
         all_ += float(wanted.square().sum())
@@ -138,11 +138,11 @@ def test_kernels_that_wait_compute_the_same(m: int, monkeypatch: pytest.MonkeyPa
     problem = LinearProblem(m, 4096, 4096)
     weights = [make_weight(problem, problem.n) for _ in range(3)]
 
-    def layers(x: Tensor, overlap: int) -> list[Tensor]:
+    def layers(x: Tensor, pdl: int) -> list[Tensor]:
         made = []
         for form, stored in weights * 2:
             config = choose(problem, device, 1).config
-            x = run_config(4, form, x, stored, None, "int8", config, device.num_sms, overlap)
+            x = run_config(4, form, x, stored, None, "int8", config, device.num_sms, pdl)
             made.append(x)
         return made
 
@@ -170,10 +170,10 @@ def _rows(stored: Stored, start: int, end: int) -> Any:
     return tuple(None if part is None else part[start:end] for part in stored)
 
 
-@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("pdl", [0, 1])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("sizes", "k"), JOINED, ids=str)
-def test_joined_weights_give_the_bits_of_their_parts(sizes: tuple[int, ...], k: int, bits: int, overlap: int) -> None:
+def test_joined_weights_give_the_bits_of_their_parts(sizes: tuple[int, ...], k: int, bits: int, pdl: int) -> None:
     """What a compiled program runs for a joined weight, and what it runs for weights of their own."""
     torch.manual_seed(0)
     device = LocalDevice.current()
@@ -183,8 +183,8 @@ def test_joined_weights_give_the_bits_of_their_parts(sizes: tuple[int, ...], k: 
     spans = list(zip([0, *ends[:-1]], ends, strict=True))
 
     def product(problem: LinearProblem, x: Tensor, weight: Stored) -> Tensor:
-        config = choose(problem, device, overlap).config
-        return run_config(bits, form, x, weight, None, "int8", config, device.num_sms, overlap)
+        config = choose(problem, device, pdl).config
+        return run_config(bits, form, x, weight, None, "int8", config, device.num_sms, pdl)
 
     for m in ROWS:
         problem = dataclasses.replace(whole, m=m)

@@ -40,7 +40,7 @@ def test_matches_pytorch(name: str, program_and_bundle: tuple[pathlib.Path, Bund
         for image in delegate.images
         for kernel in image.kernels
     }
-    assert {"matmul_kernel", "matmul_overlapped"} & kernels
+    assert {"matmul_kernel", "matmul_pdl"} & kernels
     outputs = run_calls(run_session, program, bundle.calls * 2, like=bundle.eager * 2)
     for part in (outputs[: len(bundle.calls)], outputs[len(bundle.calls) :]):
         verdict = bundle.verdict(part)

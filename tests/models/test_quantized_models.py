@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from etcuda import CompileOptions, Int4CoalescedConfig, quantize_weights
 from etcuda.backend.inspect import inspect_program
-from etcuda.kernels.activations.choose import table as rounding_table
-from etcuda.kernels.activations.choose.configs import RoundingConfig
+from etcuda.kernels.activations.choose import table as activation_table
+from etcuda.kernels.activations.choose.configs import ActivationConfig
 from etcuda.kernels.activations.choose.table import Entry
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
 from examples.bundle import make_bundle
 from examples.export import export_case, export_program
@@ -46,9 +46,9 @@ def test_products_go_to_the_kernels(name: str, tmp_path: pathlib.Path) -> None:
     for method in inspect_program(path).methods:
         (delegate,) = method.delegates
         (image,) = delegate.images
-        few = {"stepped_kernel", "stepped_overlapped", "resident_kernel", "resident_overlapped"}
+        few = {"stepped_kernel", "stepped_pdl", "resident_kernel", "resident_pdl"}
         assert few & set(image.kernels)
-        assert bool({"matmul_kernel", "matmul_overlapped"} & set(image.kernels)) == (method.name == "prefill")
+        assert bool({"matmul_kernel", "matmul_pdl"} & set(image.kernels)) == (method.name == "prefill")
         # A kernel that reads and writes one thing and has no operator's name is a copy.
         assert not [kernel for kernel in image.kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
 
@@ -61,7 +61,7 @@ def test_what_few_rows_round_is_rounded_where_it_is_computed(tmp_path: pathlib.P
     export_program({"forward": program}, "sm_90", path, CompileOptions(progress=False))
     (delegate,) = inspect_program(path).methods[0].delegates
     (image,) = delegate.images
-    assert {"rms_norm_quantize_overlapped", "gate_quantize_overlapped", "stepped_overlapped"} <= set(image.kernels)
+    assert {"rms_norm_quantize_pdl", "gate_quantize_pdl", "stepped_pdl"} <= set(image.kernels)
     # One norm is left, behind the look-up of the tokens; the others are not generated.
     assert len([kernel for kernel in image.kernels if "rsqrt" in kernel]) <= 1
     assert not [kernel for kernel in image.kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
@@ -71,15 +71,15 @@ def test_what_few_rows_round_is_rounded_where_it_is_computed(tmp_path: pathlib.P
 def test_one_row_is_rounded_where_it_is_computed_if_that_was_measured(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounding = Entry("quantize", RoundingProblem(1, 2048), ((RoundingConfig(1, 1), 1e3),), 1)
-    monkeypatch.setattr(rounding_table, "load", lambda arch: rounding_table.Table(arch, {}, (rounding,)))
+    rounding = Entry("quantize", ActivationProblem(1, 2048), ((ActivationConfig(1, 1), 1e3),), 1)
+    monkeypatch.setattr(activation_table, "load", lambda arch: activation_table.Table(arch, {}, (rounding,)))
     path = tmp_path / "model.pte"
     case = INT4_CASES["decoder-int4-bf16"]
     methods = {"decode": case.export(case.model())["decode"]}
     export_program(methods, "sm_90", path, CompileOptions(progress=False))
     (decode,) = inspect_program(path).methods
     kernels = set(decode.delegates[0].images[0].kernels)
-    assert {"rms_norm_quantize_overlapped", "gate_quantize_overlapped", "stepped_overlapped"} <= kernels
+    assert {"rms_norm_quantize_pdl", "gate_quantize_pdl", "stepped_pdl"} <= kernels
     assert not [kernel for kernel in kernels if re.fullmatch(r"triton_poi_fused_\d+", kernel)]
 
 

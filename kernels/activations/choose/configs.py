@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.common.device import Device
 from etcuda.kernels.formats.base import BLOCK
 
@@ -14,13 +14,13 @@ _MOST_PER_LANE = 32
 _LANES = 32
 _GUESSED_WARPS = 16
 _MOST_WARPS = 32
-# Rows from which the GPU is full of programs, so that each takes more at a time.
+# Rows from which the GPU is full of ctas, so that each takes more at a time.
 _MANY_ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class RoundingConfig:
-    """Trailing arguments of the operators, but for ``overlap``.
+class ActivationConfig:
+    """Trailing arguments of the operators, but for ``pdl``.
 
     Attributes:
         blocks: blocks of 32 of a tile. The norm walks over a row that is longer.
@@ -31,26 +31,26 @@ class RoundingConfig:
     num_warps: int
 
 
-def norm_candidates(problem: RoundingProblem, device: Device) -> list[RoundingConfig]:
+def norm_candidates(problem: ActivationProblem, device: Device) -> list[ActivationConfig]:
     """Of the norm, one program a row: a tile holds the row, if that fits the registers."""
     row = _padded(problem.k // BLOCK)
     guess = _clamp(row * BLOCK // (_PER_LANE * _LANES), _GUESSED_WARPS)
-    found: dict[RoundingConfig, None] = {}
+    found: dict[ActivationConfig, None] = {}
     for warps in (guess, guess // 2, guess // 4, 2 * guess):
         if 1 <= warps <= _MOST_WARPS:
             found[fitting(problem, warps)] = None
     return list(found)
 
 
-def fitting(problem: RoundingProblem, num_warps: int) -> RoundingConfig:
+def fitting(problem: ActivationProblem, num_warps: int) -> ActivationConfig:
     """Of the norm: a tile of the whole row, or of as much of it as the registers of the warps hold."""
-    return RoundingConfig(min(_padded(problem.k // BLOCK), _MOST_PER_LANE * num_warps), num_warps)
+    return ActivationConfig(min(_padded(problem.k // BLOCK), _MOST_PER_LANE * num_warps), num_warps)
 
 
-def gate_candidates(problem: RoundingProblem, device: Device) -> list[RoundingConfig]:
-    """Of the gate: few blocks are spread over many programs, for what counts then is latency."""
-    few = [RoundingConfig(8, 1), RoundingConfig(16, 2), RoundingConfig(4, 1)]
-    many = [RoundingConfig(32, 4), RoundingConfig(64, 4)]
+def gate_candidates(problem: ActivationProblem, device: Device) -> list[ActivationConfig]:
+    """Of the gate: few blocks are spread over many ctas, for what counts then is latency."""
+    few = [ActivationConfig(8, 1), ActivationConfig(16, 2), ActivationConfig(4, 1)]
+    many = [ActivationConfig(32, 4), ActivationConfig(64, 4)]
     return few + many if problem.m <= _MANY_ROWS else many + few
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
-from etcuda.kernels.activations.choose.configs import RoundingConfig
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.choose.configs import ActivationConfig
+from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.common import tables
 
 # "quantize" is etcuda::quantize_activation, which the others are compared with; it chooses its configuration itself.
 KernelName = Literal["norm", "gate", "quantize"]
-Entry = tables.Entry[KernelName, RoundingProblem, RoundingConfig]
-Table = tables.Table[KernelName, RoundingProblem, RoundingConfig]
+Entry = tables.Entry[KernelName, ActivationProblem, ActivationConfig]
+Table = tables.Table[KernelName, ActivationProblem, ActivationConfig]
 FOLDER = tables.FOLDER / "activations"
-_FAMILY: tables.Family[KernelName, RoundingProblem, RoundingConfig] = tables.Family(
+_FAMILY: tables.Family[KernelName, ActivationProblem, ActivationConfig] = tables.Family(
     tuner="`etcuda tune rounding`",
-    configs={"norm": RoundingConfig, "gate": RoundingConfig, "quantize": RoundingConfig},
-    problem=RoundingProblem,
+    configs={"norm": ActivationConfig, "gate": ActivationConfig, "quantize": ActivationConfig},
+    problem=ActivationProblem,
     shape=("m", "k", "itemsize", "residual"),
-    overlap=True,
+    pdl=True,
 )
 to_json = _FAMILY.to_json
 from_json = _FAMILY.from_json

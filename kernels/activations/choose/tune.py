@@ -17,11 +17,11 @@ from torch import Tensor
 
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.activations import launch
-from etcuda.kernels.activations.choose.configs import RoundingConfig, gate_candidates, norm_candidates
+from etcuda.kernels.activations.choose.configs import ActivationConfig, gate_candidates, norm_candidates
 from etcuda.kernels.activations.choose.table import Entry, KernelName, Table, from_json, to_json
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.activations.reference import gate_quantize_reference, rms_norm_quantize_reference
-from etcuda.kernels.common.device import LocalDevice, can_overlap
+from etcuda.kernels.common.device import LocalDevice, supports_pdl
 from etcuda.kernels.common.timing import Timer
 from etcuda.kernels.formats.base import BLOCK
 from etcuda.kernels.linear.choose.tune import environment
@@ -37,27 +37,27 @@ _INTERMEDIATE = (3072, 8192, 11008, 14336, 21504)
 _ROWS = (1, 4, 8, 64, 512)
 
 
-def problems() -> list[tuple[KernelName, RoundingProblem]]:
+def problems() -> list[tuple[KernelName, ActivationProblem]]:
     """What is measured, in order."""
-    found: list[tuple[KernelName, RoundingProblem]] = []
+    found: list[tuple[KernelName, ActivationProblem]] = []
     for m in _ROWS:
-        found += [("quantize", RoundingProblem(m, k)) for k in sorted({*_HIDDEN, *_INTERMEDIATE})]
-        found += [("norm", RoundingProblem(m, k, residual=some)) for k in _HIDDEN for some in (False, True)]
-        found += [("gate", RoundingProblem(m, k)) for k in _INTERMEDIATE]
+        found += [("quantize", ActivationProblem(m, k)) for k in sorted({*_HIDDEN, *_INTERMEDIATE})]
+        found += [("norm", ActivationProblem(m, k, residual=some)) for k in _HIDDEN for some in (False, True)]
+        found += [("gate", ActivationProblem(m, k)) for k in _INTERMEDIATE]
     return found
 
 
-def candidates(kernel: KernelName, problem: RoundingProblem, device: LocalDevice) -> list[RoundingConfig]:
+def candidates(kernel: KernelName, problem: ActivationProblem, device: LocalDevice) -> list[ActivationConfig]:
     """Configurations to measure."""
     if kernel == "norm":
         return norm_candidates(problem, device)
     if kernel == "gate":
         return gate_candidates(problem, device)
     # It chooses by itself.
-    return [RoundingConfig(1, 1)]
+    return [ActivationConfig(1, 1)]
 
 
-def make_inputs(kernel: KernelName, problem: RoundingProblem) -> tuple[Tensor, Tensor]:
+def make_inputs(kernel: KernelName, problem: ActivationProblem) -> tuple[Tensor, Tensor]:
     """Activations, and weights [64, k], on the GPU."""
     width = 2 * problem.k if kernel == "gate" else problem.k
     x = torch.randn(problem.m, width, dtype=torch.bfloat16, device="cuda")
@@ -65,26 +65,24 @@ def make_inputs(kernel: KernelName, problem: RoundingProblem) -> tuple[Tensor, T
 
 
 def call_kernel(
-    kernel: KernelName, problem: RoundingProblem, config: RoundingConfig, x: Tensor, weight: Tensor, overlap: int
+    kernel: KernelName, problem: ActivationProblem, config: ActivationConfig, x: Tensor, weight: Tensor, pdl: int
 ) -> tuple[Tensor, ...]:
     """Runs a problem by a configuration; returns what is rounded, last q, scale and sum."""
     if kernel == "quantize":
-        return launch.quantize(x, overlap)
+        return launch.quantize(x, pdl)
     blocks, warps = dataclasses.astuple(config)
     if kernel == "gate":
-        return launch.gate_quantize(x, None, "silu", False, blocks, warps, overlap)
+        return launch.gate_quantize(x, None, "silu", False, blocks, warps, pdl)
     residual = x if problem.residual else None
-    return launch.rms_norm_quantize(
-        x, residual, weight, _EPS, 0.0, True, problem.residual, False, blocks, warps, overlap
-    )
+    return launch.rms_norm_quantize(x, residual, weight, _EPS, 0.0, True, problem.residual, False, blocks, warps, pdl)
 
 
 def check_config(
-    kernel: KernelName, problem: RoundingProblem, config: RoundingConfig, x: Tensor, weight: Tensor, overlap: int
+    kernel: KernelName, problem: ActivationProblem, config: ActivationConfig, x: Tensor, weight: Tensor, pdl: int
 ) -> str | None:
     """Runs a configuration and compares it with the reference; the reason if it is no good."""
     try:
-        *_, q, scale, _ = call_kernel(kernel, problem, config, x, weight, overlap)
+        *_, q, scale, _ = call_kernel(kernel, problem, config, x, weight, pdl)
         torch.cuda.synchronize()
     except Exception as error:  # a configuration that does not fit is an answer, not a failure
         return f"{type(error).__name__}: {str(error)[:120]}"
@@ -99,23 +97,23 @@ def check_config(
     return None if relative < _MOST_ERROR else f"relative error {relative:.2e}"
 
 
-def measure(kernel: KernelName, problem: RoundingProblem, device: LocalDevice, timer: Timer) -> Entry | None:
+def measure(kernel: KernelName, problem: ActivationProblem, device: LocalDevice, timer: Timer) -> Entry | None:
     """Times every candidate that is right."""
     x, weights = make_inputs(kernel, problem)
-    overlap = int(can_overlap(device))
-    measured: dict[RoundingConfig, float] = {}
+    pdl = int(supports_pdl(device))
+    measured: dict[ActivationConfig, float] = {}
     for config in candidates(kernel, problem, device):
-        reason = check_config(kernel, problem, config, x, weights[0], overlap)
+        reason = check_config(kernel, problem, config, x, weights[0], pdl)
         if reason is not None:
             print(f"rejected {config} of {kernel} at {problem}: {reason}", file=sys.stderr)
             continue
 
-        def run(index: int, config: RoundingConfig = config) -> Any:
-            return call_kernel(kernel, problem, config, x, weights[index % _CALLS], overlap)
+        def run(index: int, config: ActivationConfig = config) -> Any:
+            return call_kernel(kernel, problem, config, x, weights[index % _CALLS], pdl)
 
         measured[config] = timer.graph_us(run, _CALLS, 9).median_us
     rows = sorted(measured.items(), key=lambda row: row[1])
-    return Entry(kernel, problem, tuple(rows), overlap) if rows else None
+    return Entry(kernel, problem, tuple(rows), pdl) if rows else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

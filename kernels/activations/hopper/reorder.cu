@@ -1,7 +1,7 @@
 // Activations [M, K] in fp16, in the order and the place in which gemm.cu reads them:
 // [K/64][rows][64], a row's eight pieces of 16 bytes swapped as shared memory has them. README.md says which
 // column goes where. Each RUN times 256 columns of row m are divided by a power of two, factor[run][m].
-// Defined from outside: NAME, K, X, GATE, UP_OFFSET, RUN, TOP, THREADS, ITEMS, TICKETS.
+// Defined from outside: NAME, K, X, GATE, UP_OFFSET, RUN, TOP, THREADS, ITEMS, SEMAPHORES.
 
 #include "columns.cuh"
 
@@ -35,14 +35,14 @@ __device__ __forceinline__ int exponent_of(u32 most, u32* found) {
 // Grid: rows, runs of one. What a thread has stays in registers until the greatest of the run is known: below
 // 2^(TOP + 1), activations of 8 bits are exact down to 2^-(TOP + 17) of it.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    NAME(SOURCES, u16* __restrict__ ordered, float* __restrict__ factor, int* __restrict__ tickets,  // zeros
+    NAME(SOURCES, u16* __restrict__ reordered, float* __restrict__ factor, int* __restrict__ semaphores,  // zeros
          STRIDES int tokens_and_two, int rows, void*, void*) {
   extern __shared__ __align__(16) u8 shared[];
   const int row = blockIdx.x, thread = threadIdx.x;
-  let_next_start();
+  launch_dependents();
   wait_for_previous();
   if (row == 0 && blockIdx.y == 0)
-    for (int i = thread; i < TICKETS / 4; i += THREADS) ((int4*)tickets)[i] = make_int4(0, 0, 0, 0);
+    for (int i = thread; i < SEMAPHORES / 4; i += THREADS) ((int4*)semaphores)[i] = make_int4(0, 0, 0, 0);
   if (row >= tokens_and_two - 2) return;
 
   // An item is four columns of each block of a unit of 128, of half h, word c.
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int of_run = thread + i * THREADS, item = of_run + (int)blockIdx.y * kItemsOfRun;
     const int h = item % 8 / 4, c = item % 4;
     if (of_run >= kItemsOfRun || item >= kItems) continue;
-    u16* to = ordered + ((u64)(item / 8 * 2 + h) * rows + row) * 64;
+    u16* to = reordered + ((u64)(item / 8 * 2 + h) * rows + row) * 64;
 #pragma unroll
     for (int o = 0; o < 2; o++) {
       u32 words[4];

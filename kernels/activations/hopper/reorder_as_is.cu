@@ -1,6 +1,6 @@
 // Activations [M, K] in bf16, in the order and the place in which gemm.cu reads them:
 // [K/64][rows][64], a row's eight pieces of 16 bytes swapped as shared memory has them. README.md says which
-// column goes where. Defined from outside: NAME, K, GATE, UP_OFFSET, THREADS, TICKETS; X is BFLOAT16.
+// column goes where. Defined from outside: NAME, K, GATE, UP_OFFSET, THREADS, SEMAPHORES; X is BFLOAT16.
 
 #include "columns.cuh"
 
@@ -16,14 +16,14 @@ constexpr int kBlocks = GATE ? 8 : 2048 / THREADS;
 
 // Grid: rows, programs that share one.
 extern "C" __global__ void __launch_bounds__(THREADS, kBlocks)
-    NAME(SOURCES, u16* __restrict__ ordered, float* __restrict__ factor,  // ones
-         int* __restrict__ tickets,                                       // zeros
+    NAME(SOURCES, u16* __restrict__ reordered, float* __restrict__ factor,  // ones
+         int* __restrict__ semaphores,                                       // zeros
          STRIDES int tokens_and_two, int rows, void*, void*) {
   const int row = blockIdx.x, thread = threadIdx.x;
-  let_next_start();
+  launch_dependents();
   wait_for_previous();
   if (row == 0 && blockIdx.y == 0)
-    for (int i = thread; i < TICKETS / 4; i += THREADS) ((int4*)tickets)[i] = make_int4(0, 0, 0, 0);
+    for (int i = thread; i < SEMAPHORES / 4; i += THREADS) ((int4*)semaphores)[i] = make_int4(0, 0, 0, 0);
   if (row >= tokens_and_two - 2) return;
   if (blockIdx.y == 0 && thread == 0) factor[row] = 1.f;
 
@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, kBlocks)
   for (int t = 0; t < 4; t++) from.start(unit * 128 + h * 16 + c * 4 + t * 32, loaded[t]);
 #pragma unroll
   for (int t = 0; t < 4; t++) four[t] = from.finish(loaded[t]);
-  u16* to = ordered + ((u64)(unit * 2 + h) * rows + row) * 64;
+  u16* to = reordered + ((u64)(unit * 2 + h) * rows + row) * 64;
 #pragma unroll
   for (int o = 0; o < 2; o++) {
     u32 words[4];

@@ -24,7 +24,7 @@ class MatvecConfig:
         blocks: blocks of 32 of a tile; of the resident kernel, those of a row rounded up to a power of two.
         num_warps: warps of a program.
         num_stages: tiles in flight in shared memory; 1 for registers.
-        per_sm: programs per multiprocessor of the resident kernel, else 0.
+        ctas_per_sm: programs per multiprocessor of the resident kernel, else 0.
     """
 
     rounded: int
@@ -33,7 +33,7 @@ class MatvecConfig:
     blocks: int
     num_warps: int
     num_stages: int
-    per_sm: int
+    ctas_per_sm: int
 
     @property
     def order(self) -> MatvecConfig:
@@ -43,7 +43,7 @@ class MatvecConfig:
         program takes a tile does not change what it computes. Every other field changes how blocks are spread, or which
         instructions the compiler fuses.
         """
-        return dataclasses.replace(self, block_n=0, per_sm=0)
+        return dataclasses.replace(self, block_n=0, ctas_per_sm=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,9 @@ class MatmulConfig:
         blocks: blocks of 32 along K of a step.
         num_warps: warps of a program.
         num_stages: steps whose loads are in flight.
-        per_sm: programs per multiprocessor, which share tiles; 0 for one program per tile.
-        max_registers: that a thread may use, so that ``per_sm`` programs fit; 0 for as many as the compiler takes.
-        warpgroups: that multiply, 64 weight rows each, of the kernel in warpgroup.cu; 0 for Triton's.
+        ctas_per_sm: programs per multiprocessor, which share tiles; 0 for one program per tile.
+        max_registers: that a thread may use, so that ``ctas_per_sm`` programs fit; 0 for as many as the compiler takes.
+        warpgroups: that multiply, 64 weight rows each, of the kernel in gemm.cu; 0 for Triton's.
     """
 
     block_n: int
@@ -66,7 +66,7 @@ class MatmulConfig:
     blocks: int
     num_warps: int
     num_stages: int
-    per_sm: int
+    ctas_per_sm: int
     max_registers: int = 0
     warpgroups: int = 0
 
@@ -95,8 +95,8 @@ def matvec_candidates(problem: LinearProblem, device: Device) -> list[MatvecConf
             if 32 * warps > max(blocks, 32) or not 2 <= per_lane <= 16 or blocks > 128 * warps:
                 continue
             found |= dict.fromkeys(
-                MatvecConfig(0, 1, block_n, blocks, warps, 1, per_sm)
-                for per_sm in ((4, 8, 16, 2) if warps < 8 else (2, 4, 1))
+                MatvecConfig(0, 1, block_n, blocks, warps, 1, ctas_per_sm)
+                for ctas_per_sm in ((4, 8, 16, 2) if warps < 8 else (2, 4, 1))
             )
         found |= dict.fromkeys(MatvecConfig(0, 0, n, b, w, 1, 0) for n, b, w in fits)
     found |= dict.fromkeys(MatvecConfig(1, 0, n, b, w, 1, 0) for n, b, w in fits if n * tokens <= 64)
@@ -117,9 +117,11 @@ def matmul_candidates(problem: LinearProblem, device: Device) -> list[MatmulConf
             1, _shared_bytes(problem, block_n, rows, blocks, stages)
         )
         limit = fits if rows < 128 else min(fits, 2 if block_n * rows <= 128 * 128 else 1)
-        for per_sm in (2, 1, 3, 4, 0):
-            if fits and per_sm <= limit:
-                found[MatmulConfig(block_n, rows, blocks, warps, stages, per_sm, _registers(per_sm, warps))] = None
+        for ctas_per_sm in (2, 1, 3, 4, 0):
+            if fits and ctas_per_sm <= limit:
+                found[
+                    MatmulConfig(block_n, rows, blocks, warps, stages, ctas_per_sm, _registers(ctas_per_sm, warps))
+                ] = None
     found |= dict.fromkeys(_warpgroup_candidates(problem, device, min(block_m, 128)))
     # What fits every GPU of compute capability 8.0 and later.
     return list(found) or [MatmulConfig(64, min(block_m, 64), 4, 4, 2, 1)]
@@ -137,9 +139,9 @@ def _warpgroup_candidates(problem: LinearProblem, device: Device, block_m: int) 
     return found
 
 
-def _registers(per_sm: int, warps: int) -> int:
-    """The bound under which ``per_sm`` programs fit where they would not without one; 0 for none."""
-    each = _REGISTERS // (32 * warps * max(per_sm, 1))
+def _registers(ctas_per_sm: int, warps: int) -> int:
+    """The bound under which ``ctas_per_sm`` programs fit where they would not without one; 0 for none."""
+    each = _REGISTERS // (32 * warps * max(ctas_per_sm, 1))
     return each - each % 8 if each < _MOST_REGISTERS else 0
 
 

@@ -36,19 +36,19 @@ def distance(measured: LinearProblem, asked: LinearProblem, without: str = "") -
     return sum(weight * abs(math.log2(max(a, 1) / max(b, 1))) for weight, a, b in pairs)
 
 
-def nearest(entries: list[Entry], problem: LinearProblem, overlap: int) -> Entry | None:
+def nearest(entries: list[Entry], problem: LinearProblem, pdl: int) -> Entry | None:
     """The entry of the nearest shape; of several the one that was launched like this, then the first."""
-    return min(entries, key=lambda e: (distance(e.problem, problem), e.overlap != overlap), default=None)
+    return min(entries, key=lambda e: (distance(e.problem, problem), e.pdl != pdl), default=None)
 
 
-def nearest_but_n(entries: list[Entry], problem: LinearProblem, overlap: int | None = None) -> list[Entry]:
+def nearest_but_n(entries: list[Entry], problem: LinearProblem, pdl: int | None = None) -> list[Entry]:
     """The entries of every N at the nearest of all other quantities; N of ``problem`` is not looked at."""
 
     def alike(entry: Entry) -> tuple[int, int, int, int]:
-        return entry.problem.m, entry.problem.k, entry.problem.group_size, entry.overlap
+        return entry.problem.m, entry.problem.k, entry.problem.group_size, entry.pdl
 
     def key(entry: Entry) -> tuple[float, bool, tuple[int, int, int, int]]:
-        return distance(entry.problem, problem, "n"), entry.overlap != overlap, alike(entry)
+        return distance(entry.problem, problem, "n"), entry.pdl != pdl, alike(entry)
 
     first = min(entries, key=key, default=None)
     return [] if first is None else [entry for entry in entries if alike(entry) == alike(first)]
@@ -58,7 +58,7 @@ def nearest_but_n(entries: list[Entry], problem: LinearProblem, overlap: int | N
 
 
 def best_matvec(
-    measured: Table, problem: LinearProblem, overlap: int, rounded: int | None = None
+    measured: Table, problem: LinearProblem, pdl: int, rounded: int | None = None
 ) -> tuple[MatvecConfig, Entry] | None:
     """The configuration for up to eight rows and where it was measured; ``None`` if none fits.
 
@@ -70,7 +70,7 @@ def best_matvec(
     """
     # One row alone is rounded by the product itself at little cost, so that its best kernels are others.
     alike = [e for e in measured.of("matvec") if (e.problem.m == 1) == (problem.m == 1)]
-    found = [(entry, _orders(entry, problem)) for entry in nearest_but_n(alike, problem, overlap)]
+    found = [(entry, _orders(entry, problem)) for entry in nearest_but_n(alike, problem, pdl)]
     known = {order for _, orders in found for order in orders if rounded in (None, order.rounded)}
     if not known:
         return None
@@ -123,39 +123,39 @@ def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
 
     True where the two were not measured together for that many rows.
     """
-    other = {(entry.problem, entry.overlap): entry for entry in measured.of("matmul")}
+    other = {(entry.problem, entry.pdl): entry for entry in measured.of("matmul")}
     both = [
         entry
         for entry in measured.of("matvec")
-        if entry.problem.m == padded(problem.m) and (entry.problem, entry.overlap) in other
+        if entry.problem.m == padded(problem.m) and (entry.problem, entry.pdl) in other
     ]
     total = 0.0
     for entry in nearest_but_n(both, problem):
-        picked = best_matvec(measured, entry.problem, entry.overlap)
+        picked = best_matvec(measured, entry.problem, entry.pdl)
         us = entry.us if picked is None else _order_us(entry, _orders(entry, entry.problem), picked[0].order)
-        rival = other[entry.problem, entry.overlap]
+        rival = other[entry.problem, entry.pdl]
         total += math.log(us / min(us for config, us in rival.candidates if _serves(config, problem, measured)))
     return total <= 0
 
 
-def rounding_before_pays(measured: Table, problem: LinearProblem, overlap: int, rounding_us: float) -> bool | None:
+def quantizing_before_pays(measured: Table, problem: LinearProblem, pdl: int, quantize_us: float) -> bool | None:
     """Whether products of one row gain from activations that were rounded for nothing, over all N measured at the
     nearest K; ``None`` if they were not measured both ways.
 
     Args:
         measured: the table.
         problem: the call in numbers; N is not looked at.
-        overlap: as of ``best_matvec``.
-        rounding_us: what a rounding alone takes, which is part of the time of products that take its result.
+        pdl: as of ``best_matvec``.
+        quantize_us: what a rounding alone takes, which is part of the time of products that take its result.
     """
-    own, other = (best_matvec(measured, problem, overlap, rounded) for rounded in (0, 1))
+    own, other = (best_matvec(measured, problem, pdl, rounded) for rounded in (0, 1))
     if own is None or other is None:
         return None
     total = 0.0
     alike = [entry for entry in measured.of("matvec") if entry.problem.m == 1]
-    for entry in nearest_but_n(alike, problem, overlap):
+    for entry in nearest_but_n(alike, problem, pdl):
         orders = _orders(entry, problem)
-        after = _order_us(entry, orders, other[0].order) - rounding_us
+        after = _order_us(entry, orders, other[0].order) - quantize_us
         total += math.log(max(after, 1e-3) / _order_us(entry, orders, own[0].order))
     return total <= 0
 
@@ -164,10 +164,10 @@ def rounding_before_pays(measured: Table, problem: LinearProblem, overlap: int, 
 
 
 def best_matmul(
-    measured: Table, problem: LinearProblem, rows: Sequence[int], overlap: int
+    measured: Table, problem: LinearProblem, rows: Sequence[int], pdl: int
 ) -> tuple[MatmulConfig, Entry] | None:
     """The configuration that loses least over so many rows at the nearest shape, and the nearest entry."""
-    entry = nearest(measured.of("matmul"), dataclasses.replace(problem, m=rows[-1]), overlap)
+    entry = nearest(measured.of("matmul"), dataclasses.replace(problem, m=rows[-1]), pdl)
     if entry is None:
         return None
     (shape,) = _shapes([entry], measured)
@@ -175,7 +175,7 @@ def best_matmul(
 
 
 def ranges(
-    measured: Table, problem: LinearProblem, least: int, most: int | None, typical: int, overlap: int
+    measured: Table, problem: LinearProblem, least: int, most: int | None, typical: int, pdl: int
 ) -> list[Range]:
     """Cuts the numbers of rows from ``least`` to ``most`` into at most ``MOST_RANGES``.
 
@@ -184,7 +184,7 @@ def ranges(
     ``problem`` is not looked at. Empty if nothing was measured.
     """
     entries = measured.of("matmul")
-    wanted = nearest_but_n(entries, dataclasses.replace(problem, m=max(typical, least)), overlap)
+    wanted = nearest_but_n(entries, dataclasses.replace(problem, m=max(typical, least)), pdl)
     if not wanted:
         return []
     k, group = wanted[0].problem.k, wanted[0].problem.group_size
@@ -226,7 +226,7 @@ def _shapes(entries: list[Entry], measured: Table) -> list[list[Entry]]:
     """For each shape of the entries, all that was measured of it, launched alike: an entry for each number of rows."""
 
     def shape(entry: Entry) -> tuple[LinearProblem, int]:
-        return dataclasses.replace(entry.problem, m=0), entry.overlap
+        return dataclasses.replace(entry.problem, m=0), entry.pdl
 
     wanted = dict.fromkeys(shape(entry) for entry in entries)
     return [[entry for entry in measured.of("matmul") if shape(entry) == each] for each in wanted]

@@ -38,18 +38,18 @@ class Choice:
     source: str
 
 
-def choose(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
+def choose(problem: LinearProblem, device: Device, pdl: int = 1) -> Choice:
     """The kernel and configuration for a problem that some kernel serves.
 
     Args:
         problem: the call in numbers.
         device: the GPU.
-        overlap: 1 to prefer what was measured with kernels that are launched early, as compiled programs launch them; 0
+        pdl: 1 to prefer what was measured with kernels that are launched early, as compiled programs launch them; 0
             for what was measured without.
     """
     if problem.m <= matvec_limit(problem, device):
-        return choose_matvec(problem, device, overlap)
-    return choose_matmul(problem, device, overlap)
+        return choose_matvec(problem, device, pdl)
+    return choose_matmul(problem, device, pdl)
 
 
 def matvec_limit(problem: LinearProblem, device: Device) -> int:
@@ -70,23 +70,21 @@ def matvec_limit(problem: LinearProblem, device: Device) -> int:
     return next(slower, MAX_TOKENS + 1) - 1
 
 
-def choose_matvec(problem: LinearProblem, device: Device, overlap: int = 1) -> Choice:
+def choose_matvec(problem: LinearProblem, device: Device, pdl: int = 1) -> Choice:
     """The configuration of the integer dot products; ``order`` of it does not depend on ``problem.n``."""
     asked = dataclasses.replace(problem, m=padded(problem.m))
     found = table.load(problem.bits, device.arch)
-    best = None if found is None else measured.best_matvec(found, asked, overlap)
+    best = None if found is None else measured.best_matvec(found, asked, pdl)
     if found is None or best is None:
         return Choice("matvec", matvec_candidates(asked, device)[0], _model(device))
     return Choice("matvec", best[0], _measured(found, best[1]))
 
 
-def choose_matmul(
-    problem: LinearProblem, device: Device, overlap: int = 1, rows: tuple[int, ...] | None = None
-) -> Choice:
+def choose_matmul(problem: LinearProblem, device: Device, pdl: int = 1, rows: tuple[int, ...] | None = None) -> Choice:
     """The configuration of the tensor-core product for ``problem.m`` rows, or for all of ``rows`` together."""
     rows = rows or (problem.m,)
     found = table.load(problem.bits, device.arch)
-    best = None if found is None else measured.best_matmul(found, problem, rows, overlap)
+    best = None if found is None else measured.best_matmul(found, problem, rows, pdl)
     if found is None or best is None:
         model = matmul_candidates(dataclasses.replace(problem, m=rows[-1]), device)[0]
         return Choice("matmul", model, _model(device))
@@ -94,7 +92,7 @@ def choose_matmul(
 
 
 def matmul_ranges(
-    problem: LinearProblem, device: Device, least: int, most: int | None, typical: int, overlap: int = 1
+    problem: LinearProblem, device: Device, least: int, most: int | None, typical: int, pdl: int = 1
 ) -> list[Range]:
     """Numbers of rows from ``least`` to ``most`` that share a configuration of the tensor-core product.
 
@@ -108,10 +106,10 @@ def matmul_ranges(
         least: rows at least.
         most: rows at most; ``None`` for any number.
         typical: rows of the example inputs.
-        overlap: as of ``choose``.
+        pdl: as of ``choose``.
     """
     found = table.load(problem.bits, device.arch)
-    cut = [] if found is None else measured.ranges(found, problem, least, most, typical, overlap)
+    cut = [] if found is None else measured.ranges(found, problem, least, most, typical, pdl)
     if cut:
         return cut
     heights = [matmul_candidates(dataclasses.replace(problem, m=m), device)[0].block_m for m in (1, 1 << 20)]
@@ -124,33 +122,33 @@ def matmul_ranges(
     return cut
 
 
-def matvec_arguments(config: MatvecConfig, tokens: int, num_sms: int, overlap: int) -> tuple[int, ...]:
-    """The trailing arguments of ``int4_matvec``; of ``int4_matvec_rounded`` without the second."""
-    programs = config.per_sm * num_sms if config.resident else 0
-    return (tokens, programs, config.block_n, config.blocks, config.num_warps, config.num_stages, overlap)
+def matvec_arguments(config: MatvecConfig, tokens: int, num_sms: int, pdl: int) -> tuple[int, ...]:
+    """The trailing arguments of ``int4_matvec``; of ``int4_matvec_quantized`` without the second."""
+    ctas = config.ctas_per_sm * num_sms if config.resident else 0
+    return (tokens, ctas, config.block_n, config.blocks, config.num_warps, config.num_stages, pdl)
 
 
-def matmul_arguments(config: MatmulConfig, num_sms: int, overlap: int) -> tuple[int, ...]:
+def matmul_arguments(config: MatmulConfig, num_sms: int, pdl: int) -> tuple[int, ...]:
     """The trailing arguments of ``int4_matmul``."""
-    programs = config.per_sm * num_sms
+    ctas = config.ctas_per_sm * num_sms
     return (
-        config.block_n, config.block_m, config.blocks, config.num_warps, config.num_stages, programs,
-        config.max_registers, config.warpgroups, overlap,
+        config.block_n, config.block_m, config.blocks, config.num_warps, config.num_stages, ctas,
+        config.max_registers, config.warpgroups, pdl,
     )  # fmt: skip
 
 
 def run_linear(
-    bits: int, form: GroupFormat, n: int, k: int, x: Tensor, stored: Stored, bias: Tensor | None, activation: str
+    bits: int, form: GroupFormat, n: int, k: int, x: Tensor, stored: Stored, bias: Tensor | None, activation_dtype: str
 ) -> Tensor:
     """A linear layer on the current GPU by what ``choose`` says; by the reference what no kernel serves."""
     rows = dense_rows(x)
-    problem = problem_of(bits, form, rows.shape[0], n, k, activation, x.dtype)
+    problem = problem_of(bits, form, rows.shape[0], n, k, activation_dtype, x.dtype)
     if refuse(problem) is not None:
-        expected: Tensor = _reference(bits)(x, *stored, bias, form.group_size, activation)
+        expected: Tensor = _reference(bits)(x, *stored, bias, form.group_size, activation_dtype)
         return expected
     device = LocalDevice.current()
     choice = _cached_choice(problem, device)
-    out = run_config(bits, form, rows, stored, bias, activation, choice.config, device.num_sms, 0)
+    out = run_config(bits, form, rows, stored, bias, activation_dtype, choice.config, device.num_sms, 0)
     return out.reshape(*x.shape[:-1], n)
 
 
@@ -160,33 +158,33 @@ def run_config(
     x: Tensor,
     stored: Stored,
     bias: Tensor | None,
-    activation: str,
+    activation_dtype: str,
     config: Config,
     num_sms: int,
-    overlap: int,
+    pdl: int,
 ) -> Tensor:
     """x [M, K], dense, through a kernel and configuration that serve it; [M, N]."""
     if isinstance(config, MatmulConfig):
         return launch.matmul(
-            bits, form, x, stored, bias, activation, *matmul_arguments(config, num_sms, overlap)
+            bits, form, x, stored, bias, activation_dtype, *matmul_arguments(config, num_sms, pdl)
         )  # fmt: skip
-    arguments = matvec_arguments(config, padded(x.shape[0]), num_sms, overlap)
-    values = quantize(x, overlap) if config.rounded else x
+    arguments = matvec_arguments(config, padded(x.shape[0]), num_sms, pdl)
+    values = quantize(x, pdl) if config.rounded else x
     return launch.matvec(bits, form, values, stored, bias, x.dtype, *arguments)
 
 
 def problem_of(
-    bits: int, form: GroupFormat, m: int, n: int, k: int, activation: str, dtype: torch.dtype
+    bits: int, form: GroupFormat, m: int, n: int, k: int, activation_dtype: str, dtype: torch.dtype
 ) -> LinearProblem:
     """A call in numbers."""
     return LinearProblem(
-        m, n, k, bits, form.group_size, form.scale_storage, form.offset, activation, dtype.itemsize
+        m, n, k, bits, form.group_size, form.scale_storage, form.offset, activation_dtype, dtype.itemsize
     )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)
 def _cached_choice(problem: LinearProblem, device: LocalDevice) -> Choice:
-    return choose(problem, device, overlap=0)
+    return choose(problem, device, pdl=0)
 
 
 def _reference(bits: int) -> Any:

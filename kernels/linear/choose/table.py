@@ -21,7 +21,7 @@ _FAMILY: tables.Family[KernelName, LinearProblem, Config] = tables.Family(
     configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
     problem=LinearProblem,
     shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
-    overlap=True,
+    pdl=True,
 )
 to_json = _FAMILY.to_json
 from_json = _FAMILY.from_json

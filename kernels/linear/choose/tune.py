@@ -20,7 +20,7 @@ import triton
 from torch import Tensor
 
 from etcuda.errors import KernelArgumentError
-from etcuda.kernels.common.device import LocalDevice, can_overlap
+from etcuda.kernels.common.device import LocalDevice, supports_pdl
 from etcuda.kernels.common.timing import Timer
 from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.formats.int4 import Int4Format
@@ -71,10 +71,10 @@ def make_activations(problem: LinearProblem) -> Tensor:
 
 
 def call_kernel(
-    problem: LinearProblem, config: Config, x: Tensor, form: GroupFormat, stored: Stored, num_sms: int, overlap: int
+    problem: LinearProblem, config: Config, x: Tensor, form: GroupFormat, stored: Stored, num_sms: int, pdl: int
 ) -> Tensor:
     """Runs a problem by a configuration, without a bias."""
-    return run_config(problem.bits, form, x, stored, None, problem.activation, config, num_sms, overlap)
+    return run_config(problem.bits, form, x, stored, None, problem.activation_dtype, config, num_sms, pdl)
 
 
 def expected(problem: LinearProblem, x: Tensor, form: GroupFormat, stored: Stored) -> Tensor:
@@ -94,7 +94,7 @@ def check_config(job: Job) -> str | None:
     device = LocalDevice.current()
     x = make_activations(problem)
     try:
-        got = call_kernel(problem, config, x, form, stored, device.num_sms, int(can_overlap(device)))
+        got = call_kernel(problem, config, x, form, stored, device.num_sms, int(supports_pdl(device)))
         torch.cuda.synchronize()
     except Exception as error:  # a configuration that does not fit is an answer, not a failure
         return f"{type(error).__name__}: {str(error)[:120]}"
@@ -142,11 +142,11 @@ class Tuner:
         sets = max(2, min(_MOST_SETS, math.ceil(_COLD_BYTES / problem.weight_bytes)))
         weights = [make_weight(problem, problem.n) for _ in range(sets)]
         x = make_activations(problem)
-        overlap = int(can_overlap(self.device))
+        pdl = int(supports_pdl(self.device))
 
         def timed(config: Config, repetitions: int) -> float:
             def run(index: int) -> object:
-                return call_kernel(problem, config, x, *weights[index % sets], self.device.num_sms, overlap)
+                return call_kernel(problem, config, x, *weights[index % sets], self.device.num_sms, pdl)
 
             run(0)
             calls = max(sets, 2) if problem.m > 64 else max(sets, 12)
@@ -156,18 +156,18 @@ class Tuner:
         for config in sorted(measured, key=measured.__getitem__)[:4]:
             measured[config] = timed(config, 9)
         rows = sorted(measured.items(), key=lambda row: row[1])
-        return Entry(kernel, problem, tuple(rows), overlap) if rows else None
+        return Entry(kernel, problem, tuple(rows), pdl) if rows else None
 
 
 def compiled(kernel: KernelName, problem: LinearProblem, config: Config) -> Job:
     """What tells one compiled kernel from another: the weight's rows and the number of programs do not."""
     same = dataclasses.replace(problem, n=_CHECK_ROWS)
     if isinstance(config, MatvecConfig):
-        return kernel, same, dataclasses.replace(config, per_sm=min(config.per_sm, 1))
+        return kernel, same, dataclasses.replace(config, ctas_per_sm=min(config.ctas_per_sm, 1))
     # A number of rows that is a multiple of 16 compiles as every other does.
     m = 16 if problem.m % 16 == 0 else problem.m
     assert isinstance(config, MatmulConfig)
-    return kernel, dataclasses.replace(same, m=m), dataclasses.replace(config, per_sm=min(config.per_sm, 1))
+    return kernel, dataclasses.replace(same, m=m), dataclasses.replace(config, ctas_per_sm=min(config.ctas_per_sm, 1))
 
 
 def environment(device: LocalDevice) -> dict[str, object]:
@@ -219,8 +219,8 @@ def tune(arguments: argparse.Namespace, bits: int = 4) -> int:
     others: tuple[Entry, ...] = ()
     if arguments.resume is not None:
         kept = from_json(arguments.resume.read_text(), str(arguments.resume)).entries
-        entries = {(entry.kernel, entry.problem): entry for entry in kept if entry.overlap == int(can_overlap(device))}
-        others = tuple(entry for entry in kept if entry.overlap != int(can_overlap(device)))
+        entries = {(entry.kernel, entry.problem): entry for entry in kept if entry.pdl == int(supports_pdl(device))}
+        others = tuple(entry for entry in kept if entry.pdl != int(supports_pdl(device)))
     tuner = Tuner(device, arguments.jobs)
     deadline = started + arguments.budget_s
     saved = time.monotonic()

@@ -8,9 +8,9 @@ namespace {
 
 // Each program stores its part of a tile, as soon as its own memory for it is clear, and in the end sums some
 // chunks of 16 tokens of all parts, whose words it reads until none is missing. So it has to know then that
-// the others have cleared theirs. They count themselves in, at the tile's ticket, in bits 0 to 7. A program
+// the others have cleared theirs. They count themselves in, at the tile's semaphore, in bits 0 to 7. A program
 // that has waited in vain, because another one does not run yet, leaves its chunks, as bits 8 to 15 say, to
-// who comes last, whom none has to wait for. In bits 16 to 23 it says that it is done with the ticket, which
+// who comes last, whom none has to wait for. In bits 16 to 23 it says that it is done with the semaphore, which
 // the last one makes zero again.
 
 constexpr int kChunks = BLOCK_M / 16;  // of a tile
@@ -32,7 +32,7 @@ __device__ __forceinline__ Task load_task(u32 base, int i) {
   return {words[0], words[1], (int)words[2], (int)words[3]};
 }
 
-constexpr int kMostPolls = 1 << 10;  // reads of the ticket before a wait is given up
+constexpr int kMostPolls = 1 << 10;  // reads of the semaphore before a wait is given up
 
 // Does something with each part that a program has of a tile that is shared.
 template <typename Function>
@@ -55,7 +55,7 @@ __device__ __forceinline__ u32 chunks_of(int mine, int all) {
 // A warp clears the parts of all others, and finds out what they are to sum. `part_bytes` are those of all
 // warps.
 __device__ __forceinline__ void meet(const Work& work, u32 base, u8* partial, int part_bytes, u32 missing,
-                                     int* tickets) {
+                                     int* semaphores) {
   const int lane = threadIdx.x % 32;
   for_shared(work, [&](const Part& part) {
     u8* to = partial + (u64)part.slot * part_bytes + lane * 16;
@@ -71,18 +71,18 @@ __device__ __forceinline__ void meet(const Work& work, u32 base, u8* partial, in
     work.share(part, first, last);
     const int mine = work.program - first, all = last - first + 1;
     const u32 own = chunks_of(mine, all), done = 1u << 16;
-    int* ticket = tickets + (part.tile - work.turns * work.programs);
-    u32 chunks = own, before = add_to_ticket(ticket, own == 0 ? 1 + done : 1);
+    int* semaphore = semaphores + (part.tile - work.turns * work.programs);
+    u32 chunks = own, before = add_to_semaphore(semaphore, own == 0 ? 1 + done : 1);
     if ((int)(before & 0xff) == all - 1) {
       chunks |= before >> 8 & 0xff;
-      if (own != 0) before = add_to_ticket(ticket, done);
+      if (own != 0) before = add_to_semaphore(semaphore, done);
     } else if (own != 0) {
       int polls = kMostPolls;
-      while ((int)(read_ticket(ticket) & 0xff) != all && polls > 0) polls--;
-      before = add_to_ticket(ticket, polls > 0 ? done : done | own << 8);
+      while ((int)(read_semaphore(semaphore) & 0xff) != all && polls > 0) polls--;
+      before = add_to_semaphore(semaphore, polls > 0 ? done : done | own << 8);
       if ((int)(before & 0xff) != all) chunks = 0;
     }
-    if ((int)(before >> 16) == all - 1) *ticket = 0;
+    if ((int)(before >> 16) == all - 1) *semaphore = 0;
     const int i = part.slot % 2;
     sums |= chunks << i * kChunks;
     const u32 at = base + kTasksAt + i * 16;

@@ -183,13 +183,13 @@ extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
          const u8* __restrict__ qdata, const u8* __restrict__ scale, const u8* __restrict__ zero,
          const Bias* __restrict__ bias, Out* __restrict__ out,
          float* __restrict__ partial,  // [2 * programs][BLOCK_N / 16][BLOCK_M / 16][32][8], or half of it
-         int* __restrict__ tickets,    // zero before and after
+         int* __restrict__ semaphores,    // zero before and after
          int rows_and_two, int tokens_and_two, int rows_of_x, void*, void*) {
   extern __shared__ __align__(1024) u8 shared[];
   const u32 base = (u32)__cvta_generic_to_shared(shared);
   const int num_rows = rows_and_two - 2, num_tokens = tokens_and_two - 2;
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
-  let_next_start();
+  launch_dependents();
   if (threadIdx.x == 0) {
     for (int i = 0; i < X_STAGES; i++) {
       barrier_init(base + kFullAt + 8 * i, 1);
@@ -208,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
     if (work.begin < work.end) {
       wait_for_previous();
       barrier_wait(base + kStartedAt, 0);  // the first activations are waited for, and come first
-      meet(work, base, (u8*)partial, kWarps * kPartBytes, kMissing, tickets);
+      meet(work, base, (u8*)partial, kWarps * kPartBytes, kMissing, semaphores);
     }
   } else {
     consume(work, base, warp, factor, qdata, scale, zero, bias, out, (u8*)partial, num_rows, num_tokens);

@@ -1,5 +1,5 @@
-"""The product of int4 weights with 9 to 128 rows of activations on Hopper, in CUDA C++ (``order.cu`` and
-``warpgroup.cu``): when it serves, and how it is compiled."""
+"""The product of int4 weights with 9 to 128 rows of activations on Hopper, in CUDA C++ (``reorder.cu`` and
+``gemm.cu``): when it serves, and how it is compiled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def x_stages(block_m: int) -> int:
 
 
 def shared_bytes(block_m: int, warpgroups: int, stages: int, offset: str) -> int:
-    """Shared memory of a block, as warpgroup.cu lays it out."""
+    """Shared memory of a block, as gemm.cu lays it out."""
     rows = 64 * warpgroups
     zero = {"symmetric": 0, "zero_point": 8, "minimum": 16}[offset]
     x = x_stages(block_m) * (block_m * 256 + 16)
@@ -36,11 +36,11 @@ def fits(n: int, k: int, bits: int, group_size: int, storage: str, arch: str) ->
 
 
 def native(
-    k: int, kind: str, activation: str, count: int, offset: str, block_m: int, warpgroups: int, stages: int, out: str,
+    k: int, kind: str, activation_dtype: str, count: int, offset: str, block_m: int, warpgroups: int, stages: int, out: str,
     bias: str | None,
 ) -> Native:  # fmt: skip
     """The kernel for a weight; ``kind``, in which it multiplies, ``out`` and ``bias`` are names of dtypes, ``count`` is
-    the number of ``stretches`` in which rows of activations were put in order."""
+    the number of ``k_segments`` in which rows of activations were put in order."""
     defines = {
         "K": k,
         "BLOCK_M": block_m,
@@ -48,7 +48,7 @@ def native(
         "STAGES": stages,
         "X_STAGES": x_stages(block_m),
         "TYPE": KINDS[kind],
-        "HALF_SUMS": int(kind == "float16" and activation == "int8"),
+        "HALF_SUMS": int(kind == "float16" and activation_dtype == "int8"),
         "RUN": steps_of_segment(k, count),
         "OFFSET": _OFFSETS[offset],
         "HAS_BIAS": int(bias is not None),

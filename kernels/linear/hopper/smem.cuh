@@ -15,13 +15,13 @@ constexpr int kWarps =
 constexpr int kThreads = kWarps * 32 + 64;
 constexpr int kBlockN = WARPGROUPS * 64;  // weight rows of a tile
 constexpr int kSteps = K / 256;
-static_assert(kSteps < 256, "tickets count who shares them in eight bits");
+static_assert(kSteps < 256, "semaphores count who shares them in eight bits");
 constexpr int kZero = OFFSET == MINIMUM      ? 16
                       : OFFSET == ZERO_POINT ? 8
                                              : 0;  // bytes of zeros of a row and step
 
 // Shared memory. A stage of weights is a step of 256 columns, one of activations half a step. Scales of four
-// steps are copied at once: rows of them start anywhere in a sector, and of short stretches most would be
+// steps are copied at once: rows of them start anywhere in a sector, and of short k_segments most would be
 // read in vain. Their ring is longer by that, and lies row by row; of seven stages because eight rows of so
 // many lie in different banks.
 constexpr int kUnit = 4;

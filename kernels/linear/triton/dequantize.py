@@ -203,7 +203,7 @@ def _spread_pairs(scale, SHAPE: tl.constexpr):
 def dequantize(
     words, s, z, ss, zs, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr
 ):  # fmt: skip
-    """Weights times WEIGHT_FACTOR in fp16 [BLOCK_N, 32 * blocks], K in the order of ``order_kernel``.
+    """Weights times WEIGHT_FACTOR in fp16 [BLOCK_N, 32 * blocks], K in the order of ``reorder_kernel``.
 
     ``words`` [BLOCK_N, BITS * blocks]; what scales them [BLOCK_N, blocks], twice as wide for groups of 16.
     """

@@ -13,29 +13,29 @@ TOGETHER = tl.constexpr(4)
 
 @triton.jit
 def _reduce(
-    factor, bias, out, partial, num_rows, num_tokens, programs,
+    factor, bias, out, partial, num_rows, num_tokens, ctas,
     HAS_BIAS: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, PART_M: tl.constexpr,
-    WIDE: tl.constexpr, OVERLAP: tl.constexpr,
+    WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Sums the parts of tiles that programs of ``matmul_kernel`` shared, PART_M tokens of a tile per program.
 
     WIDE: shares need 64 bits, in which divisions are slow.
     """
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
     tiles = tl.cdiv(num_rows, BLOCK_N) * tiles_m
-    turns = tiles // programs
-    total = (tiles - turns * programs) * STEPS
-    tile = turns * programs + tl.program_id(0)
+    turns = tiles // ctas
+    total = (tiles - turns * ctas) * STEPS
+    tile = turns * ctas + tl.program_id(0)
     begin = tl.program_id(0) * STEPS
     if WIDE:
         total = total.to(tl.int64)
         begin = begin.to(tl.int64)
     # The programs whose shares hold the first and the last step of this tile.
-    first = ((begin + 1) * programs - 1) // tl.maximum(total, 1)
-    last = ((begin + STEPS) * programs - 1) // tl.maximum(total, 1)
+    first = ((begin + 1) * ctas - 1) // tl.maximum(total, 1)
+    last = ((begin + STEPS) * ctas - 1) // tl.maximum(total, 1)
     last = tl.where(begin < total, last, first)
     if first < last:
         n = tl.arange(0, BLOCK_N)
@@ -45,9 +45,9 @@ def _reduce(
         for start in range(first, last + 1, TOGETHER):
             for i in tl.static_range(TOGETHER):
                 program = start + i
-                share = total * program // programs
+                share = total * program // ctas
                 # More programs than steps: some have none.
-                some = (program <= last) & (share < total * (program + 1) // programs)
+                some = (program <= last) & (share < total * (program + 1) // ctas)
                 slot = 2 * program + (share < begin).to(tl.int32)
                 at = partial + slot.to(tl.int64) * (BLOCK_N * BLOCK_M) + (m[:, None] * BLOCK_N + n[None, :])
                 values += tl.load(at, mask=some, other=0.0)
@@ -63,25 +63,25 @@ def _reduce(
 
 @triton.jit
 def reduce_kernel(
-    factor, bias, out, partial, num_rows, num_tokens, programs,
+    factor, bias, out, partial, num_rows, num_tokens, ctas,
     HAS_BIAS: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, PART_M: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums the parts of shared tiles; grid: (shared tiles, BLOCK_M / PART_M)."""
     _reduce(
-        factor, bias, out, partial, num_rows, num_tokens, programs, HAS_BIAS, STEPS, BLOCK_N, BLOCK_M, PART_M,
+        factor, bias, out, partial, num_rows, num_tokens, ctas, HAS_BIAS, STEPS, BLOCK_N, BLOCK_M, PART_M,
         WIDE, False,
     )  # fmt: skip
 
 
 @triton.jit
-def reduce_overlapped(
-    factor, bias, out, partial, num_rows, num_tokens, programs,
+def reduce_pdl(
+    factor, bias, out, partial, num_rows, num_tokens, ctas,
     HAS_BIAS: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, PART_M: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
     """Like ``reduce_kernel``, and may be launched while the kernel in front of it runs."""
     _reduce(
-        factor, bias, out, partial, num_rows, num_tokens, programs, HAS_BIAS, STEPS, BLOCK_N, BLOCK_M, PART_M,
+        factor, bias, out, partial, num_rows, num_tokens, ctas, HAS_BIAS, STEPS, BLOCK_N, BLOCK_M, PART_M,
         WIDE, True,
     )  # fmt: skip

@@ -46,15 +46,15 @@ def _load_scales(
 
 @triton.jit
 def _matmul(
-    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of order_kernel; what rows beyond hold is ignored
+    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of reorder_kernel; what rows beyond hold is ignored
     factor,  # [num_tokens] fp32
     qdata, scale, zero, scale_step, zero_step, bias,
     out,  # [num_tokens, num_rows]
-    partial,  # [2 * programs, BLOCK_M, BLOCK_N] fp32
+    partial,  # [2 * ctas, BLOCK_M, BLOCK_N] fp32
     num_rows, num_tokens,
     K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, EVEN_N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
-    STAGES: tl.constexpr, AHEAD: tl.constexpr, OVERLAP: tl.constexpr,
+    STAGES: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Programs take whole tiles in turn, and equal shares of the steps of the tiles that do not fill a last turn; the
     parts of a tile that two or more share are summed by ``reduce_kernel``. A step is BLOCKS blocks of 32 along K."""
@@ -62,17 +62,17 @@ def _matmul(
     STEPS: tl.constexpr = (K // 32 + BLOCKS - 1) // BLOCKS
     EVEN_K: tl.constexpr = K % (32 * BLOCKS) == 0
     qdata = qdata.to(tl.pointer_type(tl.int32), bitcast=True)
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
     program = tl.program_id(0)
-    programs = tl.num_programs(0)
+    ctas = tl.num_programs(0)
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
     tiles = tl.cdiv(num_rows, BLOCK_N) * tiles_m
-    turns = tiles // programs
-    shared = (tiles - turns * programs).to(tl.int64) * STEPS
-    begin = (shared * program // programs).to(tl.int32)
-    end = (shared * (program + 1) // programs).to(tl.int32)
+    turns = tiles // ctas
+    shared = (tiles - turns * ctas).to(tl.int64) * STEPS
+    begin = (shared * program // ctas).to(tl.int32)
+    end = (shared * (program + 1) // ctas).to(tl.int32)
     unit = begin
     turn = 0
     local_n = tl.arange(0, BLOCK_N)
@@ -81,11 +81,11 @@ def _matmul(
     x_offset = tl.arange(0, BLOCK_M)[None, :] * WIDTH + k[:, None]
     while (turn < turns) | (unit < end):
         if turn < turns:
-            tile = turn * programs + program
+            tile = turn * ctas + program
             first = 0
             last = STEPS
         else:
-            tile = turns * programs + unit // STEPS
+            tile = turns * ctas + unit // STEPS
             first = unit % STEPS
             last = tl.minimum(STEPS, first + (end - unit))
         first_n = tile // tiles_m * BLOCK_N
@@ -145,11 +145,11 @@ def _matmul(
 
 @triton.jit
 def matmul_kernel(
-    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of order_kernel; what rows beyond hold is ignored
+    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of reorder_kernel; what rows beyond hold is ignored
     factor,  # [num_tokens] fp32
     qdata, scale, zero, scale_step, zero_step, bias,
     out,  # [num_tokens, num_rows]
-    partial,  # [2 * programs, BLOCK_M, BLOCK_N] fp32
+    partial,  # [2 * ctas, BLOCK_M, BLOCK_N] fp32
     num_rows, num_tokens,
     K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, EVEN_N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
@@ -163,12 +163,12 @@ def matmul_kernel(
 
 
 @triton.jit
-def matmul_overlapped(
-    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of order_kernel; what rows beyond hold is ignored
+def matmul_pdl(
+    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of reorder_kernel; what rows beyond hold is ignored
     factor,  # [num_tokens] fp32
     qdata, scale, zero, scale_step, zero_step, bias,
     out,  # [num_tokens, num_rows]
-    partial,  # [2 * programs, BLOCK_M, BLOCK_N] fp32
+    partial,  # [2 * ctas, BLOCK_M, BLOCK_N] fp32
     num_rows, num_tokens,
     K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, EVEN_N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,

@@ -3,7 +3,7 @@ four bytes.
 
 Two kernels. ``resident_kernel`` rounds a whole row of activations once per program, keeps it in registers and walks
 over tiles of weight rows. ``stepped_kernel`` takes one tile of weight rows per program and walks along K; its
-activations are rounded on the way or were rounded before. ``*_overlapped`` ask for weights, and then wait on the GPU
+activations are rounded on the way or were rounded before. ``*_pdl`` ask for weights, and then wait on the GPU
 for the kernel in front of them ("programmatic dependent launch").
 """
 
@@ -161,7 +161,7 @@ def _resident(
     num_rows, num_tokens,
     K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr,
-    GROUPS_FIRST: tl.constexpr, OVERLAP: tl.constexpr,
+    GROUPS_FIRST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Programs walk over tiles of BLOCK_N weight rows. BLOCKS is K / 32, rounded up to a power of two."""
     BF16: tl.constexpr = x.dtype.element_ty == tl.bfloat16
@@ -183,7 +183,7 @@ def _resident(
     first = tl.program_id(0)
     stride = tl.num_programs(0)
     inside = (token4 < num_tokens) & (block4 < K // 32)
-    if not OVERLAP:
+    if not PDL:
         # Activations are asked for first: behind the weights they would come last, and all waits for them.
         t0, t1, t2, t3 = load_pairs(x, token4 * (K // 2) + (block4 * 16 + word), inside)
     if STAGES == 1:
@@ -192,7 +192,7 @@ def _resident(
             qdata, scale, zero, scale_step, zero_step, row[None, :, None, None], row[None, :, None], block4, block3,
             num_rows, K, BITS, GROUP, OFFSET, CODES, True,
         )  # fmt: skip
-    if OVERLAP:
+    if PDL:
         # Weights are constant: they are on their way while the kernel that writes the activations still runs.
         gdc_launch_dependents()
         gdc_wait()
@@ -235,7 +235,7 @@ def resident_kernel(
 
 
 @triton.jit
-def resident_overlapped(
+def resident_pdl(
     x,  # [num_tokens, K] fp16 or bf16
     qdata, scale, zero, scale_step, zero_step, bias,
     out,  # [num_tokens, num_rows]
@@ -261,7 +261,7 @@ def _stepped(
     K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, QUANTIZED: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr, STAGES: tl.constexpr,
-    GROUPS_FIRST: tl.constexpr, OVERLAP: tl.constexpr,
+    GROUPS_FIRST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A program computes BLOCK_N weight rows, BLOCKS blocks of 32 at a time."""
     BF16: tl.constexpr = x.dtype.element_ty == tl.bfloat16
@@ -283,7 +283,7 @@ def _stepped(
         token4 = token[:, None, None, None]
         token3 = token[:, None, None]
         values = tl.zeros([TOKENS, BLOCK_N, BLOCKS], tl.float32)
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
     for start in tl.range(0, K // 32, BLOCKS, num_stages=STAGES):
@@ -329,7 +329,7 @@ def stepped_kernel(
 
 
 @triton.jit
-def stepped_overlapped(
+def stepped_pdl(
     x,  # [num_tokens, K] fp16 or bf16, or int8 if QUANTIZED
     x_scale, x_sum,  # [num_tokens, K / 32] fp32 if QUANTIZED
     qdata, scale, zero, scale_step, zero_step, bias,

@@ -16,7 +16,7 @@ from torch import Tensor
 from etcuda.kernels.activations import launch
 from etcuda.kernels.activations.choose.configs import gate_candidates, norm_candidates
 from etcuda.kernels.activations.launch import quantize
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.problem import ActivationProblem
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter cuts fp32 off to bfloat16 where a GPU rounds.
@@ -50,16 +50,16 @@ def numbers(*shape: int, dtype: torch.dtype, seed: int = 0, spread: float = 2.0)
 def norm(x: Tensor, residual: Tensor | None = None, weight: Tensor | None = None, **given: Any) -> Any:
     """The kernel; every result is wanted where nothing else is said."""
     k = x.shape[-1]
-    config = norm_candidates(RoundingProblem(x.numel() // k, k), None)[0]  # type: ignore[arg-type]
-    asked = {"eps": EPS, "weight_offset": 0.0, "cast_first": False, "keep_h": True, "keep_y": True, "overlap": 0}
+    config = norm_candidates(ActivationProblem(x.numel() // k, k), None)[0]  # type: ignore[arg-type]
+    asked = {"eps": EPS, "weight_offset": 0.0, "cast_first": False, "keep_h": True, "keep_y": True, "pdl": 0}
     asked |= {"blocks": config.blocks, "num_warps": config.num_warps} | given
     return launch.rms_norm_quantize(x, residual, weight, **asked)
 
 
 def gated(gate: Tensor, up: Tensor | None, activation: str = "silu", **given: Any) -> Any:
     k = gate.shape[-1] // (2 if up is None else 1)
-    config = gate_candidates(RoundingProblem(gate.numel() // gate.shape[-1], k), None)[0]  # type: ignore[arg-type]
-    asked = {"keep_y": True, "blocks": config.blocks, "num_warps": config.num_warps, "overlap": 0} | given
+    config = gate_candidates(ActivationProblem(gate.numel() // gate.shape[-1], k), None)[0]  # type: ignore[arg-type]
+    asked = {"keep_y": True, "blocks": config.blocks, "num_warps": config.num_warps, "pdl": 0} | given
     return launch.gate_quantize(gate, up, activation, **asked)
 
 
@@ -96,7 +96,7 @@ def check_values(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got.double(), rounded.double(), rtol=2 * ulp, atol=least)
 
 
-def check_rounded(y: Tensor, q: Tensor, scale: Tensor, total: Tensor) -> None:
+def check_quantized(y: Tensor, q: Tensor, scale: Tensor, total: Tensor) -> None:
     """q, scale and sum are what y becomes."""
     blocks = y.double().reshape(-1, y.shape[-1] // 32, 32)
     codes = q.double().reshape(blocks.shape)
@@ -120,7 +120,7 @@ def test_norm(dtype: torch.dtype, m: int, k: int, residual: bool) -> None:
         h, y, *rounded = norm(x, more, weight, cast_first=cast_first, weight_offset=offset)
         assert torch.equal(h, x if more is None else x + more)
         check_values(y, expected_norm(x, more, weight, offset, cast_first))
-        check_rounded(y, *rounded)
+        check_quantized(y, *rounded)
 
 
 @pytest.mark.parametrize("cast_first", [False, True])
@@ -148,7 +148,7 @@ def test_rows_longer_than_a_tile(k: int, blocks: int) -> None:
     h, y, *rounded = norm(x, more, weight, cast_first=True, blocks=blocks, num_warps=1)
     assert torch.equal(h, x + more)
     check_values(y, expected_norm(x, more, weight, 0.0, True))
-    check_rounded(y, *rounded)
+    check_quantized(y, *rounded)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -159,7 +159,7 @@ def test_gate(dtype: torch.dtype, activation: str, m: int, k: int) -> None:
     gate, up = both[:, :k], both[:, k:]
     y, *rounded = gated(both, None, activation)
     check_values(y, expected_gate(gate, up, activation))
-    check_rounded(y, *rounded)
+    check_quantized(y, *rounded)
     # Halves of one tensor, whose rows are apart, and tensors of their own.
     for pair in ((gate, up), (gate.contiguous(), up.contiguous())):
         for got, wanted in zip(gated(*pair, activation), (y, *rounded), strict=True):
@@ -176,10 +176,10 @@ def test_leading_sizes_strides_and_addresses() -> None:
         assert h.shape == y.shape == view.shape
         assert torch.equal(h, view + view)
         check_values(y, expected_norm(view, view, w, 0.0, False))
-        check_rounded(y, *rounded)
+        check_quantized(y, *rounded)
         y, *rounded = gated(view, view.flip(-1))
         check_values(y, expected_gate(view, view.flip(-1), "silu"))
-        check_rounded(y, *rounded)
+        check_quantized(y, *rounded)
 
 
 def test_what_is_not_wanted_is_not_there() -> None:
@@ -212,7 +212,7 @@ def test_zero_rows_and_small_blocks() -> None:
     assert not q[0].any()
     assert not scale[0].any()
     assert not total[0].any()
-    check_rounded(y[1:2], q[1:2], scale[1:2], total[1:2])
+    check_quantized(y[1:2], q[1:2], scale[1:2], total[1:2])
     gate = torch.full((1, 64), 1.0, device=DEVICE)
     up = torch.full((1, 64), 2.0**-121, device=DEVICE)
     up[0, 40] = 1.0
@@ -228,7 +228,7 @@ def test_numbers_that_are_none_stay_in_their_row_and_block(bad: float, dtype: to
     x = numbers(3, 96, dtype=dtype)
     x[1, 40] = bad
     _, y, q, scale, total = norm(x)
-    check_rounded(y[::2], q[::2], scale[::2], total[::2])
+    check_quantized(y[::2], q[::2], scale[::2], total[::2])
     if math.isnan(bad):
         assert y[1].isnan().all()
         assert scale[1].isnan().all()
@@ -240,8 +240,8 @@ def test_numbers_that_are_none_stay_in_their_row_and_block(bad: float, dtype: to
     ones = torch.ones_like(x)
     y, q, scale, total = gated(x, ones)
     keep = [0, 2]
-    check_rounded(y[::2], q[[0, 2]], scale[keep], total[keep])
-    check_rounded(y[1, 64:], q[1:2, 64:], scale[1:2, 2:], total[1:2, 2:])
+    check_quantized(y[::2], q[[0, 2]], scale[keep], total[keep])
+    check_quantized(y[1, 64:], q[1:2, 64:], scale[1:2, 2:], total[1:2, 2:])
     if bad == math.inf:
         assert float(scale[1, 1]) == math.inf
     else:
@@ -252,7 +252,7 @@ def test_numbers_that_are_none_stay_in_their_row_and_block(bad: float, dtype: to
 @pytest.mark.parametrize("m", [1, 3, 65])
 def test_rounding_alone(dtype: torch.dtype, m: int) -> None:
     x = numbers(m, 96, dtype=dtype)
-    check_rounded(x, *quantize(x, 0))
+    check_quantized(x, *quantize(x, 0))
     for bad, wanted in ((math.nan, math.nan), (-math.inf, math.inf)):
         x[-1, 40] = bad
         scale = quantize(x, 0)[1][-1]
@@ -263,14 +263,14 @@ def test_rounding_alone(dtype: torch.dtype, m: int) -> None:
 @pytest.mark.parametrize("m", [1, 100])
 def test_candidates_compute_the_same(m: int) -> None:
     k = 512 if DEVICE == "cpu" else 5376
-    problem = RoundingProblem(m if DEVICE == "cuda" else 2, k)
+    problem = ActivationProblem(m if DEVICE == "cuda" else 2, k)
     x, more = (numbers(problem.m, k, dtype=torch.float16, seed=seed) for seed in (0, 1))
     first = gated(x, more)
     for norm_config in norm_candidates(problem, None):  # type: ignore[arg-type]
         h, y, *rounded = norm(x, more, blocks=norm_config.blocks, num_warps=norm_config.num_warps)
         assert torch.equal(h, x + more)
         check_values(y, expected_norm(x, more, None, 0.0, False))
-        check_rounded(y, *rounded)
+        check_quantized(y, *rounded)
     for config in gate_candidates(problem, None):  # type: ignore[arg-type]
         got = gated(x, more, blocks=config.blocks, num_warps=config.num_warps)
         assert all(torch.equal(a, b) for a, b in zip(got, first, strict=True))

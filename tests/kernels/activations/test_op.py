@@ -12,22 +12,22 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError
-from etcuda.kernels.activations.choose.configs import RoundingConfig, gate_candidates, norm_candidates
+from etcuda.kernels.activations.choose.configs import ActivationConfig, gate_candidates, norm_candidates
 from etcuda.kernels.activations.op import gate_quantize, rms_norm_quantize
 from etcuda.kernels.activations.problem import (
-    RoundingProblem,
+    ActivationProblem,
     gate_cost,
     norm_cost,
-    order_cost,
     refuse,
-    refuse_order,
+    refuse_reorder,
+    reorder_cost,
 )
 from etcuda.kernels.activations.reference import (
     gate_reference,
-    order_activation_reference,
     quantize_activation_reference,
+    reorder_activation_reference,
 )
-from etcuda.kernels.activations.reorder_op import gate_order
+from etcuda.kernels.activations.reorder_op import gate_reorder
 from etcuda.kernels.common import registry
 from etcuda.target import TARGETS
 
@@ -47,7 +47,7 @@ def norm_arguments(**changes: Any) -> dict[str, Any]:
         "keep_y": True,
         "blocks": 2,
         "num_warps": 1,
-        "overlap": 0,
+        "pdl": 0,
     }
     return good | changes
 
@@ -60,19 +60,19 @@ def gate_arguments(**changes: Any) -> dict[str, Any]:
         "keep_y": True,
         "blocks": 8,
         "num_warps": 1,
-        "overlap": 0,
+        "pdl": 0,
     }
     return good | changes
 
 
-def order_arguments(**changes: Any) -> dict[str, Any]:
+def reorder_arguments(**changes: Any) -> dict[str, Any]:
     good: dict[str, Any] = {
         "gate": torch.randn(2, 3, 512, generator=torch.Generator().manual_seed(0)).bfloat16(),
         "up": None,
         "gate_activation": "silu",
         "activation": "int8",
         "block_m": 64,
-        "overlap": 0,
+        "pdl": 0,
     }
     return good | changes
 
@@ -121,11 +121,11 @@ def test_gate_on_the_cpu(dtype: torch.dtype, activation: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("activation", "block_m"), [("int8", 16), ("int8", 64), ("exact", 32)])
 def test_gate_in_order_on_the_cpu(dtype: torch.dtype, activation: str, block_m: int) -> None:
-    both = order_arguments()["gate"].to(dtype)
+    both = reorder_arguments()["gate"].to(dtype)
     y = gate_reference(both, None, "gelu_erf")
-    wanted = order_activation_reference(y, 4, activation, block_m, 1)
+    wanted = reorder_activation_reference(y, 4, activation, block_m, 1)
     for pair in ((both, None), both.chunk(2, -1)):
-        got = gate_order(*pair, "gelu_erf", activation, block_m, 0)
+        got = gate_reorder(*pair, "gelu_erf", activation, block_m, 0)
         for one, other in zip(got, wanted, strict=True):
             assert torch.equal(one, other)
 
@@ -194,11 +194,11 @@ BAD_GATE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-BAD_ORDER: dict[str, tuple[dict[str, Any], str]] = {
+BAD_REORDER: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"gate": torch.ones(2, 512).int()}, "gate: expected bfloat16, float16 or float32, got torch.int32."),
     "K": (
         {"gate": torch.ones(2, 64)},
-        "gate: K is a multiple of 256 below 65536, got 32. Pad the rows, or use order_activation with tiled=0.",
+        "gate: K is a multiple of 256 below 65536, got 32. Pad the rows, or use reorder_activation with tiled=0.",
     ),
     "gate": (
         {"gate_activation": "relu"},
@@ -214,10 +214,12 @@ BAD_ORDER: dict[str, tuple[dict[str, Any], str]] = {
     [
         *((rms_norm_quantize, norm_arguments(**change), f"rms_norm_quantize: {m}") for change, m in BAD_NORM.values()),
         *((gate_quantize, gate_arguments(**change), f"gate_quantize: {m}") for change, m in BAD_GATE.values()),
-        *((gate_order, order_arguments(**change), f"gate_order: {m}") for change, m in BAD_ORDER.values()),
+        *((gate_reorder, reorder_arguments(**change), f"gate_reorder: {m}") for change, m in BAD_REORDER.values()),
     ],
     ids=[
-        f"{kind}-{name}" for kind, bad in (("norm", BAD_NORM), ("gate", BAD_GATE), ("order", BAD_ORDER)) for name in bad
+        f"{kind}-{name}"
+        for kind, bad in (("norm", BAD_NORM), ("gate", BAD_GATE), ("order", BAD_REORDER))
+        for name in bad
     ],
 )
 def test_bad_arguments(operator: Any, good: dict[str, Any], message: str) -> None:
@@ -231,7 +233,7 @@ def test_bad_arguments(operator: Any, good: dict[str, Any], message: str) -> Non
 
 def test_fake_results_have_the_shapes_of_the_real_ones() -> None:
     operators = (
-        (rms_norm_quantize, norm_arguments()), (gate_quantize, gate_arguments()), (gate_order, order_arguments())
+        (rms_norm_quantize, norm_arguments()), (gate_quantize, gate_arguments()), (gate_reorder, reorder_arguments())
     )  # fmt: skip
     for operator, good in operators:
         real = operator(*good.values())
@@ -259,22 +261,22 @@ def test_export_for_any_number_of_rows() -> None:
 
 
 def test_the_records() -> None:
-    for name in ("rms_norm_quantize", "gate_quantize", "gate_order"):
+    for name in ("rms_norm_quantize", "gate_quantize", "gate_reorder"):
         assert registry.find(f"etcuda::{name}").owner == "etcuda.kernels.activations"
 
 
 def test_problems_of_an_order() -> None:
-    assert refuse_order(RoundingProblem(1, 256)) is None
+    assert refuse_reorder(ActivationProblem(1, 256)) is None
     for k in (0, 128, 65536):
-        assert refuse_order(RoundingProblem(1, k)) == f"K is a multiple of 256 below 65536, got {k}"
-    assert order_cost(RoundingProblem(2, 256)).nbytes == 3 * 2 * 256 * 2
+        assert refuse_reorder(ActivationProblem(1, k)) == f"K is a multiple of 256 below 65536, got {k}"
+    assert reorder_cost(ActivationProblem(2, 256)).nbytes == 3 * 2 * 256 * 2
 
 
 def test_problems() -> None:
-    assert refuse(RoundingProblem(1, 64)) is None
-    assert refuse(RoundingProblem(1, 100)) == "K is a multiple of 32, got 100"
-    assert refuse(RoundingProblem(1, 1 << 20)) == "K is less than 1048576, got 1048576"
-    few, summed = RoundingProblem(2, 64), RoundingProblem(2, 64, residual=True)
+    assert refuse(ActivationProblem(1, 64)) is None
+    assert refuse(ActivationProblem(1, 100)) == "K is a multiple of 32, got 100"
+    assert refuse(ActivationProblem(1, 1 << 20)) == "K is less than 1048576, got 1048576"
+    few, summed = ActivationProblem(2, 64), ActivationProblem(2, 64, residual=True)
     rounded = 2 * 64 + 2 * 2 * 8
     assert norm_cost(few).nbytes == (2 * 64 + 64) * 2 + rounded
     assert norm_cost(summed).nbytes == (3 * 2 * 64 + 64) * 2 + rounded
@@ -285,10 +287,10 @@ def test_problems() -> None:
     ("k", "guess"), [(32, (1, 1)), (96, (4, 1)), (4096, (128, 16)), (5376, (256, 16)), (1 << 17, (512, 16))]
 )
 def test_configurations(k: int, guess: tuple[int, int]) -> None:
-    problem = RoundingProblem(1, k)
+    problem = ActivationProblem(1, k)
     found = norm_candidates(problem, H200)
-    assert found[0] == RoundingConfig(*guess)
+    assert found[0] == ActivationConfig(*guess)
     assert len(set(found)) == len(found)
     # No lane holds more than 32 numbers of a tile.
     assert all(each.blocks <= 32 * each.num_warps for each in found)
-    assert gate_candidates(problem, H200)[0].num_warps < gate_candidates(RoundingProblem(1000, k), H200)[0].num_warps
+    assert gate_candidates(problem, H200)[0].num_warps < gate_candidates(ActivationProblem(1000, k), H200)[0].num_warps

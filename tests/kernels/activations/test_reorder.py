@@ -1,4 +1,4 @@
-"""Activations put in order for the product in warpgroup.cu: what is taken, and the reference."""
+"""Activations put in order for the product in gemm.cu: what is taken, and the reference."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError
-from etcuda.kernels.activations.hopper.reorder import TICKETS
-from etcuda.kernels.activations.reorder_op import order_activation
+from etcuda.kernels.activations.hopper.reorder import SEMAPHORES
+from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.linear.hopper import gemm as warpgroup
 from tests.kernels.linear.linear_cases import untiled
 
@@ -27,27 +27,27 @@ def test_sizes_that_the_kernel_for_warpgroups_takes(n: int, k: int, fits: bool) 
 def test_what_the_order_for_warpgroups_does_not_take(bits: int, k: int) -> None:
     expected = "tiled: expected 0 but for int4 and K a multiple of 256 below 65536 on sm_90, got 1 for "
     expected += f"int{bits} and K = {k} on sm"
-    with pytest.raises(KernelArgumentError, match=re.escape(f"order_activation: {expected}")):
-        order_activation(torch.ones(3, k), bits, "exact", 16, 1, 0)
+    with pytest.raises(KernelArgumentError, match=re.escape(f"reorder_activation: {expected}")):
+        reorder_activation(torch.ones(3, k), bits, "exact", 16, 1, 0)
     with FakeTensorMode(), pytest.raises(KernelArgumentError, match=re.escape(expected)):
-        order_activation(torch.ones(3, k), bits, "exact", 16, 1, 0)
+        reorder_activation(torch.ones(3, k), bits, "exact", 16, 1, 0)
 
 
 def test_the_order_for_warpgroups_has_the_same_rows_elsewhere() -> None:
     x = torch.randn(21, 512)
-    plain, factor, _ = order_activation(x, 4, "exact", 16, 0, 0)
-    tiled, same, tickets = order_activation(x, 4, "exact", 16, 1, 0)
+    plain, factor, _ = reorder_activation(x, 4, "exact", 16, 0, 0)
+    tiled, same, semaphores = reorder_activation(x, 4, "exact", 16, 1, 0)
     assert torch.equal(same, factor)
     assert torch.equal(untiled(tiled), plain)
-    assert tickets.shape == (TICKETS,)
-    assert not tickets.any()
+    assert semaphores.shape == (SEMAPHORES,)
+    assert not semaphores.any()
 
 
 @pytest.mark.parametrize(("dtype", "block_m"), [(torch.bfloat16, 64), (torch.float32, 16), (torch.float16, 128)])
 def test_the_order_for_sums_in_float16_does_not_round(dtype: torch.dtype, block_m: int) -> None:
     x = (torch.randn(21, 512) * torch.logspace(-6, 6, 21, base=2).unsqueeze(1)).to(dtype)
-    plain, divided_by, _ = order_activation(x, 4, "exact", block_m, 0, 0)
-    tiled, factor, _ = order_activation(x, 4, "int8", block_m, 1, 0)
+    plain, divided_by, _ = reorder_activation(x, 4, "exact", block_m, 0, 0)
+    tiled, factor, _ = reorder_activation(x, 4, "int8", block_m, 1, 0)
     assert tiled.dtype == torch.float16
     assert 2 <= tiled.abs().max() < 4
     assert torch.equal(factor, divided_by * 2**12)
@@ -58,11 +58,11 @@ def test_the_order_for_sums_in_float16_does_not_round(dtype: torch.dtype, block_
 def test_the_order_for_warpgroups_takes_bfloat16_as_it_is() -> None:
     x = torch.randn(21, 512).bfloat16()
     x[3] *= 1e30
-    plain, factor, _ = order_activation(x[:3], 4, "exact", 16, 0, 0)
-    tiled, ones, _ = order_activation(x, 4, "int8", 16, 1, 0)
+    plain, factor, _ = reorder_activation(x[:3], 4, "exact", 16, 0, 0)
+    tiled, ones, _ = reorder_activation(x, 4, "int8", 16, 1, 0)
     assert (tiled.dtype, tiled.shape) == (torch.bfloat16, (32, 512))
     assert torch.equal(ones, torch.ones(21))
     assert torch.equal(untiled(tiled)[:3].float(), plain[:3].float() * factor.unsqueeze(1))
     assert torch.equal(untiled(tiled)[3].sort().values, x[3].sort().values)
-    exact, _, _ = order_activation(x, 4, "exact", 16, 1, 0)
+    exact, _, _ = reorder_activation(x, 4, "exact", 16, 1, 0)
     assert exact.dtype == torch.float16

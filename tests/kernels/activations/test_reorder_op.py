@@ -25,7 +25,7 @@ _SUM = re.compile(r'"tt\.reduce"\(%\S+\) <\{axis = (\d) .*?\}\) : \((tensor<[^)]
 def kernels(k: int, m: int) -> list[MatvecConfig]:
     """The candidates, each compiled kernel once."""
     found = matvec_candidates(LinearProblem(m, 4096, k), DEVICE)
-    return list(dict.fromkeys(dataclasses.replace(config, per_sm=0) for config in found))
+    return list(dict.fromkeys(dataclasses.replace(config, ctas_per_sm=0) for config in found))
 
 
 def splits(ttgir: str) -> list[tuple[str, ...]]:

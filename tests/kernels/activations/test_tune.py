@@ -12,9 +12,9 @@ import torch
 from etcuda.cli import main
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.activations.choose import table, tune
-from etcuda.kernels.activations.choose.configs import RoundingConfig, norm_candidates
-from etcuda.kernels.activations.choose.select import choose_gate, choose_norm, rounding_us
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.choose.configs import ActivationConfig, norm_candidates
+from etcuda.kernels.activations.choose.select import choose_gate, choose_norm, quantize_us
+from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.activations.reference import gate_quantize_reference, rms_norm_quantize_reference
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.common.timing import Times
@@ -37,10 +37,10 @@ class FakeTimer:
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def call_kernel(kernel: str, problem: RoundingProblem, config: Any, *_rest: Any) -> None:
+    def call_kernel(kernel: str, problem: ActivationProblem, config: Any, *_rest: Any) -> None:
         FakeTimer.last = kernel, problem, config
 
-    def check(kernel: str, problem: RoundingProblem, config: RoundingConfig, *_rest: Any) -> str | None:
+    def check(kernel: str, problem: ActivationProblem, config: ActivationConfig, *_rest: Any) -> str | None:
         return "too large" if config.num_warps == 16 else None
 
     monkeypatch.setattr(LocalDevice, "current", lambda: DEVICE)
@@ -69,7 +69,7 @@ def test_a_whole_run_and_a_resumed_one(tmp_path: pathlib.Path, capsys: pytest.Ca
     for entry in first.entries:
         times = [us for _, us in entry.candidates]
         assert times == sorted(times)
-        assert entry.overlap == 1
+        assert entry.pdl == 1
         assert all(config.num_warps != 16 for config, _ in entry.candidates)
 
 
@@ -82,7 +82,7 @@ def test_the_table_of_another_gpu_is_refused(tmp_path: pathlib.Path, capsys: pyt
 
 @pytest.mark.parametrize("kernel", ["norm", "gate"])
 def test_a_wrong_result_is_rejected(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = RoundingProblem(2, 64)
+    problem = ActivationProblem(2, 64)
     # Few numbers round by chance better or worse, so these are always the same.
     random = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(size, generator=random) for size in ((2, 128 if kernel == "gate" else 64), (64,)))
@@ -95,21 +95,21 @@ def test_a_wrong_result_is_rejected(kernel: Any, monkeypatch: pytest.MonkeyPatch
     results = {"right": reference, "wrong": (*reference[:-2], reference[-2] * 1.5, reference[-1])}
     for name, result in results.items():
         monkeypatch.setattr(tune, "call_kernel", lambda *_, result=result: result)
-        reason = tune.check_config(kernel, problem, RoundingConfig(2, 1), x, weight, 0)
+        reason = tune.check_config(kernel, problem, ActivationConfig(2, 1), x, weight, 0)
         assert (reason is None) == (name == "right")
 
     def fails(*_: Any) -> None:
         raise RuntimeError("out of resources")
 
     monkeypatch.setattr(tune, "call_kernel", fails)
-    reason = tune.check_config(kernel, problem, RoundingConfig(2, 1), x, weight, 0)
+    reason = tune.check_config(kernel, problem, ActivationConfig(2, 1), x, weight, 0)
     assert reason == "RuntimeError: out of resources"
 
 
 def made_table(*entries: tuple[Any, int, int, int, float]) -> table.Table:
     """Kernel, m, k, warps, microseconds."""
     made = [
-        table.Entry(kernel, RoundingProblem(m, k), ((RoundingConfig(8, warps), us),), 1)
+        table.Entry(kernel, ActivationProblem(m, k), ((ActivationConfig(8, warps), us),), 1)
         for kernel, m, k, warps, us in entries
     ]
     return table.Table("sm_90", {"gpu": "made up"}, tuple(made))
@@ -121,26 +121,26 @@ def test_the_nearest_shape_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ("quantize", 1, 1024, 1, 1.25), ("quantize", 1, 8192, 1, 1.75),
     )  # fmt: skip
     monkeypatch.setattr(table, "load", lambda arch: made)
-    found = choose_norm(RoundingProblem(1, 5376), DEVICE)
+    found = choose_norm(ActivationProblem(1, 5376), DEVICE)
     # The tile is as large as the row, or as the registers of four warps allow.
     assert (found.config, found.source) == (
-        RoundingConfig(128, 4), "measured on made up, nearest shape M 1 K 8192"
+        ActivationConfig(128, 4), "measured on made up, nearest shape M 1 K 8192"
     )  # fmt: skip
-    assert choose_norm(RoundingProblem(1, 1024), DEVICE).config == RoundingConfig(32, 2)
-    assert choose_norm(RoundingProblem(300, 4096), DEVICE).config.num_warps == 1
-    assert choose_gate(RoundingProblem(1, 512), DEVICE).config == RoundingConfig(8, 8)
-    assert rounding_us(RoundingProblem(1, 2048), DEVICE) == 1.25
-    assert rounding_us(RoundingProblem(1, 21504), DEVICE) == 1.75
+    assert choose_norm(ActivationProblem(1, 1024), DEVICE).config == ActivationConfig(32, 2)
+    assert choose_norm(ActivationProblem(300, 4096), DEVICE).config.num_warps == 1
+    assert choose_gate(ActivationProblem(1, 512), DEVICE).config == ActivationConfig(8, 8)
+    assert quantize_us(ActivationProblem(1, 2048), DEVICE) == 1.25
+    assert quantize_us(ActivationProblem(1, 21504), DEVICE) == 1.75
 
 
 def test_without_a_table_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "load", lambda arch: None)
-    problem = RoundingProblem(1, 4096)
+    problem = ActivationProblem(1, 4096)
     found = choose_norm(problem, DEVICE)
     assert found.config == norm_candidates(problem, DEVICE)[0]
     assert found.source == "the model, since there is no table for sm_90"
     assert choose_gate(problem, DEVICE).source == found.source
-    assert rounding_us(problem, DEVICE) is None
+    assert quantize_us(problem, DEVICE) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.split import MAX_QUERY
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OVERLAP = int(torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0))
+PDL = int(torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0))
 # The interpreter multiplies the bit patterns of bfloat16 matrices.
 DTYPES = (torch.float16, torch.bfloat16) if DEVICE == "cuda" else (torch.float16,)
 # Largest error relative to the reference's norm: three roundings of the dtype.
@@ -110,7 +110,7 @@ def check(case: Case, block_n: int = 32, num_splits: int = 3, block_m: int = 16)
     if case.l_q <= MAX_QUERY:
         for splits in {1, num_splits}:
             chunk = 8 if case.head_dim > 8 else 16
-            results[f"split {splits}"] = attention_split(*arguments, block_m, block_n, 4, 2, splits, 2, chunk, OVERLAP)
+            results[f"split {splits}"] = attention_split(*arguments, block_m, block_n, 4, 2, splits, 2, chunk, PDL)
     for name, got in results.items():
         assert got.shape == expected.shape
         assert got.dtype == case.dtype

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from etcuda.kernels.attention import op
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, UPPER_LEFT
-from tests.kernels.attention.attention_cases import DEVICE, DTYPES, OVERLAP, Case, check, make
+from tests.kernels.attention.attention_cases import DEVICE, DTYPES, PDL, Case, check, make
 
 ON_GPU = DEVICE == "cuda"
 
@@ -102,8 +102,8 @@ def test_rows_that_are_masked_entirely() -> None:
     tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
     results = [
         op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
-        op.attention_split(q, k, v, mask, None, None, *tail, 1, 2, 16, OVERLAP),
-        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, OVERLAP),
+        op.attention_split(q, k, v, mask, None, None, *tail, 1, 2, 16, PDL),
+        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, PDL),
     ]
     for result in results:
         assert not result[:, :, 1].any()
@@ -120,7 +120,7 @@ def test_a_row_of_lowest_finite_numbers_is_an_average() -> None:
     tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
     for got in (
         op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
-        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, OVERLAP),
+        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, PDL),
     ):
         torch.testing.assert_close(got[:, :, 2].float(), expected, atol=2e-2, rtol=2e-2)
 
@@ -136,7 +136,7 @@ def test_what_lies_beyond_the_keys_is_not_read() -> None:
         tensor[1, :, 9:] = torch.nan
     tail = (0.25, LOWER_RIGHT, 0, 0.0, 16, 16, 4, 2)
     assert not op.attention_tiled(q, k, v, None, kv_len, None, *tail, 1, 4).isnan().any()
-    assert not op.attention_split(q, k, v, None, kv_len, None, *tail, 3, 2, 16, OVERLAP).isnan().any()
+    assert not op.attention_split(q, k, v, None, kv_len, None, *tail, 3, 2, 16, PDL).isnan().any()
 
 
 @pytest.mark.parametrize(("l_q", "l_kv", "batch"), [(3, 0, 1), (0, 5, 1), (2, 3, 0)])
@@ -145,7 +145,7 @@ def test_empty_tensors(l_q: int, l_kv: int, batch: int) -> None:
     tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
     for got in (
         op.attention_tiled(q, k, k, None, None, None, *tail, 1, 4),
-        op.attention_split(q, k, k, None, None, None, *tail, 2, 2, 16, OVERLAP),
+        op.attention_split(q, k, k, None, None, None, *tail, 2, 2, 16, PDL),
     ):
         assert got.shape == q.shape
         assert not got.any()

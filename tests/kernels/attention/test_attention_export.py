@@ -10,7 +10,7 @@ from torch.export import Dim
 from etcuda import CudaPartitioner
 from etcuda.backend.inspect import ImageInfo, inspect_program, kernel_names
 
-SPLIT, MERGE, TILED = "attention_split_kernel", "attention_reduce_overlapped", "attention_tiled_kernel"
+SPLIT, MERGE, TILED = "attention_split_kernel", "attention_reduce_pdl", "attention_tiled_kernel"
 
 
 class Layer(torch.nn.Module):

@@ -21,15 +21,16 @@ import torch
 from torch import Tensor
 
 import etcuda.kernels
-from etcuda.kernels.activations.reference import gate_reference, order_activation_reference, stretches
+from etcuda.kernels.activations.hopper import reorder
+from etcuda.kernels.activations.reference import gate_reference, num_k_segments, reorder_activation_reference
 from etcuda.kernels.cuda import Native
-from etcuda.kernels.linear.hopper import gemm as warpgroup
+from etcuda.kernels.linear.hopper import gemm
 from tests.kernels.linear.linear_cases import (
     TOLERANCE,
     Case,
     Weight,
     activations,
-    compare_ordered,
+    compare_reordered,
     error,
     make,
     untiled,
@@ -83,10 +84,10 @@ def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int
     x = activations(m, k, dtype).cpu()
     if m > 4:
         x[1], x[2], x[3, 7] = 0, x[2] * 1e-4, 3e4
-    run_order(x, [x], [], activation, block_m)
+    run_reorder(x, [x], [], activation, block_m)
 
 
-def run_order(
+def run_reorder(
     x: Tensor,
     sources: list[Tensor],
     strides: list[int],
@@ -97,22 +98,22 @@ def run_order(
 ) -> None:
     """Compares what the kernel makes of its sources with the reference for ``x``."""
     m, k = x.shape
-    kind = warpgroup.multiplies_in(x.dtype, activation, block_m)
+    kind = reorder.multiplies_in(x.dtype, activation, block_m)
     if kind == torch.bfloat16:
-        programs, native = reorder.programs_as_is(k), reorder.native_order_as_is(k, gate, up_offset)
+        ctas, native = reorder.ctas_as_is(k), reorder.native_reorder_as_is(k, gate, up_offset)
     else:
-        programs = stretches(k, activation, block_m)
+        ctas = num_k_segments(k, activation, block_m)
         name = str(x.dtype).removeprefix("torch.")
-        native = reorder.native_order(k, name, activation, programs, gate, up_offset)
-    expected, divided_by, zeros = order_activation_reference(x, 4, activation, block_m, 1)
-    ordered = torch.full_like(expected, float("nan"))
-    assert ordered.dtype == kind
-    factor, tickets = torch.full_like(divided_by, float("nan")), torch.full_like(zeros, -1)
-    numbers = [max(m, 1), programs, m, block_m, 1, *strides]
-    emulate(program("order", native), numbers, [*sources, ordered, factor, tickets], 3)
+        native = reorder.native_reorder(k, name, activation, ctas, gate, up_offset)
+    expected, divided_by, zeros = reorder_activation_reference(x, 4, activation, block_m, 1)
+    reordered = torch.full_like(expected, float("nan"))
+    assert reordered.dtype == kind
+    factor, semaphores = torch.full_like(divided_by, float("nan")), torch.full_like(zeros, -1)
+    numbers = [max(m, 1), ctas, m, block_m, 1, *strides]
+    emulate(program("order", native), numbers, [*sources, reordered, factor, semaphores], 3)
     assert torch.equal(factor, divided_by)
-    assert not tickets.any()
-    got, wanted = untiled(ordered), untiled(expected)
+    assert not semaphores.any()
+    got, wanted = untiled(reordered), untiled(expected)
     assert got[m:].isnan().all()
     if m and gate:
         # exp and tanh are computed otherwise, which changes a last bit here and there.
@@ -121,7 +122,7 @@ def run_order(
         assert ((got - wanted).abs() <= eps * wanted.abs() + 1e-6 * wanted.abs().max()).all()
         assert (got != wanted).float().mean() < (0.05 if kind != torch.float32 else 1)
     elif m:
-        compare_ordered(got[:m], wanted[:m], True)
+        compare_reordered(got[:m], wanted[:m], True)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +143,12 @@ def test_order_of_a_gate(
     both = (torch.randn(m, 2 * k, generator=torch.Generator().manual_seed(k)) * 2).to(dtype)
     y = gate_reference(both, None, gate)
     if joined:
-        run_order(y, [both, both], [2 * k, 2 * k], activation, block_m, gate, k)
+        run_reorder(y, [both, both], [2 * k, 2 * k], activation, block_m, gate, k)
     else:
         # Rows lie apart.
         apart = torch.full((m, k + 8), float("nan"), dtype=dtype)
         apart[:, :k] = both[:, :k]
-        run_order(y, [apart, both[:, k:].contiguous()], [k + 8, k], activation, block_m, gate)
+        run_reorder(y, [apart, both[:, k:].contiguous()], [k + 8, k], activation, block_m, gate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Launch:
     block_m: int
     warpgroups: int
     stages: int
-    programs: int
+    ctas: int
     out: torch.dtype = torch.bfloat16
     activation: str = "exact"
     ordered_for: int = 0  # Rows of the tiles that activations are put in order for, if others.
@@ -172,14 +173,16 @@ class Launch:
 
 
 def run(
-    launch: Launch, weight: Weight, x: Tensor, tickets: Tensor, seed: int = 1, at_once: bool = False
+    launch: Launch, weight: Weight, x: Tensor, semaphores: Tensor, seed: int = 1, at_once: bool = False
 ) -> tuple[Tensor, int]:
     """The product by the emulated kernel, and how often a warp gave up waiting for other programs."""
     name = str(launch.out).removeprefix("torch.")
     bias = weight.bias
-    ordered, factor, _ = order_activation_reference(x, 4, launch.activation, launch.ordered_for or launch.block_m, 1)
-    native = warpgroup.native(
-        launch.case.k, str(ordered.dtype).removeprefix("torch."), launch.activation,
+    reordered, factor, _ = reorder_activation_reference(
+        x, 4, launch.activation, launch.ordered_for or launch.block_m, 1
+    )
+    native = gemm.native(
+        launch.case.k, str(reordered.dtype).removeprefix("torch."), launch.activation,
         factor.shape[0] if factor.dim() == 2 else 1, launch.case.offset,
         launch.block_m, launch.warpgroups, launch.stages, name,
         None if bias is None else str(bias.dtype).removeprefix("torch."),
@@ -187,9 +190,18 @@ def run(
     stored = [part.cpu() for part in weight.stored if part is not None]
     zero = stored[2] if len(stored) > 2 else torch.zeros(0)
     out = torch.full((launch.m, launch.case.n), float("nan"), dtype=launch.out)
-    partial = torch.full((2 * launch.programs * 64 * launch.warpgroups * launch.block_m,), float("nan"))
-    numbers = [launch.programs, launch.case.n, launch.m, ordered.shape[0], seed, int(at_once)]
-    memory = [ordered, factor, *stored[:2], zero, torch.zeros(0) if bias is None else bias.cpu(), out, partial, tickets]
+    partial = torch.full((2 * launch.ctas * 64 * launch.warpgroups * launch.block_m,), float("nan"))
+    numbers = [launch.ctas, launch.case.n, launch.m, reordered.shape[0], seed, int(at_once)]
+    memory = [
+        reordered,
+        factor,
+        *stored[:2],
+        zero,
+        torch.zeros(0) if bias is None else bias.cpu(),
+        out,
+        partial,
+        semaphores,
+    ]
     gave_up = emulate(program("warpgroup", native), numbers, memory, 3)
     return out, gave_up
 
@@ -226,14 +238,14 @@ LAUNCHES = [
 def test_product(launch: Launch) -> None:
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
-    tickets = torch.zeros(warpgroup.TICKETS, dtype=torch.int32)
-    got, gave_up = run(launch, weight, x, tickets)
-    assert not tickets.any()
+    semaphores = torch.zeros(reorder.SEMAPHORES, dtype=torch.int32)
+    got, gave_up = run(launch, weight, x, semaphores)
+    assert not semaphores.any()
     assert gave_up == 0 or launch.block_m > 16
     expected = weight.product(x.to(weight.stored[0].device)).cpu()
     assert error(got, expected) < launch.tolerance()
     # What comes when changes no bit, nor which program runs first.
-    assert torch.equal(run(launch, weight, x, tickets, seed=2)[0], got)
+    assert torch.equal(run(launch, weight, x, semaphores, seed=2)[0], got)
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
@@ -242,9 +254,9 @@ def test_parts_of_one_step_each(seed: int) -> None:
     launch = Launch(Case(n=64, k=1024, bias=False), 20, 32, 1, 3, 4, activation="int8")
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
-    tickets = torch.zeros(warpgroup.TICKETS, dtype=torch.int32)
-    got, _ = run(launch, weight, x, tickets, seed=seed)
-    assert not tickets.any()
+    semaphores = torch.zeros(reorder.SEMAPHORES, dtype=torch.int32)
+    got, _ = run(launch, weight, x, semaphores, seed=seed)
+    assert not semaphores.any()
     assert error(got, weight.product(x.to(weight.stored[0].device)).cpu()) < launch.tolerance()
 
 
@@ -265,7 +277,7 @@ def test_scales_of_any_size_in_float16_sums(offset: str, ends: tuple[float, floa
     x = (activations(launch.m, launch.case.k, launch.out).cpu() / sizes.repeat_interleave(32)).float()
     values = weight.form.dequantize(*weight.stored).double().cpu()  # type: ignore[arg-type]
     expected = x.double() @ values.T
-    got, _ = run(launch, weight, x, torch.zeros(warpgroup.TICKETS, dtype=torch.int32))
+    got, _ = run(launch, weight, x, torch.zeros(reorder.SEMAPHORES, dtype=torch.int32))
     assert not got[:, 5].any()
     keep = [row for row in range(launch.case.n) if row != 5]
     if ends[0] == ends[1]:
@@ -280,10 +292,10 @@ def test_scales_of_any_size_in_float16_sums(offset: str, ends: tuple[float, floa
 def test_programs_that_wait_for_each_other(launch: Launch) -> None:
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
-    tickets = torch.zeros(warpgroup.TICKETS, dtype=torch.int32)
-    alone, gave_up = run(launch, weight, x, tickets, seed=2)
+    semaphores = torch.zeros(reorder.SEMAPHORES, dtype=torch.int32)
+    alone, gave_up = run(launch, weight, x, semaphores, seed=2)
     assert gave_up > 0
-    together, gave_up = run(launch, weight, x, tickets, seed=3, at_once=True)
+    together, gave_up = run(launch, weight, x, semaphores, seed=3, at_once=True)
     assert gave_up == 0
     assert torch.equal(together, alone)
-    assert not tickets.any()
+    assert not semaphores.any()

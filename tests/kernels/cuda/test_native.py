@@ -20,13 +20,13 @@ from etcuda.backend.inductor.device import resource_usage
 from etcuda.backend.inspect import inspect_program
 from etcuda.backend.worker import client
 from etcuda.errors import KernelArgumentError
-from etcuda.kernels.activations.reference import stretches
+from etcuda.kernels.activations.hopper import reorder
+from etcuda.kernels.activations.reference import num_k_segments
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.cuda import Native, native_kernels
 from etcuda.kernels.linear.choose.configs import MatmulConfig, matmul_candidates
 from etcuda.kernels.linear.choose.select import Choice
-from etcuda.kernels.linear.hopper import gemm as warpgroup
-from etcuda.kernels.linear.hopper import stand_in
+from etcuda.kernels.linear.hopper import gemm, stand_in
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.passes.linear import choose as choose_linear
 from examples.export import export_program
@@ -34,7 +34,7 @@ from examples.export import export_program
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
 TYPES = {
     "x": "*bf16", "factor": "*fp32", "qdata": "*u8", "scale": "*fp16", "zero": "*u8", "bias": "*bf16", "out": "*bf16",
-    "partial": "*fp32", "tickets": "*i32", "rows_and_two": "i32", "tokens_and_two": "i32", "rows_of_x": "i32",
+    "partial": "*fp32", "semaphores": "*i32", "rows_and_two": "i32", "tokens_and_two": "i32", "rows_of_x": "i32",
 }  # fmt: skip
 
 
@@ -47,12 +47,12 @@ def native(
     config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376, kind: str = "float16",
     activation: str = "int8",
 ) -> Native:  # fmt: skip
-    return warpgroup.native(
+    return gemm.native(
         k, kind, activation, 1, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias
     )
 
 
-def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = stand_in.warpgroup_overlapped) -> Any:
+def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = stand_in.hopper_gemm_pdl) -> Any:
     import triton
 
     source = ASTSource(kernel, types | {"MARK": "constexpr"}, {(len(types),): made.mark})
@@ -69,7 +69,7 @@ def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation: 
         with native_kernels():
             made = native(config, offset, "float32" if m == 16 else None, kind=kind, activation=activation)
             kernel = compile_stand_in(made, TYPES | {"x": {"bfloat16": "*bf16", "float16": "*fp16"}[kind]})
-        assert kernel.metadata.name == "warpgroup_overlapped"
+        assert kernel.metadata.name == "hopper_gemm_pdl"
         assert kernel.metadata.num_warps == 4 * config.warpgroups + 2
         assert kernel.metadata.shared <= DEVICE.shared_memory_per_block
         assert kernel.asm["ptx"].count("wgmma.mma_async") >= 8
@@ -85,12 +85,12 @@ def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation: 
 @pytest.mark.parametrize(("activation", "block_m"), [("int8", 64), ("int8", 128), ("exact", 16)])
 def test_the_order_compiles(dtype: str, k: int, activation: str, block_m: int) -> None:
     types = {
-        "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "ordered": "*fp16",
-        "factor": "*fp32", "tickets": "*i32", "tokens_and_two": "i32", "rows": "i32",
+        "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "reordered": "*fp16",
+        "factor": "*fp32", "semaphores": "*i32", "tokens_and_two": "i32", "rows": "i32",
     }  # fmt: skip
-    made = reorder.native_order(k, dtype, activation, stretches(k, activation, block_m))
+    made = reorder.native_reorder(k, dtype, activation, num_k_segments(k, activation, block_m))
     with native_kernels():
-        kernel = compile_stand_in(made, types, stand_in.warpgroup_order_overlapped)
+        kernel = compile_stand_in(made, types, stand_in.hopper_reorder_pdl)
     assert kernel.metadata.num_warps == made.threads // 32 <= 32
     assert resource_usage(kernel.asm["cubin"])[0] * made.threads <= 65536
 
@@ -98,28 +98,28 @@ def test_the_order_compiles(dtype: str, k: int, activation: str, block_m: int) -
 @pytest.mark.parametrize("k", [256, 5376, 21504])
 def test_the_order_as_it_is_compiles(k: int) -> None:
     types = {
-        "x": "*bf16", "ordered": "*bf16", "factor": "*fp32", "tickets": "*i32", "tokens_and_two": "i32", "rows": "i32",
+        "x": "*bf16", "reordered": "*bf16", "factor": "*fp32", "semaphores": "*i32", "tokens_and_two": "i32", "rows": "i32",
     }  # fmt: skip
-    made = reorder.native_order_as_is(k)
+    made = reorder.native_reorder_as_is(k)
     with native_kernels():
-        kernel = compile_stand_in(made, types, stand_in.warpgroup_order_overlapped)
+        kernel = compile_stand_in(made, types, stand_in.hopper_reorder_pdl)
     assert (kernel.metadata.num_warps, kernel.metadata.shared) == (4, 0)
     assert resource_usage(kernel.asm["cubin"])[0] <= 32
-    assert reorder.programs_as_is(k) * 2048 >= k
+    assert reorder.ctas_as_is(k) * 2048 >= k
 
 
 @pytest.mark.parametrize("gate", ["silu", "gelu_tanh", "gelu_erf"])
 @pytest.mark.parametrize(("k", "block_m"), [(256, 64), (21504, 64), (65280, 128)])
 def test_the_order_of_a_gate_compiles(gate: str, k: int, block_m: int) -> None:
     types = {
-        "gate": "*bf16", "up": "*bf16", "ordered": "*fp16", "factor": "*fp32", "tickets": "*i32", "gate_stride": "i32",
+        "gate": "*bf16", "up": "*bf16", "reordered": "*fp16", "factor": "*fp32", "semaphores": "*i32", "gate_stride": "i32",
         "up_stride": "i32", "tokens_and_two": "i32", "rows": "i32",
     }  # fmt: skip
-    as_is = reorder.native_order_as_is(k, gate, k)
-    for made in (reorder.native_order(k, "bfloat16", "int8", stretches(k, "int8", block_m), gate, k), as_is):
-        kind = {"ordered": "*bf16"} if made is as_is else {}
+    as_is = reorder.native_reorder_as_is(k, gate, k)
+    for made in (reorder.native_reorder(k, "bfloat16", "int8", num_k_segments(k, "int8", block_m), gate, k), as_is):
+        kind = {"reordered": "*bf16"} if made is as_is else {}
         with native_kernels():
-            kernel = compile_stand_in(made, types | kind, stand_in.warpgroup_gate_overlapped)
+            kernel = compile_stand_in(made, types | kind, stand_in.hopper_gate_reorder_pdl)
         assert resource_usage(kernel.asm["cubin"])[0] * made.threads <= 65536
 
 
@@ -145,7 +145,11 @@ def test_other_kernels_and_the_hook_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [native(candidates(16)[0]), reorder.native_order(5376, "float16", "int8", 2), warpgroup.native_order_as_is(512)],
+    [
+        native(candidates(16)[0]),
+        reorder.native_reorder(5376, "float16", "int8", 2),
+        reorder.native_reorder_as_is(512),
+    ],
     ids=str,
 )
 def test_a_mark_has_no_capital_letters(made: Native) -> None:
@@ -172,7 +176,7 @@ def test_arguments_that_are_not_those_of_the_stand_in_are_refused() -> None:
 
 def test_what_does_not_compile_says_why() -> None:
     made = dataclasses.replace(native(candidates(16)[0]), shared=1)
-    message = r"(?s)warpgroup.cu: expected NVRTC to compile it, got exit status 1:.*the host computes the same"
+    message = r"(?s)gemm.cu: expected NVRTC to compile it, got exit status 1:.*the host computes the same"
     with pytest.raises(KernelArgumentError, match=message):
         made.ptx("kernel")
 
@@ -190,7 +194,7 @@ def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
 def test_sources_are_part_of_the_package() -> None:
     folder = pathlib.Path(etcuda.kernels.__file__).parent
     parts = {f"warpgroup_{part}.cuh" for part in ("copies", "layout", "meeting", "results", "weights", "work")}
-    kernels = {"order.cu", "order_as_is.cu", "order_columns.cuh", "warpgroup.cu", "ptx.cuh"}
+    kernels = {"reorder.cu", "reorder_as_is.cu", "columns.cuh", "gemm.cu", "ptx.cuh"}
     assert {path.name for path in folder.glob("*/*.cu*")} == kernels | parts
 
 
@@ -215,6 +219,6 @@ def test_pytorch_knows_what_the_kernels_of_a_program_write(
     path = tmp_path / "model.pte"
     export_program({"forward": program}, "sm_90", path, CompileOptions(progress=False))
     (image,) = inspect_program(path).methods[0].delegates[0].images
-    assert {"warpgroup_order_overlapped", "warpgroup_overlapped"} == set(image.kernels)
+    assert {"hopper_reorder_pdl", "hopper_gemm_pdl"} == set(image.kernels)
     assert logs
     assert not any("assuming every input is mutated" in log for log in logs)

@@ -122,18 +122,18 @@ def _wide(codes: Tensor, step: Tensor | None) -> Tensor:
     return codes.double() * step.double().repeat_interleave(codes.shape[1] // step.shape[1], 1)
 
 
-def untiled(ordered: Tensor) -> Tensor:
+def untiled(reordered: Tensor) -> Tensor:
     """Rows of 64 columns, piece p of row m of which lies at p ^ (m % 8), as plain rows."""
-    rows, width = ordered.shape
-    pieces = ordered.reshape(width // 64, rows, 8, 8)
-    plain = torch.empty_like(ordered)
+    rows, width = reordered.shape
+    pieces = reordered.reshape(width // 64, rows, 8, 8)
+    plain = torch.empty_like(reordered)
     for m in range(rows):
         swapped = [piece ^ (m % 8) for piece in range(8)]
         plain[m] = pieces[:, m, swapped].reshape(width)
     return plain
 
 
-def compare_ordered(got: Tensor, wanted: Tensor, same: bool) -> None:
+def compare_reordered(got: Tensor, wanted: Tensor, same: bool) -> None:
     """Checks activations put in order, on the CPU, against the reference's: the same, or rounded to int8 by other
     instructions."""
     got, wanted = got.float(), wanted.float()

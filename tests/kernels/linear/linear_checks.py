@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from etcuda.kernels.activations.quantize_op import quantize_activation
-from etcuda.kernels.activations.reference import order_activation_reference, quantize_activation_reference
-from etcuda.kernels.activations.reorder_op import order_activation
+from etcuda.kernels.activations.reference import quantize_activation_reference, reorder_activation_reference
+from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.linear import launch
 from etcuda.kernels.linear.op import (
     int4_matmul,
-    int4_matmul_ordered,
+    int4_matmul_reordered,
     int4_matvec,
-    int4_matvec_rounded,
+    int4_matvec_quantized,
     int8_matmul,
-    int8_matmul_ordered,
+    int8_matmul_reordered,
     int8_matvec,
-    int8_matvec_rounded,
+    int8_matvec_quantized,
 )
 from tests.kernels.linear.linear_cases import (
     DEVICE,
@@ -33,16 +33,16 @@ from tests.kernels.linear.linear_cases import (
     Case,
     Weight,
     activations,
-    compare_ordered,
+    compare_reordered,
     error,
     make,
     rounded,
 )
 
 MATVEC = {4: int4_matvec, 8: int8_matvec}
-ROUNDED = {4: int4_matvec_rounded, 8: int8_matvec_rounded}
+ROUNDED = {4: int4_matvec_quantized, 8: int8_matvec_quantized}
 MATMUL = {4: int4_matmul, 8: int8_matmul}
-ORDERED = {4: int4_matmul_ordered, 8: int8_matmul_ordered}
+ORDERED = {4: int4_matmul_reordered, 8: int8_matmul_reordered}
 WARPS = 4 if DEVICE == "cuda" else 1
 
 FORMATS = [
@@ -67,9 +67,9 @@ def padded(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def resident(weight: Weight, bits: int, x: Tensor, stages: int = 1, block_n: int = 4, programs: int = 2) -> Tensor:
+def resident(weight: Weight, bits: int, x: Tensor, stages: int = 1, block_n: int = 4, ctas: int = 2) -> Tensor:
     blocks = max(padded(x.shape[-1] // 32), 32 * WARPS if DEVICE == "cuda" else 1)
-    config = (padded(x.shape[0]), programs, block_n, blocks, WARPS, stages, 0)
+    config = (padded(x.shape[0]), ctas, block_n, blocks, WARPS, stages, 0)
     return _call(MATVEC[bits], x, weight, config)
 
 
@@ -78,7 +78,7 @@ def stepped(weight: Weight, bits: int, x: Tensor, stages: int = 1, block_n: int 
     return _call(MATVEC[bits], x, weight, (padded(x.shape[0]), 0, block_n, blocks, 1, stages, 0))
 
 
-def stepped_rounded(weight: Weight, bits: int, x: Tensor, block_n: int = 4, blocks: int = 4) -> Tensor:
+def stepped_quantized(weight: Weight, bits: int, x: Tensor, block_n: int = 4, blocks: int = 4) -> Tensor:
     blocks = blocks if DEVICE == "cpu" else 32
     config = (x.dtype, padded(x.shape[0]), block_n, blocks, 1, 1, 0)
     result: Tensor = ROUNDED[bits](
@@ -92,12 +92,12 @@ def matmul(
     bits: int,
     x: Tensor,
     activation: str = "int8",
-    programs: int = 0,
+    ctas: int = 0,
     block_m: int = 16,
     blocks: int = 4,
 ) -> Tensor:
     block_n = 64 if DEVICE == "cuda" else 16
-    return _call(MATMUL[bits], x, weight, (activation, block_n, block_m, blocks, 4, 2, programs, 0, 0, 0))
+    return _call(MATMUL[bits], x, weight, (activation, block_n, block_m, blocks, 4, 2, ctas, 0, 0, 0))
 
 
 def _call(operator: Any, x: Tensor, weight: Weight, config: tuple[Any, ...]) -> Tensor:
@@ -125,7 +125,7 @@ def test_every_format_by_every_kernel(case: Case) -> None:
     tolerance = TOLERANCE[torch.float16]
     assert error(resident(weight, case.bits, x), expected) < tolerance
     assert error(stepped(weight, case.bits, x), expected) < tolerance
-    assert error(stepped_rounded(weight, case.bits, x), expected) < tolerance
+    assert error(stepped_quantized(weight, case.bits, x), expected) < tolerance
     assert error(matmul(weight, case.bits, x, "int8"), expected) < tolerance
     assert error(matmul(weight, case.bits, x, "exact"), weight.product(x)) < tolerance
 
@@ -137,7 +137,7 @@ def test_dtypes_and_rows(dtype: torch.dtype, m: int) -> None:
     weight = make(case, dtype)
     x = activations(m, case.k, dtype)
     expected = weight.product(rounded(x))
-    calls = [stepped_rounded(weight, 4, x), matmul(weight, 4, x)]
+    calls = [stepped_quantized(weight, 4, x), matmul(weight, 4, x)]
     if dtype != torch.float32:
         calls += [resident(weight, 4, x), stepped(weight, 4, x), resident(weight, 4, x, stages=2)]
     for got in calls:
@@ -147,29 +147,29 @@ def test_dtypes_and_rows(dtype: torch.dtype, m: int) -> None:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("m", "programs"), [(1, 3), (9, 0), (17, 1), (17, 7), (17, 64)])
-def test_tiles_shared_by_programs(bits: int, m: int, programs: int) -> None:
+def test_tiles_shared_by_programs(bits: int, m: int, ctas: int) -> None:
     case = Case(bits=bits, n=19 if DEVICE == "cpu" else 131, k=288, offset="symmetric", bias=m == 9)
     weight = make(case)
     x = activations(m, case.k, torch.float16)
-    got = matmul(weight, bits, x, "exact", programs)
+    got = matmul(weight, bits, x, "exact", ctas)
     assert error(got, weight.product(x)) < TOLERANCE[torch.float16]
 
 
 @pytest.mark.parametrize("activation", ["int8", "exact"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("m", "programs"), [(0, 0), (5, 3), (17, 0), (33, 7)])
-def test_activations_ordered_before_give_the_same_bits(m: int, programs: int, bits: int, activation: str) -> None:
+def test_activations_ordered_before_give_the_same_bits(m: int, ctas: int, bits: int, activation: str) -> None:
     case = Case(bits=bits, k=288, offset="symmetric")
     weight = make(case)
     x = activations(m, case.k, torch.float16)
     # In order for a product with higher tiles, whose rows beyond M hold anything.
-    ordered, factor, tickets = order_activation(x, bits, activation, 64, 0, 0)
-    assert (ordered.shape, factor.shape) == ((64, 384), (m,))
-    ordered[m:] = float("nan")
-    config = (x.dtype, activation, 64 if DEVICE == "cuda" else 16, 16, 4, 4, 2, programs, 0, 0, 0)
-    got = ORDERED[bits](ordered, factor, tickets, *weight.stored, weight.bias, weight.form.group_size, *config)
+    reordered, factor, semaphores = reorder_activation(x, bits, activation, 64, 0, 0)
+    assert (reordered.shape, factor.shape) == ((64, 384), (m,))
+    reordered[m:] = float("nan")
+    config = (x.dtype, activation, 64 if DEVICE == "cuda" else 16, 16, 4, 4, 2, ctas, 0, 0, 0)
+    got = ORDERED[bits](reordered, factor, semaphores, *weight.stored, weight.bias, weight.form.group_size, *config)
     assert got.shape == (m, case.n)
-    assert torch.equal(got, matmul(weight, bits, x, activation, programs))
+    assert torch.equal(got, matmul(weight, bits, x, activation, ctas))
 
 
 @pytest.mark.parametrize("activation", ["int8", "exact"])
@@ -178,11 +178,11 @@ def test_activations_ordered_before_give_the_same_bits(m: int, programs: int, bi
 def test_order(dtype: torch.dtype, bits: int, activation: str) -> None:
     x = activations(5, 160, dtype)
     x[3] = 0
-    ordered, factor, _ = launch.order(bits, x, activation, 16, 0, 0)
-    expected, divided_by, _ = order_activation_reference(x.cpu(), bits, activation, 16)
-    assert (ordered.shape, expected.shape) == ((16, 256), (16, 256))
+    reordered, factor, _ = launch.order(bits, x, activation, 16, 0, 0)
+    expected, divided_by, _ = reorder_activation_reference(x.cpu(), bits, activation, 16)
+    assert (reordered.shape, expected.shape) == ((16, 256), (16, 256))
     assert torch.equal(factor.cpu(), divided_by)
-    compare_ordered(ordered[:5].cpu(), expected[:5], activation == "exact" or DEVICE == "cpu")
+    compare_reordered(reordered[:5].cpu(), expected[:5], activation == "exact" or DEVICE == "cpu")
 
 
 @pytest.mark.parametrize(("k", "blocks"), [(32, 4), (96, 8), (160, 4), (416, 8)])
@@ -198,7 +198,7 @@ def test_few_rows_of_the_weight(n: int) -> None:
     weight = make(Case(n=n))
     x = activations(1, 256, torch.float16)
     expected = weight.product(rounded(x))
-    for got in (resident(weight, 4, x, programs=5), stepped(weight, 4, x), matmul(weight, 4, x, programs=2)):
+    for got in (resident(weight, 4, x, ctas=5), stepped(weight, 4, x), matmul(weight, 4, x, ctas=2)):
         assert got.shape == (1, n)
         assert error(got, expected) < TOLERANCE[torch.float16]
 
@@ -208,7 +208,7 @@ def test_kernels_of_integer_products_agree_to_the_bit() -> None:
     x = activations(4, 288, torch.float16)
     first = stepped(weight, 4, x, block_n=4)
     assert torch.equal(first, stepped(weight, 4, x, block_n=8))
-    assert torch.equal(first, stepped_rounded(weight, 4, x))
+    assert torch.equal(first, stepped_quantized(weight, 4, x))
     # A row does not depend on those beside it, nor on how weights are concatenated.
     assert torch.equal(first[2:3], stepped(weight, 4, x[2:3].contiguous()))
     upper = dataclasses.replace(weight, stored=_rows(weight, slice(4, 16)), bias=weight.bias[4:])  # type: ignore[index]
@@ -248,7 +248,7 @@ def test_rounding(dtype: torch.dtype) -> None:
     assert scale[2, 0] == 0 or dtype != torch.float32
 
 
-@pytest.mark.parametrize("kernel", [resident, stepped, stepped_rounded, matmul])
+@pytest.mark.parametrize("kernel", [resident, stepped, stepped_quantized, matmul])
 def test_nan_stays_in_its_row(kernel: Any) -> None:
     weight = make(Case(n=8))
     x = activations(3, 256, torch.float16)

@@ -41,7 +41,7 @@ def test_one_order_for_every_number_of_rows_costs_little(path: pathlib.Path) -> 
     device = LocalDevice(found.arch, int(found.environment["num_sms"]), 227 << 10)
     losses = {}
     for entry in found.of("matvec"):
-        config = choose_matvec(entry.problem, device, entry.overlap).config
+        config = choose_matvec(entry.problem, device, entry.pdl).config
         losses[entry.problem] = dict(entry.candidates)[config] / entry.us
     assert losses
     assert max(losses.values()) <= MOST_LOSS, {p: loss for p, loss in losses.items() if loss > MOST_LOSS}
@@ -69,7 +69,7 @@ def test_what_does_not_depend_on_n(
     if path and size == 2:
         found = table.from_json(path.read_text(), str(path))
         pays = [
-            measured.rounding_before_pays(found, dataclasses.replace(each, m=1), 1, 0.01 * m) for each in (one, other)
+            measured.quantizing_before_pays(found, dataclasses.replace(each, m=1), 1, 0.01 * m) for each in (one, other)
         ]
         assert pays[0] == pays[1]
         after = [measured.best_matvec(found, dataclasses.replace(each, m=1), 1, rounded=1) for each in (one, other)]
@@ -85,7 +85,7 @@ def entry(kernel: str, m: int, n: int, k: int, *candidates: tuple[table.Config, 
 
 
 A, B, C = (MatvecConfig(0, 0, 4, blocks, blocks // 32, 1, 0) for blocks in (32, 64, 128))
-MANY, FEW = (MatvecConfig(0, 1, 4, 128, 4, 1, per_sm) for per_sm in (16, 2))
+MANY, FEW = (MatvecConfig(0, 1, 4, 128, 4, 1, ctas_per_sm) for ctas_per_sm in (16, 2))
 
 
 def made(*entries: Entry) -> Table:
@@ -139,8 +139,8 @@ def test_the_limit_is_that_of_all_n_together(use: Use) -> None:
     assert matvec_limit(LinearProblem(1, 1024, 4096, activation="exact"), DEVICE) == 0
 
 
-def tile(block_m: int, per_sm: int = 1) -> MatmulConfig:
-    return MatmulConfig(128, block_m, 4, 8, 3, per_sm)
+def tile(block_m: int, ctas_per_sm: int = 1) -> MatmulConfig:
+    return MatmulConfig(128, block_m, 4, 8, 3, ctas_per_sm)
 
 
 def products(*rows: tuple[int, float]) -> list[Entry]:

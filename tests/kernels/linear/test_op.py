@@ -12,12 +12,12 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
-from etcuda.kernels.activations.problem import order_cost, quantize_cost
+from etcuda.kernels.activations.problem import quantize_cost, reorder_cost
 from etcuda.kernels.activations.quantize_op import quantize_activation
-from etcuda.kernels.activations.reorder_op import order_activation
+from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.common import registry
 from etcuda.kernels.linear import launch
-from etcuda.kernels.linear.op import int4_matmul, int4_matmul_ordered, int4_matvec, int4_matvec_rounded
+from etcuda.kernels.linear.op import int4_matmul, int4_matmul_reordered, int4_matvec, int4_matvec_quantized
 from etcuda.kernels.linear.problem import LinearProblem, cost, refuse, refuse_matvec
 from tests.kernels.linear.linear_cases import Case, error, make, rounded
 
@@ -130,25 +130,28 @@ def test_rows_beyond_the_kernels() -> None:
         q, scale, total = quantize_activation(fakes[0])
         assert (q.shape, q.dtype, scale.shape, total.dtype) == ((6, 256), torch.int8, (6, 8), torch.float32)
         rest = (*fakes[1:], torch.bfloat16, 8, *MATVEC[2:])
-        out = int4_matvec_rounded(q, scale, total, *rest)
+        out = int4_matvec_quantized(q, scale, total, *rest)
         assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
         with pytest.raises(KernelArgumentError, match=r"q_sum: expected its last dimension to be 8, got 7"):
-            int4_matvec_rounded(q, scale, total[:, :7], *rest)
+            int4_matvec_quantized(q, scale, total[:, :7], *rest)
         with pytest.raises(KernelArgumentError, match=r"q: expected int8, got torch\.float32"):
-            int4_matvec_rounded(fakes[0][0], scale, total, *rest)
+            int4_matvec_quantized(fakes[0][0], scale, total, *rest)
 
 
-BAD_ORDERED: dict[str, tuple[dict[str, Any], str]] = {
-    "type": ({"ordered": torch.ones(64, 256)}, "ordered: expected float16, got torch.float32."),
-    "type for others": ({"ordered": torch.ones(64, 256).bfloat16()}, "ordered: expected float16, got torch.bfloat16."),
-    "rank": (
-        {"ordered": torch.ones(64).half()},
-        "ordered: expected 2 dimensions [M rounded up, K rounded up], got (64,).",
+BAD_REORDERED: dict[str, tuple[dict[str, Any], str]] = {
+    "type": ({"reordered": torch.ones(64, 256)}, "reordered: expected float16, got torch.float32."),
+    "type for others": (
+        {"reordered": torch.ones(64, 256).bfloat16()},
+        "reordered: expected float16, got torch.bfloat16.",
     ),
-    "K": ({"ordered": torch.ones(64, 128).half()}, "ordered: expected its last dimension to be 256, got 128."),
+    "rank": (
+        {"reordered": torch.ones(64).half()},
+        "reordered: expected 2 dimensions [M rounded up, K rounded up], got (64,).",
+    ),
+    "K": ({"reordered": torch.ones(64, 128).half()}, "reordered: expected its last dimension to be 256, got 128."),
     "rows": (
-        {"ordered": torch.ones(6, 256).half()},
-        "ordered: expected at least 16 rows, those of factor rounded up to block_m, got 6.",
+        {"reordered": torch.ones(6, 256).half()},
+        "reordered: expected at least 16 rows, those of factor rounded up to block_m, got 6.",
     ),
     "factor type": ({"factor": torch.ones(6).half()}, "factor: expected float32, got torch.float16."),
     "factor rank": ({"factor": torch.ones(6, 1)}, "factor: expected one dimension [M], got (6, 1)."),
@@ -159,31 +162,35 @@ BAD_ORDERED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def ordered_arguments(**changes: Any) -> list[Any]:
-    """Good arguments of ``int4_matmul_ordered`` for 6 rows, with changes."""
+def reordered_arguments(**changes: Any) -> list[Any]:
+    """Good arguments of ``int4_matmul_reordered`` for 6 rows, with changes."""
     weight = arguments()
-    ordered, factor, tickets = order_activation(weight.pop("x"), 4, weight.pop("activation"), 64, 0, 0)
+    reordered, factor, semaphores = reorder_activation(weight.pop("x"), 4, weight.pop("activation"), 64, 0, 0)
     names = (
         "dtype", "activation", "block_n", "block_m", "blocks", "num_warps", "num_stages", "programs", "max_registers",
-        "warpgroups", "overlap",
+        "warpgroups", "pdl",
     )  # fmt: skip
-    good = {"ordered": ordered, "factor": factor, "tickets": tickets} | weight | dict(zip(names, ORDERED, strict=True))
+    good = (
+        {"reordered": reordered, "factor": factor, "semaphores": semaphores}
+        | weight
+        | dict(zip(names, ORDERED, strict=True))
+    )
     return list((good | changes).values())
 
 
 def _refuses(given: list[Any], message: str) -> None:
-    with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_ordered: {message}")):
-        int4_matmul_ordered(*given)
+    with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_reordered: {message}")):
+        int4_matmul_reordered(*given)
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
         with pytest.raises(KernelArgumentError, match=re.escape(message)):
-            int4_matmul_ordered(*fakes)
+            int4_matmul_reordered(*fakes)
 
 
-@pytest.mark.parametrize("name", BAD_ORDERED)
+@pytest.mark.parametrize("name", BAD_REORDERED)
 def test_what_is_not_in_order(name: str) -> None:
-    changes, message = BAD_ORDERED[name]
-    _refuses(ordered_arguments(**changes), message)
+    changes, message = BAD_REORDERED[name]
+    _refuses(reordered_arguments(**changes), message)
 
 
 @pytest.mark.parametrize("fake", [False, True])
@@ -214,13 +221,13 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
     ("changes", "message"),
     [
         ({"block_n": 128}, "block_n: expected 64 for each of 4 warpgroups, got 128."),
-        ({"programs": 0}, "programs: expected 1 to 1024, got 0."),
-        ({"programs": 1025}, "programs: expected 1 to 1024, got 1025."),
+        ({"programs": 0}, "ctas: expected 1 to 1024, got 0."),
+        ({"programs": 1025}, "ctas: expected 1 to 1024, got 1025."),
         (
-            {"ordered": torch.ones(64, 256)},
-            "ordered: expected float16, or bfloat16 as ordered for warpgroups, got torch.float32.",
+            {"reordered": torch.ones(64, 256)},
+            "reordered: expected float16, or bfloat16 as reordered for warpgroups, got torch.float32.",
         ),
-        ({}, "tickets: expected at least 4, of a tiled order, got 1."),
+        ({}, "semaphores: expected at least 4, of a tiled order, got 1."),
         (
             {"factor": torch.ones(2, 6)},
             "factor: expected one dimension [M], or [S, M] with S from 2 to K / 256, got (2, 6).",
@@ -233,23 +240,23 @@ WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
     ],
 )
 def test_what_the_kernel_for_warpgroups_does_not_take(changes: dict[str, Any], message: str) -> None:
-    _refuses(ordered_arguments(**WARPGROUPS | changes), message)
+    _refuses(reordered_arguments(**WARPGROUPS | changes), message)
 
 
 def test_shapes_of_ordered_activations() -> None:
-    good = ordered_arguments()
+    good = reordered_arguments()
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good]
-        out = int4_matmul_ordered(*fakes)
+        out = int4_matmul_reordered(*fakes)
         assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
     for shape, rows in (((2, 3, 160), 64), ((0, 160), 64), ((65, 160), 128)):
         for bits in (4, 8):
-            real = order_activation(torch.ones(shape), bits, "exact", 64, 0, 0)
+            real = reorder_activation(torch.ones(shape), bits, "exact", 64, 0, 0)
             with FakeTensorMode():
-                fake = order_activation(torch.ones(shape), bits, "exact", 64, 0, 0)
-            for ordered, factor, tickets in (real, fake):
-                assert (tickets.shape, tickets.dtype) == ((1,), torch.int32)
-                assert (ordered.shape, ordered.dtype) == ((rows, 256), torch.float16)
+                fake = reorder_activation(torch.ones(shape), bits, "exact", 64, 0, 0)
+            for reordered, factor, semaphores in (real, fake):
+                assert (semaphores.shape, semaphores.dtype) == ((1,), torch.int32)
+                assert (reordered.shape, reordered.dtype) == ((rows, 256), torch.float16)
                 assert (factor.shape, factor.dtype) == ((math.prod(shape[:-1]),), torch.float32)
 
 
@@ -260,8 +267,8 @@ def test_kernels_want_a_gpu() -> None:
         int4_matvec(*good, 8, *MATVEC[1:])
     with pytest.raises(KernelArgumentError, match="int4_matmul: x: expected a tensor on a GPU, got one on cpu"):
         int4_matmul(*good, *MATMUL)
-    with pytest.raises(KernelArgumentError, match="matmul_ordered: x: expected a tensor on a GPU, got one on cpu"):
-        int4_matmul_ordered(*ordered_arguments())
+    with pytest.raises(KernelArgumentError, match="matmul_reordered: x: expected a tensor on a GPU, got one on cpu"):
+        int4_matmul_reordered(*reordered_arguments())
 
 
 @pytest.mark.parametrize(
@@ -275,8 +282,8 @@ def test_kernels_want_a_gpu() -> None:
 def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
     with pytest.raises(KernelArgumentError, match=f"quantize_activation: x: {message}"):
         quantize_activation(x)
-    with pytest.raises(KernelArgumentError, match=f"order_activation: x: {message}"):
-        order_activation(x, 4, "int8", 16, 0, 0)
+    with pytest.raises(KernelArgumentError, match=f"reorder_activation: x: {message}"):
+        reorder_activation(x, 4, "int8", 16, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +296,8 @@ def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
     ],
 )
 def test_orders_that_there_are_not(how: tuple[int, str, int], message: str) -> None:
-    with pytest.raises(KernelArgumentError, match=re.escape(f"order_activation: {message}")):
-        order_activation(torch.ones(2, 32), *how, 0, 0)
+    with pytest.raises(KernelArgumentError, match=re.escape(f"reorder_activation: {message}")):
+        reorder_activation(torch.ones(2, 32), *how, 0, 0)
 
 
 class Model(torch.nn.Module):
@@ -316,7 +323,7 @@ def test_export_keeps_one_node_for_any_number_of_rows() -> None:
 
 
 def test_the_records() -> None:
-    names = {"int4_matvec", "int4_matmul", "int8_matvec", "int8_matmul", "quantize_activation", "order_activation"}
+    names = {"int4_matvec", "int4_matmul", "int8_matvec", "int8_matmul", "quantize_activation", "reorder_activation"}
     assert {f"etcuda::{name}" for name in names} <= {record.op for record in registry.records()}
 
 
@@ -352,4 +359,4 @@ def test_costs(case: Case) -> None:
     assert cost(problem).nbytes == form.nbytes(64, 512) + 2 * 3 * (512 + 64)
     assert cost(problem).flops == 2 * 3 * 64 * 512
     assert quantize_cost(problem).nbytes == 3 * 512 * 3 + 3 * 16 * 8
-    assert order_cost(problem).nbytes == 3 * (512 * 2 + 512 * 2 + 4)
+    assert reorder_cost(problem).nbytes == 3 * (512 * 2 + 512 * 2 + 4)

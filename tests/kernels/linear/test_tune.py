@@ -111,12 +111,12 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
     assert choose(dataclasses.replace(problem, activation="exact"), DEVICE).kernel == "matmul"
     assert "measured on made up, nearest shape M 1 N 43008 K 5376" in choose(problem, DEVICE).source
     # Of two measurements of a shape, the one that was launched alike.
-    early = dataclasses.replace(measured.of("matvec")[3], overlap=0)
+    early = dataclasses.replace(measured.of("matvec")[3], pdl=0)
     early = dataclasses.replace(early, candidates=early.candidates[-1:])
     assert early.problem == problem
     both = dataclasses.replace(measured, entries=(*measured.entries, early))
     monkeypatch.setattr(table, "load", lambda bits, arch: both if bits == 4 else None)
-    assert choose(problem, DEVICE, overlap=0).config == early.best
+    assert choose(problem, DEVICE, pdl=0).config == early.best
     assert choose(problem, DEVICE).config == measured.of("matvec")[3].best != early.best
     few = choose_matvec(dataclasses.replace(problem, m=2, n=5376, k=21504), DEVICE)
     assert "nearest shape M 2" in few.source
@@ -153,7 +153,7 @@ def test_candidates(shared: int) -> None:
                 words = config.block_n * config.blocks * problem.bits * 4
                 assert config.num_stages * (words + 64 * config.blocks * config.block_m) <= shared
             else:
-                assert config.resident == (config.per_sm > 0)
+                assert config.resident == (config.ctas_per_sm > 0)
                 assert not config.resident or config.blocks * 32 >= problem.k
 
 
@@ -187,7 +187,7 @@ def test_tensor_cores_get_the_best_of_what_was_measured(path: pathlib.Path) -> N
     device = LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30)
     for entry in measured.entries:
         if entry.kernel == "matmul":
-            assert choose_matmul(entry.problem, device, entry.overlap).config == entry.best
+            assert choose_matmul(entry.problem, device, entry.pdl).config == entry.best
         if entry.problem.activation == "int8" and entry.problem.m <= MAX_TOKENS:
             limit = select.matvec_limit(entry.problem, device)
             assert 0 <= limit <= MAX_TOKENS

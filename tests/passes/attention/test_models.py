@@ -65,10 +65,10 @@ def test_models_of_transformers(name: str, windows: list[int]) -> None:
 
 def test_the_demo_decoder() -> None:
     case = CASES["decoder-bf16"]
-    programs = case.export(case.model())
-    prefill = routed(programs["prefill"])
+    ctas = case.export(case.model())
+    prefill = routed(ctas["prefill"])
     assert {node.target for node in calls(prefill)} == {SPLIT, TILED}
-    decode = routed(programs["decode"])
+    decode = routed(ctas["decode"])
     assert {node.target for node in calls(decode)} == {SPLIT}
     for node in (*calls(prefill), *calls(decode)):
         assert masking(node) == (False, False, True, POSITIONS, 0)
@@ -79,20 +79,18 @@ def test_the_demo_decoder() -> None:
 def test_models_with_a_static_cache(name: str, windows: list[int]) -> None:
     case = CASES[f"{name}-bf16"]
     model, session = case.model(), case.session(BF16)
-    programs = {method: routed(program) for method, program in case.export(model).items()}
-    found = calls(programs["prefill"])
+    ctas = {method: routed(program) for method, program in case.export(model).items()}
+    found = calls(ctas["prefill"])
     assert [node.target for node in found] == [SPLIT, TILED] * 2
     assert [masking(node) for node in found[::2]] == [(False, False, True, POSITIONS, window) for window in windows]
-    one = calls(programs["decode"])
+    one = calls(ctas["decode"])
     assert [node.target for node in one] == [SPLIT] * 2
     assert [masking(node) for node in one] == [(False, False, True, POSITIONS, window) for window in windows]
     # The delegates of the two methods share their caches; these two programs do not.
     tokens, positions = session[0].inputs
     (expected,) = run_eager(model, session[:1])
-    assert (
-        relative_error([runnable(programs["prefill"])(input_ids=tokens, cache_position=positions)], [expected]) < 2e-2
-    )
-    decode = runnable(programs["decode"])
+    assert relative_error([runnable(ctas["prefill"])(input_ids=tokens, cache_position=positions)], [expected]) < 2e-2
+    decode = runnable(ctas["decode"])
     for index in range(20):
         got = decode(input_ids=tokens[:, index : index + 1], cache_position=positions[index : index + 1])
         assert relative_error([got[:, 0]], [expected[:, index]]) < 3e-2

@@ -18,7 +18,7 @@ from tests.passes.linear.quantized_programs import (
 )
 
 FUSED = ("rms_norm_quantize", "gate_quantize")
-PASS = "fuse_rounding"
+PASS = "fuse_quantize"
 
 
 class Llama(nn.Module):

@@ -99,28 +99,28 @@ def _rounded(bits: int) -> Callable[..., Tensor]:
     return run
 
 
-def _matmul_ordered(bits: int) -> Callable[..., Tensor]:
+def _matmul_reordered(bits: int) -> Callable[..., Tensor]:
     # Column 128 u + 64 h + 16 c + 8 o + 2 t + e goes back to 128 u + 32 t + 16 h + 4 c + 2 e + o, of int8
     # 128 u + 16 c + 8 o + 2 t + e to 128 u + 32 t + 4 c + 2 o + e: kernels/linear/README.md, without the code under test.
     sizes, back = ((2, 4, 2, 4, 2), (4, 1, 2, 5, 3)) if bits == 4 else ((8, 2, 4, 2), (3, 1, 2, 4))
 
-    def run(ordered: Tensor, factor: Tensor, tickets: Tensor, *rest: Any) -> Tensor:
+    def run(reordered: Tensor, factor: Tensor, semaphores: Tensor, *rest: Any) -> Tensor:
         m, k, block_m = factor.shape[0], rest[0].shape[1] * 8 // bits, rest[10]
-        assert ordered.shape[0] >= -(-m // block_m) * block_m
+        assert reordered.shape[0] >= -(-m // block_m) * block_m
         if rest[-2]:  # for warpgroups: [K / 64, rows, 64], piece p of row m at p ^ (m % 8)
-            pieces = ordered.reshape(k // 64, -1, 8, 8)
+            pieces = reordered.reshape(k // 64, -1, 8, 8)
             swapped = torch.arange(8) ^ (torch.arange(pieces.shape[1]).unsqueeze(1) % 8)
             index = swapped.reshape(1, -1, 8, 1).expand_as(pieces)
-            ordered = pieces.gather(2, index).permute(1, 0, 2, 3).reshape(ordered.shape)
-        columns = ordered.reshape(-1, *sizes).permute(0, *back).reshape(ordered.shape)
+            reordered = pieces.gather(2, index).permute(1, 0, 2, 3).reshape(reordered.shape)
+        columns = reordered.reshape(-1, *sizes).permute(0, *back).reshape(reordered.shape)
         return _LINEAR[bits](columns[:m, :k].float() * factor.unsqueeze(-1), *rest[:7], "exact").to(rest[7])
 
     return run
 
 
 _STAND_INS = {f"int{bits}_matvec": _matvec(bits) for bits in (4, 8)}
-_STAND_INS |= {f"int{bits}_matvec_rounded": _rounded(bits) for bits in (4, 8)}
-_STAND_INS |= {f"int{bits}_matmul_ordered": _matmul_ordered(bits) for bits in (4, 8)}
+_STAND_INS |= {f"int{bits}_matvec_quantized": _rounded(bits) for bits in (4, 8)}
+_STAND_INS |= {f"int{bits}_matmul_reordered": _matmul_reordered(bits) for bits in (4, 8)}
 
 
 def runnable(program: ExportedProgram) -> Callable[..., Any]:

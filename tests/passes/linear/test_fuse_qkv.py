@@ -25,7 +25,7 @@ from tests.passes.linear.quantized_programs import (
     runnable,
 )
 
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_quantized", "matmul_reordered"))
 
 
 class Attention(nn.Module):

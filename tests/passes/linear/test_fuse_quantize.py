@@ -63,13 +63,13 @@ def test_norms_of_libraries(norm: Any, dtype: torch.dtype) -> None:
             assert found["weight_offset"] == offset
         assert found["cast_first"] == (cast_first and dtype != torch.float32)
         # Only what is constant may be read while the kernel in front runs.
-        assert found["overlap"] == (kind is not Added or dtype == torch.float32)
+        assert found["pdl"] == (kind is not Added or dtype == torch.float32)
         assert (found["keep_h"], found["keep_y"]) == (False, False)
     # Where the weight is computed behind the sum, the sum stays.
     alone = kind is Added and dtype != torch.float32
     assert (first["residual"] is None, second["residual"] is None) == (True, alone)
     (gate,) = (arguments(node) for node in calls(program, "gate_quantize"))
-    assert (gate["up"], gate["activation"], gate["keep_y"], gate["overlap"]) == (None, "silu", False, 1)
+    assert (gate["up"], gate["activation"], gate["keep_y"], gate["pdl"]) == (None, "silu", False, 1)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_chain_that_lies_in_a_branch() -> None:
     (norm,) = (arguments(node) for node in calls(program, "rms_norm_quantize"))
     assert (norm["residual"] is not None, norm["keep_h"], norm["keep_y"]) == (True, True, False)
     # A branch does not know whether what it is handed is constant.
-    assert norm["overlap"] == 0
+    assert norm["pdl"] == 0
     (gate,) = (arguments(node) for node in calls(program, "gate_quantize"))
     assert (gate["up"] is not None, gate["activation"]) == (True, "gelu_erf")
     assert not calls(program, "quantize_activation")
@@ -286,7 +286,7 @@ def test_a_weight_that_the_operator_does_not_take(dtype: Any, weigh: Any, offset
     (found,) = (arguments(node) for node in calls(program, "rms_norm_quantize"))
     # The cast stays in front of the kernel, which therefore waits for it.
     assert found["weight"].meta["val"].dtype == torch.float32
-    assert found["overlap"] == 0
+    assert found["pdl"] == 0
     assert offset is None or found["weight_offset"] == offset
 
 

@@ -33,7 +33,7 @@ from tests.passes.linear.quantized_programs import (
     runnable,
 )
 
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_quantized", "matmul_reordered"))
 X = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
 INT4 = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))
 
@@ -42,14 +42,14 @@ INT4 = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))
 @pytest.mark.parametrize(
     ("config", "qdata", "kernel"),
     [
-        (INT4, torch.uint8, "int4_matmul_ordered"),
-        (IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)), torch.int8, "int8_matmul_ordered"),
+        (INT4, torch.uint8, "int4_matmul_reordered"),
+        (IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)), torch.int8, "int8_matmul_reordered"),
         (
             Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32)),
             torch.uint8,
-            "int4_matvec_rounded",
+            "int4_matvec_quantized",
         ),
-        (Int8WeightOnlyConfig(version=2), torch.int8, "int8_matmul_ordered"),
+        (Int8WeightOnlyConfig(version=2), torch.int8, "int8_matmul_reordered"),
     ],
     ids=["int4", "int8 by row", "int4, rounded activations", "int8"],
 )

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
-from etcuda.kernels.activations.choose import table as rounding_table
-from etcuda.kernels.activations.choose.configs import RoundingConfig
-from etcuda.kernels.activations.problem import RoundingProblem
+from etcuda.kernels.activations.choose import table as activation_table
+from etcuda.kernels.activations.choose.configs import ActivationConfig
+from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.linear.choose import table as int4_table
 from etcuda.kernels.linear.choose.configs import MatvecConfig
 from etcuda.kernels.linear.problem import LinearProblem
@@ -45,9 +45,11 @@ def linear_table(bits: int, own: float = 2.0, before: float = 3.0) -> int4_table
 def measured(monkeypatch: pytest.MonkeyPatch, rounding: float | None, own: float = 2.0, before: float = 3.0) -> None:
     """Tables: a product takes ``own`` us rounding by itself, ``before`` with a rounding that takes ``rounding``."""
     monkeypatch.setattr(int4_table, "load", lambda bits, arch: linear_table(bits, own, before))
-    entry = rounding_table.Entry("quantize", RoundingProblem(1, 64), ((RoundingConfig(1, 1), rounding or 0.0),), 1)
-    found = None if rounding is None else rounding_table.Table("sm_90", {}, (entry,))
-    monkeypatch.setattr(rounding_table, "load", lambda arch: found)
+    entry = activation_table.Entry(
+        "quantize", ActivationProblem(1, 64), ((ActivationConfig(1, 1), rounding or 0.0),), 1
+    )
+    found = None if rounding is None else activation_table.Table("sm_90", {}, (entry,))
+    monkeypatch.setattr(activation_table, "load", lambda arch: found)
 
 
 @pytest.mark.parametrize("config", [Int4CoalescedConfig(), Int8CoalescedConfig()], ids=["int4", "int8"])
@@ -62,10 +64,10 @@ def test_norms_and_gates_round_for_products_of_one_row(
     assert not calls(program, "int4_matvec", "int8_matvec", "quantize_activation")
     assert len(calls(program, "rms_norm_quantize")) == 2
     assert len(calls(program, "gate_quantize")) == 1
-    for node in calls(program, "int4_matvec_rounded", "int8_matvec_rounded"):
+    for node in calls(program, "int4_matvec_quantized", "int8_matvec_quantized"):
         found = arguments(node)
         wanted = (1, BEFORE.block_n, BEFORE.blocks, BEFORE.num_warps, BEFORE.num_stages, 1)
-        assert tuple(found[name] for name in ("tokens", "block_n", "blocks", "num_warps", "num_stages", "overlap")) == (
+        assert tuple(found[name] for name in ("tokens", "block_n", "blocks", "num_warps", "num_stages", "pdl")) == (
             wanted
         )
     assert close(run(program, model, x, x), model(x, x))
@@ -101,7 +103,7 @@ def test_products_together_decide_for_their_input(monkeypatch: pytest.MonkeyPatc
     measured(monkeypatch, rounding=1.5)
     model = quantized(make(Block, norm=Llama))
     program = lowered(export(model, X, X.clone()), without=FUSION)
-    assert len(calls(program, "int4_matvec_rounded")) == 4
+    assert len(calls(program, "int4_matvec_quantized")) == 4
     assert len(calls(program, "rms_norm_quantize")) == 2
     (gate,) = calls(program, "gate_quantize")
     assert arguments(gate)["up"] is not None

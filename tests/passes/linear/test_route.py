@@ -30,7 +30,7 @@ from tests.passes.linear.quantized_programs import (
     runnable,
 )
 
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_quantized", "matmul_reordered"))
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +82,8 @@ def test_leading_sizes_are_kept(dtype: torch.dtype) -> None:
 def test_activations_that_several_products_take_are_rounded_once() -> None:
     model = quantized(make(MLP))
     x = torch.randn(4, 64).to(torch.bfloat16)
-    program = lowered(export(model, x), without=(*FUSION, "fuse_rounding"))
-    assert len(calls(program, "int4_matvec_rounded")) == 3
+    program = lowered(export(model, x), without=(*FUSION, "fuse_quantize"))
+    assert len(calls(program, "int4_matvec_quantized")) == 3
     assert len(calls(program, "quantize_activation")) == 2
     assert close(runnable(program)(x), model(x))
 
@@ -125,7 +125,7 @@ def test_activations_that_several_products_take_are_put_in_order_once(
     quantized(model.other, other)
     x = torch.randn(2, 50, 64).to(torch.bfloat16)
     program = lowered(export(model, x), without=() if fused else FUSION)
-    found = calls(program, "order_activation")
+    found = calls(program, "reorder_activation")
     # Rows for the highest tiles; as many as M, 100, rounded up.
     assert sorted(node.args[1:3] for node in found) == orders
     assert {node.args[3] for node in found} == {64}
@@ -157,11 +157,11 @@ def test_a_dynamic_number_of_rows_that_one_kernel_serves() -> None:
     x = torch.randn(5, 64).to(torch.bfloat16)
     program = lowered(export(model, x, dynamic=({0: Dim("few", min=3, max=8)},)))
     assert len(modules(program)) == 1
-    assert {node.args[-6] for node in calls(program, "int4_matvec_rounded")} == {8}
+    assert {node.args[-6] for node in calls(program, "int4_matvec_quantized")} == {8}
     x = torch.randn(100, 64).to(torch.bfloat16)
     program = lowered(export(model, x, dynamic=({0: Dim("many", min=65)},)))
     assert len(modules(program)) == 1
-    assert not calls(program, "int4_matvec_rounded", "int4_matvec")
+    assert not calls(program, "int4_matvec_quantized", "int4_matvec")
 
 
 def test_formats_may_differ_between_products_of_one_input() -> None:

@@ -32,7 +32,7 @@ from tests.passes.linear.quantized_programs import (
 )
 
 APART = ("fuse_mlp", "fuse_qkv", "split_joined")
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_rounded", "matmul_ordered"))
+KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_quantized", "matmul_reordered"))
 
 
 class Projections(nn.Module):
@@ -49,12 +49,12 @@ class Projections(nn.Module):
 def order(call: Node) -> tuple[Any, ...]:
     """What decides about the bits of a product, as far as the configuration does."""
     name = str(call.target).split(".")[1]
-    if name.endswith("matmul_ordered"):
+    if name.endswith("matmul_reordered"):
         return (name, call.meta["val"].shape[-1], *call.args[-7:])
     if name.endswith("rounded"):
         return (name, *call.args[-6:])
-    tokens, programs, *rest = call.args[-7:]
-    return (name, tokens, programs > 0, *rest)  # type: ignore[operator]
+    tokens, ctas, *rest = call.args[-7:]
+    return (name, tokens, ctas > 0, *rest)  # type: ignore[operator]
 
 
 CONFIGS = [Int4CoalescedConfig(), Int8CoalescedConfig(), Int4CoalescedConfig(offset="symmetric", activation="exact")]
@@ -71,7 +71,7 @@ def test_every_number_of_rows(config: Any, rows: int) -> None:
     assert len(many) == 3
     if "matmul" in str(one[0].target):
         assert [order(call) for call in one] == [order(call) for call in many]
-        assert len(calls(fused, "order_activation")) == 1
+        assert len(calls(fused, "reorder_activation")) == 1
     else:
         assert len(one) == 1
         assert {order(call) for call in many} == {order(one[0])}
@@ -124,7 +124,7 @@ def test_few_rows_alone_stay_joined() -> None:
 
 def test_the_host_keeps_them_joined() -> None:
     program = delegated(export(quantized(make(Projections)), torch.randn(40, 64).to(torch.bfloat16)), HOST)
-    before = [each.name for each in PASSES].index("route_quantized")
+    before = [each.name for each in PASSES].index("route_linear")
     run_passes(program, HOST, PASSES[:before])
     (call,) = [call for node in program.graph.nodes if (call := read_linear(node)) is not None]
     assert call.parts == (1000, 8, 200)

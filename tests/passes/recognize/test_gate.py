@@ -78,8 +78,8 @@ def test_in_every_branch(measured: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "aten.silu.default" not in outside(program)
     assert len(modules(program)) > (3 if not measured else 2)
     if measured:  # Its products on tensor cores are those in CUDA C++.
-        assert {arguments(node)["gate_activation"] for node in calls(program, "gate_order")} == {"silu"}
-        assert not calls(program, "order_activation")
+        assert {arguments(node)["gate_activation"] for node in calls(program, "gate_reorder")} == {"silu"}
+        assert not calls(program, "reorder_activation")
     check(program, model, (1, 2, 8, 9, 64, 65, 300))
 
 
@@ -87,7 +87,7 @@ def test_both_side_by_side() -> None:
     model = quantized(make(Down, function=lambda x, y: F.gelu(x[..., :K]) * x[..., K:]))
     program = lowered(export(model, *rows_of(40, 2 * K), dynamic=dynamic(300)))
     assert outside(program).isdisjoint({"aten.gelu.default", "aten.slice.Tensor", "aten.mul.Tensor"})
-    found = [arguments(node) for node in calls(program, "gate_order")]
+    found = [arguments(node) for node in calls(program, "gate_reorder")]
     assert found
     assert all(each["up"] is None for each in found)
     check(program, model, (1, 9, 300), 2 * K)
@@ -99,7 +99,7 @@ def test_behind_products() -> None:
     x = torch.randn(1, 40, K).bfloat16()
     program = lowered(export(model, x, dynamic=({1: Dim("rows", min=1, max=300)},)))
     assert "aten.silu.default" not in outside(program)
-    assert calls(program, "gate_order")
+    assert calls(program, "gate_reorder")
     run = runnable(program)
     for rows in (1, 2, 3, 64, 300):
         x = torch.randn(1, rows, K).bfloat16()
@@ -119,7 +119,7 @@ def test_behind_products() -> None:
 def test_outside_where_it_must_be(function: Any, width: int) -> None:
     model = quantized(make(Down, function=function))
     program = lowered(export(model, *rows_of(40, width), dynamic=dynamic(300)))
-    assert not calls(program, "gate_order", "gate_quantize")
+    assert not calls(program, "gate_reorder", "gate_quantize")
     assert "aten.mul.Tensor" in outside(program)
     check(program, model, (1, 9, 300), width)
 

@@ -222,13 +222,13 @@ extern bool at_once;  // blocks run beside each other, each in a process
 extern int* gave_up;  // how often a warp left its share to others
 }  // namespace emulator
 
-inline u32 add_to_ticket(int* ticket, u32 number) {
+inline u32 add_to_semaphore(int* semaphore, u32 number) {
   if (number >> 8 & 0xff) __atomic_fetch_add(emulator::gave_up, 1, __ATOMIC_RELAXED);
-  return __atomic_fetch_add(ticket, number, __ATOMIC_ACQ_REL);
+  return __atomic_fetch_add(semaphore, number, __ATOMIC_ACQ_REL);
 }
-inline u32 read_ticket(const int* ticket) {
+inline u32 read_semaphore(const int* semaphore) {
   if (emulator::at_once && emulator::lane() == 0) usleep(100000);
-  return __atomic_load_n(ticket, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(semaphore, __ATOMIC_ACQUIRE);
 }
 inline void put_words(void* to, const u32 (&words)[4]) {
   if ((uintptr_t)to % 16 != 0) emulator::fail("expected words at a multiple of 16 bytes");
@@ -242,7 +242,7 @@ inline void see_words(u32 (&words)[4], const void* from) {
   if (emulator::at_once && emulator::lane() == 0 && words[0] == 0xffffffffu) usleep(100000);
 }
 
-inline void let_next_start() {}
+inline void launch_dependents() {}
 inline void wait_for_previous() {}
 
 inline u64 describe_rows_of_128(u32 at) {

@@ -1,4 +1,4 @@
-#include "cuda/overlapped.h"
+#include "cuda/pdl.h"
 
 #include <cstring>
 
@@ -11,7 +11,7 @@ constexpr uintptr_t kMark = 1;
 }  // namespace
 
 bool waits_by_itself(const char* name) {
-  constexpr char kSuffix[] = "_overlapped";
+  constexpr char kSuffix[] = "_pdl";
   const size_t length = std::strlen(name);
   const size_t suffix = sizeof(kSuffix) - 1;
   return length >= suffix && std::strcmp(name + length - suffix, kSuffix) == 0;
@@ -29,7 +29,7 @@ CUfunction unmarked(CUfunction function) {
   return reinterpret_cast<CUfunction>(reinterpret_cast<uintptr_t>(function) & ~kMark);
 }
 
-CUresult launch_overlapped(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y,
+CUresult launch_pdl(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y,
                            unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
                            unsigned shared_bytes, CUstream stream, void** arguments, void** extra) {
   if (driver.cuLaunchKernelEx == nullptr) {

@@ -7,7 +7,7 @@
 
 namespace etcuda {
 
-// Whether the kernel of that name waits by itself: the name ends in "_overlapped".
+// Whether the kernel of that name waits by itself: the name ends in "_pdl".
 bool waits_by_itself(const char* name);
 
 CUfunction marked(CUfunction function);
@@ -17,7 +17,7 @@ CUfunction unmarked(CUfunction function);
 
 // cuLaunchKernel that does not wait for the kernel in front. A driver too old for it waits, which is slower
 // alone.
-CUresult launch_overlapped(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y,
+CUresult launch_pdl(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y,
                            unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
                            unsigned shared_bytes, CUstream stream, void** arguments, void** extra);
 
