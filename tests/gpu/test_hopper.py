@@ -49,25 +49,25 @@ SHAPES = [(4, 3), (3, 3), (3, 4), (2, 4), (1, 3)]
 
 def product(
     weight: Weight, x: Tensor, shape: tuple[int, int] = SHAPES[0], block_m: int = 16, ctas: int = 7,
-    activation: str = "exact", pdl: int = 0,
+    activation_dtype: str = "exact", pdl: int = 0,
 ) -> Tensor:  # fmt: skip
     warpgroups, stages = shape
-    config = (activation, 64 * warpgroups, block_m, 8, 4, stages, ctas, 0, warpgroups, pdl)
+    config = (activation_dtype, 64 * warpgroups, block_m, 8, 4, stages, ctas, 0, warpgroups, pdl)
     result: Tensor = int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
     return result
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("activation", ["int8", "exact"])
+@pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
 @pytest.mark.parametrize(("m", "k"), [(1, 256), (5, 768), (33, 5376), (64, 21504), (0, 512)])
 @pytest.mark.parametrize("block_m", [16, 128])
-def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int) -> None:
+def test_order(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int) -> None:
     x = activations(m, k, dtype)
     if m > 4:
         x[1], x[2], x[3, 7], x[4, 40] = 0, x[2] * 1e-4, 3e4, float("nan")
-    reordered, factor, semaphores = reorder_activation(x, 4, activation, block_m, 1, 0)
-    expected, divided_by, _ = reorder_activation_reference(x.cpu(), 4, activation, block_m, 1)
-    assert (reordered.shape, reordered.dtype) == (expected.shape, multiplies_in(dtype, activation, block_m))
+    reordered, factor, semaphores = reorder_activation(x, 4, activation_dtype, block_m, 1, 0)
+    expected, divided_by, _ = reorder_activation_reference(x.cpu(), 4, activation_dtype, block_m, 1)
+    assert (reordered.shape, reordered.dtype) == (expected.shape, multiplies_in(dtype, activation_dtype, block_m))
     assert torch.equal(factor.cpu(), divided_by)
     assert not semaphores.any()
     got, wanted = untiled(reordered.cpu())[:m], untiled(expected)[:m]
@@ -89,7 +89,7 @@ FORMATS = [
 
 @pytest.mark.parametrize("gate_activation", ["silu", "gelu_tanh", "gelu_erf"])
 @pytest.mark.parametrize(
-    ("dtype", "activation", "m", "k", "block_m"),
+    ("dtype", "activation_dtype", "m", "k", "block_m"),
     [
         (torch.bfloat16, "int8", 64, 21504, 64),
         (torch.bfloat16, "int8", 13, 5376, 16),
@@ -102,7 +102,7 @@ FORMATS = [
 )
 @pytest.mark.parametrize("joined", [True, False])
 def test_order_of_a_gate(
-    gate_activation: str, dtype: torch.dtype, activation: str, m: int, k: int, block_m: int, joined: bool
+    gate_activation: str, dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int, joined: bool
 ) -> None:
     both = (torch.randn(m, 2 * k, generator=torch.Generator().manual_seed(k)) * 2).to(dtype)
     if m > 2:
@@ -110,9 +110,9 @@ def test_order_of_a_gate(
     there = both.cuda()
     # What is taken apart has rows that lie twice their length apart.
     pair = (there, None) if joined else (there[:, :k], there[:, k:])
-    reordered, factor, semaphores = gate_reorder(*pair, gate_activation, activation, block_m, 0)
+    reordered, factor, semaphores = gate_reorder(*pair, gate_activation, activation_dtype, block_m, 0)
     y = gate_reference(both, None, gate_activation)
-    expected, divided_by, zeros = reorder_activation_reference(y, 4, activation, block_m, 1)
+    expected, divided_by, zeros = reorder_activation_reference(y, 4, activation_dtype, block_m, 1)
     assert torch.equal(semaphores.cpu(), zeros)
     assert (reordered.shape, reordered.dtype, factor.shape) == (expected.shape, expected.dtype, divided_by.shape)
     got, wanted = untiled(reordered.cpu())[:m].float(), untiled(expected)[:m].float()
@@ -158,12 +158,12 @@ def test_a_product_behind_a_gate_again_and_again(m: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("offset", "block_m", "shape"), FORMATS, ids=str)
-@pytest.mark.parametrize("activation", ["int8", "exact"])
-def test_formats(offset: str, block_m: int, shape: tuple[int, int], activation: str) -> None:
+@pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
+def test_formats(offset: str, block_m: int, shape: tuple[int, int], activation_dtype: str) -> None:
     case = Case(n=520, k=768, offset=offset)
     weight = make(case, torch.bfloat16)
     x = activations(block_m - 3, case.k, torch.bfloat16)
-    got = product(weight, x, shape, block_m, activation=activation)
+    got = product(weight, x, shape, block_m, activation_dtype=activation_dtype)
     assert error(got, weight.product(x)) < TOLERANCE[torch.bfloat16]
 
 
@@ -184,26 +184,28 @@ def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -
     case = Case(n=n, k=512, bias=bias)
     weight = make(case, dtype)
     x = activations(17, case.k, dtype)
-    for activation in ("exact", "int8"):
+    for activation_dtype in ("exact", "int8"):
         for ctas in (1, 3):
-            got = product(weight, x, block_m=32, ctas=ctas, activation=activation)
+            got = product(weight, x, block_m=32, ctas=ctas, activation_dtype=activation_dtype)
             assert got.dtype == dtype
             # Of five rows a few weights decide, whose scales and zero points are rounded to bfloat16 too.
-            most = 3 if n == 5 and dtype == torch.bfloat16 and activation == "int8" else 2
+            most = 3 if n == 5 and dtype == torch.bfloat16 and activation_dtype == "int8" else 2
             # Where activations may be rounded, parts of sums are, to bfloat16.
-            bound = TOLERANCE[torch.bfloat16 if activation == "int8" else dtype]
+            bound = TOLERANCE[torch.bfloat16 if activation_dtype == "int8" else dtype]
             assert error(got, weight.product(x)) < most * bound
 
 
 @pytest.mark.parametrize("m", [0, 1, 2, 16, 17, 33, 64, 65, 150])
 @pytest.mark.parametrize("block_m", [16, 64])
 @pytest.mark.parametrize(("k", "programs"), [(256, 1), (256, 132), (1280, 5), (1280, 132), (5376, 40)])
-@pytest.mark.parametrize(("dtype", "activation"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
-def test_tiles_shared_by_programs(m: int, block_m: int, k: int, ctas: int, dtype: torch.dtype, activation: str) -> None:
+@pytest.mark.parametrize(("dtype", "activation_dtype"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
+def test_tiles_shared_by_programs(
+    m: int, block_m: int, k: int, ctas: int, dtype: torch.dtype, activation_dtype: str
+) -> None:
     case = Case(n=777, k=k, bias=ctas == 5)
     weight = make(case, dtype)
     x = activations(m, k, dtype)
-    got = product(weight, x, block_m=block_m, ctas=ctas, activation=activation)
+    got = product(weight, x, block_m=block_m, ctas=ctas, activation_dtype=activation_dtype)
     assert got.shape == (m, case.n)
     if m:
         assert error(got, weight.product(x)) < TOLERANCE[dtype]
@@ -234,23 +236,25 @@ def test_weights_at_odd_addresses() -> None:
     assert torch.equal(product(other, x, pdl=1), expected)
 
 
-@pytest.mark.parametrize(("dtype", "activation"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
-def test_the_same_bits_again_early_or_ordered_before(dtype: torch.dtype, activation: str) -> None:
+@pytest.mark.parametrize(("dtype", "activation_dtype"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
+def test_the_same_bits_again_early_or_ordered_before(dtype: torch.dtype, activation_dtype: str) -> None:
     weight = make(Case(n=5000, k=2560), dtype)
     x = activations(40, 2560, dtype)
-    first = product(weight, x, block_m=64, ctas=132, activation=activation)
-    reordered, factor, semaphores = reorder_activation(x, 4, activation, 128, 1, 0)
-    config = (x.dtype, activation, 256, 64, 8, 4, 3, 132, 0, 4, 0)
+    first = product(weight, x, block_m=64, ctas=132, activation_dtype=activation_dtype)
+    reordered, factor, semaphores = reorder_activation(x, 4, activation_dtype, 128, 1, 0)
+    config = (x.dtype, activation_dtype, 256, 64, 8, 4, 3, 132, 0, 4, 0)
     again = int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
     assert torch.equal(first, again)
     assert not semaphores.any()
     graph = torch.cuda.CUDAGraph()
-    product(weight, x, block_m=64, ctas=132, activation=activation, pdl=1)
+    product(weight, x, block_m=64, ctas=132, activation_dtype=activation_dtype, pdl=1)
     with torch.cuda.graph(graph):
-        many = [product(weight, x * 2, block_m=64, ctas=132, activation=activation, pdl=1) for _ in range(20)]
+        many = [
+            product(weight, x * 2, block_m=64, ctas=132, activation_dtype=activation_dtype, pdl=1) for _ in range(20)
+        ]
     graph.replay()
     torch.cuda.synchronize()
-    expected = product(weight, x * 2, block_m=64, ctas=132, activation=activation)
+    expected = product(weight, x * 2, block_m=64, ctas=132, activation_dtype=activation_dtype)
     assert all(torch.equal(each, expected) for each in many)
 
 
@@ -276,7 +280,7 @@ def test_scales_of_any_size(block_m: int) -> None:
     zero[::3] = 255
     x = activations(9, 1024, torch.bfloat16)
     expected = x.double() @ weight.form.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
-    got = product(weight, x, block_m=block_m, ctas=3, activation="int8")
+    got = product(weight, x, block_m=block_m, ctas=3, activation_dtype="int8")
     for row, size in enumerate(sizes):
         if size == 0:
             assert not got[:, row::8].any()
@@ -315,16 +319,20 @@ def test_a_program_whose_gate_is_computed_in_branches(tmp_path: pathlib.Path, ru
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("activation", ["int8", "exact"])
+@pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
 def test_programs(
-    activation: str, dynamic: bool, tmp_path: pathlib.Path, run_session: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    activation_dtype: str,
+    dynamic: bool,
+    tmp_path: pathlib.Path,
+    run_session: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = MatmulConfig(256, 16, 8, 16, 3, 1, 0, 4)
     monkeypatch.setattr(choose_linear, "choose_matmul", lambda *a, **k: Choice("matmul", config, "this test"))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 1280), nn.Tanh(), nn.Linear(1280, 777))
     model = model.to(torch.bfloat16).eval().requires_grad_(False)
-    quantize_weights(model, Int4CoalescedConfig(activation=activation))
+    quantize_weights(model, Int4CoalescedConfig(activation_dtype=activation_dtype))
     sizes = (9, 20, 300, 16) if dynamic else (20, 20)
     shapes = ({0: torch.export.Dim("m", min=9, max=300)},) if dynamic else None
     compare_program(model, sizes, shapes, "hopper_gemm_pdl", tmp_path / "model.pte", run_session)

@@ -61,7 +61,7 @@ def _error(problem: LinearProblem, pdl: int) -> float:
 @pytest.mark.parametrize("m", [1, 7, 9, 100])
 def test_what_is_chosen_is_accurate(shape: tuple[int, int], m: int) -> None:
     for activation in ("int8", "exact"):
-        problem = LinearProblem(m, *shape, activation=activation)
+        problem = LinearProblem(m, *shape, activation_dtype=activation_dtype)
         assert _error(problem, 0) < MOST[activation]
         assert _error(problem, 1) < MOST[activation]
 

@@ -74,38 +74,38 @@ def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], writ
 
 
 @pytest.mark.parametrize(
-    ("dtype", "activation"),
+    ("dtype", "activation_dtype"),
     [(torch.bfloat16, "int8"), (torch.float16, "int8"), (torch.float32, "int8"), (torch.bfloat16, "exact")],
     ids=str,
 )
 @pytest.mark.parametrize(("m", "k"), [(5, 256), (3, 1280), (2, 8704), (0, 256), (1, 33024)])
 @pytest.mark.parametrize("block_m", [16, 128])
-def test_order(dtype: torch.dtype, activation: str, m: int, k: int, block_m: int) -> None:
+def test_order(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int) -> None:
     x = activations(m, k, dtype).cpu()
     if m > 4:
         x[1], x[2], x[3, 7] = 0, x[2] * 1e-4, 3e4
-    run_reorder(x, [x], [], activation, block_m)
+    run_reorder(x, [x], [], activation_dtype, block_m)
 
 
 def run_reorder(
     x: Tensor,
     sources: list[Tensor],
     strides: list[int],
-    activation: str,
+    activation_dtype: str,
     block_m: int,
     gate: str = "",
     up_offset: int = 0,
 ) -> None:
     """Compares what the kernel makes of its sources with the reference for ``x``."""
     m, k = x.shape
-    kind = reorder.multiplies_in(x.dtype, activation, block_m)
+    kind = reorder.multiplies_in(x.dtype, activation_dtype, block_m)
     if kind == torch.bfloat16:
         ctas, native = reorder.ctas_as_is(k), reorder.native_reorder_as_is(k, gate, up_offset)
     else:
-        ctas = num_k_segments(k, activation, block_m)
+        ctas = num_k_segments(k, activation_dtype, block_m)
         name = str(x.dtype).removeprefix("torch.")
-        native = reorder.native_reorder(k, name, activation, ctas, gate, up_offset)
-    expected, divided_by, zeros = reorder_activation_reference(x, 4, activation, block_m, 1)
+        native = reorder.native_reorder(k, name, activation_dtype, ctas, gate, up_offset)
+    expected, divided_by, zeros = reorder_activation_reference(x, 4, activation_dtype, block_m, 1)
     reordered = torch.full_like(expected, float("nan"))
     assert reordered.dtype == kind
     factor, semaphores = torch.full_like(divided_by, float("nan")), torch.full_like(zeros, -1)
@@ -126,7 +126,7 @@ def run_reorder(
 
 
 @pytest.mark.parametrize(
-    ("gate", "dtype", "activation", "m", "k", "block_m"),
+    ("gate", "dtype", "activation_dtype", "m", "k", "block_m"),
     [
         ("silu", torch.bfloat16, "int8", 5, 256, 16),
         ("gelu_tanh", torch.bfloat16, "int8", 3, 1280, 128),
@@ -138,17 +138,17 @@ def run_reorder(
 )
 @pytest.mark.parametrize("joined", [True, False])
 def test_order_of_a_gate(
-    gate: str, dtype: torch.dtype, activation: str, m: int, k: int, block_m: int, joined: bool
+    gate: str, dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int, joined: bool
 ) -> None:
     both = (torch.randn(m, 2 * k, generator=torch.Generator().manual_seed(k)) * 2).to(dtype)
     y = gate_reference(both, None, gate)
     if joined:
-        run_reorder(y, [both, both], [2 * k, 2 * k], activation, block_m, gate, k)
+        run_reorder(y, [both, both], [2 * k, 2 * k], activation_dtype, block_m, gate, k)
     else:
         # Rows lie apart.
         apart = torch.full((m, k + 8), float("nan"), dtype=dtype)
         apart[:, :k] = both[:, :k]
-        run_reorder(y, [apart, both[:, k:].contiguous()], [k + 8, k], activation, block_m, gate)
+        run_reorder(y, [apart, both[:, k:].contiguous()], [k + 8, k], activation_dtype, block_m, gate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +162,11 @@ class Launch:
     stages: int
     ctas: int
     out: torch.dtype = torch.bfloat16
-    activation: str = "exact"
+    activation_dtype: str = "exact"
     ordered_for: int = 0  # Rows of the tiles that activations are put in order for, if others.
 
     def tolerance(self) -> float:
-        if self.activation == "exact":
+        if self.activation_dtype == "exact":
             return TOLERANCE[self.out]
         # Parts of sums are rounded to bfloat16. Many products in float16 add to that; of a few rows the worst is worse.
         return TOLERANCE[torch.bfloat16] if self.case.k < 8192 else 8e-3
@@ -179,10 +179,10 @@ def run(
     name = str(launch.out).removeprefix("torch.")
     bias = weight.bias
     reordered, factor, _ = reorder_activation_reference(
-        x, 4, launch.activation, launch.ordered_for or launch.block_m, 1
+        x, 4, launch.activation_dtype, launch.ordered_for or launch.block_m, 1
     )
     native = gemm.native(
-        launch.case.k, str(reordered.dtype).removeprefix("torch."), launch.activation,
+        launch.case.k, str(reordered.dtype).removeprefix("torch."), launch.activation_dtype,
         factor.shape[0] if factor.dim() == 2 else 1, launch.case.offset,
         launch.block_m, launch.warpgroups, launch.stages, name,
         None if bias is None else str(bias.dtype).removeprefix("torch."),
@@ -213,23 +213,23 @@ LAUNCHES = [
     Launch(Case(n=300, k=2304, offset="minimum"), 20, 16, 2, 3, 5),
     Launch(Case(n=200, k=512), 64, 64, 2, 4, 7),
     Launch(Case(n=64, k=256), 9, 16, 1, 3, 6),
-    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation="int8"),
-    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation="int8"),
-    Launch(Case(n=300, k=2304, offset="minimum", bias=False), 40, 64, 2, 3, 5, activation="int8"),
-    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, torch.float16, activation="int8"),
-    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, torch.float32, activation="int8"),
+    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation_dtype="int8"),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation_dtype="int8"),
+    Launch(Case(n=300, k=2304, offset="minimum", bias=False), 40, 64, 2, 3, 5, activation_dtype="int8"),
+    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, torch.float16, activation_dtype="int8"),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, torch.float32, activation_dtype="int8"),
     # Put in order for other tiles: sums in float16 of small ones, in float32 of greater ones.
-    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation="int8", ordered_for=128),
-    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation="int8", ordered_for=64),
+    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation_dtype="int8", ordered_for=128),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation_dtype="int8", ordered_for=64),
     # So few parts of a tile that chunks of it are summed two at a time, by who begins in another tile too.
-    Launch(Case(n=150, k=1280), 40, 64, 1, 3, 6, activation="int8"),
-    Launch(Case(n=150, k=1280, bias=False), 100, 128, 1, 3, 4, torch.float32, activation="int8"),
+    Launch(Case(n=150, k=1280), 40, 64, 1, 3, 6, activation_dtype="int8"),
+    Launch(Case(n=150, k=1280, bias=False), 100, 128, 1, 3, 4, torch.float32, activation_dtype="int8"),
     Launch(Case(n=150, k=1280, offset="minimum"), 33, 64, 1, 3, 4),
     # More steps than sums in float16 have, of whole tiles and of shared ones.
-    Launch(Case(n=40, k=24832, bias=False), 20, 64, 1, 3, 1, activation="int8"),
-    Launch(Case(n=100, k=26624, offset="minimum"), 5, 16, 1, 3, 3, torch.float16, activation="int8"),
+    Launch(Case(n=40, k=24832, bias=False), 20, 64, 1, 3, 1, activation_dtype="int8"),
+    Launch(Case(n=100, k=26624, offset="minimum"), 5, 16, 1, 3, 3, torch.float16, activation_dtype="int8"),
     # More parts of a tile than a warp has lanes.
-    Launch(Case(n=40, k=8704, bias=False), 20, 32, 1, 3, 34, activation="int8"),
+    Launch(Case(n=40, k=8704, bias=False), 20, 32, 1, 3, 34, activation_dtype="int8"),
     Launch(Case(n=40, k=8704), 20, 32, 1, 3, 36, torch.float16),
 ]
 
@@ -251,7 +251,7 @@ def test_product(launch: Launch) -> None:
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_parts_of_one_step_each(seed: int) -> None:
     """They are computed while what was in their memory is still being cleared."""
-    launch = Launch(Case(n=64, k=1024, bias=False), 20, 32, 1, 3, 4, activation="int8")
+    launch = Launch(Case(n=64, k=1024, bias=False), 20, 32, 1, 3, 4, activation_dtype="int8")
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
     semaphores = torch.zeros(reorder.SEMAPHORES, dtype=torch.int32)

@@ -45,10 +45,10 @@ def candidates(m: int, offset: str = "zero_point") -> list[MatmulConfig]:
 
 def native(
     config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376, kind: str = "float16",
-    activation: str = "int8",
+    activation_dtype: str = "int8",
 ) -> Native:  # fmt: skip
     return gemm.native(
-        k, kind, activation, 1, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias
+        k, kind, activation_dtype, 1, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias
     )
 
 
@@ -61,13 +61,15 @@ def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = 
 
 @pytest.mark.parametrize("m", [16, 32, 64, 128])
 @pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
-@pytest.mark.parametrize(("kind", "activation"), [("bfloat16", "int8"), ("float16", "int8"), ("float16", "exact")])
-def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "activation_dtype"), [("bfloat16", "int8"), ("float16", "int8"), ("float16", "exact")]
+)
+def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation_dtype: str) -> None:
     found = candidates(m, offset)
     assert found
     for config in found:
         with native_kernels():
-            made = native(config, offset, "float32" if m == 16 else None, kind=kind, activation=activation)
+            made = native(config, offset, "float32" if m == 16 else None, kind=kind, activation_dtype=activation_dtype)
             kernel = compile_stand_in(made, TYPES | {"x": {"bfloat16": "*bf16", "float16": "*fp16"}[kind]})
         assert kernel.metadata.name == "hopper_gemm_pdl"
         assert kernel.metadata.num_warps == 4 * config.warpgroups + 2
@@ -82,13 +84,13 @@ def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation: 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("k", [256, 5376, 21504, 65280])
-@pytest.mark.parametrize(("activation", "block_m"), [("int8", 64), ("int8", 128), ("exact", 16)])
-def test_the_order_compiles(dtype: str, k: int, activation: str, block_m: int) -> None:
+@pytest.mark.parametrize(("activation_dtype", "block_m"), [("int8", 64), ("int8", 128), ("exact", 16)])
+def test_the_order_compiles(dtype: str, k: int, activation_dtype: str, block_m: int) -> None:
     types = {
         "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "reordered": "*fp16",
         "factor": "*fp32", "semaphores": "*i32", "tokens_and_two": "i32", "rows": "i32",
     }  # fmt: skip
-    made = reorder.native_reorder(k, dtype, activation, num_k_segments(k, activation, block_m))
+    made = reorder.native_reorder(k, dtype, activation_dtype, num_k_segments(k, activation_dtype, block_m))
     with native_kernels():
         kernel = compile_stand_in(made, types, stand_in.hopper_reorder_pdl)
     assert kernel.metadata.num_warps == made.threads // 32 <= 32
@@ -198,9 +200,9 @@ def test_sources_are_part_of_the_package() -> None:
     assert {path.name for path in folder.glob("*/*.cu*")} == kernels | parts
 
 
-@pytest.mark.parametrize("activation", ["int8", "exact"])
+@pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
 def test_pytorch_knows_what_the_kernels_of_a_program_write(
-    activation: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    activation_dtype: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it takes all tensors of a kernel to be written, and copies those that are needed again."""
     logs: list[str] = []
@@ -214,7 +216,7 @@ def test_pytorch_knows_what_the_kernels_of_a_program_write(
     config = candidates(16)[0]
     monkeypatch.setattr(choose_linear, "choose_matmul", lambda *a, **k: Choice("matmul", config, "this test"))
     model = nn.Linear(512, 96).to(torch.bfloat16).eval().requires_grad_(False)
-    quantize_weights(model, Int4CoalescedConfig(activation=activation))
+    quantize_weights(model, Int4CoalescedConfig(activation_dtype=activation_dtype))
     program = torch.export.export(model, (torch.randn(20, 512).to(torch.bfloat16),))
     path = tmp_path / "model.pte"
     export_program({"forward": program}, "sm_90", path, CompileOptions(progress=False))

@@ -136,7 +136,7 @@ def test_the_limit_is_that_of_all_n_together(use: Use) -> None:
     assert [matvec_limit(LinearProblem(1, n, 4096), DEVICE) for n in (16, 1024, 65536)] == [8, 8, 8]
     use(made(*slow[:3], entry("matmul", 4, 65536, 4096, (tall, 5.0))))
     assert [matvec_limit(LinearProblem(1, n, 4096), DEVICE) for n in (16, 1024, 65536)] == [2, 2, 2]
-    assert matvec_limit(LinearProblem(1, 1024, 4096, activation="exact"), DEVICE) == 0
+    assert matvec_limit(LinearProblem(1, 1024, 4096, activation_dtype="exact"), DEVICE) == 0
 
 
 def tile(block_m: int, ctas_per_sm: int = 1) -> MatmulConfig:

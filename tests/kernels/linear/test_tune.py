@@ -108,7 +108,7 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
     assert matvec_limit(problem, DEVICE) == 2
     kernels = [choose(dataclasses.replace(problem, m=m), DEVICE).kernel for m in (1, 2, 3, 8, 9, 500)]
     assert kernels == ["matvec", "matvec", "matmul", "matmul", "matmul", "matmul"]
-    assert choose(dataclasses.replace(problem, activation="exact"), DEVICE).kernel == "matmul"
+    assert choose(dataclasses.replace(problem, activation_dtype="exact"), DEVICE).kernel == "matmul"
     assert "measured on made up, nearest shape M 1 N 43008 K 5376" in choose(problem, DEVICE).source
     # Of two measurements of a shape, the one that was launched alike.
     early = dataclasses.replace(measured.of("matvec")[3], pdl=0)

@@ -171,7 +171,7 @@ def test_shared_weights_stay_shared() -> None:
     model = nn.Sequential(nn.Embedding(40, 128), nn.Linear(128, 40, bias=False))
     quantized = IntxUnpackedToInt8Tensor.from_hp(torch.randn(40, 128), (1, 32), torch.int4)
     model[0].weight = model[1].weight = nn.Parameter(quantized, requires_grad=False)
-    assert etcuda.convert_model(model, activation="int8") == ["0.weight", "1.weight"]
+    assert etcuda.convert_model(model, activation_dtype="int8") == ["0.weight", "1.weight"]
     assert model[0].weight is model[1].weight
     assert model[0].weight.activation == "int8"
 

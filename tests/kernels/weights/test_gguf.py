@@ -113,7 +113,7 @@ def test_plain_tensors_and_choice_of_names(tmp_path: pathlib.Path) -> None:
     assert [read[name].dtype for name in "abc"] == [torch.float32, torch.float16, torch.bfloat16]
     for tensor in read.values():
         assert torch.equal(tensor.float(), torch.from_numpy(values))
-    exact = etcuda.read_gguf(file, ["q"], activation="exact", dtype=torch.float16)["q"]
+    exact = etcuda.read_gguf(file, ["q"], activation_dtype="exact", dtype=torch.float16)["q"]
     assert (exact.activation, exact.dtype) == ("exact", torch.float16)
 
 
@@ -147,7 +147,7 @@ TENSORS = {
 def test_loading_into_a_model(device: str, tmp_path: pathlib.Path) -> None:
     with torch.device(device):
         model = Model().to(torch.bfloat16)
-    types = etcuda.load_gguf(model, write(tmp_path / "w.gguf", TENSORS), activation="exact")
+    types = etcuda.load_gguf(model, write(tmp_path / "w.gguf", TENSORS), activation_dtype="exact")
     assert types["layer.weight"] == "Q4_K"
     assert len(types) == 4
     assert isinstance(model.layer.weight, Int4CoalescedTensor)

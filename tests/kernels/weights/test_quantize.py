@@ -136,7 +136,10 @@ def test_quantize_of_torchao_with_a_filter() -> None:
 def test_quantize_of_torchao_by_name() -> None:
     model = Block()
     config = FqnToConfig(
-        {"layers.0": Int4CoalescedConfig(64, activation="exact"), r"re:layers\.\d+\.weight": Int8CoalescedConfig(16)}
+        {
+            "layers.0": Int4CoalescedConfig(64, activation_dtype="exact"),
+            r"re:layers\.\d+\.weight": Int8CoalescedConfig(16),
+        }
     )
     quantize_(model, config, filter_fn=None)
     assert model.layers[0].weight.format == Int4Format(64, "fp16", "zero_point")
@@ -148,7 +151,7 @@ def test_quantize_weights_keeps_weights_shared_and_near() -> None:
     torch.manual_seed(0)
     model = Block().eval()
     before = copy.deepcopy(model)
-    config = Int8CoalescedConfig(32, activation="exact")
+    config = Int8CoalescedConfig(32, activation_dtype="exact")
     names = etcuda.quantize_weights(model, config, lambda module, name: isinstance(module, nn.Linear | nn.Embedding))
     assert names == ["embedding.weight", "layers.0.weight", "layers.1.weight", "head.weight"]
     assert model.embedding.weight is model.head.weight

@@ -33,7 +33,7 @@ from tests.passes.linear.quantized_programs import (
 KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_quantized", "matmul_reordered"))
 CONFIGS = [
     Int4CoalescedConfig(),
-    Int4CoalescedConfig(offset="symmetric", activation="exact"),
+    Int4CoalescedConfig(offset="symmetric", activation_dtype="exact"),
     Int4CoalescedConfig(offset="minimum", scale_storage="codes"),
     Int8CoalescedConfig(group_size=None),
 ]

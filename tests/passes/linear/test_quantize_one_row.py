@@ -143,7 +143,7 @@ def test_what_others_read_and_what_is_no_norm_stays(
 @pytest.mark.parametrize("config", [GPU, HOST], ids=["sm_90", "host"])
 def test_nothing_is_done_without_products(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, rounding=1.5)
-    model = quantized(make(Plain), Int4CoalescedConfig(activation="exact"))
+    model = quantized(make(Plain), Int4CoalescedConfig(activation_dtype="exact"))
     program = lowered(export(model, X), config)
     assert not calls(program, "rms_norm_quantize", "quantize_activation")
     assert close(runnable(program)(X), model(X))

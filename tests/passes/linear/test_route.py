@@ -53,9 +53,9 @@ CONFIGS = [
     Int4CoalescedConfig(),
     Int4CoalescedConfig(offset="symmetric", group_size=64),
     Int4CoalescedConfig(offset="minimum", scale_storage="codes"),
-    Int4CoalescedConfig(activation="exact"),
+    Int4CoalescedConfig(activation_dtype="exact"),
     Int8CoalescedConfig(),
-    Int8CoalescedConfig(group_size=None, activation="exact"),
+    Int8CoalescedConfig(group_size=None, activation_dtype="exact"),
 ]
 
 
@@ -105,7 +105,7 @@ class Projections(nn.Module):
     [
         (Int4CoalescedConfig(group_size=64), [(4, "int8")]),
         (Int8CoalescedConfig(), [(4, "int8"), (8, "int8")]),
-        (Int4CoalescedConfig(activation="exact"), [(4, "exact"), (4, "int8")]),
+        (Int4CoalescedConfig(activation_dtype="exact"), [(4, "exact"), (4, "int8")]),
     ],
     ids=["format", "bits", "activation"],
 )
@@ -205,7 +205,7 @@ def test_a_weight_that_a_look_up_shares_is_there_once(config: BackendConfig) -> 
 
 @pytest.mark.parametrize("activation", ["int8", "exact"])
 def test_the_host_computes_the_formula(activation: str) -> None:
-    model = quantized(make(MLP, bias=True), Int4CoalescedConfig(activation=activation))
+    model = quantized(make(MLP, bias=True), Int4CoalescedConfig(activation_dtype=activation))
     x = torch.randn(8, 64).to(torch.bfloat16)
     program = lowered(export(model, x, dynamic=({0: Dim("rows", min=0, max=99)},)), HOST)
     assert not calls(program)

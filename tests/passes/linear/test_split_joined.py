@@ -57,7 +57,11 @@ def order(call: Node) -> tuple[Any, ...]:
     return (name, tokens, ctas > 0, *rest)  # type: ignore[operator]
 
 
-CONFIGS = [Int4CoalescedConfig(), Int8CoalescedConfig(), Int4CoalescedConfig(offset="symmetric", activation="exact")]
+CONFIGS = [
+    Int4CoalescedConfig(),
+    Int8CoalescedConfig(),
+    Int4CoalescedConfig(offset="symmetric", activation_dtype="exact"),
+]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 16, 64, 300])

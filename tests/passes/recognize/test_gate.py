@@ -95,7 +95,7 @@ def test_both_side_by_side() -> None:
 
 def test_behind_products() -> None:
     # Products of many rows do not round where those of few do; exact ones are the same.
-    model = quantized(make(MLP, dim=K, hidden=2 * K), Int4CoalescedConfig(activation="exact"))
+    model = quantized(make(MLP, dim=K, hidden=2 * K), Int4CoalescedConfig(activation_dtype="exact"))
     x = torch.randn(1, 40, K).bfloat16()
     program = lowered(export(model, x, dynamic=({1: Dim("rows", min=1, max=300)},)))
     assert "aten.silu.default" not in outside(program)
