@@ -98,7 +98,7 @@ def launcher(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib
     script = folder / "fake-ccache"
     script.write_text(f"""#!/bin/sh\necho "$@" >> '{log}'\nexec "$@"\n""")
     script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     return log
 
 

@@ -34,8 +34,9 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pathlib.Pat
     script = folder / "fake-ccache"
     script.write_text(f"""#!/bin/sh\necho "$@" >> '{log}'\nexec "$@"\n""")
     script.chmod(0o755)
-    path = f"{folder}:{os.environ['PATH']}"
-    return configure(folder / "build", CXX="fake-ccache g++ -O1", PATH=path), log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        return configure(folder / "build", CXX="fake-ccache g++ -O1"), log
 
 
 def test_a_compiler_with_a_launcher_and_options(launched: tuple[str, pathlib.Path]) -> None:
