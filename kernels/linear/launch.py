@@ -13,7 +13,7 @@ from etcuda.kernels.common.pdl import choose_kernel
 from etcuda.kernels.cuda import native_kernels
 from etcuda.kernels.formats.base import DTYPES, GroupFormat
 from etcuda.kernels.linear.check import Stored
-from etcuda.kernels.linear.hopper.gemm import native
+from etcuda.kernels.linear.hopper.gemm import GemmConfig
 from etcuda.kernels.linear.hopper.stand_in import hopper_gemm_kernel, hopper_gemm_pdl
 from etcuda.kernels.linear.triton import matvec as mv
 from etcuda.kernels.linear.triton.fixup import reduce_kernel, reduce_pdl
@@ -131,11 +131,12 @@ def matmul_reordered(
         if any(made is not given for made, (given, _) in zip(weights, needs, strict=True)):
             pdl = 0  # The kernel in front writes a weight, which is read before that one's end.
         kernel, early = choose_kernel(reordered, hopper_gemm_kernel, hopper_gemm_pdl, pdl)
-        bias_type = None if bias is None else dtype_name(bias.dtype)
-        made = native(
-            k, dtype_name(reordered.dtype), activation_dtype, segments_of(factor), form.offset, block_m, warpgroups, num_stages,
-            dtype_name(dtype), bias_type,
-        )  # fmt: skip
+        made = GemmConfig(
+            k=k, mma_dtype=dtype_name(reordered.dtype), activation_dtype=activation_dtype,
+            k_segments=segments_of(factor), offset=form.offset, block_m=block_m, warpgroups=warpgroups,
+            num_stages=num_stages, out_dtype=dtype_name(dtype),
+            bias_dtype=None if bias is None else dtype_name(bias.dtype),
+        ).native()  # fmt: skip
         with native_kernels():
             kernel[(ctas,)](
                 reordered, factor, *weights, added, out, partial, semaphores, num_rows + 2,
