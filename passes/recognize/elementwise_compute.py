@@ -136,14 +136,14 @@ def _same(formulas: Formulas, node: Node) -> Elements | None:
         return formulas.of(source)
     if source.meta["val"].dtype.is_floating_point and node.meta["val"].dtype.is_floating_point:
         inner = formulas.of(source)
-        return Elements(inner.shape, lambda index: _rounded(inner.at(index), node.meta["val"].dtype))
+        return Elements(inner.shape, lambda index: _cast(inner.at(index), node.meta["val"].dtype))
     return None
 
 
-def _rounded(value: Any, dtype: torch.dtype) -> Any:
+def _cast(value: Any, dtype: torch.dtype) -> Any:
     """A number, or the numbers that a case distinction chooses from, in another precision."""
     if isinstance(value, sympy.Piecewise):
-        return sympy.Piecewise(*((_rounded(each, dtype), case) for each, case in value.args))
+        return sympy.Piecewise(*((_cast(each, dtype), case) for each, case in value.args))
     if value.is_number:
         return sympy.sympify(torch.tensor(float(value), dtype=torch.float64).to(dtype).item())
     return sympy.Function(f"to_{str(dtype).removeprefix('torch.')}")(value)
