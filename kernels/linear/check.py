@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from etcuda.errors import WeightFormatError
 from etcuda.kernels.activations.check import arch_of, check_activation_dtype, check_block_m
 from etcuda.kernels.activations.hopper.reorder import SEMAPHORES
 from etcuda.kernels.common.check import expect, expect_same
@@ -25,8 +26,13 @@ def check_stored(op: str, kind: type[GroupFormat], stored: Stored, group_size: i
         WeightFormatError: they do not fit together; the message names the operator and the tensor.
     """
     form = kind.of(group_size, *stored[1:])
-    n, k = form.check_components(dict(zip(PARTS, stored, strict=True)), op)
-    return form, n, k
+    shape = form.check_components(dict(zip(PARTS, stored, strict=True)), op)
+    if len(shape) != 2:
+        raise WeightFormatError(
+            f"{op}: qdata: expected the stored tensors of one weight [N, K], got a weight {list(shape)}. "
+            "Call the operator for one weight of them at a time, weight[0]."
+        )
+    return form, *shape
 
 
 def check_linear(

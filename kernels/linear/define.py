@@ -19,7 +19,7 @@ from etcuda.kernels.linear.choose.select import run_linear
 
 def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> Any:
     """Defines ``int4_linear`` or ``int8_linear``; ``reference`` computes it on a CPU."""
-    name = f"int{kind.bits}_linear"
+    name = f"{kind.name}_linear"
 
     @custom_op(f"etcuda::{name}", mutates_args=())
     def linear(
@@ -83,7 +83,7 @@ def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> 
 
 def define_embedding(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> Any:
     """Defines ``int4_embedding`` or ``int8_embedding``; ``reference`` computes it in fp32."""
-    name = f"int{kind.bits}_embedding"
+    name = f"{kind.name}_embedding"
 
     @custom_op(f"etcuda::{name}", mutates_args=())
     def embedding(

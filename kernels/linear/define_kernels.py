@@ -27,7 +27,7 @@ from etcuda.kernels.linear.check import (
 
 def define_matvec(kind: type[GroupFormat]) -> Any:
     """Defines ``int4_matvec`` or ``int8_matvec``; returns it and its fake."""
-    name = f"int{kind.bits}_matvec"
+    name = f"{kind.name}_matvec"
 
     @triton_op(f"etcuda::{name}", mutates_args=())
     def matvec(
@@ -91,7 +91,7 @@ def define_matvec(kind: type[GroupFormat]) -> Any:
 
 def define_matvec_quantized(kind: type[GroupFormat]) -> Any:
     """Defines ``int4_matvec_quantized`` or ``int8_matvec_quantized``; returns it and its fake."""
-    name = f"int{kind.bits}_matvec_quantized"
+    name = f"{kind.name}_matvec_quantized"
 
     @triton_op(f"etcuda::{name}", mutates_args=())
     def matvec_quantized(
@@ -143,7 +143,7 @@ def define_matvec_quantized(kind: type[GroupFormat]) -> Any:
 
 def define_matmul(kind: type[GroupFormat]) -> Any:
     """Defines ``int4_matmul`` or ``int8_matmul``; returns it and its fake."""
-    name = f"int{kind.bits}_matmul"
+    name = f"{kind.name}_matmul"
 
     @triton_op(f"etcuda::{name}", mutates_args=())
     def matmul(
@@ -213,7 +213,7 @@ def define_matmul(kind: type[GroupFormat]) -> Any:
 
 def define_matmul_reordered(kind: type[GroupFormat]) -> Any:
     """Defines ``int4_matmul_reordered`` or ``int8_matmul_reordered``; returns it and its fake."""
-    name = f"int{kind.bits}_matmul_reordered"
+    name = f"{kind.name}_matmul_reordered"
 
     @triton_op(f"etcuda::{name}", mutates_args=())
     def matmul_reordered(

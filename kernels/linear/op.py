@@ -1,4 +1,4 @@
-"""Operators on quantised weights, defined alike for every format.
+"""Operators on quantised weights, defined alike for every weight format.
 
 ``etcuda::int4_linear`` and ``etcuda::int4_embedding`` say what is computed: an exported model holds one of them per
 layer. On a CPU they compute the reference, on a GPU what was measured to be fastest. The others are the kernels.
@@ -6,8 +6,11 @@ layer. On a CPU they compute the reference, on a GPU what was measured to be fas
 
 from __future__ import annotations
 
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.formats.int8 import Int8Format
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.define import define_embedding, define_linear
 from etcuda.kernels.linear.define_kernels import (
     define_matmul,
@@ -15,22 +18,18 @@ from etcuda.kernels.linear.define_kernels import (
     define_matvec,
     define_matvec_quantized,
 )
-from etcuda.kernels.linear.reference import (
-    int4_embedding_reference,
-    int4_linear_reference,
-    int8_embedding_reference,
-    int8_linear_reference,
-)
+from etcuda.kernels.linear.reference import embedding_reference, linear_reference
 
-int4_linear = define_linear(Int4Format, int4_linear_reference)
-int4_embedding = define_embedding(Int4Format, int4_embedding_reference)
-int4_matvec, fake_int4_matvec = define_matvec(Int4Format)
-int4_matvec_quantized, _ = define_matvec_quantized(Int4Format)
-int4_matmul, fake_int4_matmul = define_matmul(Int4Format)
-int4_matmul_reordered, _ = define_matmul_reordered(Int4Format)
-int8_linear = define_linear(Int8Format, int8_linear_reference)
-int8_embedding = define_embedding(Int8Format, int8_embedding_reference)
-int8_matvec, fake_int8_matvec = define_matvec(Int8Format)
-int8_matvec_quantized, _ = define_matvec_quantized(Int8Format)
-int8_matmul, fake_int8_matmul = define_matmul(Int8Format)
-int8_matmul_reordered, _ = define_matmul_reordered(Int8Format)
+# Every operator and its fake, by name: "int4_matvec".
+OPERATORS: dict[str, tuple[Any, Callable[..., Any]]] = {}
+
+for _record in formats():
+    _format = _record.format_type
+    define_linear(_format, functools.partial(linear_reference, _format))
+    define_embedding(_format, functools.partial(embedding_reference, _format))
+    if "matvec" in _record.kernels:
+        OPERATORS[f"{_record.name}_matvec"] = define_matvec(_format)
+        OPERATORS[f"{_record.name}_matvec_quantized"] = define_matvec_quantized(_format)
+    if "matmul" in _record.kernels:
+        OPERATORS[f"{_record.name}_matmul"] = define_matmul(_format)
+        OPERATORS[f"{_record.name}_matmul_reordered"] = define_matmul_reordered(_format)

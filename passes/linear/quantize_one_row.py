@@ -109,7 +109,7 @@ def _after_rounding(each: LinearProblem, rounding: float, target: CudaTarget) ->
     depends on N, so that a joined product and its parts are treated alike."""
     measured = table.load(each.bits, target.arch)
     pays = None if measured is None else quantizing_before_pays(measured, each, 1, rounding)
-    best = None if measured is None else best_matvec(measured, each, 1, rounded=1)
+    best = None if measured is None else best_matvec(measured, each, 1, quantized=1)
     if pays is None or best is None:
         return f"products of one row were not measured on {target.arch} with a rounding in front and without"
     if not pays:

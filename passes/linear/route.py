@@ -280,7 +280,7 @@ def _insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: C
                 reordered[key] = _insert_parts(before, _ops.reorder_activation.default, call.x, *how)
             results.append(_insert_matmul(before, call, choice.config, reordered[key], target, pdl))
             continue
-        if choice.config.rounded and not rounded:
+        if choice.config.quantized and not rounded:
             rounded = _insert_parts(before, _ops.quantize_activation.default, call.x, int(supports_pdl(target)))
         results.append(_insert_matvec(before, call, choice.config, step, rounded, target, pdl))
     return results
@@ -331,7 +331,7 @@ def _insert_matvec(
     pdl: int,
 ) -> Node:  # fmt: skip
     tokens, ctas, *rest = matvec_arguments(config, step.tokens, target.num_sms, pdl)
-    if not config.rounded:
+    if not config.quantized:
         op = getattr(_ops, f"int{call.bits}_matvec").default
         return insert_call(before, op, (call.x, *_weight(call), tokens, ctas, *rest))
     op = getattr(_ops, f"int{call.bits}_matvec_quantized").default

@@ -18,7 +18,6 @@ from etcuda.kernels.activations.reorder_op import gate_reorder, reorder_activati
 from etcuda.kernels.linear.choose.configs import MatmulConfig
 from etcuda.kernels.linear.choose.select import Choice
 from etcuda.kernels.linear.hopper.gemm import shared_bytes
-from etcuda.kernels.linear.op import int4_matmul, int4_matmul_reordered
 from etcuda.passes.linear import choose as choose_linear
 from examples.cpp.session import run_calls
 from examples.export import export_program
@@ -53,7 +52,7 @@ def product(
 ) -> Tensor:  # fmt: skip
     warpgroups, stages = shape
     config = (activation_dtype, 64 * warpgroups, block_m, 8, 4, stages, ctas, 0, warpgroups, pdl)
-    result: Tensor = int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
+    result: Tensor = torch.ops.etcuda.int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
     return result
 
 
@@ -140,7 +139,7 @@ def test_a_product_behind_a_gate_again_and_again(m: int, monkeypatch: pytest.Mon
 
     def product(pdl: int) -> Tensor:
         reordered = gate_reorder(both, None, "silu", "int8", m, pdl)
-        result: Tensor = int4_matmul_reordered(*reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl)
+        result: Tensor = torch.ops.etcuda.int4_matmul_reordered(*reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl)
         return result
 
     wanted = product(0)
@@ -243,7 +242,7 @@ def test_the_same_bits_again_early_or_ordered_before(dtype: torch.dtype, activat
     first = product(weight, x, block_m=64, ctas=132, activation_dtype=activation_dtype)
     reordered, factor, semaphores = reorder_activation(x, 4, activation_dtype, 128, 1, 0)
     config = (x.dtype, activation_dtype, 256, 64, 8, 4, 3, 132, 0, 4, 0)
-    again = int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
+    again = torch.ops.etcuda.int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
     assert torch.equal(first, again)
     assert not semaphores.any()
     graph = torch.cuda.CUDAGraph()

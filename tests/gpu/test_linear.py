@@ -119,10 +119,10 @@ def test_configurations_of_one_order_give_the_same_bits(m: int, bits: int, k: in
     compared = 0
     for config in matvec_candidates(problem, device):
         arguments = matvec_arguments(config, padded(m), device.num_sms, 0)
-        values = rounded if config.rounded else x
+        values = rounded if config.quantized else x
         got = launch.matvec(bits, form, values, stored, None, torch.float32, *arguments)
-        compared += config.order in first
-        assert torch.equal(first.setdefault(config.order, got), got), config
+        compared += config.split in first
+        assert torch.equal(first.setdefault(config.split, got), got), config
     assert compared
 
 

@@ -18,7 +18,8 @@ class MatvecConfig:
     """How up to eight rows are multiplied.
 
     Attributes:
-        rounded: 1 if a kernel of its own rounds the activations, which then walks along K; 0 if the product does.
+        quantized: 1 if a kernel of its own quantizes the activations, and the product walks along K; 0 if the product
+            quantizes them.
         resident: 1 for ``resident_kernel``, which keeps a whole row of activations; 0 for ``stepped_kernel``.
         block_n: weight rows of a tile.
         blocks: blocks of 32 of a tile; of the resident kernel, those of a row rounded up to a power of two.
@@ -27,7 +28,7 @@ class MatvecConfig:
         ctas_per_sm: programs per multiprocessor of the resident kernel, else 0.
     """
 
-    rounded: int
+    quantized: int
     resident: int
     block_n: int
     blocks: int
@@ -36,11 +37,11 @@ class MatvecConfig:
     ctas_per_sm: int
 
     @property
-    def order(self) -> MatvecConfig:
-        """What decides in which order a row is summed, and so its bits: all but the rows of a tile and the programs.
+    def split(self) -> MatvecConfig:
+        """What decides how the sum of a row is split, and so its bits: all but the rows of a tile and the CTAs.
 
         A row's blocks go to lanes, then to warps, then to registers, whatever rows are beside it in a tile, and which
-        program takes a tile does not change what it computes. Every other field changes how blocks are spread, or which
+        CTA takes a tile does not change what it computes. Every other field changes how blocks are spread, or which
         instructions the compiler fuses.
         """
         return dataclasses.replace(self, block_n=0, ctas_per_sm=0)

@@ -169,7 +169,7 @@ def run_config(
             bits, form, x, stored, bias, activation_dtype, *matmul_arguments(config, num_sms, pdl)
         )  # fmt: skip
     arguments = matvec_arguments(config, padded(x.shape[0]), num_sms, pdl)
-    values = quantize(x, pdl) if config.rounded else x
+    values = quantize(x, pdl) if config.quantized else x
     return launch.matvec(bits, form, values, stored, bias, x.dtype, *arguments)
 
 

@@ -50,7 +50,7 @@ def test_the_split_of_a_row_does_not_depend_on_the_number_of_rows(k: int, m: int
     for config in kernels(k, m):
         first, *others = (splits(compile_matvec(config, case, m, rows, 1, "ttgir")) for rows in ROWS)
         assert first == others[0] == others[1], config
-        assert of_order.setdefault(config.order, first) == first, config
+        assert of_order.setdefault(config.split, first) == first, config
         ((size, per_thread, lanes, warps, _),) = first
         assert int(size) == config.blocks
         # Neighbouring blocks in neighbouring lanes, then in neighbouring warps: each load of a warp is contiguous.
@@ -106,9 +106,9 @@ def test_rows_of_a_tile_are_computed_alike(config: tuple[int, ...]) -> None:
 def test_rows_of_a_tile_and_programs_are_all_that_an_order_leaves_open() -> None:
     config = MatvecConfig(0, 1, 4, 128, 4, 1, 8)
     for other in ((0, 1, 4, 128, 4, 1, 4), (0, 1, 2, 128, 4, 1, 8)):
-        assert MatvecConfig(*other).order == config.order
+        assert MatvecConfig(*other).split == config.split
     for other in ((1, 1, 4, 128, 4, 1, 8), (0, 1, 4, 128, 2, 1, 8), (0, 0, 4, 128, 4, 1, 0)):
-        assert MatvecConfig(*other).order != config.order
+        assert MatvecConfig(*other).split != config.split
     # The two differ in what they make of a sum: one spreads a row over fewer warps.
     case = Case(k=4096, bias=False)
     spread = [splits(compile_matvec(MatvecConfig(0, 1, 4, 128, w, 1, 0), case, 1, Rows(), 1, "ttgir")) for w in (2, 4)]

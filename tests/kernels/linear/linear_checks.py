@@ -16,16 +16,6 @@ from etcuda.kernels.activations.quantize_op import quantize_activation
 from etcuda.kernels.activations.reference import quantize_activation_reference, reorder_activation_reference
 from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.linear import launch
-from etcuda.kernels.linear.op import (
-    int4_matmul,
-    int4_matmul_reordered,
-    int4_matvec,
-    int4_matvec_quantized,
-    int8_matmul,
-    int8_matmul_reordered,
-    int8_matvec,
-    int8_matvec_quantized,
-)
 from tests.kernels.linear.linear_cases import (
     DEVICE,
     DTYPES,
@@ -39,10 +29,10 @@ from tests.kernels.linear.linear_cases import (
     rounded,
 )
 
-MATVEC = {4: int4_matvec, 8: int8_matvec}
-ROUNDED = {4: int4_matvec_quantized, 8: int8_matvec_quantized}
-MATMUL = {4: int4_matmul, 8: int8_matmul}
-ORDERED = {4: int4_matmul_reordered, 8: int8_matmul_reordered}
+MATVEC = {4: torch.ops.etcuda.int4_matvec, 8: torch.ops.etcuda.int8_matvec}
+ROUNDED = {4: torch.ops.etcuda.int4_matvec_quantized, 8: torch.ops.etcuda.int8_matvec_quantized}
+MATMUL = {4: torch.ops.etcuda.int4_matmul, 8: torch.ops.etcuda.int8_matmul}
+ORDERED = {4: torch.ops.etcuda.int4_matmul_reordered, 8: torch.ops.etcuda.int8_matmul_reordered}
 WARPS = 4 if DEVICE == "cuda" else 1
 
 FORMATS = [

@@ -65,18 +65,18 @@ def test_what_does_not_depend_on_n(
         first, second = (choose_matvec(each, device).config for each in (one, other))
         assert isinstance(first, MatvecConfig)
         assert isinstance(second, MatvecConfig)
-        assert first.order == second.order
+        assert first.split == second.split
     if path and size == 2:
         found = table.from_json(path.read_text(), str(path))
         pays = [
             measured.quantizing_before_pays(found, dataclasses.replace(each, m=1), 1, 0.01 * m) for each in (one, other)
         ]
         assert pays[0] == pays[1]
-        after = [measured.best_matvec(found, dataclasses.replace(each, m=1), 1, rounded=1) for each in (one, other)]
+        after = [measured.best_matvec(found, dataclasses.replace(each, m=1), 1, quantized=1) for each in (one, other)]
         assert (after[0] is None) == (after[1] is None)
         if after[0] is not None and after[1] is not None:
-            assert after[0][0].order == after[1][0].order
-            assert after[0][0].rounded
+            assert after[0][0].split == after[1][0].split
+            assert after[0][0].quantized
 
 
 def entry(kernel: str, m: int, n: int, k: int, *candidates: tuple[table.Config, float]) -> Entry:

@@ -17,9 +17,10 @@ from etcuda.kernels.activations.quantize_op import quantize_activation
 from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.common import registry
 from etcuda.kernels.linear import launch
-from etcuda.kernels.linear.op import int4_matmul, int4_matmul_reordered, int4_matvec, int4_matvec_quantized
 from etcuda.kernels.linear.problem import LinearProblem, cost, refuse, refuse_matvec
 from tests.kernels.linear.linear_cases import Case, error, make, rounded
+
+ops = torch.ops.etcuda
 
 MATVEC = (1, 0, 4, 32, 1, 1, 0)
 MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0, 0)
@@ -88,7 +89,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "group": ({"group_size": 64}, WeightFormatError, r"scale: expected shape \[8, 4\] .*, got \[8, 8\]"),
     "no group": ({"group_size": 48}, WeightFormatError, "expected one of 32, 64, 128, 256, got 48"),
     "qdata": ({"qdata": torch.ones(8, 128)}, WeightFormatError, "qdata: expected torch.uint8 .*, got torch.float32"),
-    "no rows": ({"qdata": torch.ones(0, 128).byte()}, WeightFormatError, r"N and K at least 1, got \[0, 256\]"),
+    "no rows": ({"qdata": torch.ones(0, 128).byte()}, WeightFormatError, r"every size at least 1, got \[0, 256\]"),
     "scale": (
         {"scale": torch.ones(7, 8).half()},
         WeightFormatError,
@@ -112,9 +113,9 @@ def test_bad_arguments(name: str) -> None:
     if name != "activation":
         good = {key: value for key, value in good.items() if key != "activation"}
         with pytest.raises(kind, match=f"{owner.format('matvec')}: .*{message}"):
-            int4_matvec(*good.values(), *MATVEC)
+            ops.int4_matvec(*good.values(), *MATVEC)
         with pytest.raises(kind, match=f"{owner.format('matmul')}: .*{message}"):
-            int4_matmul(*good.values(), *MATMUL)
+            ops.int4_matmul(*good.values(), *MATMUL)
 
 
 def test_rows_beyond_the_kernels() -> None:
@@ -122,20 +123,20 @@ def test_rows_beyond_the_kernels() -> None:
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good.values()]
         with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected at most 4 rows, got 6"):
-            int4_matvec(*fakes, 4, *MATVEC[1:])
+            ops.int4_matvec(*fakes, 4, *MATVEC[1:])
         with pytest.raises(KernelArgumentError, match="int4_matvec: tokens: expected 1, 2, 4 or 8, got 3"):
-            int4_matvec(*fakes, 3, *MATVEC[1:])
-        assert int4_matvec(*fakes, 8, *MATVEC[1:]).shape == (2, 3, 8)
-        assert int4_matmul(*fakes, *MATMUL).shape == (2, 3, 8)
+            ops.int4_matvec(*fakes, 3, *MATVEC[1:])
+        assert ops.int4_matvec(*fakes, 8, *MATVEC[1:]).shape == (2, 3, 8)
+        assert ops.int4_matmul(*fakes, *MATMUL).shape == (2, 3, 8)
         q, scale, total = quantize_activation(fakes[0])
         assert (q.shape, q.dtype, scale.shape, total.dtype) == ((6, 256), torch.int8, (6, 8), torch.float32)
         rest = (*fakes[1:], torch.bfloat16, 8, *MATVEC[2:])
-        out = int4_matvec_quantized(q, scale, total, *rest)
+        out = ops.int4_matvec_quantized(q, scale, total, *rest)
         assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
         with pytest.raises(KernelArgumentError, match=r"q_sum: expected its last dimension to be 8, got 7"):
-            int4_matvec_quantized(q, scale, total[:, :7], *rest)
+            ops.int4_matvec_quantized(q, scale, total[:, :7], *rest)
         with pytest.raises(KernelArgumentError, match=r"q: expected int8, got torch\.float32"):
-            int4_matvec_quantized(fakes[0][0], scale, total, *rest)
+            ops.int4_matvec_quantized(fakes[0][0], scale, total, *rest)
 
 
 BAD_REORDERED: dict[str, tuple[dict[str, Any], str]] = {
@@ -180,11 +181,11 @@ def reordered_arguments(**changes: Any) -> list[Any]:
 
 def _refuses(given: list[Any], message: str) -> None:
     with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_reordered: {message}")):
-        int4_matmul_reordered(*given)
+        ops.int4_matmul_reordered(*given)
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
         with pytest.raises(KernelArgumentError, match=re.escape(message)):
-            int4_matmul_reordered(*fakes)
+            ops.int4_matmul_reordered(*fakes)
 
 
 @pytest.mark.parametrize("name", BAD_REORDERED)
@@ -247,7 +248,7 @@ def test_shapes_of_ordered_activations() -> None:
     good = reordered_arguments()
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good]
-        out = int4_matmul_reordered(*fakes)
+        out = ops.int4_matmul_reordered(*fakes)
         assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
     for shape, rows in (((2, 3, 160), 64), ((0, 160), 64), ((65, 160), 128)):
         for bits in (4, 8):
@@ -264,11 +265,11 @@ def test_shapes_of_ordered_activations() -> None:
 def test_kernels_want_a_gpu() -> None:
     good = [value for key, value in arguments().items() if key != "activation"]
     with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected a tensor on a GPU, got one on cpu"):
-        int4_matvec(*good, 8, *MATVEC[1:])
+        ops.int4_matvec(*good, 8, *MATVEC[1:])
     with pytest.raises(KernelArgumentError, match="int4_matmul: x: expected a tensor on a GPU, got one on cpu"):
-        int4_matmul(*good, *MATMUL)
+        ops.int4_matmul(*good, *MATMUL)
     with pytest.raises(KernelArgumentError, match="matmul_reordered: x: expected a tensor on a GPU, got one on cpu"):
-        int4_matmul_reordered(*reordered_arguments())
+        ops.int4_matmul_reordered(*reordered_arguments())
 
 
 @pytest.mark.parametrize(

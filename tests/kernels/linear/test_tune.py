@@ -126,7 +126,7 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
         assert not config.resident or config.blocks >= k // 32
         wide = choose_matvec(dataclasses.replace(problem, k=k, itemsize=4), DEVICE).config
         assert isinstance(wide, MatvecConfig)
-        assert wide.rounded
+        assert wide.quantized
     assert "the model" in choose(dataclasses.replace(problem, bits=8), DEVICE).source
 
 
