@@ -7,15 +7,15 @@ import functools
 from etcuda.kernels.common.registry import KernelRecord, register
 from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.choose.configs import matmul_candidates, matvec_candidates
-from etcuda.kernels.linear.op import OPERATORS
+from etcuda.kernels.linear.op import KERNELS
 from etcuda.kernels.linear.problem import cost, refuse, refuse_matvec
 from etcuda.kernels.linear.reference import linear_reference
 
 for _record in formats():
     _reference = functools.partial(linear_reference, _record.format_type)
     if "matvec" in _record.kernels:
-        _matvec, _fake = OPERATORS[f"{_record.name}_matvec"]
-        _quantized, _ = OPERATORS[f"{_record.name}_matvec_quantized"]
+        _matvec, _fake = KERNELS[f"{_record.name}_matvec"]
+        _quantized, _ = KERNELS[f"{_record.name}_matvec_quantized"]
         register(
             KernelRecord(
                 op=f"etcuda::{_record.name}_matvec",
@@ -29,8 +29,8 @@ for _record in formats():
             )
         )
     if "matmul" in _record.kernels:
-        _matmul, _fake = OPERATORS[f"{_record.name}_matmul"]
-        _reordered, _ = OPERATORS[f"{_record.name}_matmul_reordered"]
+        _matmul, _fake = KERNELS[f"{_record.name}_matmul"]
+        _reordered, _ = KERNELS[f"{_record.name}_matmul_reordered"]
         register(
             KernelRecord(
                 op=f"etcuda::{_record.name}_matmul",

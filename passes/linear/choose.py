@@ -16,7 +16,6 @@ from etcuda.kernels.linear.choose.select import (
     choose_matvec,
     matmul_ranges,
     matvec_limit,
-    problem_of,
 )
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.passes.graph.meta import tensor_of
@@ -45,8 +44,8 @@ def rows_of(call: LinearCall) -> int | torch.SymInt:
 
 def problem(call: LinearCall) -> LinearProblem:
     """The call in numbers, M at the example inputs."""
-    return problem_of(
-        call.bits, call.form, hint(rows_of(call)), call.n, call.k, call.activation_dtype, tensor_of(call.x).dtype
+    return LinearProblem.of(
+        call.form, hint(rows_of(call)), call.n, call.k, call.activation_dtype, tensor_of(call.x).dtype
     )
 
 

@@ -15,7 +15,6 @@ from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.linear.choose import table
 from etcuda.kernels.linear.choose.configs import MatvecConfig
 from etcuda.kernels.linear.choose.measured import best_matvec, quantizing_before_pays
-from etcuda.kernels.linear.choose.select import matvec_arguments
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
@@ -107,7 +106,7 @@ def _plan(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[MatvecCo
 def _after_rounding(each: LinearProblem, rounding: float, target: CudaTarget) -> MatvecConfig | str:
     """The configuration on rounded activations, or why it does not pay. Neither the order of its sums nor the reason
     depends on N, so that a joined product and its parts are treated alike."""
-    measured = table.load(each.bits, target.arch)
+    measured = table.load(each.format_name, target.arch)
     pays = None if measured is None else quantizing_before_pays(measured, each, 1, rounding)
     best = None if measured is None else best_matvec(measured, each, 1, quantized=1)
     if pays is None or best is None:
@@ -125,9 +124,9 @@ def _rewrite(nodes: list[Node], configs: list[MatvecConfig], target: CudaTarget)
     for node, config in zip(nodes, configs, strict=True):
         call, given = _read(node), arguments(node)
         x = tensor_of(call.x)
-        tokens, _, *rest = matvec_arguments(config, given["tokens"], target.num_sms, given["pdl"])
+        trailing = config.launch(given["tokens"], target.num_sms, given["pdl"]).to_args()
         weight: list[Any] = [*call.stored, call.bias, call.group_size]
-        result = insert_call(node, _ROUNDED[call.bits], (*parts, *weight, x.dtype, tokens, *rest))
+        result = insert_call(node, _ROUNDED[call.bits], (*parts, *weight, x.dtype, *trailing))
         if x.dim() != 2:
             # One row: the leading sizes are all 1.
             result = insert_call(node, aten.reshape.default, (result, [*(1 for _ in x.shape[:-1]), call.n]))

@@ -14,15 +14,10 @@ from torch.export.exported_program import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from etcuda.kernels.common.device import supports_pdl
+from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig
-from etcuda.kernels.linear.choose.select import matmul_arguments, matvec_arguments
 from etcuda.kernels.linear.problem import refuse
-from etcuda.kernels.linear.reference import (
-    int4_embedding_reference,
-    int4_linear_reference,
-    int8_embedding_reference,
-    int8_linear_reference,
-)
+from etcuda.kernels.linear.reference import embedding_reference, linear_reference
 from etcuda.options import BackendConfig
 from etcuda.passes.base import NodeError, graph_modules, graph_pass
 from etcuda.passes.graph.calls import insert_call
@@ -47,8 +42,12 @@ log = logging.getLogger(__name__)
 aten = torch.ops.aten
 _ops = torch.ops.etcuda
 
-_LINEAR: dict[int, Callable[..., Tensor]] = {4: int4_linear_reference, 8: int8_linear_reference}
-_EMBEDDING: dict[int, Callable[..., Tensor]] = {4: int4_embedding_reference, 8: int8_embedding_reference}
+_LINEAR: dict[int, Callable[..., Tensor]] = {
+    record.bits: functools.partial(linear_reference, record.format_type) for record in formats()
+}
+_EMBEDDING: dict[int, Callable[..., Tensor]] = {
+    record.bits: functools.partial(embedding_reference, record.format_type) for record in formats()
+}
 
 
 @graph_pass(requires=("lower_edge_ops", "bind_symbolic_inputs", "view_copy_to_view"))
@@ -316,7 +315,7 @@ def _insert_matmul(
     before: Node, call: LinearCall, config: MatmulConfig, reordered: list[Node], target: CudaTarget, pdl: int
 ) -> Node:
     op = getattr(_ops, f"int{call.bits}_matmul_reordered").default
-    trailing = matmul_arguments(config, target.num_sms, pdl)
+    trailing = config.launch(target.num_sms, pdl).to_args()
     return _shaped(
         before,
         call,
@@ -330,12 +329,12 @@ def _insert_matvec(
     before: Node, call: LinearCall, config: MatvecConfig, step: Step, rounded: list[Node], target: CudaTarget,
     pdl: int,
 ) -> Node:  # fmt: skip
-    tokens, ctas, *rest = matvec_arguments(config, step.tokens, target.num_sms, pdl)
+    trailing = config.launch(step.tokens, target.num_sms, pdl).to_args()
     if not config.quantized:
         op = getattr(_ops, f"int{call.bits}_matvec").default
-        return insert_call(before, op, (call.x, *_weight(call), tokens, ctas, *rest))
+        return insert_call(before, op, (call.x, *_weight(call), *trailing))
     op = getattr(_ops, f"int{call.bits}_matvec_quantized").default
-    flat = insert_call(before, op, (*rounded, *_weight(call), tensor_of(call.x).dtype, tokens, *rest))
+    flat = insert_call(before, op, (*rounded, *_weight(call), tensor_of(call.x).dtype, *trailing))
     return _shaped(before, call, flat)
 
 

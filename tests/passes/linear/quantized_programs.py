@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -15,7 +16,8 @@ from torch.fx import GraphModule, Node
 
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig, quantize_weights
 from etcuda.backend import preprocess
-from etcuda.kernels.linear.reference import int4_linear_reference, int8_linear_reference
+from etcuda.kernels.formats.registry import formats
+from etcuda.kernels.linear.reference import linear_reference
 from etcuda.options import BackendConfig
 from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.passes.manager import PASSES, run_passes
@@ -26,7 +28,7 @@ H200 = TARGETS["sm_90"]
 GPU, HOST = BackendConfig(H200), BackendConfig("host")
 # Passes that join products, and the one that takes the joined ones apart.
 FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
-_LINEAR = {4: int4_linear_reference, 8: int8_linear_reference}
+_LINEAR = {record.bits: functools.partial(linear_reference, record.format_type) for record in formats()}
 
 
 class _CapturedError(Exception):
