@@ -8,7 +8,7 @@ import functools
 import pathlib
 
 from etcuda.errors import RuntimeUnavailableError
-from etcuda.runtime.library import find_cublaslt, find_library
+from etcuda.library import find_cublaslt, find_library
 
 _DEVICE_TYPES = {"cpu": 0, "cuda": 1}
 

@@ -26,12 +26,12 @@ from etcuda.kernels.linear.choose.configs import MatmulConfig
 from etcuda.kernels.linear.choose.select import choose, matmul_arguments, run_config
 
 Call = Callable[[Tensor], Tensor]
-OURS = ("etcuda", "etcuda overlapped")
-# Ours in parts: a product whose activations the kernel in front has put in order, as for all but the first product of
-# an input, or behind a gate; and all kernels by themselves where two can be one.
-PARTS = ("etcuda, in order before", "etcuda, gate apart")
+OURS = ("etcuda", "etcuda, PDL")
+# Ours in parts: a product whose activations the kernel in front has reordered, as for all but the first product of an
+# input, or behind a gate; and all kernels by themselves where two can be one.
+PARTS = ("etcuda, reordered before", "etcuda, gate apart")
 # Engines whose result is not the product.
-UNCHECKED = ("read", "read overlapped", "gate", "gate overlapped")
+UNCHECKED = ("read", "read, PDL", "gate", "gate, PDL")
 
 
 class UnsupportedError(Exception):
@@ -192,8 +192,8 @@ def plain_read(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Cal
 
 ENGINES: dict[str, Engine] = {
     "etcuda": functools.partial(ours, 0),
-    "etcuda overlapped": functools.partial(ours, 1),
-    "etcuda, in order before": in_order_before,
+    "etcuda, PDL": functools.partial(ours, 1),
+    "etcuda, reordered before": in_order_before,
     "etcuda, gate apart": gate_apart,
     "tinygemm": functools.partial(behind_gate, tinygemm),
     "cuBLAS bf16": functools.partial(behind_gate, cublas),
@@ -201,7 +201,7 @@ ENGINES: dict[str, Engine] = {
     "executorch matmul": functools.partial(behind_gate, functools.partial(executorch, "int4_matmul")),
     "torchao default": functools.partial(behind_gate, torchao_default),
     "gate": functools.partial(gate_alone, 0),
-    "gate overlapped": functools.partial(gate_alone, 1),
+    "gate, PDL": functools.partial(gate_alone, 1),
     "read": functools.partial(plain_read, 0),
-    "read overlapped": functools.partial(plain_read, 1),
+    "read, PDL": functools.partial(plain_read, 1),
 }
