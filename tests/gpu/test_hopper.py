@@ -52,7 +52,7 @@ def product(
 ) -> Tensor:  # fmt: skip
     warpgroups, stages = shape
     config = (activation_dtype, 64 * warpgroups, block_m, 8, 4, stages, ctas, 0, warpgroups, pdl)
-    result: Tensor = torch.ops.etcuda.int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
+    result: Tensor = torch.ops.etcuda.int4_matmul(x, *weight.stored, weight.bias, weight.format.group_size, *config)
     return result
 
 
@@ -230,7 +230,7 @@ def test_weights_at_odd_addresses() -> None:
         return flat.copy_(part.flatten()).view(part.shape)
 
     stored = tuple(moved(part) for part in weight.stored)
-    other = Weight(weight.form, stored, weight.bias, weight.values)  # type: ignore[arg-type]
+    other = Weight(weight.format, stored, weight.bias, weight.values)  # type: ignore[arg-type]
     assert torch.equal(product(other, x), expected)
     assert torch.equal(product(other, x, pdl=1), expected)
 
@@ -262,7 +262,7 @@ def test_large_scales_and_offsets() -> None:
     weight.stored[1].fill_(10.0)
     x = torch.zeros(9, 256, dtype=torch.float32, device="cuda")
     x[:, 5] = torch.arange(9, device="cuda") * 1e-3
-    values = weight.form.dequantize(*weight.stored)  # type: ignore[arg-type]
+    values = weight.format.dequantize(*weight.stored)  # type: ignore[arg-type]
     expected = x.double() @ values.double().T + weight.bias.double()  # type: ignore[union-attr]
     got = product(weight, x, ctas=3)
     assert torch.isfinite(got).all()
@@ -278,7 +278,7 @@ def test_scales_of_any_size(block_m: int) -> None:
     scale.copy_(torch.tensor(sizes, dtype=torch.float16, device="cuda").repeat(8)[:, None].expand_as(scale))
     zero[::3] = 255
     x = activations(9, 1024, torch.bfloat16)
-    expected = x.double() @ weight.form.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
+    expected = x.double() @ weight.format.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
     got = product(weight, x, block_m=block_m, ctas=3, activation_dtype="int8")
     for row, size in enumerate(sizes):
         if size == 0:
