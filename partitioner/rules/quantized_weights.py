@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+import etcuda.kernels  # noqa: F401  registers the operators
+from etcuda.kernels.formats.registry import formats
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import Rule, dtype_list
-from etcuda.passes.linear.call import formats
 from etcuda.shims import compute_shim
 
 

@@ -10,8 +10,7 @@ from torch.fx import Node
 
 import etcuda.kernels  # noqa: F401  registers the operators
 from etcuda.kernels.formats.base import BLOCK, GroupFormat
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.formats.int8 import Int8Format
+from etcuda.kernels.formats.registry import WeightFormat, by_op, formats
 from etcuda.passes.base import NodeError
 from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.meta import tensor_of
@@ -22,62 +21,6 @@ STORED = ("qdata", "scale", "zero", "scale_step", "zero_step")
 JOINED = "etcuda_joined"
 # Metadata of a slice: the name of the weight whose rows it is. It is a view, which no kernel writes.
 ROWS_OF = "etcuda_rows_of"
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightFormat:
-    """A weight format and its operators."""
-
-    name: str
-    format_type: type[GroupFormat]
-
-    @property
-    def bits(self) -> int:
-        """Of an integer."""
-        return self.format_type.bits
-
-    @property
-    def linear_op(self) -> torch._ops.OpOverload:
-        """A linear layer, as an exported model has it."""
-        return self._op("linear")
-
-    @property
-    def embedding_op(self) -> torch._ops.OpOverload:
-        """Rows of the weight."""
-        return self._op("embedding")
-
-    @property
-    def matvec_op(self) -> torch._ops.OpOverload:
-        """Integer dot products for few rows."""
-        return self._op("matvec")
-
-    @property
-    def matvec_quantized_op(self) -> torch._ops.OpOverload:
-        """Likewise, on activations that are quantized."""
-        return self._op("matvec_quantized")
-
-    @property
-    def matmul_reordered_op(self) -> torch._ops.OpOverload:
-        """Tensor cores for many rows, on activations that are reordered."""
-        return self._op("matmul_reordered")
-
-    def _op(self, what: str) -> torch._ops.OpOverload:
-        found: torch._ops.OpOverload = getattr(torch.ops.etcuda, f"{self.name}_{what}").default
-        return found
-
-
-_FORMATS = (WeightFormat("int4", Int4Format), WeightFormat("int8", Int8Format))
-
-
-def formats() -> tuple[WeightFormat, ...]:
-    """Every format."""
-    return _FORMATS
-
-
-def by_op(op: object) -> WeightFormat | None:
-    """The format whose operator ``op`` is; ``None`` if it is something else."""
-    name = op._schema.name if isinstance(op, torch._ops.OpOverload) else ""
-    return next((each for each in formats() if name.startswith(f"etcuda::{each.name}_")), None)
 
 
 def format_of_integers(dtype: torch.dtype) -> WeightFormat:
@@ -170,22 +113,19 @@ class LinearCall:
 
 def read_linear(node: Node) -> LinearCall | None:
     """The call at ``node`` if it is a linear layer that no kernel was chosen for, else ``None``."""
-    found = by_op(node.target)
-    if found is None or node.target is not found.linear_op:
-        return None
-    return _read(node, found, arguments(node)["activation_dtype"])
+    found = _format_of(node, "linear")
+    return None if found is None else _read(node, found, arguments(node)["activation_dtype"])
 
 
 def read_matvec(node: Node) -> LinearCall | None:
     """The call at ``node`` if it is one of integer dot products that quantize activations themselves, else ``None``."""
-    found = by_op(node.target)
-    return _read(node, found, "int8") if found is not None and node.target is found.matvec_op else None
+    found = _format_of(node, "matvec")
+    return None if found is None else _read(node, found, "int8")
 
 
 def format_of_embedding(node: Node) -> WeightFormat | None:
     """The weight's format if ``node`` is a look-up of rows, else ``None``."""
-    found = by_op(node.target)
-    return found if found is not None and node.target is found.embedding_op else None
+    return _format_of(node, "embedding")
 
 
 def is_everywhere(node: Node) -> bool:
@@ -197,3 +137,9 @@ def _read(node: Node, weight_format: WeightFormat, activation_dtype: str) -> Lin
     given = arguments(node)
     stored = tuple(given[name] for name in STORED)
     return LinearCall(node, weight_format, given["x"], stored, given["bias"], given["group_size"], activation_dtype)
+
+
+def _format_of(node: Node, what: str) -> WeightFormat | None:
+    """The format whose operator of that name ``node`` calls."""
+    found = by_op(node.target)
+    return found if found is not None and str(node.target) == f"etcuda.{found.name}_{what}.default" else None

@@ -16,7 +16,6 @@ from etcuda.kernels.linear.choose.select import (
     choose_matvec,
     matmul_ranges,
     matvec_limit,
-    problem_of,
 )
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.passes.graph.meta import tensor_of
@@ -50,8 +49,8 @@ def num_tokens(call: LinearCall) -> int | torch.SymInt:
 
 def problem(call: LinearCall) -> LinearProblem:
     """The call in numbers, M at the example inputs."""
-    bits, dtype = call.weight_format.bits, tensor_of(call.x).dtype
-    return problem_of(bits, call.format, hint(num_tokens(call)), call.n, call.k, call.activation_dtype, dtype)
+    m, dtype = hint(num_tokens(call)), tensor_of(call.x).dtype
+    return LinearProblem.of(call.format, m, call.n, call.k, call.activation_dtype, dtype)
 
 
 def steps(calls: list[LinearCall], device: Device) -> list[Step]:

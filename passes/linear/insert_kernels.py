@@ -9,7 +9,6 @@ from torch.fx import Node
 
 from etcuda.kernels.common.device import supports_pdl
 from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig
-from etcuda.kernels.linear.choose.select import matmul_arguments, matvec_arguments
 from etcuda.passes.graph.calls import insert_call, insert_results
 from etcuda.passes.graph.meta import tensor_of
 from etcuda.passes.linear.call import LinearCall
@@ -49,7 +48,7 @@ def insert_kernels(before: Node, calls: list[LinearCall], step: Step, target: Cu
                 reordered[key] = insert_results(before, _ops.reorder_activation.default, (call.x, *how))
             results.append(_insert_matmul(before, call, choice.config, reordered[key], target, pdl))
             continue
-        if choice.config.rounded and not quantized:
+        if choice.config.quantized and not quantized:
             # It reads no weight, so that it may start early whatever ``pdl`` is.
             early = int(supports_pdl(target))
             quantized = insert_results(before, _ops.quantize_activation.default, (call.x, early))
@@ -75,7 +74,7 @@ def _insert_matmul(
     before: Node, call: LinearCall, config: MatmulConfig, reordered: list[Node], target: CudaTarget, pdl: int
 ) -> Node:
     op, dtype = call.weight_format.matmul_reordered_op, tensor_of(call.x).dtype
-    trailing = matmul_arguments(config, target.num_sms, pdl)
+    trailing = config.launch(target.num_sms, pdl).to_args()
     flat = insert_call(before, op, (*reordered, *call.weight, dtype, call.activation_dtype, *trailing))
     return _with_leading_sizes(before, call, flat)
 
@@ -89,11 +88,11 @@ def _insert_matvec(
     target: CudaTarget,
     pdl: int,
 ) -> Node:
-    tokens, ctas, *rest = matvec_arguments(config, step.tokens, target.num_sms, pdl)
-    if not config.rounded:
-        return insert_call(before, call.weight_format.matvec_op, (call.x, *call.weight, tokens, ctas, *rest))
+    trailing = config.launch(step.tokens, target.num_sms, pdl).to_args()
+    if not config.quantized:
+        return insert_call(before, call.weight_format.matvec_op, (call.x, *call.weight, *trailing))
     op, dtype = call.weight_format.matvec_quantized_op, tensor_of(call.x).dtype
-    flat = insert_call(before, op, (*quantized, *call.weight, dtype, tokens, *rest))
+    flat = insert_call(before, op, (*quantized, *call.weight, dtype, *trailing))
     return _with_leading_sizes(before, call, flat)
 
 

@@ -14,7 +14,6 @@ from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.linear.choose import table
 from etcuda.kernels.linear.choose.configs import MatvecConfig
 from etcuda.kernels.linear.choose.measured import best_matvec, quantizing_before_pays
-from etcuda.kernels.linear.choose.select import matvec_arguments
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
@@ -102,9 +101,9 @@ def _choose_one(each: LinearProblem, us: float, target: CudaTarget) -> MatvecCon
 
     Neither the split of its sums nor the reason depends on N, so that a joined product and its parts are treated alike.
     """
-    measured = table.load(each.bits, target.arch)
+    measured = table.load(each.format_name, target.arch)
     pays = None if measured is None else quantizing_before_pays(measured, each, 1, us)
-    best = None if measured is None else best_matvec(measured, each, 1, rounded=1)
+    best = None if measured is None else best_matvec(measured, each, 1, quantized=1)
     if pays is None or best is None:
         return f"products of one token were not measured on {target.arch} with a quantization in front and without"
     if not pays:
@@ -119,9 +118,9 @@ def _rewrite(calls: list[LinearCall], configs: list[MatvecConfig], target: CudaT
     for call, config in zip(calls, configs, strict=True):
         node, given = call.node, arguments(call.node)
         x = tensor_of(call.x)
-        tokens, _, *rest = matvec_arguments(config, given["tokens"], target.num_sms, given["pdl"])
+        trailing = config.launch(given["tokens"], target.num_sms, given["pdl"]).to_args()
         op = call.weight_format.matvec_quantized_op
-        result = insert_call(node, op, (*results, *call.weight, x.dtype, tokens, *rest))
+        result = insert_call(node, op, (*results, *call.weight, x.dtype, *trailing))
         if x.dim() != 2:
             # One token: the leading sizes are all 1.
             result = insert_call(node, aten.reshape.default, (result, [*(1 for _ in x.shape[:-1]), call.n]))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.fx import Graph
 
+from etcuda.kernels.formats.registry import formats
 from etcuda.options import BackendConfig
 from etcuda.partitioner.rules.base import overloads
 from etcuda.partitioner.rules.embedding import EmbeddingRule
@@ -45,5 +46,5 @@ def test_the_architecture_counts() -> None:
 
 def test_every_weight_format_has_its_rules() -> None:
     ops = {op for rule in (QuantizedLinearRule(), QuantizedEmbeddingRule()) for op in rule.ops}
-    names = {f"etcuda::{name}_{what}" for name in ("int4", "int8") for what in ("linear", "embedding")}
-    assert {op._schema.name for op in ops} >= names
+    assert ops == {op for each in formats() for op in (each.linear_op, each.embedding_op)}
+    assert torch.ops.etcuda.int8_linear.default in ops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig, quantize_weights
-from etcuda.kernels.linear.reference import int4_linear_reference, int8_linear_reference
+from etcuda.kernels.formats.registry import formats
+from etcuda.kernels.linear.reference import linear_reference
 from etcuda.options import BackendConfig
 from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.passes.manager import PASSES, run_passes
@@ -24,7 +26,7 @@ GPU, HOST = BackendConfig(H200), BackendConfig("host")
 # Passes that join products, and the one that takes the joined ones apart.
 FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
 KERNELS = tuple(f"int{bits}_{what}" for bits in (4, 8) for what in ("matvec", "matvec_quantized", "matmul_reordered"))
-_LINEAR = {4: int4_linear_reference, 8: int8_linear_reference}
+_LINEAR = {record.bits: functools.partial(linear_reference, record.format_type) for record in formats()}
 
 
 def delegated(program: ExportedProgram, config: BackendConfig = GPU) -> ExportedProgram:
