@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch.export import default_decompositions
 from torch.export.exported_program import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 from etcuda.options import BackendConfig
 from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.support import refuse
+from etcuda.passes.base import graph_modules, graph_pass
+from etcuda.passes.graph.inline_function import inline_function
 
 aten = torch.ops.aten
 
@@ -23,18 +25,13 @@ KEPT_WHOLE: tuple[torch._ops.OpOverload, ...] = (
 )
 
 
-def modules_of(program: ExportedProgram) -> list[GraphModule]:
-    """The program's graph module and those of its control flow."""
-    return [module for module in program.graph_module.modules() if isinstance(module, GraphModule)]
-
-
 def decide(program: ExportedProgram, config: BackendConfig) -> dict[Node, Refusal | None]:
     """For every call of an operator that could stay whole: why it cannot be claimed, or ``None``."""
     attention = config.options.attention_kernels and not config.is_host
     wanted = {op for op in KEPT_WHOLE if op is not aten.scaled_dot_product_attention.default or attention}
     return {
         node: refuse(node, config)
-        for module in modules_of(program)
+        for module in graph_modules(program)
         for node in module.graph.nodes
         if node.op == "call_function" and node.target in wanted
     }
@@ -66,9 +63,7 @@ def decompose_refused(program: ExportedProgram, config: BackendConfig) -> Export
     """
     if not any(_mixed(program, config)):
         return program
-    # Imported here, for it brings the kernels with it.
-    from etcuda.passes.base import graph_pass
-    from etcuda.passes.graph.inline_function import inline_function
+    # Here, for it brings the kernels with it.
     from etcuda.passes.manager import run_passes
 
     @graph_pass()

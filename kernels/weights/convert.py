@@ -94,7 +94,7 @@ def from_affine(
     added = (8 if affine.least < 0 else 0) if four else (-128 if affine.most > 127 else 0)
     group_size = _group_size(kind.format_type, k // columns, k, name)
     form = _format(affine, added, kind.format_type, group_size, exact)
-    form.check_size(n, k, name)
+    form.check_size((n, k), name)
     parts = {
         part: torch.empty(shape, dtype=dtype, device=affine.scale.device)
         for part, (shape, dtype) in form.components(n, k).items()

@@ -134,7 +134,7 @@ def _from_blocks(
     data: Any, block: BlockType, shape: tuple[int, ...], name: str, activation_dtype: str, dtype: torch.dtype
 ) -> Tensor:
     n, k = shape
-    block.form.check_size(n, k, name)
+    block.form.check_size((n, k), name)
     parts = {part: torch.empty(size, dtype=kind) for part, (size, kind) in block.form.components(n, k).items()}
     rows = max(1, _CHUNK // data.shape[1])
     for start in range(0, n, rows):

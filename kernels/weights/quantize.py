@@ -67,7 +67,7 @@ def check_weight(weight: Tensor, form: GroupFormat, name: str = "weight") -> Non
         raise WeightFormatError(f"{name}: expected a weight [N, K], got shape {list(weight.shape)}.")
     if weight.device.type == "meta":
         raise WeightFormatError(f"{name}: expected a weight with values, got one on the meta device. Load it first.")
-    form.check_size(weight.shape[0], weight.shape[1], name)
+    form.check_size(weight.shape, name)
     if form.bits == 8 and form.asymmetric:
         raise WeightFormatError(f"{name}: offset: expected 'symmetric' for int8, got {form.offset!r}.")
     # NaN comes through, and nothing of the weight's size is needed.

@@ -18,7 +18,6 @@ from etcuda.kernels.activations.reorder_op import gate_reorder, reorder_activati
 from etcuda.kernels.linear.choose.configs import MatmulConfig
 from etcuda.kernels.linear.choose.select import Choice
 from etcuda.kernels.linear.hopper.gemm import shared_bytes
-from etcuda.kernels.linear.op import int4_matmul, int4_matmul_reordered
 from etcuda.passes.linear import choose as choose_linear
 from examples.cpp.session import run_calls
 from examples.export import export_program
@@ -53,7 +52,7 @@ def product(
 ) -> Tensor:  # fmt: skip
     warpgroups, stages = shape
     config = (activation_dtype, 64 * warpgroups, block_m, 8, 4, stages, ctas, 0, warpgroups, pdl)
-    result: Tensor = int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
+    result: Tensor = torch.ops.etcuda.int4_matmul(x, *weight.stored, weight.bias, weight.format.group_size, *config)
     return result
 
 
@@ -140,7 +139,7 @@ def test_a_product_behind_a_gate_in_a_graph(m: int, monkeypatch: pytest.MonkeyPa
 
     def product(pdl: int) -> Tensor:
         reordered = gate_reorder(both, None, "silu", "int8", m, pdl)
-        result: Tensor = int4_matmul_reordered(*reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl)
+        result: Tensor = torch.ops.etcuda.int4_matmul_reordered(*reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl)
         return result
 
     wanted = product(0)
@@ -231,7 +230,7 @@ def test_weights_that_are_not_aligned() -> None:
         return flat.copy_(stored.flatten()).view(stored.shape)
 
     stored = tuple(misaligned(each) for each in weight.stored)
-    other = Weight(weight.form, stored, weight.bias, weight.values)  # type: ignore[arg-type]
+    other = Weight(weight.format, stored, weight.bias, weight.values)  # type: ignore[arg-type]
     assert torch.equal(product(other, x), expected)
     assert torch.equal(product(other, x, pdl=1), expected)
 
@@ -243,7 +242,7 @@ def test_the_same_bits_with_pdl_or_reordered_before(dtype: torch.dtype, activati
     first = product(weight, x, block_m=64, ctas=132, activation_dtype=activation_dtype)
     reordered, factor, semaphores = reorder_activation(x, 4, activation_dtype, 128, 1, 0)
     config = (x.dtype, activation_dtype, 256, 64, 8, 4, 3, 132, 0, 4, 0)
-    again = int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
+    again = torch.ops.etcuda.int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
     assert torch.equal(first, again)
     assert not semaphores.any()
     graph = torch.cuda.CUDAGraph()
@@ -263,7 +262,7 @@ def test_large_scales_and_offsets() -> None:
     weight.stored[1].fill_(10.0)
     x = torch.zeros(9, 256, dtype=torch.float32, device="cuda")
     x[:, 5] = torch.arange(9, device="cuda") * 1e-3
-    values = weight.form.dequantize(*weight.stored)  # type: ignore[arg-type]
+    values = weight.format.dequantize(*weight.stored)  # type: ignore[arg-type]
     expected = x.double() @ values.double().T + weight.bias.double()  # type: ignore[union-attr]
     got = product(weight, x, ctas=3)
     assert torch.isfinite(got).all()
@@ -279,7 +278,7 @@ def test_scales_of_any_size(block_m: int) -> None:
     scale.copy_(torch.tensor(sizes, dtype=torch.float16, device="cuda").repeat(8)[:, None].expand_as(scale))
     zero[::3] = 255
     x = activations(9, 1024, torch.bfloat16)
-    expected = x.double() @ weight.form.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
+    expected = x.double() @ weight.format.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
     got = product(weight, x, block_m=block_m, ctas=3, activation_dtype="int8")
     for row, size in enumerate(sizes):
         if size == 0:

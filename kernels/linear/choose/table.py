@@ -15,7 +15,6 @@ Config = MatvecConfig | MatmulConfig
 Entry = tables.Entry[KernelName, LinearProblem, Config]
 Table = tables.Table[KernelName, LinearProblem, Config]
 FOLDER = tables.FOLDER
-FAMILIES = {4: "int4", 8: "int8"}
 _FAMILY: tables.Family[KernelName, LinearProblem, Config] = tables.Family(
     tuner="`etcuda tune int4` or `etcuda tune int8`",
     configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
@@ -28,10 +27,10 @@ from_json = _FAMILY.from_json
 
 
 @functools.cache
-def load(bits: int, arch: str) -> Table | None:
-    """The table of weights of ``bits`` bits on an architecture, or ``None`` if it was never measured.
+def load(format_name: str, arch: str) -> Table | None:
+    """The table of a weight format on an architecture, or ``None`` if it was never measured.
 
     Raises:
         KernelArgumentError: the file is not a table.
     """
-    return _FAMILY.load(FOLDER / FAMILIES[bits] / f"{arch}.json")
+    return _FAMILY.load(FOLDER / format_name / f"{arch}.json")

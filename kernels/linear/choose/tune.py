@@ -23,14 +23,14 @@ from etcuda.errors import KernelArgumentError
 from etcuda.kernels.common.device import LocalDevice, supports_pdl
 from etcuda.kernels.common.timing import Timer
 from etcuda.kernels.formats.base import GroupFormat
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.linear.check import Stored
+from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig, matmul_candidates, matvec_candidates
-from etcuda.kernels.linear.choose.select import run_config
 from etcuda.kernels.linear.choose.shapes import problems
 from etcuda.kernels.linear.choose.table import Config, Entry, KernelName, Table, from_json, to_json
 from etcuda.kernels.linear.problem import LinearProblem
+from etcuda.kernels.linear.run import run_config
 
+Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 Job = tuple[KernelName, LinearProblem, Config]
 _COLD_BYTES = 160 << 20
 _MOST_SETS = 96
@@ -59,10 +59,7 @@ def make_weight(problem: LinearProblem, rows: int) -> tuple[GroupFormat, Stored]
 
 def format_of(problem: LinearProblem) -> GroupFormat:
     """The format of a problem's weight."""
-    from etcuda.kernels.formats.int8 import Int8Format
-
-    kind = Int4Format if problem.bits == 4 else Int8Format
-    return kind(problem.group_size, problem.storage, problem.offset)
+    return problem.weight_format
 
 
 def make_activations(problem: LinearProblem) -> Tensor:
@@ -74,7 +71,7 @@ def call_kernel(
     problem: LinearProblem, config: Config, x: Tensor, form: GroupFormat, stored: Stored, num_sms: int, pdl: int
 ) -> Tensor:
     """Runs a problem by a configuration, without a bias."""
-    return run_config(problem.bits, form, x, stored, None, problem.activation_dtype, config, num_sms, pdl)
+    return run_config(StoredWeight(form, *stored), x, config, None, problem.activation_dtype, num_sms, pdl)
 
 
 def expected(problem: LinearProblem, x: Tensor, form: GroupFormat, stored: Stored) -> Tensor:
@@ -202,7 +199,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=min(14, os.cpu_count() or 1), help="processes that compile")
 
 
-def tune(arguments: argparse.Namespace, bits: int = 4) -> int:
+def tune(arguments: argparse.Namespace, format_name: str = "int4") -> int:
     """Measures and writes the table; what was measured before the time was up is written.
 
     Raises:
@@ -224,7 +221,7 @@ def tune(arguments: argparse.Namespace, bits: int = 4) -> int:
     tuner = Tuner(device, arguments.jobs)
     deadline = started + arguments.budget_s
     saved = time.monotonic()
-    wanted = problems(bits)
+    wanted = problems(format_name)
     work = [each for each in wanted if each not in entries]
     if work and time.monotonic() < deadline:
         tuner.compile(work)

@@ -16,4 +16,4 @@ def tune(arguments: argparse.Namespace) -> int:
     Raises:
         KernelArgumentError: there is no GPU, or it is not of the architecture named.
     """
-    return int4.tune(arguments, bits=8)
+    return int4.tune(arguments, "int8")

@@ -290,7 +290,7 @@ def test_scales_of_any_size_in_float16_sums(offset: str, ends: tuple[float, floa
         weight.stored[2].copy_((scale.float() * -7).clamp(-65504, 65504))
     # Activations in proportion, so that all columns count.
     x = (activations(launch.m, launch.case.k, launch.out).cpu() / sizes.repeat_interleave(32)).float()
-    values = weight.form.dequantize(*weight.stored).double().cpu()  # type: ignore[arg-type]
+    values = weight.format.dequantize(*weight.stored).double().cpu()  # type: ignore[arg-type]
     expected = x.double() @ values.T
     got, _ = run(launch, weight, x, torch.zeros(reorder.SEMAPHORES, dtype=torch.int32))
     assert not got[:, 5].any()

@@ -189,7 +189,7 @@ def test_a_source_that_does_not_compile_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"group_size": 64}, {"storage": "codes", "offset": "minimum"}, {"bits": 8}, {"k": 5504}]
+    "change", [{"group_size": 64}, {"storage": "codes", "offset": "minimum"}, {"format_name": "int8"}, {"k": 5504}]
 )  # fmt: skip
 def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
     problem = dataclasses.replace(LinearProblem(16, 1024, 5376), **change)

@@ -133,7 +133,7 @@ def test_formats_that_are_none(arguments: tuple[Any, ...], words: str) -> None:
 @pytest.mark.parametrize(
     ("form", "n", "k", "words"),
     [
-        (Int4Format(32), 0, 64, r"N and K at least 1, got \[0, 64\]"),
+        (Int4Format(32), 0, 64, r"expected \[\*, N, K\] with every size at least 1, got \[0, 64\]"),
         (Int4Format(32), 4, 0, r"got \[4, 0\]"),
         (Int4Format(64), 4, 96, "multiple of 64.*got K = 96"),
         (Int4Format(32, "codes"), 4, 128, "multiple of 256.*got K = 128"),
@@ -141,7 +141,7 @@ def test_formats_that_are_none(arguments: tuple[Any, ...], words: str) -> None:
 )
 def test_sizes_that_do_not_fit(form: Int4Format, n: int, k: int, words: str) -> None:
     with pytest.raises(WeightFormatError, match=words) as raised:
-        form.check_size(n, k, "layer.3.weight")
+        form.check_size((n, k), "layer.3.weight")
     assert str(raised.value).startswith("layer.3.weight: ")
 
 
@@ -155,9 +155,14 @@ _MINIMA = Int4Format(32, "codes", "minimum")
 @pytest.mark.parametrize(
     ("form", "changes", "words"),
     [
-        (Int4Format(32), {"qdata": None}, "qdata: expected a tensor with 2 dimensions, got None"),
+        (Int4Format(32), {"qdata": None}, "qdata: expected a tensor with at least 2 dimensions, got None"),
         (Int4Format(32), {"qdata": torch.zeros(4, 256)}, "qdata: expected torch.uint8.*got torch.float32"),
-        (Int4Format(32), {"qdata": torch.zeros(2, 4, 256)}, r"got \(2, 4, 256\)"),
+        (Int4Format(32), {"qdata": torch.zeros(256)}, r"at least 2 dimensions, got \(256,\)"),
+        (
+            Int4Format(32),
+            {"qdata": torch.zeros(2, 4, 256, dtype=torch.uint8)},
+            r"scale: expected shape \[2, 4, 16\] for a weight \[2, 4, 512\], got \[4, 16\]",
+        ),
         (Int4Format(32), {"scale": None}, "scale: expected torch.float16.*got None"),
         (Int4Format(32), {"scale": torch.ones(4, 16)}, "scale: expected torch.float16"),
         (Int4Format(32), {"scale": torch.ones(16, 4).half()}, r"scale: expected shape \[4, 16\].*got \[16, 4\]"),

@@ -27,11 +27,11 @@ def test_integers_that_do_not_fit(value: int) -> None:
 
 def test_a_group_may_be_the_whole_row() -> None:
     form = Int8Format(96)
-    form.check_size(4, 96)
+    form.check_size((4, 96))
     assert form.components(4, 96)["scale"] == ((4, 1), torch.float16)
     assert form.bits_per_weight() == 8 + 16 / 96
     with pytest.raises(WeightFormatError, match="group_size: expected one of 16, 32, 64, 128, 256, got 96"):
-        form.check_size(4, 192)
+        form.check_size((4, 192))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_group_may_be_the_whole_row() -> None:
 )
 def test_sizes_that_do_not_fit(group_size: int, k: int, words: str) -> None:
     with pytest.raises(WeightFormatError, match=words):
-        Int8Format(group_size).check_size(4, k)
+        Int8Format(group_size).check_size((4, k))
 
 
 def test_formats_that_are_none() -> None:

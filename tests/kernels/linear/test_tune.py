@@ -59,18 +59,18 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fake_gpu")
-@pytest.mark.parametrize("bits", [4, 8])
-def test_a_whole_run_and_a_resumed_one(bits: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["int4", "int8"])
+def test_a_whole_run_and_a_resumed_one(name: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "sm_90.json"
-    arguments = ["tune", f"int{bits}", "--arch", "sm_90", "--out", str(out)]
+    arguments = ["tune", name, "--arch", "sm_90", "--out", str(out)]
     assert main(arguments) == 0
     first = table.from_json(out.read_text(), "out")
-    assert [(entry.kernel, entry.problem) for entry in first.entries] == problems(bits)
+    assert [(entry.kernel, entry.problem) for entry in first.entries] == problems(name)
     assert main([*arguments, "--resume", str(out)]) == 0
     again = table.from_json(out.read_text(), "out")
     assert again == first
     assert table.from_json(table.to_json(again), "again") == again
-    assert f"{len(first.entries)} of {len(problems(bits))} shapes" in capsys.readouterr().out
+    assert f"{len(first.entries)} of {len(problems(name))} shapes" in capsys.readouterr().out
     assert list(out.parent.iterdir()) == [out]
     for entry in first.entries:
         times = [us for _, us in entry.candidates]
@@ -102,7 +102,7 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
     out = tmp_path / "sm_90.json"
     assert main(["tune", "int4", "--arch", "sm_90", "--out", str(out)]) == 0
     measured = table.from_json(out.read_text(), "out")
-    monkeypatch.setattr(table, "load", lambda bits, arch: measured if (bits, arch) == (4, "sm_90") else None)
+    monkeypatch.setattr(table, "load", lambda name, arch: measured if (name, arch) == ("int4", "sm_90") else None)
     problem = LinearProblem(1, 43008, 5376)
     # Eight rows were measured to be slower by integer products, and so were four; two were not.
     assert matvec_limit(problem, DEVICE) == 2
@@ -115,7 +115,7 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
     early = dataclasses.replace(early, candidates=early.candidates[-1:])
     assert early.problem == problem
     both = dataclasses.replace(measured, entries=(*measured.entries, early))
-    monkeypatch.setattr(table, "load", lambda bits, arch: both if bits == 4 else None)
+    monkeypatch.setattr(table, "load", lambda name, arch: both if name == "int4" else None)
     assert choose(problem, DEVICE, pdl=0).config == early.best
     assert choose(problem, DEVICE).config == measured.of("matvec")[3].best != early.best
     few = choose_matvec(dataclasses.replace(problem, m=2, n=5376, k=21504), DEVICE)
@@ -126,13 +126,13 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
         assert not config.resident or config.blocks >= k // 32
         wide = choose_matvec(dataclasses.replace(problem, k=k, itemsize=4), DEVICE).config
         assert isinstance(wide, MatvecConfig)
-        assert wide.rounded
-    assert "the model" in choose(dataclasses.replace(problem, bits=8), DEVICE).source
+        assert wide.quantized
+    assert "the model" in choose(dataclasses.replace(problem, format_name="int8"), DEVICE).source
 
 
 def test_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     device = LocalDevice("sm_89", 128, 99 << 10)
-    monkeypatch.setattr(table, "load", lambda bits, arch: None)
+    monkeypatch.setattr(table, "load", lambda name, arch: None)
     for m in (1, 8, 9, 4000):
         for k in (32, 4096, 21504):
             choice = choose(LinearProblem(m, 4096, k), device)
@@ -143,7 +143,7 @@ def test_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("shared", [99 << 10, 163 << 10, 227 << 10])
 def test_candidates(shared: int) -> None:
     device = LocalDevice("sm_89", 100, shared)
-    for kernel, problem in problems(4) + problems(8):
+    for kernel, problem in problems("int4") + problems("int8"):
         found: list[Any] = []
         found += matvec_candidates(problem, device) if kernel == "matvec" else matmul_candidates(problem, device)
         assert found
@@ -179,8 +179,7 @@ def test_what_is_no_table(change: dict[str, Any], message: str) -> None:
     "path", sorted(table.FOLDER.glob("int*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_tensor_cores_get_the_best_of_what_was_measured(path: pathlib.Path) -> None:
-    bits = int(path.parent.name.removeprefix("int"))
-    measured = table.load(bits, path.stem)
+    measured = table.load(path.parent.name, path.stem)
     assert measured is not None
     assert measured.arch == path.stem
     assert {"gpu", "torch", "triton", "num_sms"} <= measured.environment.keys()
@@ -188,6 +187,6 @@ def test_tensor_cores_get_the_best_of_what_was_measured(path: pathlib.Path) -> N
     for entry in measured.entries:
         if entry.kernel == "matmul":
             assert choose_matmul(entry.problem, device, entry.pdl).config == entry.best
-        if entry.problem.activation == "int8" and entry.problem.m <= MAX_TOKENS:
+        if entry.problem.activation_dtype == "int8" and entry.problem.m <= MAX_TOKENS:
             limit = select.matvec_limit(entry.problem, device)
             assert 0 <= limit <= MAX_TOKENS
