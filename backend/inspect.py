@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from executorch.exir._serialize._program import deserialize_pte_binary
 
 from etcuda.backend.blob import DTYPE_CODES, read_blob
-from etcuda.backend.options import BACKEND_ID
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.errors import BlobError
+from etcuda.options import BACKEND_ID
 
 
 @dataclasses.dataclass(frozen=True)

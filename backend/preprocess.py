@@ -17,12 +17,12 @@ from torch.export.exported_program import ExportedProgram
 
 from etcuda.backend.blob import DTYPE_CODES, ImagePart, write_blob
 from etcuda.backend.constants import ConstantTable, collect_constants, constant_tensors
-from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.backend.values import describe_values
 from etcuda.backend.worker.client import compile_all
 from etcuda.backend.worker.job import JobRequest, JobResult, tied_constants
 from etcuda.errors import OptionError
+from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig
 from etcuda.passes.manager import run_passes
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 from etcuda.backend.blob import DTYPE_CODES
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.errors import UnsupportedGraphError
-from etcuda.passes.record_output_layout import OUTPUT_DIM_ORDERS, dim_order
+from etcuda.passes.canonical.record_output_layout import OUTPUT_DIM_ORDERS, dim_order
 
 # Sizes are int64; a dimension without a bound of its own is limited by what fits there.
 _UNBOUNDED = 2**62

@@ -6,43 +6,37 @@ Names are resolved on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etcuda.backend.options import CompileOptions as CompileOptions
     from etcuda.backend.save import save_program as save_program
-    from etcuda.backend.target import CudaTarget as CudaTarget
     from etcuda.errors import EtcudaError as EtcudaError
-    from etcuda.kernels.int4.tensor import Int4CoalescedTensor as Int4CoalescedTensor
-    from etcuda.kernels.int8.tensor import Int8CoalescedTensor as Int8CoalescedTensor
     from etcuda.kernels.weights.config import Int4CoalescedConfig as Int4CoalescedConfig
     from etcuda.kernels.weights.config import Int8CoalescedConfig as Int8CoalescedConfig
     from etcuda.kernels.weights.config import quantize_weights as quantize_weights
     from etcuda.kernels.weights.convert import convert_model as convert_model
     from etcuda.kernels.weights.gguf import read_gguf as read_gguf
     from etcuda.kernels.weights.gguf_load import load_gguf as load_gguf
+    from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor as Int4CoalescedTensor
+    from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor as Int8CoalescedTensor
     from etcuda.kernels.weights.save import load_weights as load_weights
     from etcuda.kernels.weights.save import save_weights as save_weights
+    from etcuda.options import CompileOptions as CompileOptions
     from etcuda.partitioner.partitioner import CudaPartitioner as CudaPartitioner
     from etcuda.partitioner.report import partition_report as partition_report
+    from etcuda.target import CudaTarget as CudaTarget
 
 __version__ = "0.1.0"
 
-# In a checkout the subpackages lie beside this folder, not in it; an installed package has them inside.
-_checkout = pathlib.Path(__file__).resolve().parent.parent
-if (_checkout / "backend" / "schema" / "delegate.fbs").is_file():
-    __path__.append(str(_checkout))
-
 _EXPORTS = {
-    "CompileOptions": "etcuda.backend.options",
+    "CompileOptions": "etcuda.options",
     "CudaPartitioner": "etcuda.partitioner.partitioner",
-    "CudaTarget": "etcuda.backend.target",
+    "CudaTarget": "etcuda.target",
     "EtcudaError": "etcuda.errors",
     "Int4CoalescedConfig": "etcuda.kernels.weights.config",
-    "Int4CoalescedTensor": "etcuda.kernels.int4.tensor",
+    "Int4CoalescedTensor": "etcuda.kernels.weights.int4_tensor",
     "Int8CoalescedConfig": "etcuda.kernels.weights.config",
-    "Int8CoalescedTensor": "etcuda.kernels.int8.tensor",
+    "Int8CoalescedTensor": "etcuda.kernels.weights.int8_tensor",
     "convert_model": "etcuda.kernels.weights.convert",
     "load_gguf": "etcuda.kernels.weights.gguf_load",
     "load_weights": "etcuda.kernels.weights.save",

@@ -224,7 +224,7 @@ def _in_int4(build: Callable[[torch.dtype], nn.Module], activation: str) -> Call
         from etcuda import Int4CoalescedConfig, quantize_weights
 
         model = build(dtype)
-        config = Int4CoalescedConfig(activation=activation)
+        config = Int4CoalescedConfig(activation_dtype=activation)
         quantize_weights(model, config, lambda module, _: isinstance(module, nn.Linear | nn.Embedding))
         return model
 

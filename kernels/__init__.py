@@ -1,6 +1,6 @@
 """Kernels of our own, one folder per operator family.
 
-Importing this package imports every family, and each family registers its kernels in ``etcuda.kernels.registry``. A new
+Importing this package imports every family, and each family registers its kernels in ``etcuda.kernels.common.registry``. A new
 family is a new folder with an ``__init__.py`` that calls ``register``; nothing else changes.
 """
 

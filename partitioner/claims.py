@@ -9,13 +9,13 @@ from collections.abc import Set
 import torch
 from torch.fx import GraphModule, Node
 
-from etcuda.backend.options import BackendConfig
+from etcuda.options import BackendConfig
 from etcuda.partitioner.levels import partitions
 from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.support import branches, is_symbolic_scalar, refuse
-from etcuda.passes.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
-from etcuda.passes.symbols import expression, free_symbols, size_symbols
+from etcuda.passes.graph.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
+from etcuda.passes.graph.symbols import expression, free_symbols, size_symbols
 
 aten = torch.ops.aten
 

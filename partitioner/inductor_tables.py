@@ -7,7 +7,7 @@ import functools
 
 import torch
 
-from etcuda.backend.shims import Side
+from etcuda.shims import Side
 
 
 class Lowering(enum.Enum):

@@ -10,7 +10,7 @@ from torch.export import default_decompositions
 from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from etcuda.backend.options import BackendConfig
+from etcuda.options import BackendConfig
 from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.support import refuse
 
@@ -68,7 +68,7 @@ def decompose_refused(program: ExportedProgram, config: BackendConfig) -> Export
         return program
     # Imported here, for it brings the kernels with it.
     from etcuda.passes.base import graph_pass
-    from etcuda.passes.inline_function import inline_function
+    from etcuda.passes.graph.inline_function import inline_function
     from etcuda.passes.manager import run_passes
 
     @graph_pass()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from etcuda.backend.options import BackendConfig
-from etcuda.backend.shims import Side
+from etcuda.options import BackendConfig
+from etcuda.shims import Side
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,14 +14,14 @@ from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, Par
 from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 
-from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
-from etcuda.backend.target import CudaTarget, resolve_target
 from etcuda.errors import OptionError
+from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators, modules_of
 from etcuda.partitioner.ownership import TAG, owned_placeholders, tag_constants, tag_mutated_buffers
 from etcuda.partitioner.report import PartitionReport, RefusedNode, decomposed_calls, make_report
 from etcuda.partitioner.support import branches
+from etcuda.target import CudaTarget, resolve_target
 
 log = logging.getLogger(__name__)
 

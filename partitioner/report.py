@@ -11,12 +11,12 @@ from typing import Any
 from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 
-from etcuda.backend.options import BackendConfig, CompileOptions
-from etcuda.backend.target import CudaTarget
+from etcuda.options import BackendConfig, CompileOptions
 from etcuda.partitioner.claims import Claims
 from etcuda.partitioner.kept_whole import decide
 from etcuda.partitioner.node_view import Refusal
-from etcuda.passes.edge_ops import underlying
+from etcuda.passes.graph.edge_ops import underlying
+from etcuda.target import CudaTarget
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from etcuda.backend.options import BackendConfig
+from etcuda.options import BackendConfig
 from etcuda.partitioner.inductor_tables import Lowering, has_device_function, lowering_of
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import library_call
 from etcuda.partitioner.rules.table import RULE_OF
-from etcuda.passes.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
+from etcuda.passes.graph.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
 
 DTYPES = frozenset(
     {

@@ -11,26 +11,26 @@ from torch.export.exported_program import ExportedProgram
 from torch.export.graph_signature import OutputSpec, SymIntArgument, TensorArgument
 from torch.fx import GraphModule, Node
 
-from etcuda.backend.options import BackendConfig
 from etcuda.errors import PassError
+from etcuda.options import BackendConfig
+from etcuda.passes.attention.route import route_attention
 from etcuda.passes.base import GraphPass, NodeError, graph_modules
-from etcuda.passes.bind_symbolic_inputs import bind_symbolic_inputs
-from etcuda.passes.contiguous_outputs import contiguous_outputs
-from etcuda.passes.decompose_conv import decompose_conv
-from etcuda.passes.fuse_mlp import fuse_mlp
-from etcuda.passes.fuse_qkv import fuse_qkv
-from etcuda.passes.fuse_rounding import fuse_rounding
-from etcuda.passes.inline_scalar_constants import inline_scalar_constants
-from etcuda.passes.lower_edge_ops import lower_edge_ops
-from etcuda.passes.move_cond_predicate_to_host import move_cond_predicate_to_host
-from etcuda.passes.pack_int4 import pack_int4
-from etcuda.passes.record_output_layout import record_output_layout
-from etcuda.passes.remove_dead_code import remove_dead_code
-from etcuda.passes.round_one_row import round_one_row
-from etcuda.passes.route_attention import route_attention
-from etcuda.passes.route_quantized import route_quantized
-from etcuda.passes.split_joined import split_joined
-from etcuda.passes.view_copy_to_view import view_copy_to_view
+from etcuda.passes.canonical.bind_symbolic_inputs import bind_symbolic_inputs
+from etcuda.passes.canonical.contiguous_outputs import contiguous_outputs
+from etcuda.passes.canonical.decompose_conv import decompose_conv
+from etcuda.passes.canonical.inline_scalar_constants import inline_scalar_constants
+from etcuda.passes.canonical.lower_edge_ops import lower_edge_ops
+from etcuda.passes.canonical.move_cond_predicate_to_host import move_cond_predicate_to_host
+from etcuda.passes.canonical.record_output_layout import record_output_layout
+from etcuda.passes.canonical.remove_dead_code import remove_dead_code
+from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
+from etcuda.passes.linear.fuse_mlp import fuse_mlp
+from etcuda.passes.linear.fuse_qkv import fuse_qkv
+from etcuda.passes.linear.fuse_quantize import fuse_quantize
+from etcuda.passes.linear.pack_torchao import pack_torchao
+from etcuda.passes.linear.quantize_one_row import quantize_one_row
+from etcuda.passes.linear.route import route_linear
+from etcuda.passes.linear.split_joined import split_joined
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ PASSES: tuple[GraphPass, ...] = (
     inline_scalar_constants,
     view_copy_to_view,
     move_cond_predicate_to_host,
-    pack_int4,
+    pack_torchao,
     fuse_mlp,
     fuse_qkv,
     split_joined,
-    route_quantized,
-    round_one_row,
-    fuse_rounding,
+    route_linear,
+    quantize_one_row,
+    fuse_quantize,
     decompose_conv,
     route_attention,
     contiguous_outputs,

@@ -63,7 +63,7 @@ def main() -> None:
         for activation in ("exact",) if options is None else ("exact", "int8"):
             model, bits = load_decoder().convert(torch.bfloat16), "16"
             if options is not None:
-                config = etcuda.Int4CoalescedConfig(activation=activation, **options)
+                config = etcuda.Int4CoalescedConfig(activation_dtype=activation, **options)
                 etcuda.quantize_weights(model, config, weights)
                 bits = f"{config.format(LENGTH).bits_per_weight():g}"
             held_out, by_heart = (perplexity(model, path.read_text()) for path in TEXTS.values())

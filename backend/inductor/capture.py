@@ -14,7 +14,7 @@ from torch._inductor.codegen import common
 from torch._inductor.graph import GraphLowering
 
 from etcuda.backend.inductor import accesses, assembly, branches, launchers, templates
-from etcuda.backend.target import CudaTarget
+from etcuda.target import CudaTarget
 
 
 @dataclasses.dataclass

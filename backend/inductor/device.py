@@ -17,7 +17,7 @@ from torch._dynamo import device_interface
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
-from etcuda.backend.target import CudaTarget
+from etcuda.target import CudaTarget
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch._inductor.codegen.cuda_combined_scheduling import CUDACombinedSchedul
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
-from etcuda.backend.target import CudaTarget
-from etcuda.kernels.native import native_kernels
+from etcuda.kernels.cuda import native_kernels
+from etcuda.target import CudaTarget
 
 Progress = Callable[[str, int, int], None]
 

@@ -13,7 +13,7 @@ import torch
 from torch._inductor import select_algorithm
 from torch._inductor.kernel import conv
 
-from etcuda.backend.target import CudaTarget
+from etcuda.target import CudaTarget
 
 _TEMPLATE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -46,12 +46,12 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
 
 
 def _require_known(imports: tuple[str, ...], is_host: bool) -> None:
-    from etcuda.backend.shims import runtime_symbols
+    from etcuda.shims import runtime_symbols
 
     missing = sorted(set(imports) - runtime_symbols("host" if is_host else "cuda"))
     if missing:
         raise CompileError(
             f"the generated code calls {', '.join(missing)}, which the runtime does not have. Expected only names of "
-            "etcuda.backend.shims. The operators behind them must be left to another backend: this is a gap in the "
+            "etcuda.shims. The operators behind them must be left to another backend: this is a gap in the "
             "partitioner's support rules; please report it with the model."
         )

@@ -14,9 +14,9 @@ from torch._export.verifier import Verifier
 from torch.export.exported_program import ExportedProgram
 
 from etcuda.backend.constants import ConstantTable
-from etcuda.backend.options import CompileOptions
-from etcuda.backend.target import CudaTarget
 from etcuda.errors import BlobError
+from etcuda.options import CompileOptions
+from etcuda.target import CudaTarget
 
 _PROGRAM, _REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.json", "image.so"
 

@@ -30,7 +30,7 @@ class Row:
 
     Attributes:
         host_us: median by the host's clock, inputs and outputs in host memory.
-        gpu_us: in which some kernel ran; copies are not counted, kernels that overlap once.
+        gpu_us: in which some kernel ran; copies are not counted, kernels that pdl once.
         attention_us: the same of our attention kernels alone.
         kernels: of each kernel, by name: launches per call and microseconds per call.
         error: of the output, relative to the formula's; ``None`` for the formula itself and for no attention.
@@ -139,7 +139,7 @@ def events_of(profiler: Any) -> list[KernelEvent]:
 
 
 def busy_us(events: list[KernelEvent]) -> float:
-    """Microseconds in which some kernel ran; one launched to overlap with the one before it waits for a part."""
+    """Microseconds in which some kernel ran; one launched to pdl with the one before it waits for a part."""
     total, until = 0.0, -math.inf
     for event in events:
         total += max(0.0, event.end - max(event.begin, until))

@@ -18,7 +18,7 @@ from etcuda.kernels.attention.op import attention_split, attention_tiled
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, UPPER_LEFT
 from etcuda.kernels.attention.select import choose_split, choose_tiled
 from etcuda.kernels.attention.split import MAX_QUERY
-from etcuda.kernels.attention.tune import LocalDevice
+from etcuda.kernels.common.device import LocalDevice
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 OURS = ("etcuda split", "etcuda tiled")

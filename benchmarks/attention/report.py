@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import textwrap
 from typing import Any
 
 from benchmarks.attention.cells import RECORDED_US
@@ -27,7 +28,8 @@ def render(source: pathlib.Path, folder: pathlib.Path) -> None:
     value = json.loads(source.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     ceilings = value["ceilings"]
-    lines = ["# Attention", "", ", ".join(f"{key} {text}" for key, text in value["environment"].items()) + ".", ""]
+    measured = ", ".join(f"{key} {text}" for key, text in value["environment"].items()) + "."
+    lines = ["# Attention", "", *textwrap.wrap(measured, 119), ""]
     lines += [
         f"Ceilings in this run: read {ceilings['read_bytes_per_s'] / 1e12:.2f} TB/s, bf16 product "
         f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s.",

@@ -19,8 +19,9 @@ from benchmarks.attention.cells import CELLS, KINDS, Cell
 from benchmarks.attention.engines import ENGINES, OURS, Call, UnsupportedError
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, cost
 from etcuda.kernels.attention.reference import attention_reference
-from etcuda.kernels.attention.tune import LocalDevice, environment
-from etcuda.kernels.timing import Timer
+from etcuda.kernels.attention.tune import environment
+from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.common.timing import Timer
 
 MOST_ERROR = 1e-2
 _COLD_BYTES = 200 << 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-from etcuda.kernels.int4.problem import LinearProblem
-from etcuda.kernels.int4.shapes import LARGE, MORE_SHAPES, SHAPES
+from etcuda.kernels.linear.choose.shapes import LARGE, MORE_SHAPES, SHAPES
+from etcuda.kernels.linear.problem import LinearProblem
 
 Kind = Literal["decode", "few", "prompt", "gated", "prefill", "exact", "int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -34,7 +34,7 @@ def _cells() -> list[Cell]:
     cells += [Cell("gated", LinearProblem(m, *LARGE[1])) for m in (16, 32, 64, 512)]
     int8 = {"bits": 8, "offset": "symmetric"}
     cells += [Cell("int8", LinearProblem(1, *shape, **int8)) for shape in (LARGE[0], (4096, 4096))]  # type: ignore[arg-type]
-    cells += [Cell("exact", LinearProblem(m, *LARGE[0], activation="exact")) for m in (1, 16, 512)]
+    cells += [Cell("exact", LinearProblem(m, *LARGE[0], activation_dtype="exact")) for m in (1, 16, 512)]
     cells += [Cell("int8", LinearProblem(512, *LARGE[0], **int8))]  # type: ignore[arg-type]
     return cells + [Cell("decode", LinearProblem(1, *shape)) for shape in MORE_SHAPES]
 

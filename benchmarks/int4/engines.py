@@ -17,20 +17,21 @@ from torch import Tensor
 from benchmarks.int4.cells import Cell
 from benchmarks.int4.gate import silu_gate
 from benchmarks.int4.read import read
-from etcuda.kernels.groups import GroupFormat
-from etcuda.kernels.int4 import launch
-from etcuda.kernels.int4.check import Stored
-from etcuda.kernels.int4.configs import MatmulConfig
-from etcuda.kernels.int4.launch import Ordered
-from etcuda.kernels.int4.select import LocalDevice, choose, matmul_arguments, run_config
+from etcuda.kernels.activations.reorder_launch import Reordered
+from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.formats.base import GroupFormat
+from etcuda.kernels.linear import launch
+from etcuda.kernels.linear.check import Stored
+from etcuda.kernels.linear.choose.configs import MatmulConfig
+from etcuda.kernels.linear.choose.select import choose, matmul_arguments, run_config
 
 Call = Callable[[Tensor], Tensor]
-OURS = ("etcuda", "etcuda overlapped")
-# Ours in parts: a product whose activations the kernel in front has put in order, as for all but the first product of
-# an input, or behind a gate; and all kernels by themselves where two can be one.
-PARTS = ("etcuda, in order before", "etcuda, gate apart")
+OURS = ("etcuda", "etcuda, PDL")
+# Ours in parts: a product whose activations the kernel in front has reordered, as for all but the first product of an
+# input, or behind a gate; and all kernels by themselves where two can be one.
+PARTS = ("etcuda, reordered before", "etcuda, gate apart")
 # Engines whose result is not the product.
-UNCHECKED = ("read", "read overlapped", "gate", "gate overlapped")
+UNCHECKED = ("read", "read, PDL", "gate", "gate, PDL")
 
 
 class UnsupportedError(Exception):
@@ -57,19 +58,19 @@ class Weight:
 Engine = Callable[[Cell, Weight, LocalDevice], Call]
 
 
-def ours(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+def ours(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """Our kernel, chosen and configured as export would."""
     problem = cell.problem
-    config = choose(problem, device, overlap).config
+    config = choose(problem, device, pdl).config
     if cell.kind == "gated":
         height = _height(config)
         return lambda x: _on_tensor_cores(
-            cell, weight, device, launch.order_gated(x, None, "silu", problem.activation, height, overlap), overlap
+            cell, weight, device, launch.reorder_gated(x, None, "silu", problem.activation_dtype, height, pdl), pdl
         )  # fmt: skip
 
     def call(x: Tensor) -> Tensor:
         return run_config(
-            problem.bits, weight.form, x, weight.stored, None, problem.activation, config, device.num_sms, overlap
+            problem.bits, weight.form, x, weight.stored, None, problem.activation_dtype, config, device.num_sms, pdl
         )  # fmt: skip
 
     return call
@@ -80,7 +81,7 @@ def in_order_before(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     if cell.kind == "gated":
         raise UnsupportedError("behind a gate the order is not made before")
     height = _height(choose(cell.problem, device, 1).config)
-    return lambda x: _on_tensor_cores(cell, weight, device, _order_once(x, cell.problem.activation, height), 1)
+    return lambda x: _on_tensor_cores(cell, weight, device, _order_once(x, cell.problem.activation_dtype, height), 1)
 
 
 def gate_apart(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
@@ -89,7 +90,7 @@ def gate_apart(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
         raise UnsupportedError("behind a gate only")
     height = _height(choose(cell.problem, device, 1).config)
     return lambda x: _on_tensor_cores(
-        cell, weight, device, launch.order(4, silu_gate(x, 1), cell.problem.activation, height, 1, 1), 1
+        cell, weight, device, launch.order(4, silu_gate(x, 1), cell.problem.activation_dtype, height, 1, 1), 1
     )  # fmt: skip
 
 
@@ -100,17 +101,17 @@ def _height(config: object) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _order_once(x: Tensor, activation: str, block_m: int) -> Ordered:
-    return launch.order(4, x, activation, block_m, 1, 0)
+def _order_once(x: Tensor, activation_dtype: str, block_m: int) -> Reordered:
+    return launch.order(4, x, activation_dtype, block_m, 1, 0)
 
 
-def _on_tensor_cores(cell: Cell, weight: Weight, device: LocalDevice, ordered: Ordered, overlap: int) -> Tensor:
+def _on_tensor_cores(cell: Cell, weight: Weight, device: LocalDevice, reordered: Reordered, pdl: int) -> Tensor:
     problem = cell.problem
-    config = choose(problem, device, overlap).config
+    config = choose(problem, device, pdl).config
     assert isinstance(config, MatmulConfig)
-    trailing = matmul_arguments(config, device.num_sms, overlap)
-    return launch.matmul_ordered(
-        4, weight.form, *ordered, weight.stored, None, torch.bfloat16, problem.activation, *trailing
+    trailing = matmul_arguments(config, device.num_sms, pdl)
+    return launch.matmul_reordered(
+        4, weight.form, *reordered, weight.stored, None, torch.bfloat16, problem.activation_dtype, *trailing
     )  # fmt: skip
 
 
@@ -120,11 +121,11 @@ def behind_gate(engine: Engine, cell: Cell, weight: Weight, device: LocalDevice)
     return call if cell.kind != "gated" else lambda x: call(silu_gate(x, 0))
 
 
-def gate_alone(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+def gate_alone(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """The gate that runs in front of peers, or launched early as in front of ours."""
     if cell.kind != "gated":
         raise UnsupportedError("behind a gate only")
-    return lambda x: silu_gate(x, overlap)
+    return lambda x: silu_gate(x, pdl)
 
 
 def cublas(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
@@ -181,18 +182,18 @@ def executorch(name: str, cell: Cell, weight: Weight, device: LocalDevice) -> Ca
     return lambda x: operator(x, packed, scale, group)  # type: ignore[no-any-return]
 
 
-def plain_read(overlap: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+def plain_read(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """Reads as many bytes as the weight has, nothing else."""
     if cell.problem.m > 1 and cell.kind != "prompt":
         raise UnsupportedError("the same bytes as for one row")
     source = torch.randint(0, 1 << 30, (cell.problem.weight_bytes // 4,), dtype=torch.int32, device="cuda")
-    return lambda x: read(source, overlap)
+    return lambda x: read(source, pdl)
 
 
 ENGINES: dict[str, Engine] = {
     "etcuda": functools.partial(ours, 0),
-    "etcuda overlapped": functools.partial(ours, 1),
-    "etcuda, in order before": in_order_before,
+    "etcuda, PDL": functools.partial(ours, 1),
+    "etcuda, reordered before": in_order_before,
     "etcuda, gate apart": gate_apart,
     "tinygemm": functools.partial(behind_gate, tinygemm),
     "cuBLAS bf16": functools.partial(behind_gate, cublas),
@@ -200,7 +201,7 @@ ENGINES: dict[str, Engine] = {
     "executorch matmul": functools.partial(behind_gate, functools.partial(executorch, "int4_matmul")),
     "torchao default": functools.partial(behind_gate, torchao_default),
     "gate": functools.partial(gate_alone, 0),
-    "gate overlapped": functools.partial(gate_alone, 1),
+    "gate, PDL": functools.partial(gate_alone, 1),
     "read": functools.partial(plain_read, 0),
-    "read overlapped": functools.partial(plain_read, 1),
+    "read, PDL": functools.partial(plain_read, 1),
 }

@@ -12,8 +12,8 @@ _BLOCK = 1024
 
 
 @triton.jit
-def _silu_gate(both, y, numbers, K: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    if OVERLAP:
+def _silu_gate(both, y, numbers, K: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -25,10 +25,10 @@ def _silu_gate(both, y, numbers, K: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: 
     tl.store(y + at, (active * up).to(y.dtype.element_ty), mask=inside)
 
 
-def silu_gate(both: Tensor, overlap: int) -> Tensor:
-    """silu(gate) * up [M, K] of both side by side [M, 2 K], one kernel; ``overlap`` as of our operators."""
+def silu_gate(both: Tensor, pdl: int) -> Tensor:
+    """silu(gate) * up [M, K] of both side by side [M, 2 K], one kernel; ``pdl`` as of our operators."""
     m, k = both.shape[0], both.shape[1] // 2
     y = torch.empty((m, k), dtype=both.dtype, device=both.device)
-    early = {"launch_pdl": True} if overlap else {}
-    _silu_gate[(triton.cdiv(m * k, _BLOCK),)](both, y, m * k, K=k, BLOCK=_BLOCK, OVERLAP=overlap, **early)
+    early = {"launch_pdl": True} if pdl else {}
+    _silu_gate[(triton.cdiv(m * k, _BLOCK),)](both, y, m * k, K=k, BLOCK=_BLOCK, PDL=pdl, **early)
     return y

@@ -8,19 +8,19 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from etcuda.kernels.overlap import choose_kernel
+from etcuda.kernels.common.pdl import choose_kernel
 
 _BLOCK = 4096
 
 
 @triton.jit
-def _read(source, out, num_words, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+def _read(source, out, num_words, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """Sums words; one sum per program."""
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     words = tl.load(source + at, mask=at < num_words, other=0, eviction_policy="evict_first")
-    if OVERLAP:
+    if PDL:
         gdc_wait()
     tl.store(out + tl.program_id(0), tl.sum(words, 0))
 
@@ -32,15 +32,15 @@ def read_kernel(source, out, num_words, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def read_overlapped(source, out, num_words, BLOCK: tl.constexpr):
+def read_pdl(source, out, num_words, BLOCK: tl.constexpr):
     """Like ``read_kernel``, and may be launched while the kernel in front of it runs."""
     _read(source, out, num_words, BLOCK, True)
 
 
-def read(source: Tensor, overlap: int = 0) -> Tensor:
+def read(source: Tensor, pdl: int = 0) -> Tensor:
     """Reads ``source``, int32 of one dimension; returns sums of blocks."""
-    programs = triton.cdiv(source.numel(), _BLOCK)
-    out = torch.empty(programs, dtype=torch.int32, device=source.device)
-    kernel, early = choose_kernel(source, read_kernel, read_overlapped, overlap)
-    kernel[(programs,)](source, out, source.numel(), BLOCK=_BLOCK, num_warps=8, **early)
+    ctas = triton.cdiv(source.numel(), _BLOCK)
+    out = torch.empty(ctas, dtype=torch.int32, device=source.device)
+    kernel, early = choose_kernel(source, read_kernel, read_pdl, pdl)
+    kernel[(ctas,)](source, out, source.numel(), BLOCK=_BLOCK, num_warps=8, **early)
     return out

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.int4.cells import RECORDED_US
 from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED
-from etcuda.kernels.int4 import table
+from etcuda.kernels.linear.choose import table
 
 _TITLES = {
-    "decode": "One row: W4A8, group 32, zero points",
-    "few": "A few rows: W4A8",
+    "decode": "One token: W4A8, group 32, zero points",
+    "few": "A few tokens: W4A8",
     "prompt": "Short prompts: W4A8",
     "gated": "Behind a gated activation: W4A8, both together",
     "prefill": "Prefill: W4A8",
@@ -38,25 +39,26 @@ def render(sources: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
     for run in runs:
         kinds = ", ".join(kind for kind in _TITLES if sections.get(kind) is run)
         ceilings = run["ceilings"]
+        measured = f"Run of {kinds}: " + ", ".join(f"{key} {text}" for key, text in run["environment"].items()) + "."
         lines += [
-            f"Run of {kinds}: " + ", ".join(f"{key} {text}" for key, text in run["environment"].items()) + ".",
+            *textwrap.wrap(measured, 119),
             f"Ceilings in it: read {ceilings['read_bytes_per_s'] / 1e12:.2f} TB/s, bf16 product "
             f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s.",
             "",
         ]
     lines += [
         "Microseconds per call, median of 9; in brackets the standard deviation. bf16 activations, random data,",
-        "rounding of activations included. Weights rotate, so that none is in the L2 cache. Every output was compared",
-        "with fp32 and the dequantised weight; error: of ours, relative norm. Floor: the stored weight at 4.36 TB/s.",
-        "Ratio: ours over the best other engine of the same run that computes the product.",
+        "quantisation of activations included. Weights rotate, so that none is in the L2 cache. Every output was",
+        "compared with fp32 and the dequantised weight; error: of ours, relative norm. Floor: the stored weight at",
+        "4.36 TB/s. Ratio: ours over the best other engine of the same run that computes the product.",
         "",
-        '"overlapped", "early": launched while the kernel in front of it runs, waiting for it on the GPU, as compiled',
-        'programs launch it; else one after another. "read" reads as many bytes and nothing else. tinygemm and the',
-        "kernels of executorch multiply exact activations, the latter symmetric weights.",
+        '"PDL": programmatic dependent launch: the kernel is launched while the one in front of it runs, and waits for',
+        'it on the GPU, as compiled programs launch it; else serialized. "read" reads as many bytes and nothing else.',
+        "tinygemm and the kernels of executorch multiply exact activations, the latter symmetric weights.",
         "",
-        '"in order before": the product alone, launched early, of activations that the kernel in front has put in',
-        "order, as for all products of an input but the first, and behind a gate.",
-        '"gate apart": gate, order and product by three kernels, launched early.',
+        '"reordered before": the product alone, with PDL, of activations that the kernel in front has reordered, as',
+        "for all products of an input but the first, and behind a gate.",
+        '"gate apart": gate, reorder and product by three kernels, with PDL.',
         "",
     ]
     for kind, title in _TITLES.items():
@@ -121,7 +123,7 @@ def _recorded(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Against recorded figures",
         "",
-        "One row, W4A8; the others in another run on the same kind of GPU, for orientation.",
+        "One token, W4A8; the others in another run on the same kind of GPU, for orientation.",
         "",
     ]
     lines += ["| N x K | ours | executorch CUDA W4A8 | llama.cpp q4_0 | llama.cpp q4_K |"]
@@ -152,10 +154,10 @@ def _tuned() -> list[str]:
                 problem = entry.problem
                 floor = problem.weight_bytes / READ_BYTES_PER_S * 1e6
                 rate = 2 * problem.m * problem.n * problem.k / entry.us / 1e6
-                early = "early" if entry.overlap else "in turn"
+                launched = "PDL" if entry.pdl else "serialized"
                 lines.append(
                     f"| int{bits} {problem.offset} | {measured.environment['gpu']} | {problem.m} | {problem.n} x "
-                    f"{problem.k} | {entry.kernel} | {early} | {entry.us:.2f} | {floor:.1f} | {rate:.0f} |"
+                    f"{problem.k} | {entry.kernel} | {launched} | {entry.us:.2f} | {floor:.1f} | {rate:.0f} |"
                 )
     return [*lines, ""]
 
@@ -204,7 +206,7 @@ def _plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     left.legend(fontsize=6)
     right.set_xscale("log", base=2)
     right.set_yscale("log")
-    right.set_xlabel("rows, 43008 x 5376")
+    right.set_xlabel("tokens, 43008 x 5376")
     right.set_ylabel("TFLOP/s")
     right.legend(fontsize=6)
     figure.tight_layout()

@@ -17,11 +17,12 @@ from triton.runtime.errors import TritonError
 
 from benchmarks.int4.cells import CELLS, KINDS, Cell
 from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED, UnsupportedError, Weight
-from etcuda.kernels.int4.problem import cost
-from etcuda.kernels.int4.select import LocalDevice, choose
-from etcuda.kernels.int4.tune import environment, make_weight
-from etcuda.kernels.rounding.reference import gate_reference
-from etcuda.kernels.timing import Timer
+from etcuda.kernels.activations.reference import gate_reference
+from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.common.timing import Timer
+from etcuda.kernels.linear.choose.select import choose
+from etcuda.kernels.linear.choose.tune import environment, make_weight
+from etcuda.kernels.linear.problem import cost
 
 # Against fp32 with the dequantised weight and exact activations. Peers round scales to bf16.
 MOST_ERROR = {"int8": 6.5e-3, "exact": 2e-3}
@@ -96,7 +97,7 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
             if name not in UNCHECKED:
                 error = _error(first(x), symmetric if name.startswith("executorch") else expected)
                 row = dataclasses.replace(row, error=error)
-                most = MOST_ERROR[problem.activation] if name in (*OURS, *PARTS) else PEER_ERROR
+                most = MOST_ERROR[problem.activation_dtype] if name in (*OURS, *PARTS) else PEER_ERROR
                 if not error <= most:
                     raise UnsupportedError(f"wrong: relative error {error:.1e}")
             copies = _copies(name, problem.weight_bytes, sets)

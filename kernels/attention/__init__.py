@@ -7,7 +7,7 @@ from etcuda.kernels.attention.configs import split_candidates, tiled_candidates
 from etcuda.kernels.attention.problem import AttentionProblem, cost, refuse
 from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.split import MAX_QUERY
-from etcuda.kernels.registry import KernelRecord, register
+from etcuda.kernels.common.registry import KernelRecord, register
 
 
 def _refuse_split(problem: AttentionProblem) -> str | None:

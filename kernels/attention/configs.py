@@ -7,7 +7,7 @@ import itertools
 import math
 
 from etcuda.kernels.attention.problem import MIN_BLOCK, AttentionProblem
-from etcuda.kernels.registry import Device
+from etcuda.kernels.common.device import Device, supports_pdl
 
 # A tile's accumulator is block_m x block_d fp32 numbers, held in the registers of at most 8 warps.
 _MOST_ACCUMULATORS = 32768
@@ -29,7 +29,7 @@ class SplitConfig:
     num_splits: int
     block_s: int
     chunk_d: int
-    overlap: int
+    pdl: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def split_candidates(problem: AttentionProblem, device: Device) -> list[SplitCon
     The guess: enough blocks for two per multiprocessor, steps of 64 keys while they fit the shared memory twice.
     """
     block_m = split_rows(problem)
-    overlap = int(can_overlap(device))
+    pdl = int(supports_pdl(device))
     rows_are_many = block_m * problem.block_d > 8192
     warps = (4, 8) if rows_are_many else (4,)
     guess = next((n for n in (64, 32) if _bytes(problem, block_m, n, 2) <= device.shared_memory_per_block), MIN_BLOCK)
@@ -86,19 +86,14 @@ def split_candidates(problem: AttentionProblem, device: Device) -> list[SplitCon
     for block_n, num_warps, stages in itertools.product((guess, 128, 64, 32, 16), warps, (2, 3, 4)):
         if _bytes(problem, block_m, block_n, stages - 1) > device.shared_memory_per_block:
             continue
-        base = SplitConfig(block_m, block_n, num_warps, stages, 1, 1, 64, overlap)
+        base = SplitConfig(block_m, block_n, num_warps, stages, 1, 1, 64, pdl)
         if block_n == MIN_BLOCK and guess != MIN_BLOCK:
             continue
         for waves in (2.0, 0.5, 1.0, 1.5, 3.0, 4.0, 0.0):
             found.setdefault(with_splits(problem, base, waves * device.num_sms))
     if not found:
-        found[SplitConfig(block_m, MIN_BLOCK, 4, 1, 1, 1, 64, overlap)] = None
+        found[SplitConfig(block_m, MIN_BLOCK, 4, 1, 1, 1, 64, pdl)] = None
     return list(found)
-
-
-def can_overlap(device: Device) -> bool:
-    """Whether the GPU can launch a kernel while the one in front of it runs, the later one waiting by itself."""
-    return int(device.arch.removeprefix("sm_")) >= 90
 
 
 def merge_candidates(problem: AttentionProblem, config: SplitConfig) -> list[SplitConfig]:

@@ -19,7 +19,7 @@ from etcuda.kernels.attention.problem import padded
 from etcuda.kernels.attention.split import (
     MAX_QUERY,
     attention_reduce_kernel,
-    attention_reduce_overlapped,
+    attention_reduce_pdl,
     attention_split_kernel,
 )
 from etcuda.kernels.attention.tiled import attention_tiled_kernel
@@ -46,7 +46,7 @@ def attention_split(
     num_splits: int,
     block_s: int,
     chunk_d: int,
-    overlap: int,
+    pdl: int,
 ) -> Tensor:
     """Split-K attention, ``L_q`` from 1 to ``MAX_QUERY``.
 
@@ -68,7 +68,7 @@ def attention_split(
         num_splits: parts that the keys are cut into.
         block_s: parts that are merged at a time.
         chunk_d: width of the head that one block merges.
-        overlap: 1 if the merging is launched while the parts are computed, which needs sm_90; else 0.
+        pdl: 1 if the merging is launched while the parts are computed, which needs sm_90; else 0.
 
     Returns:
         [batch, num_heads, L_q, head_dim], in memory [batch, L_q, num_heads, head_dim].
@@ -99,12 +99,12 @@ def attention_split(
         l_q, l_kv, num_splits, scale * _LOG2E,
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=block_m, BLOCK_N=block_n,
         STAGES=num_stages, SOFTCAP=softcap, MASK=mask_kind, MERGED=num_splits > 1,
-        OVERLAP=num_splits > 1 and overlap == 1, **modes, num_warps=num_warps,
+        PDL=num_splits > 1 and pdl == 1, **modes, num_warps=num_warps,
     )  # fmt: skip
     if num_splits > 1:
-        merge = _wrapped(attention_reduce_overlapped if overlap else attention_reduce_kernel)
+        merge = _wrapped(attention_reduce_pdl if pdl else attention_reduce_kernel)
         # Only Triton's own launcher takes the flag; compiled programs go by the kernel's name.
-        early = {"launch_pdl": True} if overlap and isinstance(merge, triton.runtime.JITFunction) else {}
+        early = {"launch_pdl": True} if pdl and isinstance(merge, triton.runtime.JITFunction) else {}
         merge[(rows, batch * kv_heads, triton.cdiv(head_dim, chunk_d))](
             out, partial, stats, lengths, positions, *out.stride()[:3], *stride_p, l_q, l_kv, num_splits, block_n,
             kv_heads, group, HEAD_DIM=head_dim, **modes, BLOCK_S=block_s, CHUNK_D=chunk_d, num_warps=4, **early,

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from etcuda.kernels.registry import Cost
+from etcuda.kernels.common.registry import Cost
 
 # How positions restrict keys; the numbers are the operators' argument ``causal``.
 FULL, UPPER_LEFT, LOWER_RIGHT, POSITIONS = 0, 1, 2, 3

@@ -19,7 +19,7 @@ from etcuda.kernels.attention.configs import (
 from etcuda.kernels.attention.problem import AttentionProblem
 from etcuda.kernels.attention.split import MAX_QUERY
 from etcuda.kernels.attention.table import Config, Entry, KernelName, Table
-from etcuda.kernels.registry import Device
+from etcuda.kernels.common.device import Device
 
 # How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
 # Rows of a KV head fill the split kernel's tile; the tiled kernel takes heads one by one.
@@ -77,10 +77,10 @@ def choose_split(problem: AttentionProblem, device: Device) -> Choice:
         return Choice("split", config, _model(device))
     assert isinstance(entry.best, SplitConfig)
     config = dataclasses.replace(entry.best, block_m=split_rows(problem, problem.most_rows))
-    per_sm = device.num_sms / _num_sms(measured, device)
-    if distance(entry.problem, problem, "split") > 0 or config.block_m != entry.best.block_m or per_sm != 1:
+    ctas_per_sm = device.num_sms / _num_sms(measured, device)
+    if distance(entry.problem, problem, "split") > 0 or config.block_m != entry.best.block_m or ctas_per_sm != 1:
         blocks = parallel_blocks(entry.problem, entry.best.block_m) * entry.best.num_splits
-        config = with_splits(problem, config, blocks * per_sm)
+        config = with_splits(problem, config, blocks * ctas_per_sm)
     return Choice("split", config, _measured(measured, entry))
 
 

@@ -5,7 +5,7 @@ KV head in one tile, so that keys and values are read once (Dao et al., "Flash-D
 2023). Parts are merged by a second kernel; a part beyond the filled length ends at once and is not merged.
 
 From sm_90 on the second kernel is launched while the first runs, and waits on the GPU for its end ("programmatic
-dependent launch"): that hides the time a launch takes. A kernel that waits so is named ``*_overlapped``; by the name
+dependent launch"): that hides the time a launch takes. A kernel that waits so is named ``*_pdl``; by the name
 the runtime knows that it may be launched early.
 """
 
@@ -59,7 +59,7 @@ def attention_split_kernel(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
-    MERGED: tl.constexpr, OVERLAP: tl.constexpr,
+    MERGED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid: (num_splits, KV_HEADS * row tiles, batch). Rows of a tile are (query, head of the group) pairs.
 
@@ -67,7 +67,7 @@ def attention_split_kernel(
     the last dimension, times 2: maximum and sum, in base 2. A lone part is written to ``out``;
     without ``MERGED`` there is no other.
     """
-    if OVERLAP:
+    if PDL:
         gdc_launch_dependents()
     split = tl.program_id(0)
     h = tl.program_id(1) % KV_HEADS
@@ -143,7 +143,7 @@ def merge_parts(
     out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
-    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Merges the parts of one row, ``BLOCK_S`` at a time."""
     row = tl.program_id(0)
@@ -152,7 +152,7 @@ def merge_parts(
     _lo, _hi, _length, _span, used = parts(
         kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n, MAX_Q, CAUSAL, WINDOW, HAS_LEN
     )
-    if OVERLAP:
+    if PDL:
         # In every block, also in one that has nothing to merge: the kernel behind this one starts once all have ended.
         # Lengths and positions were read before: what wrote them ended before the kernel that writes the parts began.
         gdc_wait()
@@ -202,7 +202,7 @@ def attention_reduce_kernel(
 
 
 @triton.jit(do_not_specialize=["num_splits", "block_n", "kv_heads", "group"])
-def attention_reduce_overlapped(
+def attention_reduce_pdl(
     out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,

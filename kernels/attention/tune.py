@@ -32,7 +32,8 @@ from etcuda.kernels.attention.problem import AttentionProblem
 from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.shapes import Family, split_problems, tiled_problems
 from etcuda.kernels.attention.table import Config, Entry, KernelName, Table, from_json, to_json
-from etcuda.kernels.timing import Timer
+from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.common.timing import Timer
 
 _COLD_BYTES = 200 << 20
 _SAVE_EVERY_S = 20.0
@@ -40,31 +41,6 @@ _MOST_ERROR = 1e-2
 # Keys of the small problem on which a configuration is compiled and checked. All tuned lengths are multiples of 16, as
 # this is, so that the compiled kernel is the same.
 _CHECK_KEYS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalDevice:
-    """The properties of the local GPU that candidates depend on."""
-
-    arch: str
-    num_sms: int
-    shared_memory_per_block: int
-    l2_bytes: int
-    memory_bandwidth: float = 1.0
-
-    @classmethod
-    def current(cls) -> LocalDevice:
-        """Device 0.
-
-        Raises:
-            KernelArgumentError: there is no GPU.
-        """
-        if not torch.cuda.is_available():
-            raise KernelArgumentError("tune: expected an NVIDIA GPU, found none. Run the tuner on the GPU to be tuned.")
-        properties = torch.cuda.get_device_properties(0)
-        arch = f"sm_{properties.major}{properties.minor}"
-        shared = int(getattr(properties, "shared_memory_per_block_optin"))  # noqa: B009  torch's stub lacks it
-        return cls(arch, properties.multi_processor_count, shared, properties.L2_cache_size)
 
 
 def call_kernel(

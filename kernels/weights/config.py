@@ -12,10 +12,10 @@ from torchao.core.config import AOBaseConfig
 from torchao.quantization.transform_module import register_quantize_module_handler
 
 from etcuda.errors import OptionError, WeightFormatError
-from etcuda.kernels.int4.layout import Int4Format
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.layout import Int8Format
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.int4 import Int4Format
+from etcuda.kernels.formats.int8 import Int8Format
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.quantize import SEARCHES, check_weight, quantize_weight
 from etcuda.kernels.weights.tensor import ACTIVATIONS, CoalescedTensor
 
@@ -30,7 +30,7 @@ class Int4CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
         group_size: weights of a row that share a scale: 32, 64, 128 or 256.
         scale_storage: "fp16", "fp32" or "codes"; see ``GroupFormat``.
         offset: "symmetric", "zero_point" or "minimum".
-        activation: "int8": activations are rounded to int8 per block of 32 (W4A8). "exact": they are not (W4A16).
+        activation_dtype: "int8": activations are rounded to int8 per block of 32 (W4A8). "exact": they are not (W4A16).
         scale_search: "minmax", or "least_squares", slower and of HQQ's quality or better.
 
     Raises:
@@ -40,7 +40,7 @@ class Int4CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
     group_size: int = 32
     scale_storage: str = "fp16"
     offset: str = "zero_point"
-    activation: str = "int8"
+    activation_dtype: str = "int8"
     scale_search: str = "minmax"
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Int8CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
     Attributes:
         group_size: weights of a row that share a scale: 16, 32, 64, 128 or 256, or ``None`` for the whole row.
         scale_storage: "fp16", "fp32" or "codes"; see ``GroupFormat``.
-        activation: "int8" (W8A8) or "exact" (W8A16).
+        activation_dtype: "int8" (W8A8) or "exact" (W8A16).
         scale_search: "minmax" or "least_squares".
 
     Raises:
@@ -68,7 +68,7 @@ class Int8CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
 
     group_size: int | None = 32
     scale_storage: str = "fp16"
-    activation: str = "int8"
+    activation_dtype: str = "int8"
     scale_search: str = "minmax"
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ def quantize_tensor(weight: torch.Tensor, config: Config, name: str = "weight") 
     form = config.format(weight.shape[1])
     parts = quantize_weight(weight.detach(), form, config.scale_search, name)
     made: CoalescedTensor = _TENSORS[type(config)].from_parts(
-        parts, form.group_size, config.activation, weight.dtype, name
+        parts, form.group_size, config.activation_dtype, weight.dtype, name
     )
     return made
 
@@ -175,7 +175,7 @@ def _joined(name: str) -> str:
 
 
 def _check_options(config: Any) -> None:
-    for option, known in (("activation", ACTIVATIONS), ("scale_search", SEARCHES)):
+    for option, known in (("activation_dtype", ACTIVATIONS), ("scale_search", SEARCHES)):
         value = getattr(config, option)
         if value not in known:
             expected = " or ".join(map(repr, known))

@@ -16,10 +16,10 @@ from torchao.quantization import Int4Tensor, Int4TilePackedTo4dTensor, Int8Tenso
 from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.groups import MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.layout import Int8Format
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.base import MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat
+from etcuda.kernels.formats.int8 import Int8Format
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 _CHUNK = 1 << 18  # Weights, or scales, that are worked on at a time.
@@ -51,14 +51,14 @@ class Affine:
 
 
 def from_torchao(
-    tensor: Tensor, name: str = "weight", *, activation: str | None = None, exact: bool = True
+    tensor: Tensor, name: str = "weight", *, activation_dtype: str | None = None, exact: bool = True
 ) -> CoalescedTensor:
     """Our type of a weight [N, K] that torchao quantised.
 
     Args:
         tensor: one of the served types.
         name: of the weight, for messages.
-        activation: "int8" or "exact"; ``None`` as the tensor has it. Ours are rounded per block of 32, not per token.
+        activation_dtype: "int8" or "exact"; ``None`` as the tensor has it. Ours are rounded per block of 32, not per token.
         exact: scales and minima that float16 would round are kept as float32; if false they are rounded.
 
     Raises:
@@ -69,11 +69,13 @@ def from_torchao(
         known = ", ".join(kind.__name__ for kind in _READERS)
         raise WeightFormatError(f"{name}: expected one of {known}, got {type(tensor).__name__}.")
     affine, own = reader(tensor, name)
-    return from_affine(affine, name, activation=own if activation is None else activation, exact=exact)
+    return from_affine(
+        affine, name, activation_dtype=own if activation_dtype is None else activation_dtype, exact=exact
+    )
 
 
 def from_affine(
-    affine: Affine, name: str = "weight", *, activation: str = "exact", exact: bool = True
+    affine: Affine, name: str = "weight", *, activation_dtype: str = "exact", exact: bool = True
 ) -> CoalescedTensor:
     """Our type of a weight given as integers: int4 where they fit into four bits, else int8.
 
@@ -105,11 +107,11 @@ def from_affine(
             parts[part][start * height : stop * height] = spread
     for start, stop in _chunks(n, k):
         parts["qdata"][start:stop] = form.pack(affine.integers(start, stop).to(torch.int16) + added)
-    made: CoalescedTensor = kind.from_parts(parts, group_size, activation, affine.dtype, name)
+    made: CoalescedTensor = kind.from_parts(parts, group_size, activation_dtype, affine.dtype, name)
     return made
 
 
-def convert_model(model: nn.Module, *, activation: str | None = None, exact: bool = True) -> list[str]:
+def convert_model(model: nn.Module, *, activation_dtype: str | None = None, exact: bool = True) -> list[str]:
     """Replaces the weights of linear layers and embeddings that torchao quantised by our types, in place; a weight that
     several modules share stays shared.
 
@@ -124,7 +126,7 @@ def convert_model(model: nn.Module, *, activation: str | None = None, exact: boo
     for name, module in _quantized(model):
         old = module.weight
         if id(old) not in made:
-            tensor = from_torchao(old, name, activation=activation, exact=exact)
+            tensor = from_torchao(old, name, activation_dtype=activation_dtype, exact=exact)
             made[id(old)] = nn.Parameter(tensor, requires_grad=False)
         names.append(name)
         module.weight = made[id(old)]
@@ -210,8 +212,8 @@ def _read_int4(tensor: Any, name: str) -> tuple[Affine, str]:
         return (nibbles ^ 8) - 8
 
     scale, shift = tensor.scale.t(), tensor.zero_point.t()
-    activation = "exact" if tensor.activation_dtype == torch.bfloat16 else "int8"
-    return Affine((n, k), integers, -8, 7, scale, None, shift, tensor.dtype), activation
+    activation_dtype = "exact" if tensor.activation_dtype == torch.bfloat16 else "int8"
+    return Affine((n, k), integers, -8, 7, scale, None, shift, tensor.dtype), activation_dtype
 
 
 def _read_tiles(tensor: Any, name: str) -> tuple[Affine, str]:
@@ -252,21 +254,21 @@ def _read_int8(tensor: Any, name: str) -> tuple[Affine, str]:
             f"{name}: expected activations quantised when they are met, got a static scale. Quantise without it."
         )
     shape = _two_dimensional(tensor, name)
-    activation = "exact" if tensor.act_quant_kwargs is None else "int8"
+    activation_dtype = "exact" if tensor.act_quant_kwargs is None else "int8"
     rows, columns = (size // block for size, block in zip(shape, tensor.block_size, strict=True))
     scale, zero = tensor.scale.reshape(rows, columns), tensor.zero_point
     zero = None if zero is None else zero.reshape(rows, columns)
-    return Affine(shape, lambda a, b: tensor.qdata[a:b], -128, 127, scale, zero, None, tensor.dtype), activation
+    return Affine(shape, lambda a, b: tensor.qdata[a:b], -128, 127, scale, zero, None, tensor.dtype), activation_dtype
 
 
 def _read_intx(tensor: Any, name: str) -> tuple[Affine, str]:
     bits = int(str(tensor.target_dtype).removeprefix("torch.int"))
     shape = _two_dimensional(tensor, name)
-    activation = "exact" if tensor.activation_quantization is None else "int8"
+    activation_dtype = "exact" if tensor.activation_quantization is None else "int8"
     most = (1 << (bits - 1)) - 1
     return Affine(
         shape, lambda a, b: tensor.qdata[a:b], -most - 1, most, tensor.scale, tensor.zero_point, None, tensor.dtype
-    ), activation
+    ), activation_dtype
 
 
 _READERS: dict[type[Any], Callable[[Any, str], tuple[Affine, str]]] = {

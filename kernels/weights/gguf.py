@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import GgufError, WeightFormatError
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES, BlockType
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 
 try:
     import gguf
@@ -76,8 +76,8 @@ class GgufFile:
         found = self._fields.get(key)
         return None if found is None else found.contents()
 
-    def read(self, name: str, activation: str = "int8", dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        """A tensor: our type of a quantised one, with ``dtype`` and ``activation`` (see ``CoalescedTensor``); of F32,
+    def read(self, name: str, activation_dtype: str = "int8", dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        """A tensor: our type of a quantised one, with ``dtype`` and ``activation_dtype`` (see ``CoalescedTensor``); of F32,
         F16 and BF16 a plain one in that dtype.
 
         Raises:
@@ -95,7 +95,7 @@ class GgufFile:
         if len(shape) != 2:
             raise GgufError(f"{self.path}: {name}: expected a quantised weight [N, K], got shape {list(shape)}.")
         try:
-            return _from_blocks(tensor.data, block, shape, name, activation, dtype)
+            return _from_blocks(tensor.data, block, shape, name, activation_dtype, dtype)
         except WeightFormatError as problem:
             raise GgufError(f"{self.path}: {problem}") from problem
 
@@ -112,7 +112,7 @@ def read_gguf(
     path: str | os.PathLike[str],
     names: Iterable[str] | None = None,
     *,
-    activation: str = "int8",
+    activation_dtype: str = "int8",
     dtype: torch.dtype = torch.bfloat16,
 ) -> dict[str, Tensor]:
     """Tensors of a GGUF file by their names there: quantised ones as our types, the others in the file's dtype.
@@ -120,18 +120,18 @@ def read_gguf(
     Args:
         path: of the file.
         names: which tensors; by default all.
-        activation: "int8" or "exact", of the quantised ones.
+        activation_dtype: "int8" or "exact", of the quantised ones.
         dtype: of the quantised ones.
 
     Raises:
         GgufError: the file is damaged, a name is not in it, or a tensor's type is not served.
     """
     file = GgufFile(path)
-    return {name: file.read(name, activation, dtype) for name in (file.types if names is None else names)}
+    return {name: file.read(name, activation_dtype, dtype) for name in (file.types if names is None else names)}
 
 
 def _from_blocks(
-    data: Any, block: BlockType, shape: tuple[int, ...], name: str, activation: str, dtype: torch.dtype
+    data: Any, block: BlockType, shape: tuple[int, ...], name: str, activation_dtype: str, dtype: torch.dtype
 ) -> Tensor:
     n, k = shape
     block.form.check_size(n, k, name)
@@ -143,7 +143,7 @@ def _from_blocks(
         for part, tensor in block.read(raw).items():
             parts[part][start : start + rows] = tensor
     kind = Int4CoalescedTensor if block.form.bits == 4 else Int8CoalescedTensor
-    made: Tensor = kind.from_parts(parts, block.form.group_size, activation, dtype, name)
+    made: Tensor = kind.from_parts(parts, block.form.group_size, activation_dtype, dtype, name)
     return made
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from etcuda.kernels.groups import MINIMUM, SYMMETRIC, GroupFormat
-from etcuda.kernels.int4.layout import Int4Format
-from etcuda.kernels.int8.layout import Int8Format
+from etcuda.kernels.formats.base import MINIMUM, SYMMETRIC, GroupFormat
+from etcuda.kernels.formats.int4 import Int4Format
+from etcuda.kernels.formats.int8 import Int8Format
 
 Parts = dict[str, Tensor]
 

@@ -41,7 +41,7 @@ def load_gguf(
     path: str | os.PathLike[str],
     names: Names | None = None,
     *,
-    activation: str = "int8",
+    activation_dtype: str = "int8",
 ) -> dict[str, str]:
     """Puts the tensors of a GGUF file into a model, in place: quantised ones become the weights of linear layers and
     embeddings as our types, the others are converted to their parameter's dtype. One tensor is read at a time, and the
@@ -54,7 +54,7 @@ def load_gguf(
             tensor to leave out. By default a tensor goes to the parameter of its own name, or, for models of
             ``transformers``, to the one that the ``gguf`` package maps it to; that serves the architectures llama,
             qwen2, qwen3, gemma2 and gemma3 and undoes what llama.cpp did to their tensors.
-        activation: "int8" or "exact"; see ``CoalescedTensor``.
+        activation_dtype: "int8" or "exact"; see ``CoalescedTensor``.
 
     Returns:
         GGUF type of each parameter that was loaded, by its name in the model.
@@ -69,7 +69,7 @@ def load_gguf(
     plan = _plan(model, file, find)
     for item in plan:
         old = item.old
-        tensor = file.read(item.source, activation, old.dtype)
+        tensor = file.read(item.source, activation_dtype, old.dtype)
         if not named and item.source != item.target:
             tensor = _as_transformers(tensor, item.source, file)
         if not isinstance(tensor, CoalescedTensor):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.groups import DTYPES, MINIMUM, STEP, SYMMETRIC, ZERO_POINT, GroupFormat
+from etcuda.kernels.formats.base import DTYPES, MINIMUM, STEP, SYMMETRIC, ZERO_POINT, GroupFormat
 
 SEARCHES = ("minmax", "least_squares")
 

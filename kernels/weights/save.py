@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from etcuda.errors import SaveError, WeightFormatError
-from etcuda.kernels.int4.tensor import Int4CoalescedTensor
-from etcuda.kernels.int8.tensor import Int8CoalescedTensor
+from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
+from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 _KEY = "etcuda"
@@ -100,7 +100,7 @@ def _flattened(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
             quantized[name] = {
                 "type": tensor.family,
                 "group_size": tensor.group_size,
-                "activation": tensor.activation,
+                "activation_dtype": tensor.activation_dtype,
                 "dtype": str(tensor.dtype).removeprefix("torch."),
                 "parts": list(parts),
             }
@@ -131,8 +131,8 @@ def _tensor(name: str, entry: Any, tensors: dict[str, Tensor]) -> Tensor:
     try:
         kind, dtype = _TYPES[entry["type"]], getattr(torch, entry["dtype"])
         parts = {part: tensors.pop(f"{name}.{part}") for part in entry["parts"]}
-        group_size, activation = entry["group_size"], entry["activation"]
+        group_size, activation_dtype = entry["group_size"], entry["activation_dtype"]
     except (KeyError, TypeError, AttributeError) as error:
         raise WeightFormatError(f"{name}: expected its type, attributes and stored tensors, got {entry!r}.") from error
-    made: Tensor = kind.from_parts(parts, group_size, activation, dtype, name)
+    made: Tensor = kind.from_parts(parts, group_size, activation_dtype, dtype, name)
     return made

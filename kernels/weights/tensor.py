@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
-from etcuda.kernels.groups import DTYPES, GroupFormat
+from etcuda.kernels.formats.base import DTYPES, GroupFormat
 
 aten = torch.ops.aten
 
@@ -20,7 +20,7 @@ PARTS = ("qdata", "scale", "zero", "scale_step", "zero_step")
 
 
 class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
-    """A quantised weight [N, K], stored as its format says; see ``kernels/int4/README.md``.
+    """A quantised weight [N, K], stored as its format says; see ``kernels/linear/README.md``.
 
     Tensor data:
         qdata: the integers, row by row.
@@ -28,7 +28,7 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
 
     Attributes:
         group_size: weights of a row that share a scale.
-        activation: "int8" (activations are rounded to int8 per block of 32) or "exact".
+        activation_dtype: "int8" (activations are rounded to int8 per block of 32) or "exact".
         dtype: bfloat16, float16 or float32: of looked-up rows and dequantised values, whatever the storage.
 
     Raises:
@@ -36,7 +36,7 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
     """
 
     tensor_data_names: ClassVar[list[str]] = ["qdata", "scale"]
-    tensor_attribute_names: ClassVar[list[str]] = ["group_size", "activation", "dtype"]
+    tensor_attribute_names: ClassVar[list[str]] = ["group_size", "activation_dtype", "dtype"]
     optional_tensor_data_names: ClassVar[list[str]] = ["zero", "scale_step", "zero_step"]
 
     format_type: ClassVar[type[GroupFormat]]
@@ -48,22 +48,24 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
     scale_step: Tensor | None
     zero_step: Tensor | None
     group_size: int
-    activation: str
+    activation_dtype: str
 
     def __new__(
         cls,
         qdata: Tensor,
         scale: Tensor,
         group_size: int,
-        activation: str,
+        activation_dtype: str,
         dtype: torch.dtype,
         zero: Tensor | None = None,
         scale_step: Tensor | None = None,
         zero_step: Tensor | None = None,
     ) -> CoalescedTensor:
         """Checks shapes and dtypes; ``__init__`` keeps the tensors."""
-        if activation not in ACTIVATIONS:
-            raise WeightFormatError(f"{cls.__name__}: activation: expected 'int8' or 'exact', got {activation!r}.")
+        if activation_dtype not in ACTIVATIONS:
+            raise WeightFormatError(
+                f"{cls.__name__}: activation_dtype: expected 'int8' or 'exact', got {activation_dtype!r}."
+            )
         _check_dtype(cls.__name__, dtype)
         form = cls.format_type.of(group_size, scale, zero, scale_step, zero_step)
         parts = dict(zip(PARTS, (qdata, scale, zero, scale_step, zero_step), strict=True))
@@ -78,7 +80,7 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         qdata: Tensor,
         scale: Tensor,
         group_size: int,
-        activation: str,
+        activation_dtype: str,
         dtype: torch.dtype,
         zero: Tensor | None = None,
         scale_step: Tensor | None = None,
@@ -87,14 +89,14 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         super().__init__()
         self.qdata, self.scale, self.zero = qdata, scale, zero
         self.scale_step, self.zero_step = scale_step, zero_step
-        self.group_size, self.activation = group_size, activation
+        self.group_size, self.activation_dtype = group_size, activation_dtype
 
     @classmethod
     def from_parts(
         cls,
         parts: Mapping[str, Tensor | None],
         group_size: int,
-        activation: str = "int8",
+        activation_dtype: str = "int8",
         dtype: torch.dtype = torch.bfloat16,
         name: str = "weight",
     ) -> Any:
@@ -109,7 +111,7 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         form = cls.format_type.of(group_size, scale, zero, scale_step, zero_step)
         form.check_components(parts, name)
         form.check_finite(parts, name)
-        return cls(qdata, scale, group_size, activation, dtype, zero, scale_step, zero_step)
+        return cls(qdata, scale, group_size, activation_dtype, dtype, zero, scale_step, zero_step)
 
     @property
     def format(self) -> GroupFormat:
@@ -127,9 +129,9 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         """Bytes that the stored tensors take."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.parts.values())
 
-    def with_activation(self, activation: str) -> CoalescedTensor:
+    def with_activation(self, activation_dtype: str) -> CoalescedTensor:
         """The same stored tensors with another handling of activations, "int8" or "exact"."""
-        made: CoalescedTensor = self._made_of(self._stored(), activation, self.dtype)
+        made: CoalescedTensor = self._made_of(self._stored(), activation_dtype, self.dtype)
         return made
 
     def check_finite(self, name: str = "weight") -> None:
@@ -149,7 +151,7 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         """One line without values."""
         return (
             f"shape={list(self.shape)}, dtype={self.dtype}, device={self.device}, {self.format}, "
-            f"activation={self.activation!r}"
+            f"activation_dtype={self.activation_dtype!r}"
         )
 
     def __repr__(self) -> str:
@@ -184,11 +186,11 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
     def _map(self, function: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Any:
         """A tensor of the stored tensors after ``function``."""
         stored = [None if part is None else function(part) for part in self._stored()]
-        return self._made_of(stored, self.activation, self.dtype if dtype is None else dtype)
+        return self._made_of(stored, self.activation_dtype, self.dtype if dtype is None else dtype)
 
-    def _made_of(self, stored: Sequence[Tensor | None], activation: str, dtype: torch.dtype) -> Any:
+    def _made_of(self, stored: Sequence[Tensor | None], activation_dtype: str, dtype: torch.dtype) -> Any:
         qdata, scale, *optional = stored
-        return type(self)(qdata, scale, self.group_size, activation, dtype, *optional)  # type: ignore[arg-type]
+        return type(self)(qdata, scale, self.group_size, activation_dtype, dtype, *optional)  # type: ignore[arg-type]
 
 
 def _op(weight: CoalescedTensor, name: str) -> Callable[..., Tensor]:
@@ -200,7 +202,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if not isinstance(weight, CoalescedTensor) or isinstance(input, CoalescedTensor):
         got = f"{type(input).__name__} and {type(weight).__name__}"
         raise KernelArgumentError(f"linear: expected a plain input and a quantised weight, got {got}.")
-    return _op(weight, "linear")(input, *weight._dense(), bias, weight.group_size, weight.activation)
+    return _op(weight, "linear")(input, *weight._dense(), bias, weight.group_size, weight.activation_dtype)
 
 
 def _embedding(

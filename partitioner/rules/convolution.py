@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from etcuda.backend.shims import compute_shim
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import Rule, dtype_list
+from etcuda.shims import compute_shim
 
 aten = torch.ops.aten
 

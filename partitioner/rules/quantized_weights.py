@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 import etcuda.kernels  # noqa: F401  registers the operators
-from etcuda.backend.shims import compute_shim
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import Rule, dtype_list
+from etcuda.shims import compute_shim
 
 _ops = torch.ops.etcuda
 

@@ -86,14 +86,14 @@ ValueSpec read_value(const schema::Value* value, const char* what, size_t index)
     const auto* dim = value->dims()->Get(static_cast<flatbuffers::uoffset_t>(i));
     spec.dims.push_back(read_dim(*dim, owner, i));
   }
-  const size_t ordered = value->dim_order() == nullptr ? 0 : value->dim_order()->size();
-  if (ordered != rank && ordered != 0) {
-    refuse(format("%s has %zu dimensions and a dim_order of %zu", owner.c_str(), rank, ordered));
+  const size_t reordered = value->dim_order() == nullptr ? 0 : value->dim_order()->size();
+  if (reordered != rank && reordered != 0) {
+    refuse(format("%s has %zu dimensions and a dim_order of %zu", owner.c_str(), rank, reordered));
   }
   uint32_t seen = 0;
   for (size_t i = 0; i < rank; ++i) {
     const auto position = static_cast<flatbuffers::uoffset_t>(i);
-    const uint8_t dim = ordered == 0 ? static_cast<uint8_t>(i) : value->dim_order()->Get(position);
+    const uint8_t dim = reordered == 0 ? static_cast<uint8_t>(i) : value->dim_order()->Get(position);
     if (dim >= rank || (seen >> dim & 1u) != 0) refuse(owner + " has a dim_order that is not a permutation");
     seen |= 1u << dim;
     spec.dim_order.push_back(dim);

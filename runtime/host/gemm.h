@@ -15,7 +15,7 @@ struct MatrixView {
 };
 
 // out[m, n] = alpha * sum_k a[m, k] * b[k, n] + beta * addend[m, n]; the addend is not read if beta is 0.
-// `out` may be the addend but must not overlap a or b. Dtypes: fp32, fp64, bf16, fp16, not fp64 mixed with
+// `out` may be the addend but must not pdl a or b. Dtypes: fp32, fp64, bf16, fp16, not fp64 mixed with
 // others.
 struct GemmProblem {
   int64_t m = 0;

@@ -29,7 +29,7 @@ AotiError clone(TensorHandle self, TensorHandle* result) {
   });
 }
 
-// Copies the whole span, so that elements which overlap or lie between keep their place too.
+// Copies the whole span, so that elements which pdl or lie between keep their place too.
 AotiError clone_preserve_strides(TensorHandle self, TensorHandle* result) {
   return guarded([&] {
     auto copy = make_empty(self->rank, self->sizes.data(), self->strides.data(), self->dtype,

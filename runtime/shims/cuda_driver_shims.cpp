@@ -1,5 +1,5 @@
 // The CUDA driver functions that compiled code calls.
-#include "cuda/overlapped.h"
+#include "cuda/pdl.h"
 #include "cuda/shim_status.h"
 #include "image/image.h"
 #include "shims/lists.h"
@@ -52,7 +52,7 @@ CUresult launch_kernel(CUfunction function, unsigned grid_x, unsigned grid_y, un
                        CUstream stream, void** arguments, void** extra) {
   return cuda_status("cuLaunchKernel", [&](Driver& driver) {
     if (is_marked(function)) {
-      return launch_overlapped(driver, unmarked(function), grid_x, grid_y, grid_z, block_x, block_y, block_z,
+      return launch_pdl(driver, unmarked(function), grid_x, grid_y, grid_z, block_x, block_y, block_z,
                                shared_bytes, stream, arguments, extra);
     }
     return driver.cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,

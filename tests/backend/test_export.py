@@ -235,12 +235,10 @@ def test_foreign_compile_specs_are_refused() -> None:
 
 def test_weights_are_stored_once_across_methods_and_can_be_external(tmp_path: pathlib.Path) -> None:
     net = Net()
-    programs = {
-        name: torch.export.export(net, (torch.randn(rows, 8),)) for name, rows in (("prefill", 4), ("decode", 1))
-    }
+    ctas = {name: torch.export.export(net, (torch.randn(rows, 8),)) for name, rows in (("prefill", 4), ("decode", 1))}
     for place in ("pte", "ptd"):
         options = {"weights": place, "ptd_name": "weights"}
-        lowered = to_edge_transform_and_lower(programs, partitioner=[CudaPartitioner(target="host", options=options)])
+        lowered = to_edge_transform_and_lower(ctas, partitioner=[CudaPartitioner(target="host", options=options)])
         executorch = lowered.to_executorch()
         executorch.save(str(tmp_path / "net.pte"))
         executorch.write_tensor_data_to_file(str(tmp_path))

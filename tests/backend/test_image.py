@@ -10,7 +10,7 @@ import shutil
 import pytest
 import torch
 
-from etcuda.backend import shims
+from etcuda import shims
 from etcuda.backend.image import build_image, find_compiler
 from etcuda.errors import CompileError
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from etcuda.backend.inductor.launchers import KernelResources, choose
-from etcuda.backend.target import TARGETS
+from etcuda.target import TARGETS
 
 H200 = TARGETS["sm_90"]
 
@@ -38,7 +38,7 @@ def test_choice_prefers_no_spills_then_occupancy_then_order() -> None:
 DEVICE_SCRIPT = """
 import sys
 from etcuda.backend.inductor import device
-from etcuda.backend.target import TARGETS
+from etcuda.target import TARGETS
 import torch, triton, triton.language as tl
 
 target = TARGETS[sys.argv[1]]

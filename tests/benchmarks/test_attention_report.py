@@ -17,7 +17,7 @@ from benchmarks.attention.engines import ENGINES, OURS, UnsupportedError, execut
 from benchmarks.attention.run import Row
 from etcuda.kernels.attention.problem import cost
 from etcuda.kernels.attention.shapes import DECODE_LENGTHS
-from etcuda.kernels.attention.tune import LocalDevice
+from etcuda.kernels.common.device import LocalDevice
 
 DEVICE = LocalDevice("sm_90", 132, 227 << 10, 60 << 20)
 

@@ -69,7 +69,7 @@ def test_kernels_of_a_profile() -> None:
 
 def rows(name: str) -> list[dict[str, Any]]:
     times = {"formula": 100.0, "kernels": 30.0, "none": 20.0}
-    ours = {"attention_split_kernel": [1, 4.0], "attention_reduce_overlapped": [1, 2.0], "other": [2, 24.0]}
+    ours = {"attention_split_kernel": [1, 4.0], "attention_reduce_pdl": [1, 2.0], "other": [2, 24.0]}
     kernels: dict[str, Any] = {"formula": {}, "kernels": ours, "none": {}}
     return [
         {

@@ -7,13 +7,15 @@ import dataclasses
 import pytest
 import torch
 
-from etcuda.kernels.attention import attention_reference, table
+from etcuda.kernels.attention import table
 from etcuda.kernels.attention.op import attention_split, attention_tiled
 from etcuda.kernels.attention.problem import FULL, UPPER_LEFT, AttentionProblem
+from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.select import choose
 from etcuda.kernels.attention.shapes import split_problems, tiled_problems
-from etcuda.kernels.attention.tune import LocalDevice, call_kernel, make_inputs
-from tests.kernels.attention_checks import *  # noqa: F403  the tests and fixtures of the interpreter, on the GPU
+from etcuda.kernels.attention.tune import call_kernel, make_inputs
+from etcuda.kernels.common.device import LocalDevice
+from tests.kernels.attention.attention_checks import *  # noqa: F403  the tests and fixtures of the interpreter, on the GPU
 
 # Longer ones take the reference in double precision too long.
 PROBLEMS = [p for _, p in (*split_problems(), *tiled_problems()) if p.l_q * p.l_kv <= 1 << 22 and p.batch == 1]

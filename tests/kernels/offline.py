@@ -9,16 +9,16 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource, make_backend
 
-from etcuda.kernels.blocks import GROUPS_FIRST
-from etcuda.kernels.int4 import matvec
-from etcuda.kernels.int4.configs import MatvecConfig
-from tests.kernels.linear_cases import Case
+from etcuda.kernels.common.blocks import GROUPS_FIRST
+from etcuda.kernels.linear.choose.configs import MatvecConfig
+from etcuda.kernels.linear.triton import matvec
+from tests.kernels.linear.linear_cases import Case
 
 _KERNELS = {
     (1, 0): matvec.resident_kernel,
-    (1, 1): matvec.resident_overlapped,
+    (1, 1): matvec.resident_pdl,
     (0, 0): matvec.stepped_kernel,
-    (0, 1): matvec.stepped_overlapped,
+    (0, 1): matvec.stepped_pdl,
 }
 
 
@@ -30,9 +30,9 @@ class Rows:
     one: bool = False
 
 
-def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, overlap: int, stage: str) -> str:
+def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pdl: int, stage: str) -> str:
     """The code of an sm_90 kernel for a weight at ``stage``: "ttgir" or "ptx"."""
-    function: Any = _KERNELS[config.resident, overlap]
+    function: Any = _KERNELS[config.resident, pdl]
     integers, halves = "*u8" if case.bits == 4 else "*i8", "*bf16"
     scale = {"fp16": "*fp16", "fp32": "*fp32", "codes": "*u8"}[case.storage]
     zero = {"symmetric": scale, "zero_point": "*u8", "minimum": scale}[case.offset]

@@ -9,11 +9,11 @@ import torch
 from torch.export import Dim
 
 from etcuda import partition_report
-from etcuda.backend.options import BackendConfig, CompileOptions
-from etcuda.backend.target import TARGETS
+from etcuda.options import BackendConfig, CompileOptions
 from etcuda.partitioner.kept_whole import decide, decompose_refused, kept_operators
+from etcuda.target import TARGETS
 from tests.partitioner.programs import export
-from tests.passes.attention_routing import SDPA, calls, routed, run
+from tests.passes.attention.attention_routing import SDPA, calls, routed, run
 
 aten = torch.ops.aten
 ATTENTION = {"attention_kernels": True}

@@ -7,10 +7,10 @@ import torch
 from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from etcuda.backend.options import BackendConfig
-from etcuda.backend.shims import COMPUTE_SHIMS
-from etcuda.backend.target import TARGETS
+from etcuda.options import BackendConfig
 from etcuda.partitioner.support import refuse
+from etcuda.shims import COMPUTE_SHIMS
+from etcuda.target import TARGETS
 from tests.partitioner.lowering import library_calls
 from tests.partitioner.op_cases import OpCase, cases
 

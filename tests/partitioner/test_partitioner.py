@@ -16,10 +16,10 @@ from torch.fx import Node
 
 from etcuda import CudaPartitioner
 from etcuda.backend import preprocess
-from etcuda.backend.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
-from etcuda.backend.target import PORTABLE, TARGETS
 from etcuda.errors import OptionError, TargetError
+from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
 from etcuda.passes.manager import run_passes
+from etcuda.target import PORTABLE, TARGETS
 from tests.partitioner.programs import edge, export
 
 aten = torch.ops.aten
@@ -181,8 +181,8 @@ def test_a_buffer_that_no_partition_can_own_stays_in_the_program(which: str, del
 
 
 def test_two_methods(delegated: list[ExportedProgram]) -> None:
-    programs = {name: export(lambda m, x: x @ m.w, X, w=torch.ones(6, 6)) for name in ("prefill", "decode")}
-    manager = to_edge_transform_and_lower(programs, partitioner=[CudaPartitioner("host")])
+    ctas = {name: export(lambda m, x: x @ m.w, X, w=torch.ones(6, 6)) for name in ("prefill", "decode")}
+    manager = to_edge_transform_and_lower(ctas, partitioner=[CudaPartitioner("host")])
     assert len(delegated) == 2
     assert left(manager, "prefill") == left(manager, "decode") == {"executorch_call_delegate": 1, "getitem": 1}
     manager.to_executorch()

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.fx import Graph
 
-from etcuda.backend.options import BackendConfig
-from etcuda.backend.shims import COMPUTE_SHIMS, compute_shim
-from etcuda.backend.target import TARGETS
+from etcuda.options import BackendConfig
 from etcuda.partitioner.inductor_tables import Lowering, has_device_function, lowering_of
 from etcuda.partitioner.rules.base import overloads
 from etcuda.partitioner.rules.embedding import EmbeddingRule
 from etcuda.partitioner.rules.table import RULES, by_operator
 from etcuda.partitioner.support import refuse
+from etcuda.shims import COMPUTE_SHIMS, compute_shim
+from etcuda.target import TARGETS
 
 aten = torch.ops.aten
 HOST = BackendConfig("host")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.export import Dim, ExportedProgram
 
-from etcuda.backend.options import BackendConfig
 from etcuda.errors import PassError
+from etcuda.options import BackendConfig
 from etcuda.passes.base import GraphPass, NodeError
 from etcuda.passes.manager import PASSES, PassResult, check_order, run_passes
 from tests.partitioner.programs import edge

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 import etcuda.runtime
-from etcuda.backend import shims
+from etcuda import shims
 
 
 def test_every_function_that_the_exporter_uses_is_there() -> None:

@@ -286,7 +286,7 @@ EXPORT Result cuModuleGetFunction(void** function, void* module, const char* nam
   if (fake().modules.count(module) == 0) misuse("the module does not exist");
   // One handle for each name, as the driver has it; aligned, for a caller may mark the lowest bits of its
   // copy.
-  static const char* const names[] = {"accumulate", "accumulate_overlapped"};
+  static const char* const names[] = {"accumulate", "accumulate_pdl"};
   for (size_t i = 0; i < 2; ++i) {
     if (std::strcmp(name, names[i]) == 0) return *function = &kernels[i], 0;
   }

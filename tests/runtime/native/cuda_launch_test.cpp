@@ -46,6 +46,6 @@ TEST(cuda_only_kernels_that_wait_by_themselves_are_launched_early) {
   const size_t before = counts().early_launches;
   CHECK_EQ(launch_named("accumulate"), 42.0f);
   CHECK_EQ(counts().early_launches, before);
-  CHECK_EQ(launch_named("accumulate_overlapped"), 42.0f);
+  CHECK_EQ(launch_named("accumulate_pdl"), 42.0f);
   CHECK_EQ(counts().early_launches, before + 1);
 }

@@ -1,0 +1,119 @@
+"""The one options object. Compile specs are parsed into it once; nothing downstream sees strings."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from etcuda.errors import OptionError
+from etcuda.target import CudaTarget, resolve_target
+
+BACKEND_ID = "EtcudaBackend"
+COMPILE_SPEC_KEY = "etcuda"
+
+WeightsLocation = Literal["pte", "ptd"]
+
+
+def _expect(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise OptionError(f"option {name!r}: expected {expected}, got {got!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileOptions:
+    """How a delegated graph is compiled.
+
+    Attributes:
+        allow_tf32: let fp32 matrix products use TF32 tensor cores (relative error near 3e-4 instead of 1e-6).
+        weights: ``"pte"`` keeps weights in the program; ``"ptd"`` puts them into an external data file.
+        ptd_name: name, without suffix, of the external data file.
+        host_isa: least x86-64 processor level that host code runs on: ``"x86-64-v3"`` (AVX2, FMA) or ``"x86-64-v4"``.
+        progress: show a progress bar on a terminal while compiling; ``None`` decides by whether stderr is one.
+        timeout_s: seconds after which one compile is given up.
+        attention_kernels: attention through etcuda's own kernels where they serve it; otherwise through its formula.
+        check_attention: compute every rewritten attention call both ways on random numbers, and fail if they differ.
+        cache_dir: where compiled kernels are kept between exports; ``None`` is the user's cache directory.
+    """
+
+    allow_tf32: bool = False
+    weights: WeightsLocation = "pte"
+    ptd_name: str = "etcuda"
+    host_isa: Literal["x86-64-v3", "x86-64-v4"] = "x86-64-v3"
+    progress: bool | None = None
+    timeout_s: float = 3600.0
+    attention_kernels: bool = True
+    check_attention: bool = False
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        _expect(isinstance(self.allow_tf32, bool), "allow_tf32", "True or False", self.allow_tf32)
+        _expect(self.weights in ("pte", "ptd"), "weights", "'pte' or 'ptd'", self.weights)
+        _expect(
+            isinstance(self.ptd_name, str) and self.ptd_name.isidentifier(), "ptd_name", "an identifier", self.ptd_name
+        )
+        _expect(self.host_isa in ("x86-64-v3", "x86-64-v4"), "host_isa", "'x86-64-v3' or 'x86-64-v4'", self.host_isa)
+        _expect(self.progress in (None, True, False), "progress", "None, True or False", self.progress)
+        is_flag = isinstance(self.attention_kernels, bool)
+        _expect(is_flag, "attention_kernels", "True or False", self.attention_kernels)
+        _expect(isinstance(self.check_attention, bool), "check_attention", "True or False", self.check_attention)
+        is_number = isinstance(self.timeout_s, int | float) and not isinstance(self.timeout_s, bool)
+        _expect(is_number and self.timeout_s > 0, "timeout_s", "a positive number of seconds", self.timeout_s)
+        _expect(
+            self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "None or a path", self.cache_dir
+        )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> CompileOptions:
+        """Builds options from plain keys and values.
+
+        Raises:
+            OptionError: a key is unknown, or a value is not one the option takes.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise OptionError(f"option {key!r} is not known.{hint} Expected one of {', '.join(known)}.")
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class BackendConfig:
+    """Everything ``preprocess`` needs to know: the method's name, the target and the options."""
+
+    target: CudaTarget | Literal["host"]
+    options: CompileOptions = CompileOptions()
+    method: str = "forward"
+
+    @property
+    def is_host(self) -> bool:
+        """Whether the code runs on the CPU."""
+        return self.target == "host"
+
+    def to_bytes(self) -> bytes:
+        """The value of the one compile spec, in a canonical form."""
+        target = self.target if isinstance(self.target, str) else dataclasses.asdict(self.target)
+        value = {"target": target, "options": dataclasses.asdict(self.options), "method": self.method}
+        return json.dumps(value, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> BackendConfig:
+        """Parses what ``to_bytes`` wrote.
+
+        Raises:
+            OptionError: not what ``to_bytes`` writes, or an unknown option.
+        """
+        try:
+            value = json.loads(data)
+            target, options, method = value["target"], value["options"], value["method"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise OptionError(
+                f"the compile spec {COMPILE_SPEC_KEY!r} is not one that CudaPartitioner wrote ({error}). "
+                "Expected JSON with target, options and method. Build compile specs through CudaPartitioner."
+            ) from error
+        parsed = CudaTarget(**target) if isinstance(target, dict) else resolve_target(target)
+        return cls(target=parsed, options=CompileOptions.from_mapping(options), method=method)

@@ -1,0 +1,1 @@
+"""Reordering of activations in CUDA C++."""

@@ -1,0 +1,66 @@
+"""What a choice of kernel depends on: properties of the GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Protocol
+
+import torch
+
+from etcuda.errors import KernelArgumentError
+
+
+class Device(Protocol):
+    """What the choice of a configuration depends on; ``etcuda.target.CudaTarget`` is one. Sizes in bytes."""
+
+    @property
+    def arch(self) -> str:
+        """The architecture: ``sm_90``."""
+
+    @property
+    def num_sms(self) -> int:
+        """Streaming multiprocessors."""
+
+    @property
+    def shared_memory_per_block(self) -> int:
+        """The most shared memory that one block may use."""
+
+    @property
+    def l2_bytes(self) -> int:
+        """The L2 cache."""
+
+    @property
+    def memory_bandwidth(self) -> float:
+        """Bytes per second."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalDevice:
+    """The properties of the local GPU that the choice depends on."""
+
+    arch: str
+    num_sms: int
+    shared_memory_per_block: int
+    l2_bytes: int = 0
+    memory_bandwidth: float = 1.0
+
+    @classmethod
+    @functools.cache
+    def current(cls) -> LocalDevice:
+        """The current device.
+
+        Raises:
+            KernelArgumentError: there is no GPU.
+        """
+        if not torch.cuda.is_available():
+            raise KernelArgumentError("expected an NVIDIA GPU, found none. Run this where there is one.")
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        shared = int(getattr(properties, "shared_memory_per_block_optin"))  # noqa: B009  torch's stub lacks it
+        arch = f"sm_{properties.major}{properties.minor}"
+        return cls(arch, properties.multi_processor_count, shared, properties.L2_cache_size)
+
+
+def supports_pdl(device: Device) -> bool:
+    """Whether the GPU can launch a kernel while the one in front of it runs (programmatic dependent launch)."""
+    return int(device.arch.removeprefix("sm_")) >= 90

@@ -1,0 +1,1 @@
+"""Configurations of the products: candidates, measured tables, selection, tuning."""

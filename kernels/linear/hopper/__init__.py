@@ -1,0 +1,1 @@
+"""The product for Hopper's tensor cores, in CUDA C++."""

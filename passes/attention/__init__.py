@@ -1,0 +1,1 @@
+"""Attention calls: what they are, and which kernel each gets."""

@@ -1,0 +1,1 @@
+"""Rewrites that every program needs."""

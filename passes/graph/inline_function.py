@@ -1,0 +1,91 @@
+"""Replaces one call by the operators that a Python function makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch._guards import detect_fake_mode
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from etcuda.passes.base import NodeError
+from etcuda.passes.graph.meta import compute_meta
+
+Rewrite = Callable[..., torch.Tensor]
+
+
+def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]:
+    """Traces ``function`` on fake tensors and puts its operators in the place of ``node``.
+
+    Sizes that are symbolic stay so: the function may compute with ``x.shape``.
+
+    Args:
+        node: the call to replace, erased afterwards.
+        function: takes one tensor for each of ``tensors`` and returns one tensor of the shape and dtype of ``node``.
+        tensors: inputs of ``node``.
+
+    Returns:
+        The new nodes, in order.
+
+    Raises:
+        NodeError: the function's result has another shape or dtype.
+    """
+    values = [tensor.meta["val"] for tensor in tensors]
+    expected = node.meta["val"]
+    # Without the Python dispatcher, operators implemented in C++ fix symbolic sizes to their hints.
+    # Without the fake mode, ``arange`` of a symbolic size would make a real tensor, of the size at the hint.
+    mode = detect_fake_mode(values) or contextlib.nullcontext()
+    with torch.no_grad(), enable_python_dispatcher(), mode:
+        traced = make_fx(function)(*values)
+    made: dict[Node, Any] = {}
+    nodes = []
+    result: Any = None
+    placeholders = iter(tensors)
+    with node.graph.inserting_before(node):
+        for inner in traced.graph.nodes:
+            if inner.op == "placeholder":
+                made[inner] = next(placeholders)
+            elif inner.op == "output":
+                result = made[inner.args[0]]
+            else:
+                made[inner] = node.graph.node_copy(inner, made.__getitem__)
+                made[inner].meta = {**node.meta, "val": inner.meta["val"]}
+                nodes.append(made[inner])
+    got = result.meta["val"]
+    if tuple(got.shape) != tuple(expected.shape) or got.dtype != expected.dtype:
+        raise NodeError(
+            node,
+            f"expected a rewrite to {tuple(expected.shape)} {expected.dtype}, got {tuple(got.shape)} {got.dtype}",
+        )
+    node.replace_all_uses_with(result)
+    node.graph.erase_node(node)
+    return nodes
+
+
+def rewrite_calls(graph: Graph, choose: Callable[[Node], tuple[Rewrite, tuple[Node, ...]] | None]) -> int:
+    """Walks a graph once, in order, inlining where ``choose`` gives a function and its tensors.
+
+    Metadata is recomputed on the way, so that ``choose`` and the functions see the strides of what is already
+    rewritten. A function may emit calls that ``choose`` rewrites in turn.
+
+    Returns:
+        The number of calls rewritten.
+    """
+    changed = 0
+    pending = list(reversed(graph.nodes))
+    while pending:
+        node = pending.pop()
+        if node.op != "call_function":
+            continue
+        if changed and not isinstance(node.target, torch._ops.HigherOrderOperator):
+            compute_meta(node)
+        chosen = choose(node)
+        if chosen is not None:
+            function, tensors = chosen
+            pending += reversed(inline_function(node, function, *tensors))
+            changed += 1
+    return changed

@@ -1,0 +1,81 @@
+"""Weights of a program: their values, new ones in the place of old ones."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export.exported_program import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.fx import Node
+from torch.multiprocessing import reductions
+
+from etcuda.passes.graph.meta import tensor_of
+
+_CONSTANTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_weak: Any = reductions.StorageWeakRef
+# What was made of which weights: the methods of a program share it, and it lives as long as they do.
+_MADE: weakref.WeakValueDictionary[Any, Tensor] = weakref.WeakValueDictionary()
+
+
+def target_of(program: ExportedProgram, node: object) -> str | None:
+    """Fully qualified name of a weight that the program does not write to; ``None`` if the node is something else."""
+    if not isinstance(node, Node) or node.op != "placeholder":
+        return None
+    found = [spec for spec in program.graph_signature.input_specs if spec.arg.name == node.name]
+    if not found or found[0].kind not in _CONSTANTS or found[0].target is None:
+        return None
+    return None if found[0].target in program.graph_signature.buffers_to_mutate.values() else found[0].target
+
+
+def value_of(program: ExportedProgram, target: str) -> Tensor:
+    """The weight of a name, a plain tensor."""
+    value: Any = program.state_dict.get(target, program.constants.get(target))
+    return value.data if isinstance(value, torch.nn.Parameter) else value
+
+
+def made_of(parts: Sequence[Tensor], kind: object, make: Callable[[], Tensor]) -> Tensor:
+    """What ``make`` returns, a parameter; the same one for the same parts and kind as long as it is in use."""
+    # A weak reference to a storage keeps its address from being used again.
+    key = (kind, *((_weak(p.untyped_storage()), p.storage_offset(), p.shape, p.stride(), p.dtype) for p in parts))
+    found = _MADE.get(key)
+    if found is None:
+        found = torch.nn.Parameter(make(), requires_grad=False)
+        _MADE[key] = found
+    return found
+
+
+def insert_constant(program: ExportedProgram, before: Node, name: str, value: Tensor) -> Node:
+    """A new weight, an input in front of the weight ``before`` and of its kind."""
+    signature = program.graph_signature
+    index = next(i for i, spec in enumerate(signature.input_specs) if spec.arg.name == before.name)
+    old = signature.input_specs[index]
+    table: dict[str, Any] = program.state_dict if old.target in program.state_dict else program.constants
+    table[name] = value
+    with program.graph.inserting_before(before):
+        made: Node = program.graph.placeholder(name.replace(".", "_"))
+    mode: Any = tensor_of(before).fake_mode  # type: ignore[attr-defined]
+    with mode:
+        made.meta = {**before.meta, "val": torch.empty(value.shape, dtype=value.dtype, device=value.device)}
+    spec = InputSpec(kind=old.kind, arg=TensorArgument(name=made.name), target=name, persistent=old.persistent)
+    signature.input_specs = [*signature.input_specs[:index], spec, *signature.input_specs[index:]]
+    return made
+
+
+def forget_unused(program: ExportedProgram, nodes: Sequence[Node]) -> None:
+    """Takes those weights out of the program that nothing reads."""
+    unused = [node for node in nodes if not node.users]
+    names = {node.name for node in unused}
+    signature = program.graph_signature
+    gone = [spec for spec in signature.input_specs if spec.arg.name in names]
+    signature.input_specs = [spec for spec in signature.input_specs if spec.arg.name not in names]
+    kept = {spec.target for spec in signature.input_specs}
+    for node in unused:
+        program.graph.erase_node(node)
+    for spec in gone:
+        if spec.target is not None and spec.target not in kept:
+            program.state_dict.pop(spec.target, None)
+            program.constants.pop(spec.target, None)

@@ -1,0 +1,1 @@
+"""Quantised products: packing, fusing, and which kernel each gets."""

@@ -1,0 +1,105 @@
+"""Which kernels a quantised linear layer gets for which numbers of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from etcuda.kernels.common.device import Device
+from etcuda.kernels.linear.choose.configs import MatvecConfig
+from etcuda.kernels.linear.choose.select import (
+    Choice,
+    choose_matmul,
+    choose_matvec,
+    matmul_ranges,
+    matvec_limit,
+    problem_of,
+)
+from etcuda.kernels.linear.problem import LinearProblem
+from etcuda.passes.graph.meta import tensor_of
+from etcuda.passes.graph.symbols import bounds, hint
+from etcuda.passes.linear.call import LinearCall
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What is taken for up to ``most`` rows, and for more than the step before; ``None`` is any number."""
+
+    most: int | None
+    choices: tuple[Choice, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Rows that the matvec kernels of the step take."""
+        assert self.most is not None
+        return 1 << max(self.most - 1, 0).bit_length()
+
+
+def rows_of(call: LinearCall) -> int | torch.SymInt:
+    """M, the product of the leading sizes of ``x``."""
+    return math.prod(tensor_of(call.x).shape[:-1])
+
+
+def problem(call: LinearCall) -> LinearProblem:
+    """The call in numbers, M at the example inputs."""
+    return problem_of(
+        call.bits, call.form, hint(rows_of(call)), call.n, call.k, call.activation_dtype, tensor_of(call.x).dtype
+    )
+
+
+def steps(calls: list[LinearCall], device: Device) -> list[Step]:
+    """For calls of one ``x``: kernels by the number of rows, from few to many; those that cannot occur are left out.
+
+    What a call gets for a number of rows does not depend on the others: where they change over at different numbers,
+    there are more steps. They do not where formats agree.
+    """
+    plans = [_plan(call, device) for call in calls]
+    ends = sorted({_number(end) for plan in plans for end, _ in plan})
+    found = []
+    for end in ends:
+        choices = tuple(next(choice for most, choice in plan if end <= _number(most)) for plan in plans)
+        found.append(Step(None if end == math.inf else int(end), choices))
+    return _merged(found)
+
+
+def may_take_tensor_cores(call: LinearCall, device: Device) -> bool:
+    """Whether the call can have more rows than integer dot products are taken for; N makes no difference."""
+    return any(choice.kernel == "matmul" for _, choice in _plan(call, device))
+
+
+def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
+    """The choice for up to so many rows, from few to many. Where it changes does not depend on N."""
+    rows, each = rows_of(call), problem(call)
+    # Export takes a dynamic size to be at least 2; whatever is taken for two rows serves one and none as well.
+    least, most = bounds(rows)
+    limit = matvec_limit(each, device)
+    found: list[tuple[int | None, Choice]] = []
+    if 0 < limit >= least:
+        end = limit if most is None else min(limit, most)
+        found.append((end, choose_matvec(dataclasses.replace(each, m=max(end, 1)), device)))
+    if not found or most is None or most > limit:
+        first = max(least, limit + 1) if limit else least
+        for part in matmul_ranges(each, device, first, most, hint(rows)):
+            found.append((part.most, choose_matmul(each, device, rows=part.rows)))
+    return found
+
+
+def _number(end: int | None) -> float:
+    return math.inf if end is None else end
+
+
+def _merged(found: list[Step]) -> list[Step]:
+    """Neighbours with the same kernels are one step."""
+    kept: list[Step] = []
+    for step in found:
+        if kept and _kernels(kept[-1]) == _kernels(step):
+            kept.pop()
+        kept.append(step)
+    return kept
+
+
+def _kernels(step: Step) -> list[Any]:
+    return [(c.config, step.tokens if isinstance(c.config, MatvecConfig) else 0) for c in step.choices]

@@ -1,0 +1,1 @@
+"""Proofs about a graph, which change nothing: in doubt, None."""

@@ -1,0 +1,120 @@
+"""What the tests of attention routing share: programs before and after the passes, and a way to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from executorch.exir import to_edge_transform_and_lower
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule, Node
+
+from etcuda.backend import preprocess
+from etcuda.kernels.attention.reference import attention_reference
+from etcuda.options import BackendConfig, CompileOptions
+from etcuda.partitioner.partitioner import CudaPartitioner
+from etcuda.passes.manager import run_passes
+from etcuda.target import TARGETS
+
+SDPA = torch.nn.functional.scaled_dot_product_attention
+SPLIT, TILED = torch.ops.etcuda.attention_split.default, torch.ops.etcuda.attention_tiled.default
+H200 = TARGETS["sm_90"]
+CHECKED = BackendConfig(H200, CompileOptions(check_attention=True))
+BF16 = torch.bfloat16
+
+
+class _CapturedError(Exception):
+    """Ends an export where the backend is called; the argument is what it was given."""
+
+
+def _capture(jobs: list[tuple[str, ExportedProgram, Any]]) -> Any:
+    raise _CapturedError(jobs)
+
+
+def routed(program: ExportedProgram, config: BackendConfig = CHECKED) -> ExportedProgram:
+    """The program as the backend gets it, after the passes."""
+    with mock.patch.object(preprocess, "_preprocess_all", _capture), pytest.raises(_CapturedError) as caught:
+        to_edge_transform_and_lower(
+            program, partitioner=[CudaPartitioner(target=H200, options={"attention_kernels": True})]
+        )
+    ((_, edge, _),) = caught.value.args[0]
+    edge = preprocess.copy_graph(edge)
+    assert any("scaled_dot_product" in str(node.target) for m in modules(edge) for node in m.graph.nodes)
+    run_passes(edge, config)
+    assert not any("scaled_dot_product" in str(node.target) for m in modules(edge) for node in m.graph.nodes)
+    return edge
+
+
+def modules(program: ExportedProgram) -> list[GraphModule]:
+    return [module for module in program.graph_module.modules() if isinstance(module, GraphModule)]
+
+
+def calls(program: ExportedProgram) -> list[Node]:
+    return [n for module in modules(program) for n in module.graph.nodes if n.target in (SPLIT, TILED)]
+
+
+def only_call(program: ExportedProgram) -> Node:
+    (node,) = calls(program)
+    return node
+
+
+def masking(node: Node) -> tuple[bool, bool, bool, int, int]:
+    """Whether mask, kv_len and positions are given; causal; window."""
+    mask, kv_len, positions, _, causal, window = node.args[3:9]
+    return mask is not None, kv_len is not None, positions is not None, causal, window  # type: ignore[return-value]
+
+
+def _reference(*arguments: Any) -> torch.Tensor:
+    return attention_reference(*arguments[:10])
+
+
+def runnable(program: ExportedProgram) -> Callable[..., Any]:
+    """The program with the reference in the place of the kernels; its state lasts from call to call."""
+    module = program.module(check_guards=False)
+    for inner in module.modules():
+        if isinstance(inner, GraphModule):
+            for node in inner.graph.nodes:
+                if node.target in (SPLIT, TILED):
+                    node.target = _reference
+            inner.recompile()
+
+    def run(**inputs: torch.Tensor) -> Any:
+        # A delegate may take the inputs in another order.
+        result = module(*(inputs[str(name)] for name in program.graph_signature.user_inputs))
+        return result[0] if isinstance(result, tuple) else result
+
+    return run
+
+
+def run(program: ExportedProgram, *inputs: Any) -> Any:
+    """Runs the program of a function from ``tests.partitioner.programs.export`` once."""
+    return runnable(program)(**{f"inputs_{index}": value for index, value in enumerate(inputs)})
+
+
+def tensors(l_q: int = 5, l_kv: int = 40, batch: int = 1, dtype: torch.dtype = BF16) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    shapes = ((batch, 4, l_q, 16), (batch, 2, l_kv, 16), (batch, 2, l_kv, 16))
+    return tuple(torch.randn(shape).to(dtype) for shape in shapes)
+
+
+def attend(q: Any, k: Any, v: Any, mask: Any = None, **keywords: Any) -> Any:
+    return SDPA(q, k, v, attn_mask=mask, enable_gqa=True, **keywords)
+
+
+def n_of(k: torch.Tensor) -> torch.Tensor:
+    return torch.arange(k.shape[2])
+
+
+def m_of(q: torch.Tensor) -> torch.Tensor:
+    return torch.arange(q.shape[2])[:, None]
+
+
+def self_attention(q: Any, k: Any, v: Any) -> Any:
+    return attend(q, k, v, n_of(k) <= m_of(q)).transpose(1, 2).reshape(1, -1, 64) * 2
+
+
+LENGTH = Dim("length", min=2, max=100)
+DYNAMIC = ({2: LENGTH}, {2: LENGTH}, {2: LENGTH})
