@@ -225,7 +225,7 @@ def test_what_no_kernel_serves_becomes_its_formula(caplog: pytest.LogCaptureFixt
         "scale": torch.rand(48, 4).half(),
         "zero": torch.rand(48, 4).half(),
     }
-    model.fc.weight = nn.Parameter(Int8CoalescedTensor.from_parts(parts, 16), requires_grad=False)
+    model.fc.weight = nn.Parameter(Int8CoalescedTensor.from_components(parts, 16), requires_grad=False)
     x = torch.randn(3, 64).to(torch.bfloat16)
     program = lowered(export(model, x))
     assert not calls(program)
@@ -247,7 +247,7 @@ class EverySecondRow(nn.Module):
 
 @pytest.mark.parametrize("config", [GPU, HOST], ids=["sm_90", "host"])
 def test_rows_of_a_weight_that_do_not_follow_each_other(config: BackendConfig) -> None:
-    model = EverySecondRow(quantized(make(Linear)).fc.weight.parts).eval()
+    model = EverySecondRow(quantized(make(Linear)).fc.weight.components).eval()
     x = torch.randn(3, 64).to(torch.bfloat16)
     program = lowered(export(model, x), config)
     found = calls(program, *KERNELS)
