@@ -69,6 +69,7 @@ GATE_REORDER = register(
         samples=samples.gate_reorder_samples,
         unserved=ActivationProblem(1, 64),
         arch=lambda: ARCH,
+        on_host=False,
     )
 )
 QUANTIZE = register(
@@ -95,5 +96,6 @@ REORDER = register(
         samples=samples.reorder_samples,
         unserved=_UNSERVED,
         arch=lambda tiled: ARCH if tiled else None,
+        on_host=False,
     )
 )

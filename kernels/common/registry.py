@@ -51,6 +51,7 @@ class KernelRecord:
         samples: calls that the kernel serves, each the operator's arguments by name, on a device.
         unserved: a problem that it does not serve.
         arch: the only architecture that the call can be compiled for, or ``None``.
+        on_host: whether a program for the host can call the operator: whether the reference compiles for it.
         kept_whole: operators that a pass routes to the kernel, and so must not be decomposed before.
         tuning: the kernel's family as the tuner sees it, if it has configurations to choose from.
     """
@@ -64,6 +65,7 @@ class KernelRecord:
     samples: Callable[[str], Sequence[Mapping[str, Any]]]
     unserved: Any
     arch: Callable[..., str | None] = any_arch
+    on_host: bool = True
     kept_whole: tuple[torch._ops.OpOverload, ...] = ()
     tuning: Tuning[Any, Any, Any] | None = None
 
