@@ -18,7 +18,7 @@ class KernelRule(Rule):
 
     def refuse(self, view: NodeView) -> Refusal | None:
         """Refuses what the kernel's record does, and code for another architecture."""
-        record = find(view.op.name())
+        record = find(view.op._schema.name)
         if view.config.is_host and not record.on_host:
             return Refusal(f"{record.op} has no formula that compiles for the host", {"op": record.op})
         reason = record.refuse(record.problem_of(view.arguments))
