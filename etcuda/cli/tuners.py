@@ -51,7 +51,7 @@ def run(family: str, options: TuneOptions) -> int:
         names = " or ".join(_ONLY.get(family, ())) or f"no --only, for {family} is measured as a whole"
         raise OptionError(f"tune: --only: expected {names}, got {options.only!r}.")
     from etcuda.kernels import tables
-    from etcuda.kernels.int4.select import LocalDevice
+    from etcuda.kernels.common.device import LocalDevice
 
     module = importlib.import_module(f"etcuda.kernels.{family}.tune")
     arch = options.arch or LocalDevice.current().arch

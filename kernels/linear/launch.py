@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from etcuda.kernels.activations.reference import Quantized
-from etcuda.kernels.activations.reorder_launch import dtype_name, order, segments_of
+from etcuda.kernels.activations.reorder_launch import dtype_name, reorder, segments_of
 from etcuda.kernels.common.blocks import GROUPS_FIRST
 from etcuda.kernels.common.memory import aligned
 from etcuda.kernels.common.pdl import choose_kernel
@@ -56,7 +56,7 @@ def matmul(
 ) -> Tensor:  # fmt: skip
     """x [M, K] times a weight; [M, N]."""
     tiled = int(how.warpgroups > 0)
-    reordered = order(weight.format.bits, x, activation_dtype, how.block_m, tiled, how.pdl)
+    reordered = reorder(weight.format.bits, x, activation_dtype, how.block_m, tiled, how.pdl)
     return matmul_reordered(weight, reordered, how, bias, x.dtype, activation_dtype)
 
 

@@ -32,7 +32,7 @@ from tests.kernels.linear.linear_cases import (
     make,
     untiled,
 )
-from tests.kernels.linear.linear_checks import poison as poison  # the fixture
+from tests.kernels.linear.linear_cases import poison as poison
 from tests.passes.linear.quantized_programs import MLP, quantized
 from tests.passes.linear.quantized_programs import make as make_model
 
@@ -139,7 +139,9 @@ def test_a_product_behind_a_gate_in_a_graph(m: int, monkeypatch: pytest.MonkeyPa
 
     def product(pdl: int) -> Tensor:
         reordered = gate_reorder(both, None, "silu", "int8", m, pdl)
-        result: Tensor = torch.ops.etcuda.int4_matmul_reordered(*reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl)
+        result: Tensor = torch.ops.etcuda.int4_matmul_reordered(
+            *reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl
+        )
         return result
 
     wanted = product(0)
@@ -242,7 +244,9 @@ def test_the_same_bits_with_pdl_or_reordered_before(dtype: torch.dtype, activati
     first = product(weight, x, block_m=64, ctas=132, activation_dtype=activation_dtype)
     reordered, factor, semaphores = reorder_activation(x, 4, activation_dtype, 128, 1, 0)
     config = (x.dtype, activation_dtype, 256, 64, 8, 4, 3, 132, 0, 4, 0)
-    again = torch.ops.etcuda.int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
+    again = torch.ops.etcuda.int4_matmul_reordered(
+        reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config
+    )
     assert torch.equal(first, again)
     assert not semaphores.any()
     graph = torch.cuda.CUDAGraph()
