@@ -147,9 +147,10 @@ def _tuned() -> list[str]:
         "| weight | GPU | M | N x K | kernel | launched | us | floor | TFLOP/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for bits, family in table.FAMILIES.items():
-        for path in sorted((table.FOLDER / family).glob("*.json")):
-            measured = table.from_json(path.read_text(), str(path))
+    for bits in (4, 8):
+        table_format = table.format_of(bits)
+        for path in sorted(table_format.folder.glob("*.json")):
+            measured = table_format.from_json(path.read_text(), str(path))
             for entry in measured.entries:
                 problem = entry.problem
                 floor = problem.weight_bytes / READ_BYTES_PER_S * 1e6

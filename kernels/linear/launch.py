@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from etcuda.kernels.activations.reorder_launch import dtype_name, order, segments_of
+from etcuda.kernels.activations.reorder_launch import dtype_name, reorder, segments_of
 from etcuda.kernels.common.blocks import GROUPS_FIRST
 from etcuda.kernels.common.memory import aligned
 from etcuda.kernels.common.pdl import choose_kernel
@@ -87,7 +87,7 @@ def matmul(
     pdl: int,
 ) -> Tensor:
     """x [M, K] times a weight; [M, N]. ``programs`` share the tiles, or 0 for one each."""
-    reordered, factor, semaphores = order(bits, x, activation_dtype, block_m, int(warpgroups > 0), pdl)
+    reordered, factor, semaphores = reorder(bits, x, activation_dtype, block_m, int(warpgroups > 0), pdl)
     return matmul_reordered(
         bits, form, reordered, factor, semaphores, stored, bias, x.dtype, activation_dtype, block_n, block_m, blocks, num_warps,
         num_stages, ctas, max_registers, warpgroups, pdl,

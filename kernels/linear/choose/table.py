@@ -1,4 +1,4 @@
-"""The measured table of one architecture: ``kernels/tuned/<family>/<arch>.json``, written by ``etcuda tune``."""
+"""The measured tables, ``kernels/tuned/FORMAT/ARCH.json``, which ``etcuda tune FORMAT`` writes: int4, int8."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ KernelName = Literal["matvec", "matmul"]
 Config = MatvecConfig | MatmulConfig
 Entry = tables.Entry[KernelName, LinearProblem, Config]
 Table = tables.Table[KernelName, LinearProblem, Config]
+TableFormat = tables.TableFormat[KernelName, LinearProblem, Config]
 FOLDER = tables.FOLDER
-FAMILIES = {4: "int4", 8: "int8"}
-_FAMILY: tables.Family[KernelName, LinearProblem, Config] = tables.Family(
-    tuner="`etcuda tune int4` or `etcuda tune int8`",
-    configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
-    problem=LinearProblem,
-    shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
-    pdl=True,
-)
-to_json = _FAMILY.to_json
-from_json = _FAMILY.from_json
+
+
+@functools.cache
+def format_of(bits: int) -> TableFormat:
+    """How the tables of weights of ``bits`` bits are written."""
+    return tables.TableFormat(
+        family=f"int{bits}",
+        configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
+        problem=LinearProblem,
+        shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
+        pdl=True,
+    )
+
+
+# Tables of all formats are written alike.
+to_json = format_of(4).to_json
+from_json = format_of(4).from_json
 
 
 @functools.cache
@@ -34,4 +42,4 @@ def load(bits: int, arch: str) -> Table | None:
     Raises:
         KernelArgumentError: the file is not a table.
     """
-    return _FAMILY.load(FOLDER / FAMILIES[bits] / f"{arch}.json")
+    return format_of(bits).load(arch)
