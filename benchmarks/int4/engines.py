@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.int4.cells import Cell
 from benchmarks.int4.gate import silu_gate
 from benchmarks.int4.read import read
-from etcuda.kernels.activations.reorder_launch import Reordered, reorder, reorder_gated
+from etcuda.kernels.activations.reorder_launch import Reordered, reorder, gate_reorder
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear import launch
@@ -64,7 +64,7 @@ def ours(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     if cell.kind == "gated":
         height = _height(config)
         return lambda x: _on_tensor_cores(
-            cell, weight, device, reorder_gated(x, None, "silu", problem.activation_dtype, height, pdl), pdl
+            cell, weight, device, gate_reorder(x, None, "silu", problem.activation_dtype, height, pdl), pdl
         )  # fmt: skip
     return lambda x: run_config(weight.stored, x, config, None, problem.activation_dtype, device.num_sms, pdl)
 

@@ -41,7 +41,7 @@ def command(
 
     Export reads the table of its target's architecture. What was measured before the time was up is written.
     """
-    from etcuda.cli import tuners as tuner
+    from etcuda.kernels.common import tuner
 
     known = tuner.families()
     if family not in known:

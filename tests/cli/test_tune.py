@@ -8,8 +8,8 @@ import pathlib
 import pytest
 
 from etcuda.cli import main
-from etcuda.cli import tuners as tuner
-from etcuda.cli.tuners import TuneOptions
+from etcuda.kernels.common import tuner
+from etcuda.kernels.common.tuner import TuneOptions
 
 
 @pytest.fixture
