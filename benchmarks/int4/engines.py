@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.int4.cells import Cell
 from benchmarks.int4.gate import silu_gate
 from benchmarks.int4.read import read
-from etcuda.kernels.activations.reorder_launch import Reordered, reorder, gate_reorder
+from etcuda.kernels.activations.reorder_launch import Reordered, gate_reorder, reorder
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear import launch
