@@ -8,24 +8,21 @@ from typing import Any
 import torch
 from torch.export import default_decompositions
 from torch.export.exported_program import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 import etcuda.kernels  # noqa: F401  registers the kernels
 from etcuda.kernels.common.registry import records
 from etcuda.options import BackendConfig
 from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.support import refuse
+from etcuda.passes.base import graph_modules, graph_pass
+from etcuda.passes.graph.inline_function import inline_function
 
 aten = torch.ops.aten
 
 # Operators that passes route to kernels, as the kernels' records say.
 ROUTED = frozenset(op for record in records() for op in record.kept_whole)
 KEPT_WHOLE: tuple[torch._ops.OpOverload, ...] = (aten.baddbmm.default, aten.silu.default, *sorted(ROUTED, key=str))
-
-
-def modules_of(program: ExportedProgram) -> list[GraphModule]:
-    """The program's graph module and those of its control flow."""
-    return [module for module in program.graph_module.modules() if isinstance(module, GraphModule)]
 
 
 def decide(program: ExportedProgram, config: BackendConfig) -> dict[Node, Refusal | None]:
@@ -36,7 +33,7 @@ def decide(program: ExportedProgram, config: BackendConfig) -> dict[Node, Refusa
     wanted = {op for op in KEPT_WHOLE if op in routed or op not in ROUTED}
     return {
         node: refuse(node, config)
-        for module in modules_of(program)
+        for module in graph_modules(program)
         for node in module.graph.nodes
         if node.op == "call_function" and node.target in wanted
     }
@@ -68,9 +65,7 @@ def decompose_refused(program: ExportedProgram, config: BackendConfig) -> Export
     """
     if not any(_mixed(program, config)):
         return program
-    # Imported here, for it brings the kernels with it.
-    from etcuda.passes.base import graph_pass
-    from etcuda.passes.graph.inline_function import inline_function
+    # Here, for it brings the kernels with it.
     from etcuda.passes.manager import run_passes
 
     @graph_pass()

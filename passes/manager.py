@@ -28,6 +28,7 @@ from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
 from etcuda.passes.linear.fuse_qkv import fuse_qkv
 from etcuda.passes.linear.fuse_quantize import fuse_quantize
+from etcuda.passes.linear.fuse_reorder import fuse_reorder
 from etcuda.passes.linear.pack_torchao import pack_torchao
 from etcuda.passes.linear.quantize_one_row import quantize_one_row
 from etcuda.passes.linear.route import route_linear
@@ -50,6 +51,7 @@ PASSES: tuple[GraphPass, ...] = (
     route_linear,
     quantize_one_row,
     fuse_quantize,
+    fuse_reorder,
     decompose_conv,
     route_attention,
     contiguous_outputs,

@@ -3,67 +3,64 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from etcuda.kernels.activations.hopper.reorder import ARCH
 from etcuda.kernels.common.registry import KernelRecord, register
 from etcuda.kernels.common.sizes import hint
+from etcuda.kernels.formats.registry import WeightFormat
 from etcuda.kernels.linear.choose.tune import TUNINGS
 from etcuda.kernels.linear.problem import LinearProblem, cost, refuse, refuse_matvec
+from etcuda.kernels.linear.reference import linear_reference
 from etcuda.kernels.linear.samples import matmul_samples, matvec_samples
 
 
-def register_kernels(
-    owner: str, name: str, bits: int, reference: Callable[..., Tensor], of: Callable[..., Any]
-) -> None:
-    """Registers ``<name>_matvec`` and ``<name>_matmul``.
+def register_kernels(owner: str, record: WeightFormat) -> None:
+    """Registers ``<name>_matvec`` and ``<name>_matmul`` of a format, as far as it has those kernels.
 
     Args:
         owner: the module that registers them.
-        name: of the format.
-        bits: of a weight.
-        reference: of its linear layer.
-        of: finds the format of stored tensors.
+        record: of the format.
     """
+    reference = functools.partial(linear_reference, record.format_type)
 
     def problem(
         x: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None, scale_step: Tensor | None,
         zero_step: Tensor | None, group_size: int, activation_dtype: str = "int8",
     ) -> LinearProblem:  # fmt: skip
-        weight_format = of(group_size, scale, zero, scale_step, zero_step)
+        weight_format = record.format_type.of(group_size, scale, zero, scale_step, zero_step)
         k = hint(x.shape[-1])
-        return LinearProblem(
-            hint(x.numel()) // k, hint(qdata.shape[0]), k, bits, group_size, weight_format.scale_storage,
-            weight_format.offset, activation_dtype, x.dtype.itemsize,
+        return LinearProblem.of(
+            weight_format, hint(x.numel()) // k, hint(qdata.shape[0]), k, activation_dtype, x.dtype
         )  # fmt: skip
 
-    register(
-        KernelRecord(
-            op=f"etcuda::{name}_matvec",
-            owner=owner,
-            problem=problem,
-            refuse=refuse_matvec,
-            reference=functools.partial(reference, activation_dtype="int8"),
-            cost=cost,
-            samples=functools.partial(matvec_samples, bits),
-            unserved=LinearProblem(9, 64, 64, bits),
-            tuning=TUNINGS[bits],
+    if "matvec" in record.kernels:
+        register(
+            KernelRecord(
+                op=f"etcuda::{record.name}_matvec",
+                owner=owner,
+                problem=problem,
+                refuse=refuse_matvec,
+                reference=functools.partial(reference, activation_dtype="int8"),
+                cost=cost,
+                samples=functools.partial(matvec_samples, record),
+                unserved=LinearProblem(9, 64, 64, record.name),
+                tuning=TUNINGS[record.name],
+            )
         )
-    )
-    register(
-        KernelRecord(
-            op=f"etcuda::{name}_matmul",
-            owner=owner,
-            problem=problem,
-            refuse=refuse,
-            reference=reference,
-            cost=cost,
-            samples=functools.partial(matmul_samples, bits),
-            unserved=LinearProblem(16, 64, 100, bits),
-            arch=lambda warpgroups: ARCH if warpgroups else None,
-            tuning=TUNINGS[bits],
+    if "matmul" in record.kernels:
+        register(
+            KernelRecord(
+                op=f"etcuda::{record.name}_matmul",
+                owner=owner,
+                problem=problem,
+                refuse=refuse,
+                reference=reference,
+                cost=cost,
+                samples=functools.partial(matmul_samples, record),
+                unserved=LinearProblem(16, 64, 100, record.name),
+                arch=lambda warpgroups: ARCH if warpgroups else None,
+                tuning=TUNINGS[record.name],
+            )
         )
-    )

@@ -43,13 +43,13 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
         "BLOCKS": config.blocks, "STAGES": config.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
     }  # fmt: skip
     types = {
-        "x": "*i8" if config.rounded else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,
+        "x": "*i8" if config.quantized else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,
         "scale": scale, "zero": zero, "scale_step": "*fp16", "zero_step": "*fp16", "bias": halves, "out": halves,
         "num_rows": "i32", "num_tokens": "i32",
     }  # fmt: skip
     if not config.resident:
-        constants["QUANTIZED"] = bool(config.rounded)
-    if not config.rounded:
+        constants["QUANTIZED"] = bool(config.quantized)
+    if not config.quantized:
         types |= {"x_scale": halves, "x_sum": halves}
     # Triton takes an argument that is 1 for a constant.
     constants |= {"num_tokens": 1} if tokens == 1 else {}

@@ -19,10 +19,10 @@ FOLDER = tables.FOLDER
 
 
 @functools.cache
-def format_of(bits: int) -> TableFormat:
-    """How the tables of weights of ``bits`` bits are written."""
+def format_of(format_name: str) -> TableFormat:
+    """How the tables of a weight format are written."""
     return tables.TableFormat(
-        family=f"int{bits}",
+        family=format_name,
         configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
         problem=LinearProblem,
         shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
@@ -30,16 +30,11 @@ def format_of(bits: int) -> TableFormat:
     )
 
 
-# Tables of all formats are written alike.
-to_json = format_of(4).to_json
-from_json = format_of(4).from_json
-
-
 @functools.cache
-def load(bits: int, arch: str) -> Table | None:
-    """The table of weights of ``bits`` bits on an architecture, or ``None`` if it was never measured.
+def load(format_name: str, arch: str) -> Table | None:
+    """The table of a weight format on an architecture, or ``None`` if it was never measured.
 
     Raises:
         KernelArgumentError: the file is not a table.
     """
-    return format_of(bits).load(arch)
+    return format_of(format_name).load(arch)

@@ -13,16 +13,16 @@ from torch import Tensor
 from etcuda.kernels.common.device import Device, LocalDevice, supports_pdl
 from etcuda.kernels.common.tuning import Job, Tuning
 from etcuda.kernels.formats.base import GroupFormat
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.formats.int8 import Int8Format
-from etcuda.kernels.linear.check import Stored
+from etcuda.kernels.formats.registry import WeightFormat, formats
+from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear.choose import table
 from etcuda.kernels.linear.choose.configs import MatmulConfig, matmul_candidates, matvec_candidates
-from etcuda.kernels.linear.choose.select import run_config
 from etcuda.kernels.linear.choose.shapes import problems
 from etcuda.kernels.linear.choose.table import Config, KernelName
 from etcuda.kernels.linear.problem import LinearProblem
+from etcuda.kernels.linear.run import run_config
 
+Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 LinearJob = Job[KernelName, LinearProblem, Config]
 _COLD_BYTES = 160 << 20
 _MOST_SETS = 96
@@ -50,8 +50,7 @@ def make_weight(problem: LinearProblem, rows: int) -> tuple[GroupFormat, Stored]
 
 def format_of(problem: LinearProblem) -> GroupFormat:
     """The format of a problem's weight."""
-    format_type = Int4Format if problem.bits == 4 else Int8Format
-    return format_type(problem.group_size, problem.storage, problem.offset)
+    return problem.weight_format
 
 
 def make_activations(problem: LinearProblem) -> Tensor:
@@ -69,7 +68,9 @@ def call_kernel(
     pdl: int,
 ) -> Tensor:
     """Runs a problem by a configuration, without a bias."""
-    return run_config(problem.bits, weight_format, x, stored, None, problem.activation_dtype, config, num_sms, pdl)
+    return run_config(
+        StoredWeight(weight_format, *stored), x, config, None, problem.activation_dtype, num_sms, pdl
+    )  # fmt: skip
 
 
 def expected(problem: LinearProblem, x: Tensor, weight_format: GroupFormat, stored: Stored) -> Tensor:
@@ -85,18 +86,18 @@ class LinearTuning(Tuning[KernelName, LinearProblem, Config]):
     """Products with weights of one format: bf16 activations.
 
     Args:
-        bits: 4 or 8.
+        record: of the format.
     """
 
     timing = "microseconds per call in a CUDA graph, weights not in the L2 cache, bf16 activations, median"
 
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-        self.table_format = table.format_of(bits)
+    def __init__(self, record: WeightFormat) -> None:
+        self.record = record
+        self.table_format = table.format_of(record.name)
 
     def problems(self) -> list[list[tuple[KernelName, LinearProblem]]]:
         """One group."""
-        return [problems(self.bits)]
+        return [problems(self.record.name)]
 
     def candidates(self, kernel: KernelName, problem: LinearProblem, device: Device) -> Sequence[Config]:
         """Configurations worth measuring."""
@@ -140,4 +141,4 @@ class LinearTuning(Tuning[KernelName, LinearProblem, Config]):
         return f"M {problem.m} {problem.n}x{problem.k}"
 
 
-TUNINGS = {bits: LinearTuning(bits) for bits in (4, 8)}
+TUNINGS = {record.name: LinearTuning(record) for record in formats() if record.kernels}

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError
+from etcuda.kernels.activations import reorder_launch
 from etcuda.kernels.activations.hopper.reorder import SEMAPHORES
 from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.linear.hopper import gemm
@@ -66,3 +67,12 @@ def test_bfloat16_for_small_tiles_stays_as_it_is() -> None:
     assert torch.equal(untiled(tiled)[3].sort().values, x[3].sort().values)
     exact, _, _ = reorder_activation(x, 4, "exact", 16, 1, 0)
     assert exact.dtype == torch.float16
+
+
+def test_rows_that_kernels_read_by_fours() -> None:
+    wide = torch.randn(6, 40)
+    assert reorder_launch._rows_of_fours(wide[:, :32]).stride() == (40, 1)
+    for rows in (torch.randn(32, 1).t(), torch.randn(6, 33)[:, :32], torch.randn(32, 6).t()):
+        got = reorder_launch._rows_of_fours(rows)
+        assert torch.equal(got, rows)
+        assert got.stride() == (32, 1)

@@ -20,8 +20,9 @@ from etcuda.kernels.linear.choose.tune import TUNINGS, LinearTuning
 from etcuda.kernels.linear.problem import MAX_TOKENS, LinearProblem
 from tests.kernels.common.fake_tuning import H200 as DEVICE
 from tests.kernels.common.fake_tuning import fake_gpu
+from tests.kernels.linear.test_measured import name
 
-FORMAT = table.format_of(4)
+FORMAT = table.format_of("int4")
 
 
 def time_us(kernel: str, problem: LinearProblem, config: Any) -> float:
@@ -38,21 +39,21 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return fake_gpu(monkeypatch, LinearTuning, time_us, reject)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("name", ["int4", "int8"])
 def test_a_whole_run_and_a_resumed_one(
-    bits: int, timed: list[tuple[int, int]], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    name: str, timed: list[tuple[int, int]], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "sm_90.json"
-    table_format = table.format_of(bits)
-    assert run(f"int{bits}", TuneOptions(arch="sm_90", out=out)) == 0
+    table_format = table.format_of(name)
+    assert run(name, TuneOptions(arch="sm_90", out=out)) == 0
     first = table_format.from_json(out.read_text(), "out")
-    assert [(entry.kernel, entry.problem) for entry in first.entries] == problems(bits)
+    assert [(entry.kernel, entry.problem) for entry in first.entries] == problems(name)
     assert all(calls >= 2 and repetitions >= 3 for calls, repetitions in timed)
-    assert run(f"int{bits}", TuneOptions(arch="sm_90", out=out, resume=out)) == 0
+    assert run(name, TuneOptions(arch="sm_90", out=out, resume=out)) == 0
     again = table_format.from_json(out.read_text(), "out")
     assert again == first
     assert table_format.from_json(table_format.to_json(again), "again") == again
-    assert f"{len(first.entries)} of {len(problems(bits))} shapes" in capsys.readouterr().out
+    assert f"{len(first.entries)} of {len(problems(name))} shapes" in capsys.readouterr().out
     assert list(out.parent.iterdir()) == [out]
     for entry in first.entries:
         times = [us for _, us in entry.candidates]
@@ -61,7 +62,7 @@ def test_a_whole_run_and_a_resumed_one(
 
 
 def test_rows_of_the_weight_and_ctas_do_not_change_what_is_compiled() -> None:
-    tuning, problem = TUNINGS[4], LinearProblem(64, 43008, 5376)
+    tuning, problem = TUNINGS["int4"], LinearProblem(64, 43008, 5376)
     matmul, *_ = matmul_candidates(problem, DEVICE)
     job = tuning.job("matmul", problem, matmul)
     for other in (dataclasses.replace(problem, n=4096), dataclasses.replace(problem, m=128)):
@@ -79,7 +80,7 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
     out = tmp_path / "sm_90.json"
     assert run("int4", TuneOptions(arch="sm_90", out=out)) == 0
     measured = FORMAT.from_json(out.read_text(), "out")
-    monkeypatch.setattr(table, "load", lambda bits, arch: measured if (bits, arch) == (4, "sm_90") else None)
+    monkeypatch.setattr(table, "load", lambda name, arch: measured if (name, arch) == ("int4", "sm_90") else None)
     problem = LinearProblem(1, 43008, 5376)
     # Eight rows were measured to be slower by integer products, and so were four; two were not.
     assert matvec_limit(problem, DEVICE) == 2
@@ -92,7 +93,7 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
     early = dataclasses.replace(early, candidates=early.candidates[-1:])
     assert early.problem == problem
     both = dataclasses.replace(measured, entries=(*measured.entries, early))
-    monkeypatch.setattr(table, "load", lambda bits, arch: both if bits == 4 else None)
+    monkeypatch.setattr(table, "load", lambda name, arch: both if name == "int4" else None)
     assert choose(problem, DEVICE, pdl=0).config == early.best
     assert choose(problem, DEVICE).config == measured.of("matvec")[3].best != early.best
     few = choose_matvec(dataclasses.replace(problem, m=2, n=5376, k=21504), DEVICE)
@@ -103,13 +104,13 @@ def test_the_choice_follows_the_table(tmp_path: pathlib.Path, monkeypatch: pytes
         assert not config.resident or config.blocks >= k // 32
         wide = choose_matvec(dataclasses.replace(problem, k=k, itemsize=4), DEVICE).config
         assert isinstance(wide, MatvecConfig)
-        assert wide.rounded
-    assert "the model" in choose(dataclasses.replace(problem, bits=8), DEVICE).source
+        assert wide.quantized
+    assert "the model" in choose(dataclasses.replace(problem, format_name="int8"), DEVICE).source
 
 
 def test_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     device = LocalDevice("sm_89", 128, 99 << 10)
-    monkeypatch.setattr(table, "load", lambda bits, arch: None)
+    monkeypatch.setattr(table, "load", lambda name, arch: None)
     for m in (1, 8, 9, 4000):
         for k in (32, 4096, 21504):
             choice = choose(LinearProblem(m, 4096, k), device)
@@ -120,7 +121,7 @@ def test_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("shared", [99 << 10, 163 << 10, 227 << 10])
 def test_candidates(shared: int) -> None:
     device = LocalDevice("sm_89", 100, shared)
-    for kernel, problem in problems(4) + problems(8):
+    for kernel, problem in problems("int4") + problems("int8"):
         found: list[Any] = []
         found += matvec_candidates(problem, device) if kernel == "matvec" else matmul_candidates(problem, device)
         assert found
@@ -154,12 +155,11 @@ def test_what_is_no_table(change: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for bits in (4, 8) for path in sorted(table.format_of(bits).folder.glob("*.json"))],
+    [path for name in ("int4", "int8") for path in sorted(table.format_of(name).folder.glob("*.json"))],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_tensor_cores_get_the_best_of_what_was_measured(path: pathlib.Path) -> None:
-    bits = int(path.parent.name.removeprefix("int"))
-    measured = table.load(bits, path.stem)
+    measured = table.load(path.parent.name, path.stem)
     assert measured is not None
     assert measured.arch == path.stem
     assert {"gpu", "torch", "triton", "num_sms"} <= measured.environment.keys()

@@ -1,4 +1,7 @@
-"""Where the native library and the program lie: in an installed package, an editable install or a checkout."""
+"""Where the native library and the program lie: in an installed package, an editable install or a checkout.
+
+Outside ``etcuda.runtime``, whose import loads the library and needs PyTorch: the program needs neither.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib.util
 import os
 import pathlib
 
+import etcuda
 from etcuda.errors import RuntimeUnavailableError
 
 LIBRARY_NAME = "libetcuda_runtime.so"
@@ -14,11 +18,10 @@ ENVIRONMENT = "ETCUDA_RUNTIME_LIBRARY"
 
 
 def _roots() -> list[pathlib.Path]:
-    here = pathlib.Path(__file__).resolve().parent
     # An editable install keeps native files in site-packages and Python files in the checkout.
     spec = importlib.util.find_spec("executorch")
-    beside = [] if spec is None else [pathlib.Path(p).parent for p in spec.submodule_search_locations or ()]
-    return [here, *(root / "etcuda" / "runtime" for root in beside)]
+    beside = [] if spec is None else [pathlib.Path(p).parent / "etcuda" for p in spec.submodule_search_locations or ()]
+    return [root / "runtime" for root in dict.fromkeys([*map(pathlib.Path, etcuda.__path__), *beside])]
 
 
 def _find(folder: str, name: str) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""The console script ``executor_runner``: becomes the native program of that name."""
+"""The console script ``executor_runner``: becomes the native program of that name. It needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from etcuda.errors import RuntimeUnavailableError
-from etcuda.runtime.library import find_cublaslt, find_runner
+from etcuda.library import find_cublaslt, find_runner
 
 # The program's own code for "could not be loaded".
 _LOAD_FAILED = 3

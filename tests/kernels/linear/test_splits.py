@@ -1,4 +1,4 @@
-"""Configurations of one order sum a row in one order, whatever the weight's number of rows: what the compiler makes of
+"""Configurations of one split sum a row in one order, whatever the weight's number of rows: what the compiler makes of
 them for sm_90, compiled here."""
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def splits(ttgir: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("k", [96, 4096, 5376])
 def test_the_split_of_a_row_does_not_depend_on_the_number_of_rows(k: int, m: int) -> None:
     case = Case(k=k, bias=False)
-    of_order: dict[MatvecConfig, list[tuple[str, ...]]] = {}
+    of_split: dict[MatvecConfig, list[tuple[str, ...]]] = {}
     for config in kernels(k, m):
         first, *others = (splits(compile_matvec(config, case, m, rows, 1, "ttgir")) for rows in ROWS)
         assert first == others[0] == others[1], config
-        assert of_order.setdefault(config.order, first) == first, config
+        assert of_split.setdefault(config.split, first) == first, config
         ((size, per_thread, lanes, warps, _),) = first
         assert int(size) == config.blocks
         # Neighbouring blocks in neighbouring lanes, then in neighbouring warps: each load of a warp is contiguous.
@@ -64,8 +64,8 @@ FORMATS = [
     Case(k=5376, bias=False, offset="symmetric", group_size=128),
     Case(k=5376, bias=False, offset="minimum"),
     Case(k=5376, bias=False, offset="minimum", storage="codes"),
-    Case(bits=8, k=5376, bias=False, offset="symmetric"),
-    Case(bits=8, k=5376, bias=False, offset="symmetric", storage="codes", group_size=16),
+    Case("int8", k=5376, bias=False, offset="symmetric"),
+    Case("int8", k=5376, bias=False, offset="symmetric", storage="codes", group_size=16),
 ]
 
 
@@ -103,12 +103,12 @@ def test_rows_of_a_tile_are_computed_alike(config: tuple[int, ...]) -> None:
     }
 
 
-def test_rows_of_a_tile_and_programs_are_all_that_an_order_leaves_open() -> None:
+def test_rows_of_a_tile_and_ctas_are_all_that_a_split_leaves_open() -> None:
     config = MatvecConfig(0, 1, 4, 128, 4, 1, 8)
     for other in ((0, 1, 4, 128, 4, 1, 4), (0, 1, 2, 128, 4, 1, 8)):
-        assert MatvecConfig(*other).order == config.order
+        assert MatvecConfig(*other).split == config.split
     for other in ((1, 1, 4, 128, 4, 1, 8), (0, 1, 4, 128, 2, 1, 8), (0, 0, 4, 128, 4, 1, 0)):
-        assert MatvecConfig(*other).order != config.order
+        assert MatvecConfig(*other).split != config.split
     # The two differ in what they make of a sum: one spreads a row over fewer warps.
     case = Case(k=4096, bias=False)
     spread = [splits(compile_matvec(MatvecConfig(0, 1, 4, 128, w, 1, 0), case, 1, Rows(), 1, "ttgir")) for w in (2, 4)]
