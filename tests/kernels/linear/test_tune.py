@@ -20,7 +20,6 @@ from etcuda.kernels.linear.choose.tune import TUNINGS, LinearTuning
 from etcuda.kernels.linear.problem import MAX_TOKENS, LinearProblem
 from tests.kernels.common.fake_tuning import H200 as DEVICE
 from tests.kernels.common.fake_tuning import fake_gpu
-from tests.kernels.linear.test_measured import name
 
 FORMAT = table.format_of("int4")
 
