@@ -38,13 +38,13 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
     zero = {"symmetric": scale, "zero_point": "*u8", "minimum": scale}[case.offset]
     constants: dict[str, Any] = {
         "K": case.k, "BITS": case.bits, "GROUP": min(case.group_size, case.k), "OFFSET": case.offset,
-        "CODES": case.storage == "codes", "HAS_BIAS": case.bias, "TOKENS": tokens, "BLOCK_N": config.block_n,
+        "SCALE_CODES": case.storage == "codes", "HAS_BIAS": case.bias, "TOKENS": tokens, "BLOCK_N": config.block_n,
         "BLOCKS": config.blocks, "STAGES": config.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
     }  # fmt: skip
     types = {
         "x": "*i8" if config.quantized else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,
         "scale": scale, "zero": zero, "scale_step": "*fp16", "zero_step": "*fp16", "bias": halves, "out": halves,
-        "num_rows": "i32", "num_tokens": "i32",
+        "out_features": "i32", "num_tokens": "i32",
     }  # fmt: skip
     if not config.resident:
         constants["QUANTIZED"] = bool(config.quantized)
@@ -52,10 +52,10 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
         types |= {"x_scale": halves, "x_sum": halves}
     # Triton takes an argument that is 1 for a constant.
     constants |= {"num_tokens": 1} if tokens == 1 else {}
-    constants |= {"num_rows": 1} if rows.one else {}
+    constants |= {"out_features": 1} if rows.one else {}
     names = function.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
-    aligned = {name for name in names if signature[name].startswith("*")} | ({"num_rows"} if rows.sixteen else set())
+    aligned = {name for name in names if signature[name].startswith("*")} | ({"out_features"} if rows.sixteen else set())
     source = ASTSource(
         function,
         signature,
