@@ -20,9 +20,10 @@ from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED, Unsupported
 from etcuda.kernels.activations.reference import gate_reference
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.common.timing import Timer
+from etcuda.kernels.common.tuner import environment
 from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear.choose.select import choose
-from etcuda.kernels.linear.choose.tune import environment, make_weight
+from etcuda.kernels.linear.choose.tune import make_weight
 from etcuda.kernels.linear.problem import LinearProblem, cost
 
 # Against fp32 with the dequantised weight and exact activations. Peers round scales to bf16.
@@ -62,8 +63,8 @@ def run(out: pathlib.Path, budget_s: float, engines: Sequence[str], kinds: Seque
     deadline = time.monotonic() + budget_s
     device = LocalDevice.current()
     timer = Timer()
-    value: dict[str, Any] = {"environment": environment(device), "ceilings": _ceilings(timer), "rows": []}
-    value["environment"]["timing"] = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
+    timing = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
+    value: dict[str, Any] = {"environment": environment(device, timing), "ceilings": _ceilings(timer), "rows": []}
     cells = [cell for cell in CELLS if cell.kind in kinds]
     for cell in cells:
         if time.monotonic() > deadline:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch._ops import OpOverload
 
 from etcuda.kernels.formats.base import SYMMETRIC, GroupFormat
-
-if TYPE_CHECKING:
-    from etcuda.kernels.weights.tensor import CoalescedTensor
 
 Kernel = Literal["matvec", "matmul", "hopper_gemm"]
 # Operators of a format are called <name>_<one of these>.
@@ -55,11 +52,10 @@ class WeightFormat:
         return self.format_type.bits
 
     @property
-    def tensor_type(self) -> type[CoalescedTensor]:
+    def tensor_type(self) -> Any:
         """The tensor subclass. Its module loads here, for it brings torchao with it."""
         module, name = self.tensor.split(":")
-        found: type[CoalescedTensor] = getattr(importlib.import_module(module), name)
-        return found
+        return getattr(importlib.import_module(module), name)
 
     @property
     def linear_op(self) -> OpOverload:

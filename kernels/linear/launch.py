@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from etcuda.kernels.activations.reference import Quantized
-from etcuda.kernels.activations.reorder_launch import dtype_name, order, segments_of
+from etcuda.kernels.activations.reorder_launch import dtype_name, reorder, segments_of
 from etcuda.kernels.common.blocks import GROUPS_FIRST
 from etcuda.kernels.common.memory import aligned
 from etcuda.kernels.common.pdl import choose_kernel
@@ -15,7 +15,7 @@ from etcuda.kernels.cuda import native_kernels
 from etcuda.kernels.formats.base import DTYPES
 from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch
-from etcuda.kernels.linear.hopper.gemm import native
+from etcuda.kernels.linear.hopper.gemm import GemmConfig
 from etcuda.kernels.linear.hopper.stand_in import hopper_gemm_kernel, hopper_gemm_pdl
 from etcuda.kernels.linear.triton import matvec as mv
 from etcuda.kernels.linear.triton.fixup import reduce_kernel, reduce_pdl
@@ -56,7 +56,7 @@ def matmul(
 ) -> Tensor:  # fmt: skip
     """x [M, K] times a weight; [M, N]."""
     tiled = int(how.warpgroups > 0)
-    reordered = order(weight.format.bits, x, activation_dtype, how.block_m, tiled, how.pdl)
+    reordered = reorder(weight.format.bits, x, activation_dtype, how.block_m, tiled, how.pdl)
     return matmul_reordered(weight, reordered, how, bias, x.dtype, activation_dtype)
 
 
@@ -93,10 +93,11 @@ def _launch_hopper(
     copied = any(made is not given for made, (given, _) in zip(tensors, needs, strict=True))
     # The kernel in front of it would write a weight, which is read before that one's end.
     kernel, early = choose_kernel(x, hopper_gemm_kernel, hopper_gemm_pdl, 0 if copied else how.pdl)
-    made = native(
-        weight.k, dtype_name(x.dtype), activation_dtype, segments_of(factor), weight.format.offset, how.block_m,
-        how.warpgroups, how.num_stages, dtype_name(out.dtype), None if bias is None else dtype_name(bias.dtype),
-    )  # fmt: skip
+    made = GemmConfig(
+        k=weight.k, mma_dtype=dtype_name(x.dtype), activation_dtype=activation_dtype, k_segments=segments_of(factor),
+        offset=weight.format.offset, block_m=how.block_m, warpgroups=how.warpgroups, num_stages=how.num_stages,
+        out_dtype=dtype_name(out.dtype), bias_dtype=None if bias is None else dtype_name(bias.dtype),
+    ).native()  # fmt: skip
     with native_kernels():
         kernel[(how.ctas,)](
             x, factor, *tensors, weight.qdata if bias is None else bias, out, partials, semaphores, weight.n + 2,
