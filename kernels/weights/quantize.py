@@ -181,8 +181,8 @@ def _as_codes(values: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     per_step = STEP // group_size
     blocks = values.reshape(rows, groups // per_step, per_step)
     step = (blocks.amax(dim=-1) / 255).to(torch.float16)
-    codes = torch.round(_divide(blocks, step.to(torch.float32).unsqueeze(-1), torch.zeros_like(blocks)))
-    return codes.clamp(0, 255).to(torch.uint8).reshape(rows, groups), step
+    scale_codes = torch.round(_divide(blocks, step.to(torch.float32).unsqueeze(-1), torch.zeros_like(blocks)))
+    return scale_codes.clamp(0, 255).to(torch.uint8).reshape(rows, groups), step
 
 
 def _stored(weight_format: GroupFormat, components: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

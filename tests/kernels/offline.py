@@ -39,13 +39,13 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
     zero = {"symmetric": scale, "zero_point": "*u8", "minimum": scale}[case.offset]
     constants: dict[str, Any] = {
         "K": case.k, "BITS": case.bits, "GROUP": min(case.group_size, case.k), "OFFSET": case.offset,
-        "CODES": case.storage == "codes", "HAS_BIAS": case.bias, "TOKENS": tokens, "BLOCK_N": config.block_n,
+        "SCALE_CODES": case.storage == "codes", "HAS_BIAS": case.bias, "TOKENS": tokens, "BLOCK_N": config.block_n,
         "BLOCKS": config.blocks, "STAGES": config.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
     }  # fmt: skip
     types = {
         "x": "*i8" if config.quantized else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,
         "scale": scale, "zero": zero, "scale_step": "*fp16", "zero_step": "*fp16", "bias": halves, "out": halves,
-        "num_rows": "i32", "num_tokens": "i32",
+        "out_features": "i32", "num_tokens": "i32",
     }  # fmt: skip
     if not config.resident:
         constants["QUANTIZED"] = bool(config.quantized)
@@ -53,8 +53,8 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
         types |= {"x_scale": halves, "x_sum": halves}
     # Triton takes an argument that is 1 for a constant.
     constants |= {"num_tokens": 1} if tokens == 1 else {}
-    constants |= {"num_rows": 1} if rows.one else {}
-    whole = {"num_rows"} if rows.sixteen else set()
+    constants |= {"out_features": 1} if rows.one else {}
+    whole = {"out_features"} if rows.sixteen else set()
     return compile_kernel(function, types, constants, config.num_warps, stage, whole)
 
 

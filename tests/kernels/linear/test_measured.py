@@ -175,7 +175,7 @@ def test_ranges_within_bounds(use: Use) -> None:
     assert cut(9, 16, 12) == [Range(16, (12,))]
     assert cut(17, 40, 20) == [Range(32, (20,)), Range(40, (40,))]
     assert cut(0, 0, 0) == [Range(0, (1,))]
-    assert cut(40, None, 5000)[-1].rows[-1] == 5000
+    assert cut(40, None, 5000)[-1].tokens[-1] == 5000
 
 
 @given(
@@ -193,8 +193,8 @@ def test_ranges_of_any_table(rows: list[tuple[int, float]], least: int, more: in
     assert all(end is not None and end >= least and (most is None or end < most) for end in ends)
     assert ends == sorted(set(ends), key=lambda end: end or 0)
     for each in cut:
-        assert all(m >= least or m == 1 for m in each.rows)
-        assert all(each.most is None or m <= max(each.most, 1) for m in each.rows)
+        assert all(m >= least or m == 1 for m in each.tokens)
+        assert all(each.most is None or m <= max(each.most, 1) for m in each.tokens)
 
 
 def test_estimates() -> None:
@@ -223,7 +223,7 @@ def test_a_number_of_rows_between_measured_ones_takes_what_wastes_least(use: Use
         heights.append(config.block_m)
     # 65 rows are two tiles of 64 in 24 us, or one of 128 in 30. What was measured for 128 rows is taken for 128.
     assert heights == [16, 16, 64, 64, 64, 128, 64, 64]
-    both = choose_matmul(problem, DEVICE, rows=(16, 64)).config
+    both = choose_matmul(problem, DEVICE, tokens=(16, 64)).config
     assert both == tile(64)
 
 

@@ -1,13 +1,13 @@
 """Files that were written before ``activation`` became ``activation_dtype``, and calls that still say it.
 
 ``files/`` was written by that version: ``torch.save`` and ``save_weights`` of the weight below as int4, with
-activation="exact", and as int8.
+activation "exact", and as int8.
 """
 
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from etcuda.kernels.weights.gguf import GgufFile
 from tests.kernels.weights.weight_cases import INT4_FORMATS, random_components
 
 FILES = pathlib.Path(__file__).parent / "files"
+OLD: dict[str, Any] = {"activation": "exact"}
 
 
 def checkpoint() -> dict[str, Tensor]:
@@ -72,20 +73,20 @@ def torchao_tensor() -> Any:
 @pytest.mark.parametrize(
     ("call", "owner"),
     [
-        (lambda: Int4CoalescedConfig(activation="exact"), "Int4CoalescedConfig"),  # type: ignore[call-arg]
-        (lambda: Int8CoalescedConfig(16, activation="exact"), "Int8CoalescedConfig"),  # type: ignore[call-arg]
-        (lambda: Int4CoalescedTensor.from_components(components(), 32, activation="exact"), "CoalescedTensor.from_"),
+        (lambda: Int4CoalescedConfig(**OLD), "Int4CoalescedConfig"),
+        (lambda: Int8CoalescedConfig(16, **OLD), "Int8CoalescedConfig"),
+        (lambda: Int4CoalescedTensor.from_components(components(), 32, **OLD), "CoalescedTensor.from_"),
         (
             lambda: Int4CoalescedTensor(
-                **components(), group_size=32, activation="exact", dtype=torch.float32
-            ),  # type: ignore[call-arg]
+                **components(), group_size=32, **OLD, dtype=torch.float32
+            ),
             "CoalescedTensor: ",
         ),
-        (lambda: etcuda.convert_model(nn.Linear(2, 2), activation="exact"), "convert_model"),  # type: ignore[call-arg]
-        (lambda: from_torchao(torchao_tensor(), activation="exact"), "from_torchao"),  # type: ignore[call-arg]
-        (lambda: etcuda.load_gguf(nn.Linear(2, 2), "w.gguf", activation="exact"), "load_gguf"),  # type: ignore[call-arg]
-        (lambda: etcuda.read_gguf("w.gguf", activation="exact"), "read_gguf"),  # type: ignore[call-arg]
-        (lambda: GgufFile.read(None, "w", activation="exact"), "GgufFile.read"),  # type: ignore[arg-type, call-arg]
+        (lambda: etcuda.convert_model(nn.Linear(2, 2), **OLD), "convert_model"),
+        (lambda: from_torchao(torchao_tensor(), **OLD), "from_torchao"),
+        (lambda: etcuda.load_gguf(nn.Linear(2, 2), "w.gguf", **OLD), "load_gguf"),
+        (lambda: etcuda.read_gguf("w.gguf", **OLD), "read_gguf"),
+        (lambda: GgufFile.read(cast(Any, None), "w", **OLD), "GgufFile.read"),
     ],
 )  # fmt: skip
 def test_an_old_keyword_names_the_new_one(call: Any, owner: str) -> None:
@@ -96,4 +97,4 @@ def test_an_old_keyword_names_the_new_one(call: Any, owner: str) -> None:
 
 def test_other_keywords_are_as_unknown_as_before() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'activations'"):
-        Int4CoalescedConfig(activations="exact")  # type: ignore[call-arg]
+        Int4CoalescedConfig(activations="exact")
