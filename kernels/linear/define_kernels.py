@@ -5,7 +5,7 @@ Their trailing integers are a launch (``MatvecLaunch``, ``MatmulLaunch``), so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,9 +26,6 @@ from etcuda.kernels.linear.check import (
 )
 from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch
 
-# An operator and its fake.
-Defined = tuple[Any, Callable[..., Tensor]]
-
 # What the operators take of a weight, as of ``linear``: the stored tensors, the bias and the group size.
 _WEIGHT = (
     "Tensor qdata, Tensor scale, Tensor? zero, Tensor? scale_step, Tensor? zero_step, Tensor? bias, SymInt group_size"
@@ -36,7 +33,7 @@ _WEIGHT = (
 _WEIGHT_ARGUMENTS = 7
 
 
-def define_matvec(record: WeightFormat) -> Defined:
+def define_matvec(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matvec``."""
     name = f"{record.name}_matvec"
 
@@ -73,10 +70,9 @@ def define_matvec(record: WeightFormat) -> Defined:
         return x.new_empty((*x.shape[:-1], weight.n))
 
     matvec.register_fake(fake_matvec)
-    return matvec, fake_matvec
 
 
-def define_matvec_quantized(record: WeightFormat) -> Defined:
+def define_matvec_quantized(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matvec_quantized``."""
     name = f"{record.name}_matvec_quantized"
 
@@ -110,10 +106,9 @@ def define_matvec_quantized(record: WeightFormat) -> Defined:
         return q.new_empty((q.shape[0], weight.n), dtype=dtype)
 
     matvec_quantized.register_fake(fake_matvec_quantized)
-    return matvec_quantized, fake_matvec_quantized
 
 
-def define_matmul(record: WeightFormat) -> Defined:
+def define_matmul(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matmul``."""
     name = f"{record.name}_matmul"
 
@@ -154,10 +149,9 @@ def define_matmul(record: WeightFormat) -> Defined:
         return x.new_empty((*x.shape[:-1], weight.n))
 
     matmul.register_fake(fake_matmul)
-    return matmul, fake_matmul
 
 
-def define_matmul_reordered(record: WeightFormat) -> Defined:
+def define_matmul_reordered(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matmul_reordered``."""
     name = f"{record.name}_matmul_reordered"
 
@@ -204,7 +198,6 @@ def define_matmul_reordered(record: WeightFormat) -> Defined:
         return reordered.new_empty((factor.shape[-1], weight.n), dtype=dtype)
 
     matmul_reordered.register_fake(fake_matmul_reordered)
-    return matmul_reordered, fake_matmul_reordered
 
 
 def _schema(before: str, after: str, integers: Sequence[str]) -> str:
