@@ -21,7 +21,7 @@ BUILD_TOOLS := numpy "scikit-build-core>=0.10" "cmake>=3.28" ninja
 help:
 	@echo "make demo    export the example models, run them, compare with PyTorch"
 	@echo "make test    all tests, with torch $(TORCH) and, for export and the native runner, torch $(TORCH_OLD)"
-	@echo "make check   format, lint, types"
+	@echo "make check   format, lint, imports, types"
 	@echo "make venv    only the set-up: $(VENV)"
 
 demo: $(VENV)/.installed

@@ -131,7 +131,7 @@ def memory_stats() -> list[MemoryStats]:
 
 
 def last_error() -> str:
-    """The sentence behind the failure of this thread's last call: etcuda's own, or ExecuTorch's where ExecuTorch refused
+    """The sentence behind the failure of this thread's last call: etcuda's, or ExecuTorch's where ExecuTorch refused
     the call; empty if the call succeeded. Calls are loading and executing a method, and the functions of this module
     that raise."""
     library = load()

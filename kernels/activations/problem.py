@@ -9,8 +9,8 @@ from torch import Tensor
 
 from etcuda.kernels.activations.hopper.reorder import fits_k
 from etcuda.kernels.common.registry import Cost
-from etcuda.kernels.common.sizes import hint
 from etcuda.kernels.formats.base import BLOCK
+from etcuda.torch_private import hint
 
 ACTIVATION_DTYPES = ("int8", "exact")
 _MOST_K = 1 << 20  # Offsets inside a row are 32 bits wide.

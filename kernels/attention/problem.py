@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etcuda.kernels.common.registry import Cost
-from etcuda.kernels.common.sizes import hint, upper_bound
+from etcuda.torch_private import bounds, hint
 
 # How positions restrict keys; the numbers are the operators' argument ``causal``.
 FULL, UPPER_LEFT, LOWER_RIGHT, POSITIONS = 0, 1, 2, 3
@@ -108,7 +108,7 @@ def problem_of(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, causal: 
         window=window,
         has_mask=mask is not None,
         scale=scale,
-        max_l_q=upper_bound(l_q) if isinstance(l_q, torch.SymInt) else 0,
+        max_l_q=bounds(l_q)[1] if isinstance(l_q, torch.SymInt) else 0,
     )
 
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from etcuda.kernels.activations.hopper.reorder import ARCH
 from etcuda.kernels.common.registry import KernelRecord, register
-from etcuda.kernels.common.sizes import hint
 from etcuda.kernels.formats.registry import WeightFormat
 from etcuda.kernels.linear.choose.tune import TUNINGS
 from etcuda.kernels.linear.problem import LinearProblem, cost, refuse, refuse_matvec
 from etcuda.kernels.linear.reference import linear_reference
 from etcuda.kernels.linear.samples import matmul_samples, matvec_samples
+from etcuda.torch_private import hint
 
 
 def register_kernels(owner: str, record: WeightFormat) -> None:

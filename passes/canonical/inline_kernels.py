@@ -14,6 +14,7 @@ import etcuda.kernels  # noqa: F401  registers the kernels
 from etcuda.kernels.common.registry import KernelRecord, records
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
+from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
 
@@ -41,8 +42,7 @@ def inline_kernels(program: ExportedProgram, config: BackendConfig) -> int:
 
 
 def _inline(node: Node, record: KernelRecord) -> None:
-    names = [argument.name for argument in record.overload._schema.arguments]
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    given = arguments(node)
     tensors = {name: value for name, value in given.items() if isinstance(value, Node)}
     if isinstance(node.meta["val"], Tensor):
         inline_function(node, functools.partial(_compute, record, given, tuple(tensors), None), *tensors.values())

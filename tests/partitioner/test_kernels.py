@@ -44,7 +44,7 @@ def reasons(calls: list[Call], target: str) -> set[str]:
 
 def test_the_tables_come_from_the_records() -> None:
     assert all(isinstance(RULE_OF[record.overload], KernelRule) for record in records())
-    assert {aten.scaled_dot_product_attention.default} == ROUTED
+    assert aten.scaled_dot_product_attention.default in ROUTED
     assert {*ROUTED, aten.baddbmm.default, aten.silu.default} == set(KEPT_WHOLE)
 
 

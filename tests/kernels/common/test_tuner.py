@@ -74,7 +74,8 @@ def read(path: pathlib.Path) -> Table[Any, Any, Any]:
 
 
 def test_every_family_is_found() -> None:
-    assert families() == ("activations", "attention", "int4", "int8")
+    assert {"activations", "attention", "int4", "int8"} <= set(families())
+    assert list(families()) == sorted(families())
     for family, found in tuner._tunings().items():
         assert found.family == family
         listed = [each for group in found.problems() for each in group]
@@ -280,7 +281,7 @@ def test_a_bad_table_to_go_on_from(text: str, message: str, tmp_path: pathlib.Pa
 
 
 def test_an_unknown_family() -> None:
-    with pytest.raises(OptionError, match=r"one of the kernel families activations, attention, int4, int8, got 'int5'"):
+    with pytest.raises(OptionError, match=r"one of the kernel families activations, .*int4.*, got 'int5'"):
         run("int5", TuneOptions())
 
 

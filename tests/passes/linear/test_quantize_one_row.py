@@ -79,7 +79,7 @@ def test_norms_and_gates_round_for_products_of_one_row(
     [
         (1.0, 2.0, 3.0, True, "rounded before, which takes 1.00 us alone"),
         (0.9, 2.0, 3.0, False, "with K = 64 they are faster by themselves, though a rounding takes 0.90 us"),
-        (None, 2.0, 3.0, False, "no table of what rounding costs on sm_90; `etcuda tune rounding` writes it"),
+        (None, 2.0, 3.0, False, "no table of what quantizing costs on sm_90; `etcuda tune activations` writes it"),
     ],
 )
 def test_the_tables_decide(
