@@ -29,8 +29,6 @@ from etcuda.kernels.linear.check import (
 from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
-# An operator and its fake.
-Defined = tuple[Any, Callable[..., Tensor]]
 
 # What the operators take of a weight, as of ``linear``: the stored tensors, the bias and the group size.
 _WEIGHT: dict[str, Any] = {
@@ -44,7 +42,7 @@ _WEIGHT: dict[str, Any] = {
 }
 
 
-def define_matvec(record: WeightFormat) -> Defined:
+def define_matvec(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matvec``."""
     name = f"{record.name}_matvec"
 
@@ -82,10 +80,9 @@ def define_matvec(record: WeightFormat) -> Defined:
         return x.new_empty((*x.shape[:-1], weight.n))
 
     matvec.register_fake(fake_matvec)
-    return matvec, fake_matvec
 
 
-def define_matvec_quantized(record: WeightFormat) -> Defined:
+def define_matvec_quantized(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matvec_quantized``."""
     name = f"{record.name}_matvec_quantized"
 
@@ -119,10 +116,9 @@ def define_matvec_quantized(record: WeightFormat) -> Defined:
         return q.new_empty((q.shape[0], weight.n), dtype=dtype)
 
     matvec_quantized.register_fake(fake_matvec_quantized)
-    return matvec_quantized, fake_matvec_quantized
 
 
-def define_matmul(record: WeightFormat) -> Defined:
+def define_matmul(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matmul``."""
     name = f"{record.name}_matmul"
 
@@ -162,10 +158,9 @@ def define_matmul(record: WeightFormat) -> Defined:
         return x.new_empty((*x.shape[:-1], weight.n))
 
     matmul.register_fake(fake_matmul)
-    return matmul, fake_matmul
 
 
-def define_matmul_reordered(record: WeightFormat) -> Defined:
+def define_matmul_reordered(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matmul_reordered``."""
     name = f"{record.name}_matmul_reordered"
 
@@ -212,7 +207,6 @@ def define_matmul_reordered(record: WeightFormat) -> Defined:
         return reordered.new_empty((factor.shape[-1], weight.n), dtype=dtype)
 
     matmul_reordered.register_fake(fake_matmul_reordered)
-    return matmul_reordered, fake_matmul_reordered
 
 
 def _takes(

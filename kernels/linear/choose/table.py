@@ -15,7 +15,6 @@ Config = MatvecConfig | MatmulConfig
 Entry = tables.Entry[KernelName, LinearProblem, Config]
 Table = tables.Table[KernelName, LinearProblem, Config]
 TableFormat = tables.TableFormat[KernelName, LinearProblem, Config]
-FOLDER = tables.FOLDER
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from etcuda.kernels.common.device import Device, LocalDevice, supports_pdl
 from etcuda.kernels.common.tuning import Job, Tuning
-from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.formats.registry import WeightFormat, formats
 from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear.choose import table
@@ -22,7 +21,6 @@ from etcuda.kernels.linear.choose.table import Config, KernelName
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.kernels.linear.run import run_config
 
-Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 LinearJob = Job[KernelName, LinearProblem, Config]
 _COLD_BYTES = 160 << 20
 _MOST_SETS = 96
@@ -32,25 +30,18 @@ _CHECK_ROWS = 512
 _EXPECTED_ROWS = 16384  # Of a weight, that are dequantized at a time.
 
 
-def make_weight(problem: LinearProblem, rows: int) -> tuple[GroupFormat, Stored]:
+def make_weight(problem: LinearProblem, rows: int) -> StoredWeight:
     """A random weight of so many rows on the GPU."""
-    weight_format = format_of(problem)
-    parts: dict[str, Tensor] = {}
-    for name, (shape, dtype) in weight_format.components(rows, problem.k).items():
+    components: dict[str, Tensor] = {}
+    for name, (shape, dtype) in problem.weight_format.components(rows, problem.k).items():
         if dtype == torch.int8:
-            parts[name] = torch.randint(-128, 128, shape, dtype=dtype, device="cuda")
+            components[name] = torch.randint(-128, 128, shape, dtype=dtype, device="cuda")
         elif dtype == torch.uint8:
             low, high = (0, 256) if name == "qdata" else (4, 12)
-            parts[name] = torch.randint(low, high, shape, dtype=dtype, device="cuda")
+            components[name] = torch.randint(low, high, shape, dtype=dtype, device="cuda")
         else:
-            parts[name] = torch.empty(shape, dtype=dtype, device="cuda").uniform_(0.005, 0.015)
-    qdata, scale = parts["qdata"], parts["scale"]
-    return weight_format, (qdata, scale, parts.get("zero"), parts.get("scale_step"), parts.get("zero_step"))
-
-
-def format_of(problem: LinearProblem) -> GroupFormat:
-    """The format of a problem's weight."""
-    return problem.weight_format
+            components[name] = torch.empty(shape, dtype=dtype, device="cuda").uniform_(0.005, 0.015)
+    return StoredWeight(problem.weight_format, **components)
 
 
 def make_activations(problem: LinearProblem) -> Tensor:
@@ -58,28 +49,10 @@ def make_activations(problem: LinearProblem) -> Tensor:
     return torch.randn(problem.m, problem.k, dtype=torch.bfloat16, device="cuda")
 
 
-def call_kernel(
-    problem: LinearProblem,
-    config: Config,
-    x: Tensor,
-    weight_format: GroupFormat,
-    stored: Stored,
-    num_sms: int,
-    pdl: int,
-) -> Tensor:
-    """Runs a problem by a configuration, without a bias."""
-    return run_config(
-        StoredWeight(weight_format, *stored), x, config, None, problem.activation_dtype, num_sms, pdl
-    )  # fmt: skip
-
-
-def expected(problem: LinearProblem, x: Tensor, weight_format: GroupFormat, stored: Stored) -> Tensor:
+def expected(x: Tensor, weight: StoredWeight) -> Tensor:
     """The product with the dequantized weight and exact activations in fp32, some rows of the weight at a time."""
-    pieces = []
-    for start in range(0, stored[0].shape[0], _EXPECTED_ROWS):
-        parts = [None if part is None else part[start : start + _EXPECTED_ROWS] for part in stored]
-        pieces.append(x.float() @ weight_format.dequantize(*parts).T)  # type: ignore[arg-type]
-    return torch.cat(pieces, 1)
+    starts = range(0, weight.n, _EXPECTED_ROWS)
+    return torch.cat([x.float() @ weight.rows(start, start + _EXPECTED_ROWS).dequantize().T for start in starts], 1)
 
 
 class LinearTuning(Tuning[KernelName, LinearProblem, Config]):
@@ -127,14 +100,14 @@ class LinearTuning(Tuning[KernelName, LinearProblem, Config]):
     def call(self, kernel: KernelName, problem: LinearProblem, config: Config, inputs: Any, index: int) -> Tensor:
         """The kernel on one of the weights."""
         x, weights = inputs
-        weight_format, stored = weights[index]
         device = LocalDevice.current()
-        return call_kernel(problem, config, x, weight_format, stored, device.num_sms, int(supports_pdl(device)))
+        pdl = int(supports_pdl(device))
+        return run_config(weights[index], x, config, None, problem.activation_dtype, device.num_sms, pdl)
 
     def expected(self, kernel: KernelName, problem: LinearProblem, inputs: Any) -> Tensor:
         """The product with exact activations."""
         x, weights = inputs
-        return expected(problem, x, *weights[0])
+        return expected(x, weights[0])
 
     def describe(self, problem: LinearProblem) -> str:
         """Its sizes."""

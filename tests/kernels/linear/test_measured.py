@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.choose import measured, table
 from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig
 from etcuda.kernels.linear.choose.measured import MOST_RANGES, Range, estimates
@@ -19,7 +20,7 @@ from etcuda.kernels.linear.choose.table import Entry, Table
 from etcuda.kernels.linear.problem import MAX_TOKENS, LinearProblem
 
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
-TABLES = sorted(table.FOLDER.glob("int*/*.json"))
+TABLES = [path for each in formats() for path in sorted(table.format_of(each.name).folder.glob("*.json"))]
 # What one split of sums for every N costs at most, of the time of the best one measured for each N.
 MOST_LOSS = 1.05
 
@@ -37,7 +38,7 @@ def name(path: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("path", TABLES, ids=name)
 def test_one_split_for_every_number_of_rows_costs_little(path: pathlib.Path) -> None:
-    found = table.from_json(path.read_text(), str(path))
+    found = table.format_of(path.parent.name).from_json(path.read_text(), str(path))
     device = LocalDevice(found.arch, int(found.environment["num_sms"]), 227 << 10)
     losses = {}
     for entry in found.of("matvec"):
@@ -67,7 +68,7 @@ def test_what_does_not_depend_on_n(
         assert isinstance(second, MatvecConfig)
         assert first.split == second.split
     if path and size == 2:
-        found = table.from_json(path.read_text(), str(path))
+        found = table.format_of(path.parent.name).from_json(path.read_text(), str(path))
         pays = [
             measured.quantizing_before_pays(found, dataclasses.replace(each, m=1), 1, 0.01 * m) for each in (one, other)
         ]

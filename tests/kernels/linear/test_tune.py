@@ -12,6 +12,7 @@ import pytest
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.common.tuner import TuneOptions, run
+from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.choose import select, table
 from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig, matmul_candidates, matvec_candidates
 from etcuda.kernels.linear.choose.select import choose, choose_matmul, choose_matvec, matvec_limit
@@ -154,7 +155,7 @@ def test_what_is_no_table(change: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for name in ("int4", "int8") for path in sorted(table.format_of(name).folder.glob("*.json"))],
+    [path for each in formats() for path in sorted(table.format_of(each.name).folder.glob("*.json"))],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_tensor_cores_get_the_best_of_what_was_measured(path: pathlib.Path) -> None:
