@@ -38,8 +38,8 @@ test-old: $(VENV_OLD)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	@# From inside the environment, for in the checkout mypy would take the folder etcuda/ for the whole package.
-	cd $(VENV) && bin/mypy --strict --config-file ../pyproject.toml -p etcuda
+	$(BIN)/mypy --strict -p etcuda
+	$(BIN)/python scripts/check_words.py
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy --strict -p examples
 	$(BIN)/mypy --strict scripts/*.py
