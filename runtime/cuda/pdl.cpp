@@ -29,9 +29,9 @@ CUfunction unmarked(CUfunction function) {
   return reinterpret_cast<CUfunction>(reinterpret_cast<uintptr_t>(function) & ~kMark);
 }
 
-CUresult launch_pdl(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y,
-                           unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
-                           unsigned shared_bytes, CUstream stream, void** arguments, void** extra) {
+CUresult launch_pdl(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                    unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                    CUstream stream, void** arguments, void** extra) {
   if (driver.cuLaunchKernelEx == nullptr) {
     return driver.cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
                                  stream, arguments, extra);

@@ -17,8 +17,8 @@ CUfunction unmarked(CUfunction function);
 
 // cuLaunchKernel that does not wait for the kernel in front. A driver too old for it waits, which is slower
 // alone.
-CUresult launch_pdl(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y,
-                           unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
-                           unsigned shared_bytes, CUstream stream, void** arguments, void** extra);
+CUresult launch_pdl(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                    unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                    CUstream stream, void** arguments, void** extra);
 
 }  // namespace etcuda

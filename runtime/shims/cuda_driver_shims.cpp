@@ -53,7 +53,7 @@ CUresult launch_kernel(CUfunction function, unsigned grid_x, unsigned grid_y, un
   return cuda_status("cuLaunchKernel", [&](Driver& driver) {
     if (is_marked(function)) {
       return launch_pdl(driver, unmarked(function), grid_x, grid_y, grid_z, block_x, block_y, block_z,
-                               shared_bytes, stream, arguments, extra);
+                        shared_bytes, stream, arguments, extra);
     }
     return driver.cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
                                  stream, arguments, extra);
