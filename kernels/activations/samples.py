@@ -38,9 +38,9 @@ def gate_samples(device: str) -> list[dict[str, Any]]:
 def gate_reorder_samples(device: str) -> list[dict[str, Any]]:
     """Calls of ``gate_reorder``, whose rows are those of whole tiles."""
     return [
-        {"gate": _rows(device, 64, 512), "up": None, "gate_activation": "silu", "activation_dtype": kind,
+        {"gate": _rows(device, 64, 512), "up": None, "gate_activation": "silu", "activation_dtype": activation_dtype,
          "block_m": 64, "pdl": 0}
-        for kind in ("int8", "exact")
+        for activation_dtype in ("int8", "exact")
     ]  # fmt: skip
 
 
@@ -53,6 +53,6 @@ def reorder_samples(device: str) -> list[dict[str, Any]]:
     """Calls of ``reorder_activation``, whose rows are those of whole tiles."""
     x = _rows(device, 2, 8, 256)
     return [
-        {"x": x, "bits": bits, "activation_dtype": kind, "block_m": 16, "tiled": tiled, "pdl": 0}
-        for bits, kind, tiled in ((4, "exact", 0), (8, "int8", 0), (4, "int8", 1))
+        {"x": x, "bits": bits, "activation_dtype": activation_dtype, "block_m": 16, "tiled": tiled, "pdl": 0}
+        for bits, activation_dtype, tiled in ((4, "exact", 0), (8, "int8", 0), (4, "int8", 1))
     ]

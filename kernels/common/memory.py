@@ -10,8 +10,10 @@ from etcuda.kernels.common.blocks import INTERPRETED
 
 
 def aligned(x: Tensor, to: int) -> Tensor:
-    """x, dense, at an address that is a multiple of ``to``; a copy where it is not, but for constants of programs,
-    which are aligned where they are loaded."""
+    """x if its address is a multiple of ``to``, else a dense copy.
+
+    Of a stand-in the offset in its memory decides: a program aligns the memory of its tensors.
+    """
     if type(x) is Tensor and x.device.type != "meta":
         return x if x.data_ptr() % to == 0 else x.clone()
     offset = x.storage_offset() * x.element_size()

@@ -112,8 +112,8 @@ def test_the_compiler_may_have_a_launcher_and_options(
     source = "#ifndef FROM_CXX\n#error no option\n#endif\n"
     assert build_image(source, source, {}, cuda=False, isa="x86-64", folder=build).data.startswith(b"\x7fELF")
     calls = launcher.read_text().splitlines()
-    # Two sources and the link.
-    assert len(calls) == 3
+    # The compiler is asked for what it is, which names precompiled headers; then two sources and the link.
+    assert len(calls) == 4
     assert all(call.startswith("g++ -DFROM_CXX=a b ") for call in calls)
 
 

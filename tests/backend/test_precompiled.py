@@ -23,7 +23,7 @@ from etcuda.backend.worker import client
 from etcuda.backend.worker.job import JobResult, read_result
 from etcuda.errors import CompileError
 
-COMPILER = [find_compiler()]
+COMPILER = find_compiler()
 SOURCE = """
 // A remark.
 #include <given.h>

@@ -12,7 +12,7 @@ namespace {
 
 // 2^e for each of a thread's two rows. With it weights, times 2^(e - 24), and their sums are neither too
 // large nor too small for float16: the largest scale of a row becomes 2^12 to 2^16. A warp looks for it as
-// scales are loaded; where a larger one comes, it lowers e, and multiplies the sums so far accordingly.
+// scales are loaded; where a larger one comes, it lowers e, and multiplies the sums accordingly.
 struct RowFactors {
   u32 limit = 0;                         // magnitudes of scales above which e has to be lowered; at first all
   u32 multiplier = 0, multiplier_2 = 0;  // 2^e as two factors, for it may be too large for float16

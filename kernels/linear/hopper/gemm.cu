@@ -85,9 +85,9 @@ __device__ __forceinline__ void consume(const TileScheduler& scheduler, u32 smem
     const int first_m = scheduler.first_m(work);
     int segment_begin = work.k_begin, segment_end = 0;
     do {
-      const int segment = segment_begin / kSegmentSteps;
-      segment_end = min(work.k_end, (segment + 1) * kSegmentSteps);
-      const TokenFactors token_factors{factor_smem, factor + (u64)segment * num_tokens + first_m,
+      segment_end = min(work.k_end, (segment_begin / kSegmentSteps + 1) * kSegmentSteps);
+      const TokenFactors token_factors{factor_smem,
+                                       factor + (u64)(segment_begin / kSegmentSteps) * num_tokens + first_m,
                                        num_tokens - first_m};
       if (F16_ACCUMULATE) token_factors.copy_to_smem();
       Accumulator accumulators[kAccumulators];

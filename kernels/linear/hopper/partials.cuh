@@ -83,8 +83,8 @@ __device__ __forceinline__ void store_partial(const float (&sums)[BLOCK_M / 2], 
   }
 }
 
-// Where a CTA has steps of more than one k segment of a tile, a thread spills the sums of the segments so
-// far, and adds them up again after the next one: there are not enough registers to keep them.
+// Where a CTA has steps of more than one k segment of a tile, a thread spills the sums of a segment, and adds
+// them again to those of the next one: there are not enough registers to keep them.
 __device__ __forceinline__ float4* spill_address(u8* partials, const TileScheduler& scheduler, int warp) {
   static_assert(!F16_ACCUMULATE || kBf16Partials, "partials leave half of the workspace");
   u8* spilled = partials + (u64)(2 * scheduler.num_ctas) * kPartialBytes;

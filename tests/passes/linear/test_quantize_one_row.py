@@ -77,8 +77,8 @@ def test_norms_and_gates_round_for_products_of_one_row(
 @pytest.mark.parametrize(
     ("rounding", "own", "before", "switched", "text"),
     [
-        (1.0, 2.0, 3.0, True, "rounded before, which takes 1.00 us alone"),
-        (0.9, 2.0, 3.0, False, "with K = 64 they are faster by themselves, though a rounding takes 0.90 us"),
+        (1.0, 2.0, 3.0, True, "quantized before, which takes 1.00 us alone"),
+        (0.9, 2.0, 3.0, False, "with K = 64 they are faster by themselves, though quantizing takes 0.90 us"),
         (None, 2.0, 3.0, False, "no table of what quantizing costs on sm_90; `etcuda tune activations` writes it"),
     ],
 )
@@ -138,7 +138,7 @@ def test_what_others_read_and_what_is_no_norm_stays(
         program = lowered(export(quantized(make(kind)), X))
         assert len(calls(program, "int4_matvec")) == 1
         assert not calls(program, "rms_norm_quantize", "quantize_activation")
-    assert re.search(r"rounds by itself: aten_add_\w+ reads \w+ too", caplog.text)
+    assert re.search(r"quantize by themselves: aten_add_\w+ reads \w+ too", caplog.text)
 
 
 @pytest.mark.parametrize("config", [GPU, HOST], ids=["sm_90", "host"])

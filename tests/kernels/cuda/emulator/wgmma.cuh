@@ -17,7 +17,7 @@ constexpr int kWords = BLOCK_M / 2;
 const Word kUnknown = NAN;
 #endif
 
-// A thread's sums between the first wgmma and the wait: the registers that get them, and the sums so far.
+// A thread's sums between the first wgmma and the wait: the registers that get them, and the sums in them.
 struct PendingWgmma {
   Word* registers = nullptr;
   Word sums[kWords];
