@@ -105,6 +105,11 @@ class GroupFormat(abc.ABC):
     def unpack(qdata: Tensor) -> Tensor:
         """Stored integers as integers [..., K]; the inverse of ``pack``, traceable."""
 
+    @classmethod
+    def is_affine(cls) -> bool:
+        """Whether values are ``scale * q + minimum``. A format of other values has a ``dequantize`` of its own."""
+        return cls.dequantize is GroupFormat.dequantize
+
     @property
     def asymmetric(self) -> bool:
         """Whether an offset is stored."""

@@ -147,7 +147,7 @@ def _quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _record(affine: Affine, name: str) -> WeightFormat:
     """The format of the fewest bits that holds the integers, among those that kernels serve."""
-    served = [record for record in formats() if record.kernels]
+    served = [record for record in formats() if record.kernels and record.format_type.is_affine()]
     for record in served:
         if affine.most - affine.least < 1 << record.bits:
             return record

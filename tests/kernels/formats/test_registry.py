@@ -17,11 +17,14 @@ from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
 
 
 def test_every_format_by_name_and_by_operator() -> None:
-    assert formats() == (INT4, INT8)
-    assert [record.name for record in formats()] == ["int4", "int8"]
+    assert {INT4, INT8} <= set(formats())
+    assert [record.bits for record in formats()] == sorted(record.bits for record in formats())
     for record in formats():
         assert find(record.name) is record
         for what in OPERATORS:
+            kernel = what.partition("_")[0]
+            if kernel in ("matvec", "matmul") and kernel not in record.kernels:
+                continue
             op = getattr(record, f"{what}_op")
             assert op is getattr(torch.ops.etcuda, f"{record.name}_{what}").default
             assert by_op(op) is record
@@ -31,7 +34,7 @@ def test_every_format_by_name_and_by_operator() -> None:
 
 
 def test_the_tensor_subclasses() -> None:
-    assert [record.tensor_type for record in formats()] == [Int4CoalescedTensor, Int8CoalescedTensor]
+    assert (INT4.tensor_type, INT8.tensor_type) == (Int4CoalescedTensor, Int8CoalescedTensor)
     assert all(record.tensor_type.format_type is record.format_type for record in formats())
 
 
@@ -39,5 +42,5 @@ def test_one_owner_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_RECORDS", dict(registry._RECORDS))
     with pytest.raises(ValueError, match=r"'int4' is registered twice: .*kernels\.formats\.int4 and elsewhere"):
         register(dataclasses.replace(INT4, owner="elsewhere"))
-    with pytest.raises(KeyError, match="'int5' is not registered; expected one of: int4, int8"):
+    with pytest.raises(KeyError, match=r"'int5' is not registered; expected one of: .*int4, int8"):
         find("int5")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,6 +27,9 @@ from torchao.quantization.quant_primitives import MappingType
 import etcuda
 from etcuda import Int4CoalescedTensor, Int8CoalescedTensor
 from etcuda.errors import WeightFormatError
+from etcuda.kernels.formats import registry
+from etcuda.kernels.formats.int4 import INT4, Int4Format
+from etcuda.kernels.formats.int8 import INT8
 from etcuda.kernels.weights.convert import Affine, from_affine, from_torchao
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -228,3 +232,31 @@ def test_integers_of_other_origins() -> None:
     close(ours, expected)
     with pytest.raises(WeightFormatError, match="w: expected scales for whole blocks"):
         from_affine(Affine((4, 64), lambda a, b: q[a:b], 0, 255, scale[:3], zero, None, torch.float32), "w")
+
+
+@dataclasses.dataclass(frozen=True)
+class LookedUp(Int4Format):
+    """Four bits that stand for other values than integers."""
+
+    name: ClassVar[str] = "fp4"
+
+    def dequantize(self, *tensors: Any, **named: Any) -> Tensor:
+        return super().dequantize(*tensors, **named).square()
+
+
+def test_integers_go_to_formats_of_integers_that_kernels_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not LookedUp.is_affine()
+    slow = dataclasses.replace(INT4, format_type=type("Slow", (Int4Format,), {"name": "a"}), kernels=frozenset())
+    records = {"fp4": dataclasses.replace(INT4, format_type=LookedUp), "a": slow, "int4": INT4, "int8": INT8}
+    monkeypatch.setattr(registry, "_RECORDS", records)
+    assert [record.name for record in registry.formats()] == ["a", "fp4", "int4", "int8"]
+    scale = torch.rand(4, 2).half()
+
+    def converted(least: int, most: int) -> Any:
+        q = torch.randint(least, most + 1, (4, 64))
+        return from_affine(Affine((4, 64), lambda a, b: q[a:b], least, most, scale, None, None, torch.float32), "w")
+
+    assert isinstance(converted(-8, 7), Int4CoalescedTensor)
+    assert isinstance(converted(-8, 8), Int8CoalescedTensor)
+    with pytest.raises(WeightFormatError, match="w: expected integers of at most 8 bits, got -300 to 300"):
+        converted(-300, 300)
