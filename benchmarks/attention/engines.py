@@ -15,9 +15,8 @@ from torch.nn.attention.bias import causal_lower_right
 
 from benchmarks.attention.cells import FLEX_FAMILIES, FLEX_LENGTHS, Cell
 from etcuda.kernels.attention.op import attention_split, attention_tiled
-from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, UPPER_LEFT
+from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, MAX_QUERY, UPPER_LEFT
 from etcuda.kernels.attention.select import choose_split, choose_tiled
-from etcuda.kernels.attention.split import MAX_QUERY
 from etcuda.kernels.common.device import LocalDevice
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from etcuda.kernels.attention import op as _op  # noqa: F401  defines the operators
-from etcuda.kernels.attention.problem import AttentionProblem, cost, problem_of, refuse
+from etcuda.kernels.attention.problem import MAX_QUERY, AttentionProblem, cost, problem_of, refuse
 from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.samples import split_samples, tiled_samples
-from etcuda.kernels.attention.split import MAX_QUERY
 from etcuda.kernels.attention.tune import TUNING
 from etcuda.kernels.common.registry import KernelRecord, register
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from etcuda.kernels.attention.check import broadcast_strides
 from etcuda.kernels.attention.configs import SplitConfig, TiledConfig
-from etcuda.kernels.attention.problem import padded
-from etcuda.kernels.attention.split import (
-    MAX_QUERY,
+from etcuda.kernels.attention.problem import MAX_QUERY, padded
+from etcuda.kernels.attention.triton.split import (
     attention_reduce_kernel,
     attention_reduce_pdl,
     attention_split_kernel,
 )
-from etcuda.kernels.attention.tiled import attention_tiled_kernel
+from etcuda.kernels.attention.triton.tiled import attention_tiled_kernel
 from etcuda.kernels.common.pdl import choose_kernel, traceable
 
 _LOG2E = math.log2(math.e)

@@ -12,7 +12,7 @@ from etcuda.kernels.attention import launch
 from etcuda.kernels.attention.check import check_arguments
 from etcuda.kernels.attention.configs import SplitConfig, TiledConfig
 from etcuda.kernels.attention.launch import Masking
-from etcuda.kernels.attention.split import MAX_QUERY
+from etcuda.kernels.attention.problem import MAX_QUERY
 from etcuda.kernels.common.memory import require_device
 
 

@@ -18,6 +18,8 @@ CAUSAL_NAMES = {FULL: "full", UPPER_LEFT: "upper-left", LOWER_RIGHT: "lower-righ
 DTYPES = (torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 512
 MIN_BLOCK = 16
+# The split kernel holds the positions of all query rows in one vector of this length.
+MAX_QUERY = 16
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,7 @@ from etcuda.kernels.attention.configs import (
     tiled_candidates,
     with_splits,
 )
-from etcuda.kernels.attention.problem import AttentionProblem
-from etcuda.kernels.attention.split import MAX_QUERY
+from etcuda.kernels.attention.problem import MAX_QUERY, AttentionProblem
 from etcuda.kernels.attention.table import Config, Entry, KernelName, Table
 from etcuda.kernels.common.device import Device
 

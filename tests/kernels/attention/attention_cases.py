@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from etcuda.kernels.attention.op import attention_split, attention_tiled
-from etcuda.kernels.attention.problem import FULL, POSITIONS
+from etcuda.kernels.attention.problem import FULL, MAX_QUERY, POSITIONS
 from etcuda.kernels.attention.reference import attention_reference
-from etcuda.kernels.attention.split import MAX_QUERY
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PDL = int(torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0))

@@ -18,7 +18,7 @@ from etcuda.kernels.activations.triton.gate import gate_quantize_kernel, gate_qu
 from etcuda.kernels.activations.triton.norm import rms_norm_quantize_kernel, rms_norm_quantize_pdl
 from etcuda.kernels.activations.triton.quantize import quantize_kernel, quantize_pdl
 from etcuda.kernels.activations.triton.reorder import reorder_kernel, reorder_pdl
-from etcuda.kernels.attention.split import attention_reduce_kernel, attention_reduce_pdl
+from etcuda.kernels.attention.triton.split import attention_reduce_kernel, attention_reduce_pdl
 from etcuda.kernels.common.blocks import INTERPRETED
 from etcuda.kernels.common.pdl import choose_kernel, traceable
 from tests.kernels.offline import compile_kernel

@@ -10,8 +10,7 @@ import torch
 from torch.export import Dim
 
 from etcuda.errors import PassError
-from etcuda.kernels.attention.problem import UPPER_LEFT
-from etcuda.kernels.attention.split import MAX_QUERY
+from etcuda.kernels.attention.problem import MAX_QUERY, UPPER_LEFT
 from etcuda.options import BackendConfig
 from etcuda.passes.attention import simplify
 from etcuda.passes.recognize.mask import PositionMask

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from etcuda.kernels.attention.masking import (
+from etcuda.kernels.attention.triton.masking import (
     finite_or_zero,
     first_and_last,
     keep_keys,

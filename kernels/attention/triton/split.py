@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from etcuda.kernels.attention.masking import (
+from etcuda.kernels.attention.triton.masking import (
     finite_or_zero,
     first_and_last,
     keep_keys,
@@ -22,9 +22,6 @@ from etcuda.kernels.attention.masking import (
     masked_logits,
     query_positions,
 )
-
-# The kernel takes the positions of all query rows in one vector of this length.
-MAX_QUERY = 16
 
 
 @triton.jit
