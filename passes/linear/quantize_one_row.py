@@ -85,7 +85,7 @@ def _choose(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[Matvec
     first = problems[0]
     us = quantize_us(ActivationProblem(1, first.k, first.itemsize), target)
     if us is None:
-        return f"there is no table of what quantizing costs on {target.arch}; `etcuda tune rounding` writes it"
+        return f"there is no table of what quantizing costs on {target.arch}; `etcuda tune activations` writes it"
     configs = []
     for each in problems:
         config = _choose_one(each, us, target)

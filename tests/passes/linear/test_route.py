@@ -44,7 +44,7 @@ def test_a_fixed_number_of_rows_goes_to_one_kernel(config: Any, rows: int) -> No
     x = torch.randn(rows, 256).to(torch.bfloat16)
     program = lowered(export(model, x))
     (call,) = calls(program, *KERNELS)
-    few = rows <= 8 and config.activation == "int8"
+    few = rows <= 8 and config.activation_dtype == "int8"
     assert ("matvec" in str(call.target)) == few
     assert close(runnable(program)(x), model(x))
 

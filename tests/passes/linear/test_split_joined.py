@@ -131,7 +131,7 @@ def test_the_host_keeps_them_joined() -> None:
     before = [each.name for each in PASSES].index("route_linear")
     run_passes(program, HOST, PASSES[:before])
     (call,) = [call for node in program.graph.nodes if (call := read_linear(node)) is not None]
-    assert call.parts == (1000, 8, 200)
+    assert call.joined == (1000, 8, 200)
 
 
 def test_parts_that_kernels_could_not_read_stay_apart(caplog: pytest.LogCaptureFixture) -> None:
