@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from etcuda.backend.precompiled import PrecompiledHeaders
 from etcuda.errors import CompileError
 
 IMAGE_ABI = 1
@@ -90,7 +91,14 @@ def find_compiler() -> list[str]:
 
 
 def build_image(
-    wrapper: str, kernels: str, binaries: Mapping[str, bytes], *, cuda: bool, isa: str, folder: pathlib.Path
+    wrapper: str,
+    kernels: str,
+    binaries: Mapping[str, bytes],
+    *,
+    cuda: bool,
+    isa: str,
+    folder: pathlib.Path,
+    headers: pathlib.Path | None = None,
 ) -> CodeImage:
     """Compiles and links one image in ``folder``, which must be empty and writable.
 
@@ -101,27 +109,23 @@ def build_image(
         cuda: whether the wrapper is for a GPU.
         isa: least processor level of the machine that runs the image.
         folder: where sources and objects go. Its path does not reach the output.
+        headers: where precompiled headers are kept; ``None`` goes without. They change no byte of the image.
 
     Raises:
         CompileError: the compiler or linker failed; the message ends with what they printed.
     """
     compiler = find_compiler()
-    flags = [*_COMMON_FLAGS, *(f"-D{name}" for name in _DEFINES), *_ISA_FLAGS[isa], *_path_flags(folder, cuda)]
-    (folder / "wrapper.cpp").write_text(wrapper)
-    commands = [[*compiler, *flags, "-O1", "-c", "wrapper.cpp", "-o", "wrapper.o"]]
-    objects = ["wrapper.o"]
+    flags = [*_COMMON_FLAGS, *(f"-D{name}" for name in _DEFINES), *_ISA_FLAGS[isa], *_path_flags(cuda)]
+    precompiled = PrecompiledHeaders(compiler, headers)
+    sources = [_Source("wrapper", wrapper, (*flags, "-O1"))]
     if kernels.strip():
-        (folder / "kernels.cpp").write_text(kernels)
-        commands.append([*compiler, *flags, *_KERNEL_FLAGS, "-c", "kernels.cpp", "-o", "kernels.o"])
-        objects.append("kernels.o")
-    _run_all(commands, folder)
-
-    undefined = _undefined_symbols([folder / name for name in objects])
+        sources.append(_Source("kernels", kernels, (*flags, *_KERNEL_FLAGS)))
+    objects = _compile_all(compiler, sources, folder, precompiled)
+    undefined = _undefined_symbols(objects)
     vector_math = sorted(name for name in undefined if _VECTOR_MATH.match(name))
     if vector_math:
-        (folder / "vector_math.cpp").write_text(_vector_math_source(vector_math))
-        _run_all([[*compiler, *flags, "-O2", "-c", "vector_math.cpp", "-o", "vector_math.o"]], folder)
-        objects.append("vector_math.o")
+        sources = [_Source("vector_math", _vector_math_source(vector_math), (*flags, "-O2"))]
+        objects += _compile_all(compiler, sources, folder, precompiled)
     wanted = sorted(name for name in undefined if _IMPORT.match(name))
     constants = {name: _constant_value(name) for name in wanted if _CONSTANT_FUNCTION.match(name)}
     imports = tuple(name for name in wanted if name not in constants)
@@ -130,7 +134,7 @@ def build_image(
     (folder / "glue.S").write_text(_glue_source(imports, constants, sorted(binaries)))
     (folder / "exports.map").write_text("{ global: etcuda_image_*; AOTInductor*; local: *; };\n")
     link = [
-        *compiler, "-shared", "-o", "image.so", *objects, "glue.S",
+        *compiler, "-shared", "-o", "image.so", *(path.name for path in objects), "glue.S",
         "-Wl,--version-script=exports.map", "-Wl,-z,defs", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none",
         "-Wl,--gc-sections", "-Wl,-s", "-Wl,-soname,etcuda_image", "-lm",
     ]  # fmt: skip
@@ -138,10 +142,40 @@ def build_image(
     return CodeImage((folder / "image.so").read_bytes(), imports)
 
 
-def _path_flags(folder: pathlib.Path, cuda: bool) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    name: str
+    text: str
+    flags: tuple[str, ...]
+
+    def command(self, compiler: Sequence[str], folder: pathlib.Path, faster: Sequence[str] = ()) -> list[str]:
+        # A path that reaches the output through __FILE__ is the same wherever the folder is.
+        where = f"-ffile-prefix-map={folder}=/image"
+        return [*compiler, *self.flags, *faster, where, "-c", f"{self.name}.cpp", "-o", f"{self.name}.o"]
+
+
+def _compile_all(
+    compiler: Sequence[str], sources: Sequence[_Source], folder: pathlib.Path, precompiled: PrecompiledHeaders
+) -> list[pathlib.Path]:
+    for source in sources:
+        (folder / f"{source.name}.cpp").write_text(source.text)
+    faster = [precompiled.flags(source.text, source.flags) for source in sources]
+    try:
+        _run_all(
+            [source.command(compiler, folder, extra) for source, extra in zip(sources, faster, strict=True)], folder
+        )
+    except CompileError:
+        # Without what is not needed: either the compiler is content now, or this is the error to report.
+        _run_all([source.command(compiler, folder) for source in sources], folder)
+        for extra in faster:
+            precompiled.discard(extra)
+    return [folder / f"{source.name}.o" for source in sources]
+
+
+def _path_flags(cuda: bool) -> list[str]:
     torch_root = pathlib.Path(torch.__file__).parent
-    # Every path that may reach the output through __FILE__ is mapped to a fixed one, so that it is reproducible.
-    flags = [f"-ffile-prefix-map={folder}=/image", f"-ffile-prefix-map={torch_root}=/torch"]
+    # Paths that may reach the output through __FILE__ are mapped to fixed ones, so that it is reproducible.
+    flags = [f"-ffile-prefix-map={torch_root}=/torch"]
     flags += [f"-I{torch_root / 'include'}", f"-I{torch_root / 'include' / 'torch' / 'csrc' / 'api' / 'include'}"]
     if cuda:
         include = pathlib.Path(__file__).parent / "include"

@@ -18,6 +18,7 @@ from etcuda.passes.base import GraphPass, NodeError, graph_modules
 from etcuda.passes.canonical.bind_symbolic_inputs import bind_symbolic_inputs
 from etcuda.passes.canonical.contiguous_outputs import contiguous_outputs
 from etcuda.passes.canonical.decompose_conv import decompose_conv
+from etcuda.passes.canonical.inline_kernels import inline_kernels
 from etcuda.passes.canonical.inline_scalar_constants import inline_scalar_constants
 from etcuda.passes.canonical.lower_edge_ops import lower_edge_ops
 from etcuda.passes.canonical.move_cond_predicate_to_host import move_cond_predicate_to_host
@@ -41,6 +42,7 @@ PASSES: tuple[GraphPass, ...] = (
     bind_symbolic_inputs,
     inline_scalar_constants,
     view_copy_to_view,
+    inline_kernels,
     move_cond_predicate_to_host,
     pack_torchao,
     fuse_mlp,

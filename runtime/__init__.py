@@ -19,6 +19,7 @@ from etcuda.runtime.binding import (
     memory_stats,
     reset_state,
     set_memory_limit,
+    set_verify_weights,
     shim_names,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "memory_stats",
     "reset_state",
     "set_memory_limit",
+    "set_verify_weights",
     "shim_names",
 ]
 

@@ -4,11 +4,13 @@
 #include <cstring>
 
 #include "core/failure.h"
+#include "core/last_error.h"
 #include "cuda/cublaslt.h"
 #include "cuda/driver.h"
 #include "memory/allocator.h"
 #include "shims/table.h"
 #include "weights/pool.h"
+#include "weights/verify.h"
 
 namespace etcuda {
 
@@ -72,6 +74,7 @@ size_t etcuda_memory_stats(EtcudaMemoryStats* stats, size_t capacity) {
 }
 
 int etcuda_empty_cache(void) {
+  clear_last_error();
   return reported([] {
     for_each_allocator([](int, int, CachingAllocator& allocator, void*) { allocator.empty_cache(); },
                        nullptr);
@@ -79,6 +82,7 @@ int etcuda_empty_cache(void) {
 }
 
 int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t nbytes) {
+  clear_last_error();
   return reported([&] {
     CachingAllocator& allocator = device_type == kHost ? host_allocator() : cuda_allocator(device_index);
     allocator.set_limit(nbytes);
@@ -86,6 +90,7 @@ int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t 
 }
 
 int64_t etcuda_reset_state(void) {
+  clear_last_error();
   int64_t count = 0;
   return reported([&] { count = static_cast<int64_t>(reset_all_states()); }) == 0 ? count : -1;
 }
@@ -101,6 +106,10 @@ size_t etcuda_last_error(char* text, size_t capacity) {
     text[copied] = '\0';
   });
   return length;
+}
+
+void etcuda_set_verify_weights(int enabled) {
+  set_verify_weights(enabled != 0);
 }
 
 void etcuda_set_cublaslt_path(const char* path) {

@@ -36,8 +36,13 @@ ETCUDA_API int etcuda_set_memory_limit(int32_t device_type, int32_t device_index
 // Restores the initial content of all mutable buffers of all loaded programs. No method may be executing.
 // Returns how many buffers there are, or -1 on failure.
 ETCUDA_API int64_t etcuda_reset_state(void);
-// Copies the last error message that etcuda reported, cut to `capacity`; returns its full length.
+// Copies the sentence behind the failure of this thread's last call, cut to `capacity`; returns its full
+// length. It is etcuda's own, or ExecuTorch's where ExecuTorch refused the call; empty if the call succeeded.
+// Calls are loading and executing a method, and the functions above that return a status.
 ETCUDA_API size_t etcuda_last_error(char* text, size_t capacity);
+// Whether the bytes of weights are compared with their digests when they are loaded, from now on. Otherwise
+// the environment variable ETCUDA_VERIFY_WEIGHTS says so: 0 or 1, which is also what holds without it.
+ETCUDA_API void etcuda_set_verify_weights(int enabled);
 // Where cuBLASLt is to be looked for first. To be called before the first GPU program is loaded.
 ETCUDA_API void etcuda_set_cublaslt_path(const char* path);
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import os
 import pathlib
 
 from etcuda.errors import RuntimeUnavailableError
@@ -73,11 +74,13 @@ def load() -> ctypes.CDLL:
     library.etcuda_reset_state.restype = ctypes.c_int64
     library.etcuda_last_error.restype = ctypes.c_size_t
     library.etcuda_last_error.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+    library.etcuda_set_verify_weights.argtypes = (ctypes.c_int,)
+    library.etcuda_set_verify_weights.restype = None
     library.etcuda_set_cublaslt_path.argtypes = (ctypes.c_char_p,)
     library.etcuda_set_cublaslt_path.restype = None
     cublaslt = find_cublaslt()
     if cublaslt is not None:
-        library.etcuda_set_cublaslt_path(str(cublaslt).encode())
+        library.etcuda_set_cublaslt_path(os.fsencode(cublaslt))
     return library
 
 
@@ -99,7 +102,7 @@ def gpu_available() -> bool:
 def gpu_unavailable_reason() -> str | None:
     """Why ``gpu_available()`` is false; None if it is true."""
     reason: bytes = load().etcuda_gpu_unavailable_reason()
-    return reason.decode() or None
+    return reason.decode(errors="replace") or None
 
 
 def shim_names() -> list[str]:
@@ -128,7 +131,9 @@ def memory_stats() -> list[MemoryStats]:
 
 
 def last_error() -> str:
-    """The last error message that the runtime logged; empty if there was none."""
+    """The sentence behind the failure of this thread's last call: etcuda's, or ExecuTorch's where ExecuTorch refused
+    the call; empty if the call succeeded. Calls are loading and executing a method, and the functions of this module
+    that raise."""
     library = load()
     length = library.etcuda_last_error(None, 0)
     text = ctypes.create_string_buffer(length + 1)
@@ -165,6 +170,18 @@ def set_memory_limit(device: str, nbytes: int) -> None:
     if kind not in _DEVICE_TYPES or (index and not index.isdigit()) or nbytes < 0:
         raise ValueError(f"expected 'cpu', 'cuda' or 'cuda:<index>' and a bound >= 0, got {device!r} and {nbytes}.")
     _checked(load().etcuda_set_memory_limit(_DEVICE_TYPES[kind], int(index or 0), nbytes), "set_memory_limit")
+
+
+def set_verify_weights(enabled: bool) -> None:
+    """Whether the bytes of weights are compared with their digests when a method is loaded, from now on, in the whole
+    process. They are by default; the environment variable ``ETCUDA_VERIFY_WEIGHTS=0`` says otherwise.
+
+    Raises:
+        TypeError: neither True nor False.
+    """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"set_verify_weights: expected True or False, got {enabled!r}.")
+    load().etcuda_set_verify_weights(int(enabled))
 
 
 def reset_state() -> int:

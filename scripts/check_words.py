@@ -60,7 +60,7 @@ RETIRED = (
         r"\b(Eight|Place|Turn|Task)\b", "PartialFragment, Epilogue, PipelineState, SharedTile", DEVICE, _DEVICE_CODE
     ),
     Retired(r"\b(aside|put_aside|add_aside|there\(\)|see_words)\b", "spill, is_ready, poll", DEVICE, _DEVICE_CODE),
-    Retired(r"\b(near|far)\b", "smem, gmem", DEVICE, _DEVICE_CODE),
+    Retired(r"\b(near|far)(?=[;\[]| =)|\bfrom_far\b", "smem, gmem", DEVICE, _DEVICE_CODE),
     Retired(r"\b(order|gate_order)_activation\b|\bgate_order\b|\bmatmul_ordered\b", "reorder, reordered", KERNELS),
     Retired(r"\b[Pp]ut(s|ting)? (\w+ )?in order\b|\bin a tiled order\b", "reorder", KERNELS),
     Retired(r"\bwarpgroup_(results|meeting|work|copies|weights|layout)\b", "the file's new name"),

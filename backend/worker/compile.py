@@ -9,6 +9,7 @@ import torch
 
 from etcuda.backend.image import build_image
 from etcuda.backend.inductor import capture, device
+from etcuda.backend.worker.client import default_cache_dir
 from etcuda.backend.worker.job import JobRequest, JobResult
 from etcuda.backend.worker.move import move_to_device
 from etcuda.errors import CompileError
@@ -39,6 +40,7 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
         cuda=not is_host,
         isa=request.options.host_isa if is_host else "x86-64",
         folder=folder,
+        headers=pathlib.Path(request.options.cache_dir or default_cache_dir()) / "headers",
     )
     _require_known(image.imports, is_host)
     progress("C++", 1, 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.int4.cells import Cell
 from benchmarks.int4.gate import silu_gate
 from benchmarks.int4.read import read
-from etcuda.kernels.activations.reorder_launch import Reordered, order, reorder_gated
+from etcuda.kernels.activations.reorder_launch import Reordered, gate_reorder, reorder
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear import launch
@@ -64,7 +64,7 @@ def ours(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     if cell.kind == "gated":
         height = _height(config)
         return lambda x: _on_tensor_cores(
-            cell, weight, device, reorder_gated(x, None, "silu", problem.activation_dtype, height, pdl), pdl
+            cell, weight, device, gate_reorder(x, None, "silu", problem.activation_dtype, height, pdl), pdl
         )  # fmt: skip
     return lambda x: run_config(weight.stored, x, config, None, problem.activation_dtype, device.num_sms, pdl)
 
@@ -83,7 +83,7 @@ def gate_apart(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
         raise UnsupportedError("behind a gate only")
     height = _height(choose(cell.problem, device, 1).config)
     return lambda x: _on_tensor_cores(
-        cell, weight, device, order(4, silu_gate(x, 1), cell.problem.activation_dtype, height, 1, 1), 1
+        cell, weight, device, reorder(4, silu_gate(x, 1), cell.problem.activation_dtype, height, 1, 1), 1
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def _height(config: object) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _order_once(x: Tensor, activation_dtype: str, block_m: int) -> Reordered:
-    return order(4, x, activation_dtype, block_m, 1, 0)
+    return reorder(4, x, activation_dtype, block_m, 1, 0)
 
 
 def _on_tensor_cores(cell: Cell, weight: Weight, device: LocalDevice, reordered: Reordered, pdl: int) -> Tensor:

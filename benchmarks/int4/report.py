@@ -149,8 +149,9 @@ def _tuned() -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in formats():
-        for path in sorted((table.FOLDER / record.name).glob("*.json")):
-            measured = table.from_json(path.read_text(), str(path))
+        table_format = table.format_of(record.name)
+        for path in sorted(table_format.folder.glob("*.json")):
+            measured = table_format.from_json(path.read_text(), str(path))
             for entry in measured.entries:
                 problem = entry.problem
                 floor = problem.weight_bytes / READ_BYTES_PER_S * 1e6

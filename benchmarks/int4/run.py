@@ -20,10 +20,10 @@ from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED, Unsupported
 from etcuda.kernels.activations.reference import gate_reference
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.common.timing import Timer
-from etcuda.kernels.formats.stored import StoredWeight
+from etcuda.kernels.common.tuner import environment
 from etcuda.kernels.linear.choose.select import choose
-from etcuda.kernels.linear.choose.tune import environment, make_weight
-from etcuda.kernels.linear.problem import LinearProblem, cost
+from etcuda.kernels.linear.choose.tune import make_weight
+from etcuda.kernels.linear.problem import cost
 
 # Against fp32 with the dequantised weight and exact activations. Peers round scales to bf16.
 MOST_ERROR = {"int8": 6.5e-3, "exact": 2e-3}
@@ -62,8 +62,8 @@ def run(out: pathlib.Path, budget_s: float, engines: Sequence[str], kinds: Seque
     deadline = time.monotonic() + budget_s
     device = LocalDevice.current()
     timer = Timer()
-    value: dict[str, Any] = {"environment": environment(device), "ceilings": _ceilings(timer), "rows": []}
-    value["environment"]["timing"] = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
+    timing = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
+    value: dict[str, Any] = {"environment": environment(device, timing), "ceilings": _ceilings(timer), "rows": []}
     cells = [cell for cell in CELLS if cell.kind in kinds]
     for cell in cells:
         if time.monotonic() > deadline:
@@ -80,7 +80,7 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
     problem = cell.problem
     torch.manual_seed(0)
     sets = max(2, min(_MOST_SETS, math.ceil(_COLD_BYTES / problem.weight_bytes)))
-    weights = [_make(problem) for _ in range(sets)]
+    weights = [Weight(make_weight(problem, problem.n)) for _ in range(sets)]
     gated = cell.kind == "gated"
     x = torch.randn(problem.m, problem.k * (1 + gated), dtype=torch.bfloat16, device="cuda")
     factor = gate_reference(x, None, "silu") if gated else x
@@ -123,11 +123,6 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
 def _copies(name: str, weight_bytes: int, sets: int) -> int:
     # A weight in bf16 has more bytes, so that fewer of them are larger than the cache.
     return max(2, math.ceil(sets / 3)) if name == "cuBLAS bf16" else sets
-
-
-def _make(problem: LinearProblem) -> Weight:
-    weight_format, stored = make_weight(problem, problem.n)
-    return Weight(StoredWeight(weight_format, *stored))
 
 
 def _expected(weight: Weight, x: Tensor, n: int) -> Tensor:

@@ -17,7 +17,11 @@ from etcuda.errors import OptionError
 @click.option(
     "--arch", help="architecture of the local GPU, sm_90; the run fails on another  [default: whichever it is]"
 )
-@click.option("--out", type=pathlib.Path, help="the table to write  [default: the one that export reads]")
+@click.option(
+    "--out",
+    type=pathlib.Path,
+    help="the table to write  [default: the one that export reads, which is overwritten only with --resume]",
+)
 @click.option("--resume", type=pathlib.Path, help="a table whose entries are kept and not measured again")
 @click.option("--budget-s", type=float, default=math.inf, help="seconds after which no shape is started")
 @click.option("--jobs", type=click.IntRange(min=1), default=min(14, os.cpu_count() or 1), help="processes that compile")
@@ -37,12 +41,12 @@ def command(
 
     Export reads the table of its target's architecture. What was measured before the time was up is written.
     """
-    from etcuda.cli import tuners
+    from etcuda.kernels.common import tuner
 
-    known = tuners.families()
+    known = tuner.families()
     if family not in known:
         close = difflib.get_close_matches(family, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise OptionError(f"tune: expected one of the kernel families {', '.join(known)}, got {family!r}.{hint}")
-    options = tuners.TuneOptions(arch=arch, out=out, minutes=budget_s / 60, jobs=jobs, resume=resume, only=only)
-    ctx.exit(tuners.run(family, options))
+    options = tuner.TuneOptions(arch=arch, out=out, resume=resume, budget_s=budget_s, jobs=jobs, only=only)
+    ctx.exit(tuner.run(family, options))

@@ -64,7 +64,7 @@ def split_problems() -> list[tuple[Family, AttentionProblem]]:
 
 
 def tiled_problems() -> list[tuple[Family, AttentionProblem]]:
-    """What the tiled kernel is tuned for; the few-row ones show where it meets the split kernel."""
+    """What the tiled kernel is tuned for; the few-row ones show from where it beats the split kernel."""
     found = prefill((D128, GEMMA, LLAMA, GEMMA_FULL, QWEN))
     found += prefill((GEMMA, LLAMA, D128), WINDOW)
     for l_q in (16, 4):

@@ -170,4 +170,4 @@ def check_tokens(op: str, num_tokens: int, tokens: int) -> None:
         KernelArgumentError: they are more, or the kernels take no such number.
     """
     expect(tokens in (1, 2, 4, 8), op, "tokens", "1, 2, 4 or 8", tokens)
-    expect(not statically_known_true(num_tokens > tokens), op, "x", f"at most {tokens} rows", num_tokens)
+    expect(not statically_known_true(num_tokens > tokens), op, "x", f"at most {tokens} tokens", num_tokens)

@@ -5,9 +5,11 @@ Their trailing integers are a launch (``MatvecLaunch``, ``MatmulLaunch``), so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.library import triton_op
 
@@ -26,17 +28,21 @@ from etcuda.kernels.linear.check import (
 )
 from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch
 
-# An operator and its fake.
-Defined = tuple[Any, Callable[..., Tensor]]
+Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 # What the operators take of a weight, as of ``linear``: the stored tensors, the bias and the group size.
-_WEIGHT = (
-    "Tensor qdata, Tensor scale, Tensor? zero, Tensor? scale_step, Tensor? zero_step, Tensor? bias, SymInt group_size"
-)
-_WEIGHT_ARGUMENTS = 7
+_WEIGHT: dict[str, Any] = {
+    "qdata": Tensor,
+    "scale": Tensor,
+    "zero": Tensor | None,
+    "scale_step": Tensor | None,
+    "zero_step": Tensor | None,
+    "bias": Tensor | None,
+    "group_size": int,
+}
 
 
-def define_matvec(record: WeightFormat) -> Defined:
+def define_matvec(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matvec``."""
     name = f"{record.name}_matvec"
 
@@ -47,7 +53,8 @@ def define_matvec(record: WeightFormat) -> Defined:
         check_tokens(name, x.numel() // weight.k, how.tokens)
         return weight, bias, how
 
-    @triton_op(f"etcuda::{name}", mutates_args=(), schema=_schema("Tensor x", "", MatvecLaunch.names(False)))
+    @triton_op(f"etcuda::{name}", mutates_args=())
+    @_takes({"x": Tensor}, {}, MatvecLaunch.names(False))
     def matvec(x: Tensor, *rest: Any) -> Tensor:
         """``linear`` with activation_dtype "int8" for at most ``tokens``, which the product quantizes itself.
 
@@ -73,10 +80,9 @@ def define_matvec(record: WeightFormat) -> Defined:
         return x.new_empty((*x.shape[:-1], weight.n))
 
     matvec.register_fake(fake_matvec)
-    return matvec, fake_matvec
 
 
-def define_matvec_quantized(record: WeightFormat) -> Defined:
+def define_matvec_quantized(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matvec_quantized``."""
     name = f"{record.name}_matvec_quantized"
 
@@ -88,10 +94,10 @@ def define_matvec_quantized(record: WeightFormat) -> Defined:
         check_tokens(name, quantized[0].shape[0], how.tokens)
         return weight, bias, dtype, how
 
-    before = "Tensor q, Tensor q_scale, Tensor q_sum"
-    schema = _schema(before, "ScalarType dtype", MatvecLaunch.names(True))
+    before = {"q": Tensor, "q_scale": Tensor, "q_sum": Tensor}
 
-    @triton_op(f"etcuda::{name}", mutates_args=(), schema=schema)
+    @triton_op(f"etcuda::{name}", mutates_args=())
+    @_takes(before, {"dtype": torch.dtype}, MatvecLaunch.names(True))
     def matvec_quantized(q: Tensor, q_scale: Tensor, q_sum: Tensor, *rest: Any) -> Tensor:
         """Like ``matvec`` on what ``quantize_activation`` returned; [M, N] in ``dtype``.
 
@@ -110,10 +116,9 @@ def define_matvec_quantized(record: WeightFormat) -> Defined:
         return q.new_empty((q.shape[0], weight.n), dtype=dtype)
 
     matvec_quantized.register_fake(fake_matvec_quantized)
-    return matvec_quantized, fake_matvec_quantized
 
 
-def define_matmul(record: WeightFormat) -> Defined:
+def define_matmul(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matmul``."""
     name = f"{record.name}_matmul"
 
@@ -124,9 +129,8 @@ def define_matmul(record: WeightFormat) -> Defined:
         check_warpgroups(name, weight, x, how)
         return weight, bias, activation_dtype, how
 
-    schema = _schema("Tensor x", "str activation_dtype", MatmulLaunch.names())
-
-    @triton_op(f"etcuda::{name}", mutates_args=(), schema=schema)
+    @triton_op(f"etcuda::{name}", mutates_args=())
+    @_takes({"x": Tensor}, {"activation_dtype": str}, MatmulLaunch.names())
     def matmul(x: Tensor, *rest: Any) -> Tensor:
         """``linear`` on tensor cores, for any number of tokens.
 
@@ -154,10 +158,9 @@ def define_matmul(record: WeightFormat) -> Defined:
         return x.new_empty((*x.shape[:-1], weight.n))
 
     matmul.register_fake(fake_matmul)
-    return matmul, fake_matmul
 
 
-def define_matmul_reordered(record: WeightFormat) -> Defined:
+def define_matmul_reordered(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matmul_reordered``."""
     name = f"{record.name}_matmul_reordered"
 
@@ -169,10 +172,10 @@ def define_matmul_reordered(record: WeightFormat) -> Defined:
         check_warpgroups(name, weight, reordered[0], how, reordered[2])
         return weight, bias, dtype, activation_dtype, how
 
-    before = "Tensor reordered, Tensor factor, Tensor semaphores"
-    schema = _schema(before, "ScalarType dtype, str activation_dtype", MatmulLaunch.names())
+    before = {"reordered": Tensor, "factor": Tensor, "semaphores": Tensor}
 
-    @triton_op(f"etcuda::{name}", mutates_args=(), schema=schema)
+    @triton_op(f"etcuda::{name}", mutates_args=())
+    @_takes(before, {"dtype": torch.dtype, "activation_dtype": str}, MatmulLaunch.names())
     def matmul_reordered(reordered: Tensor, factor: Tensor, semaphores: Tensor, *rest: Any) -> Tensor:
         """Like ``matmul`` on what ``reorder_activation`` returned for weights of as many bits.
 
@@ -204,20 +207,29 @@ def define_matmul_reordered(record: WeightFormat) -> Defined:
         return reordered.new_empty((factor.shape[-1], weight.n), dtype=dtype)
 
     matmul_reordered.register_fake(fake_matmul_reordered)
-    return matmul_reordered, fake_matmul_reordered
 
 
-def _schema(before: str, after: str, integers: Sequence[str]) -> str:
-    """An operator's schema: what comes before the weight, what comes behind it, the integers of its launch."""
-    names = [f"SymInt {integer}" for integer in integers]
-    return f"({', '.join(filter(None, (before, _WEIGHT, after, *names)))}) -> Tensor"
+def _takes(
+    before: Mapping[str, Any], after: Mapping[str, Any], integers: Sequence[str]
+) -> Callable[[Function], Function]:
+    """Gives a function the signature of its operator, from which PyTorch infers the schema: what comes before the
+    weight, the weight, what comes behind it, and the integers of its launch."""
+    types = {**before, **_WEIGHT, **after, **dict.fromkeys(integers, int)}
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, either, annotation=each) for name, each in types.items()]
+
+    def give(function: Function) -> Function:
+        function.__signature__ = inspect.Signature(parameters, return_annotation=Tensor)  # type: ignore[attr-defined]
+        return function
+
+    return give
 
 
 def _read_weight(
     op: str, record: WeightFormat, arguments: Sequence[Any]
 ) -> tuple[StoredWeight, Tensor | None, Sequence[Any]]:
     """The weight and the bias in front of an operator's arguments, and those behind them."""
-    *tensors, bias, group_size = arguments[:_WEIGHT_ARGUMENTS]
+    *tensors, bias, group_size = arguments[: len(_WEIGHT)]
     qdata, scale, zero, scale_step, zero_step = tensors
     weight = check_stored(op, record.format_type, group_size, qdata, scale, zero, scale_step, zero_step)
-    return weight, bias, arguments[_WEIGHT_ARGUMENTS:]
+    return weight, bias, arguments[len(_WEIGHT) :]

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from etcuda.kernels.activations.reference import Quantized
-from etcuda.kernels.activations.reorder_launch import dtype_name, order, segments_of
+from etcuda.kernels.activations.reorder_launch import dtype_name, reorder, segments_of
 from etcuda.kernels.common.blocks import GROUPS_FIRST
 from etcuda.kernels.common.memory import aligned
 from etcuda.kernels.common.pdl import choose_kernel
@@ -15,7 +15,7 @@ from etcuda.kernels.cuda import native_kernels
 from etcuda.kernels.formats.base import DTYPES
 from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch
-from etcuda.kernels.linear.hopper.gemm import native
+from etcuda.kernels.linear.hopper.gemm import GemmConfig
 from etcuda.kernels.linear.hopper.stand_in import hopper_gemm_kernel, hopper_gemm_pdl
 from etcuda.kernels.linear.triton import matvec as mv
 from etcuda.kernels.linear.triton.fixup import reduce_kernel, reduce_pdl
@@ -29,23 +29,23 @@ def matvec(
 ) -> Tensor:
     """x [M, K], M at most ``how.tokens``, times a weight; [M, N]. ``x`` is what ``quantize`` made of it if the launch
     says so."""
-    rows, scale, total = x if isinstance(x, tuple) else (x, x, x)
-    num_tokens, k = rows.shape
-    out = rows.new_empty((num_tokens, weight.n), dtype=dtype)
+    values, scale, total = x if isinstance(x, tuple) else (x, x, x)
+    num_tokens, k = values.shape
+    out = values.new_empty((num_tokens, weight.n), dtype=dtype)
     tensors = [*_tensors(weight), weight.qdata if bias is None else bias]
     constants = {
         **_format_constants(weight, k), "HAS_BIAS": bias is not None, "TOKENS": how.tokens, "BLOCK_N": how.block_n,
         "BLOCKS": how.blocks, "STAGES": how.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
     }  # fmt: skip
     if how.ctas:
-        kernel, early = choose_kernel(rows, mv.resident_kernel, mv.resident_pdl, how.pdl)
+        kernel, early = choose_kernel(values, mv.resident_kernel, mv.resident_pdl, how.pdl)
         kernel[(min(how.ctas, triton.cdiv(weight.n, how.block_n)),)](
-            rows, *tensors, out, weight.n, num_tokens, **constants, num_warps=how.num_warps, **early,
+            values, *tensors, out, weight.n, num_tokens, **constants, num_warps=how.num_warps, **early,
         )  # fmt: skip
     else:
-        kernel, early = choose_kernel(rows, mv.stepped_kernel, mv.stepped_pdl, how.pdl)
+        kernel, early = choose_kernel(values, mv.stepped_kernel, mv.stepped_pdl, how.pdl)
         kernel[(triton.cdiv(weight.n, how.block_n),)](
-            rows, scale, total, *tensors, out, weight.n, num_tokens, **constants, QUANTIZED=how.quantized,
+            values, scale, total, *tensors, out, weight.n, num_tokens, **constants, QUANTIZED=how.quantized,
             num_warps=how.num_warps, **early,
         )  # fmt: skip
     return out
@@ -56,7 +56,7 @@ def matmul(
 ) -> Tensor:  # fmt: skip
     """x [M, K] times a weight; [M, N]."""
     tiled = int(how.warpgroups > 0)
-    reordered = order(weight.format.bits, x, activation_dtype, how.block_m, tiled, how.pdl)
+    reordered = reorder(weight.format.bits, x, activation_dtype, how.block_m, tiled, how.pdl)
     return matmul_reordered(weight, reordered, how, bias, x.dtype, activation_dtype)
 
 
@@ -93,10 +93,11 @@ def _launch_hopper(
     copied = any(made is not given for made, (given, _) in zip(tensors, needs, strict=True))
     # The kernel in front of it would write a weight, which is read before that one's end.
     kernel, early = choose_kernel(x, hopper_gemm_kernel, hopper_gemm_pdl, 0 if copied else how.pdl)
-    made = native(
-        weight.k, dtype_name(x.dtype), activation_dtype, segments_of(factor), weight.format.offset, how.block_m,
-        how.warpgroups, how.num_stages, dtype_name(out.dtype), None if bias is None else dtype_name(bias.dtype),
-    )  # fmt: skip
+    made = GemmConfig(
+        k=weight.k, mma_dtype=dtype_name(x.dtype), activation_dtype=activation_dtype, k_segments=segments_of(factor),
+        offset=weight.format.offset, block_m=how.block_m, warpgroups=how.warpgroups, num_stages=how.num_stages,
+        out_dtype=dtype_name(out.dtype), bias_dtype=None if bias is None else dtype_name(bias.dtype),
+    ).native()  # fmt: skip
     with native_kernels():
         kernel[(how.ctas,)](
             x, factor, *tensors, weight.qdata if bias is None else bias, out, partials, semaphores, weight.n + 2,
@@ -127,11 +128,11 @@ def _launch_triton(
     if not how.ctas:
         return
     steps = triton.cdiv(k // 32, how.blocks)
-    part_m = min(how.block_m, 16)
+    chunk_m = min(how.block_m, 16)
     kernel, early = choose_kernel(x, reduce_kernel, reduce_pdl, how.pdl)
-    kernel[(torch.sym_min(tiles, how.ctas), how.block_m // part_m)](
+    kernel[(torch.sym_min(tiles, how.ctas), how.block_m // chunk_m)](
         factor, added, out, partials, n, num_tokens, how.ctas, HAS_BIAS=bias is not None, STEPS=steps,
-        BLOCK_N=how.block_n, BLOCK_M=how.block_m, PART_M=part_m, WIDE=how.ctas * how.ctas * steps >= 1 << 31,
+        BLOCK_N=how.block_n, BLOCK_M=how.block_m, CHUNK_M=chunk_m, WIDE=how.ctas * how.ctas * steps >= 1 << 31,
         num_warps=4, **early,
     )  # fmt: skip
 
@@ -139,8 +140,8 @@ def _launch_triton(
 def _format_constants(weight: StoredWeight, k: int) -> dict[str, object]:
     stored = weight.format
     group = min(stored.group_size, k)
-    codes = stored.scale_storage == "codes"
-    return {"K": k, "BITS": stored.bits, "GROUP": group, "OFFSET": stored.offset, "CODES": codes}
+    scale_codes = stored.scale_storage == "codes"
+    return {"K": k, "BITS": stored.bits, "GROUP": group, "OFFSET": stored.offset, "SCALE_CODES": scale_codes}
 
 
 def _tensors(weight: StoredWeight) -> list[Tensor]:

@@ -9,22 +9,18 @@ from __future__ import annotations
 from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.define import define_embedding, define_linear
 from etcuda.kernels.linear.define_kernels import (
-    Defined,
     define_matmul,
     define_matmul_reordered,
     define_matvec,
     define_matvec_quantized,
 )
 
-# Every operator that is a kernel, and its fake, by name: "int4_matvec".
-KERNELS: dict[str, Defined] = {}
-
 for _record in formats():
     define_linear(_record)
     define_embedding(_record)
     if "matvec" in _record.kernels:
-        KERNELS[f"{_record.name}_matvec"] = define_matvec(_record)
-        KERNELS[f"{_record.name}_matvec_quantized"] = define_matvec_quantized(_record)
+        define_matvec(_record)
+        define_matvec_quantized(_record)
     if "matmul" in _record.kernels:
-        KERNELS[f"{_record.name}_matmul"] = define_matmul(_record)
-        KERNELS[f"{_record.name}_matmul_reordered"] = define_matmul_reordered(_record)
+        define_matmul(_record)
+        define_matmul_reordered(_record)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from etcuda.errors import GgufError
 from etcuda.kernels.weights.gguf import GgufFile
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES
+from etcuda.kernels.weights.renamed import renamed_keyword
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 Names = Mapping[str, str] | Callable[[str], str | None]
@@ -36,6 +37,7 @@ class _Placement:
     old: Tensor
 
 
+@renamed_keyword("activation", "activation_dtype")
 def load_gguf(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -126,15 +128,15 @@ def _places(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, s
 
 
 def _misfit(file: GgufFile, source: str, old: Tensor, owners: list[tuple[nn.Module, str]]) -> str | None:
-    kind, shape = file.types[source], file.shape(source)
+    gguf_type, shape = file.types[source], file.shape(source)
     if shape != tuple(old.shape):
         return f"expected the parameter's shape {list(old.shape)}, got {list(shape)}"
-    if kind in BLOCK_TYPES:
+    if gguf_type in BLOCK_TYPES:
         for module, attribute in owners:
             if attribute != "weight" or not isinstance(module, nn.Linear | nn.Embedding):
-                return f"expected a floating type for {attribute} of a {type(module).__name__}, got {kind}"
-    elif kind not in ("F32", "F16", "BF16"):
-        return f"expected a floating type or one of {', '.join(BLOCK_TYPES)}, got {kind}"
+                return f"expected a floating type for {attribute} of a {type(module).__name__}, got {gguf_type}"
+    elif gguf_type not in ("F32", "F16", "BF16"):
+        return f"expected a floating type or one of {', '.join(BLOCK_TYPES)}, got {gguf_type}"
     return None
 
 
@@ -196,5 +198,5 @@ def _rotated_rows(rows: int, heads: Any, source: str) -> Tensor:
 def _take_rows(tensor: Tensor, rows: Tensor) -> Tensor:
     if not isinstance(tensor, CoalescedTensor):
         return tensor.index_select(0, rows)
-    taken: Tensor = tensor._map(lambda part: part.index_select(0, rows))
+    taken: Tensor = tensor._map(lambda stored: stored.index_select(0, rows))
     return taken

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +13,7 @@ from etcuda.kernels.formats.base import DTYPES, MINIMUM, STEP, SYMMETRIC, ZERO_P
 
 SEARCHES = ("minmax", "least_squares")
 
-# Weights that are worked on at a time: what bounds the memory beside the weight and its packed form.
+# Weights that are worked on at a time: what bounds the memory beside the weight and what it is packed into.
 CHUNK = {"cpu": 1 << 18}
 _CHUNK_ON_DEVICE = 1 << 24
 _SHRINKS = (1.0, 0.9, 0.8)
@@ -18,13 +21,13 @@ _ROUNDS = 3
 
 
 def quantize_weight(
-    weight: Tensor, form: GroupFormat, search: str = "minmax", name: str = "weight"
+    weight: Tensor, weight_format: GroupFormat, search: str = "minmax", name: str = "weight"
 ) -> dict[str, Tensor]:
     """Quantises a weight, some rows at a time, so that beside the result only a few MiB are needed.
 
     Args:
-        weight: [N, K] floating; any strides.
-        form: format of the result; int8 formats symmetric.
+        weight: [*, N, K] floating; any strides.
+        weight_format: format of the result; int8 formats symmetric.
         search: "minmax": the group's extremes are represented. "least_squares": scale and offset of each group are
             fitted to its weights, from several starting points, for the least squared error.
         name: of the weight, for messages.
@@ -35,24 +38,27 @@ def quantize_weight(
     Raises:
         WeightFormatError: the shape or dtype is not one that the format takes, or a weight is infinite or NaN.
     """
-    check_weight(weight, form, name)
+    check_weight(weight, weight_format, name)
     if search not in SEARCHES:
         raise WeightFormatError(f"{name}: scale_search: expected 'minmax' or 'least_squares', got {search!r}.")
-    n, k = weight.shape
-    parts = {
-        part: torch.empty(shape, dtype=dtype, device=weight.device)
-        for part, (shape, dtype) in form.components(n, k).items()
+    *leading, n, k = weight.shape
+    group_size = weight_format.group_size
+    components = {
+        component: torch.empty(shape, dtype=dtype, device=weight.device)
+        for component, (shape, dtype) in weight_format.components(*weight.shape).items()
     }
     rows = max(1, CHUNK.get(weight.device.type, _CHUNK_ON_DEVICE) // k)
-    for start in range(0, n, rows):
-        grouped = weight[start : start + rows].to(torch.float32).reshape(-1, k // form.group_size, form.group_size)
-        for part, tensor in _quantize_rows(grouped, form, search).items():
-            parts[part][start : start + rows] = tensor
-    form.check_finite(parts, name)
-    return parts
+    for index in itertools.product(*map(range, leading)):
+        for start in range(0, n, rows):
+            chosen: Any = (*index, slice(start, start + rows))
+            grouped = weight[chosen].to(torch.float32).reshape(-1, k // group_size, group_size)
+            for component, tensor in _quantize_rows(grouped, weight_format, search).items():
+                components[component][chosen] = tensor
+    weight_format.check_finite(components, name)
+    return components
 
 
-def check_weight(weight: Tensor, form: GroupFormat, name: str = "weight") -> None:
+def check_weight(weight: Tensor, weight_format: GroupFormat, name: str = "weight") -> None:
     """Checks that a floating weight can be quantised.
 
     Raises:
@@ -63,73 +69,69 @@ def check_weight(weight: Tensor, form: GroupFormat, name: str = "weight") -> Non
         raise WeightFormatError(
             f"{name}: expected a plain tensor of bfloat16, float16 or float32, got {got}. Is it quantised already?"
         )
-    if weight.dim() != 2:
-        raise WeightFormatError(f"{name}: expected a weight [N, K], got shape {list(weight.shape)}.")
+    if weight.dim() < 2:
+        raise WeightFormatError(f"{name}: expected a weight [*, N, K], got shape {list(weight.shape)}.")
     if weight.device.type == "meta":
         raise WeightFormatError(f"{name}: expected a weight with values, got one on the meta device. Load it first.")
-    form.check_size(weight.shape, name)
-    if form.bits == 8 and form.asymmetric:
-        raise WeightFormatError(f"{name}: offset: expected 'symmetric' for int8, got {form.offset!r}.")
+    weight_format.check_size(weight.shape, name)
+    if weight_format.offset not in weight_format.quantized_offsets:
+        known = " or ".join(map(repr, weight_format.quantized_offsets))
+        got = weight_format.offset
+        raise WeightFormatError(f"{name}: offset: expected {known} for {weight_format.name}, got {got!r}.")
     # NaN comes through, and nothing of the weight's size is needed.
     if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
         raise WeightFormatError(f"{name}: expected finite weights, got an infinite one or NaN. Check the checkpoint.")
 
 
-def _quantize_rows(w: Tensor, form: GroupFormat, search: str) -> dict[str, Tensor]:
+def _quantize_rows(w: Tensor, weight_format: GroupFormat, search: str) -> dict[str, Tensor]:
     """Stored tensors of rows ``w`` float32 [rows, G, group_size]."""
-    scale, minimum = _from_extremes(w, form)
+    scale, minimum = _from_extremes(w, weight_format)
     if search == "least_squares":
-        scale, minimum = _fitted(w, form, scale, minimum)
-    parts = _store(form, scale, minimum)
+        scale, minimum = _fitted(w, weight_format, scale, minimum)
+    components = _store(weight_format, scale, minimum)
     # The integers are chosen for the scales as they are stored.
-    q = _integers(w, form, *_stored(form, parts))
-    parts["qdata"] = form.pack(q.to(torch.int16).flatten(1))
-    return parts
+    q = _integers(w, weight_format, *_stored(weight_format, components))
+    components["qdata"] = weight_format.pack(q.to(torch.int16).flatten(1))
+    return components
 
 
-def _limits(form: GroupFormat) -> tuple[int, int]:
-    # -128 is left out, so that a weight and its negative have the same magnitude.
-    return (0, 15) if form.bits == 4 else (-127, 127)
-
-
-def _from_extremes(w: Tensor, form: GroupFormat) -> tuple[Tensor, Tensor]:
+def _from_extremes(w: Tensor, weight_format: GroupFormat) -> tuple[Tensor, Tensor]:
     """Scale and minimum of each group, float32 [rows, G], such that the extremes are represented."""
     low, high = torch.aminmax(w, dim=-1)
-    least, most = _limits(form)
-    if form.offset != SYMMETRIC:
-        if form.offset == ZERO_POINT or form.scale_storage == "codes":
+    least, most = weight_format.quantized_integers
+    if weight_format.offset != SYMMETRIC:
+        if weight_format.offset == ZERO_POINT or weight_format.scale_storage == "codes":
             low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         return (high - low) / (most - least), low
-    if form.bits == 8:
-        scale = torch.maximum(high, -low) / most
-    elif form.scale_storage == "codes":
-        scale = torch.maximum(high / 7, -low / 8)
+    above, below = most - weight_format.center, weight_format.center - least
+    if above == below or weight_format.scale_storage == "codes":
+        scale = torch.maximum(high / above, -low / below)
     else:
-        # As GGUF's Q4_0: the weight of the greatest magnitude is -8 steps, so that the scale may be negative.
-        scale = torch.where(high > -low, high, low) / -8
-    return scale, -form.center * scale
+        # As GGUF's Q4_0: the weight of the greatest magnitude is the least integer, so that the scale may be negative.
+        scale = torch.where(high > -low, high, low) / -below
+    return scale, -weight_format.center * scale
 
 
-def _fitted(w: Tensor, form: GroupFormat, scale: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor]:
+def _fitted(w: Tensor, weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor]:
     """The scale and minimum with the least squared error among some: alternately integers are rounded and scale and
     minimum are fitted to them, as in HQQ (Badri and Shaji, 2023), from narrower ranges too."""
     best = (scale, minimum)
-    error = _error(w, form, scale, minimum)
-    middle = sum(_limits(form)) / 2
+    error = _error(w, weight_format, scale, minimum)
+    middle = sum(weight_format.quantized_integers) / 2
     for shrink in _SHRINKS:
         tried = (scale * shrink, minimum + scale * (1 - shrink) * middle)
         for _ in range(_ROUNDS):
-            tried = _allowed(form, *_fit_once(w, form, *tried))
-            now = _error(w, form, *tried)
+            tried = _allowed(weight_format, *_fit_once(w, weight_format, *tried))
+            now = _error(w, weight_format, *tried)
             better = now < error
             best = (torch.where(better, tried[0], best[0]), torch.where(better, tried[1], best[1]))
             error = torch.where(better, now, error)
     return best
 
 
-def _fit_once(w: Tensor, form: GroupFormat, scale: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor]:
-    q = _integers(w, form, scale, minimum)
-    if form.offset == MINIMUM:
+def _fit_once(w: Tensor, weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor]:
+    q = _integers(w, weight_format, scale, minimum)
+    if weight_format.offset == MINIMUM:
         mean_q, mean_w = q.mean(dim=-1), w.mean(dim=-1)
         centred = q - mean_q.unsqueeze(-1)
         slope = _divide((centred * w).sum(dim=-1), (centred * centred).sum(dim=-1), scale)
@@ -138,67 +140,68 @@ def _fit_once(w: Tensor, form: GroupFormat, scale: Tensor, minimum: Tensor) -> t
     zero = torch.round(_divide(-minimum, scale, torch.zeros_like(scale)))
     shifted = q - zero.unsqueeze(-1)
     fitted = _divide((shifted * w).sum(dim=-1), (shifted * shifted).sum(dim=-1), scale)
-    if form.offset == SYMMETRIC:
-        return fitted, -form.center * fitted
+    if weight_format.offset == SYMMETRIC:
+        return fitted, -weight_format.center * fitted
     return fitted, w.mean(dim=-1) - fitted * q.mean(dim=-1)
 
 
-def _allowed(form: GroupFormat, scale: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor]:
-    if form.scale_storage == "codes":
+def _allowed(weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor]:
+    if weight_format.scale_storage == "codes":
         scale, minimum = scale.clamp(min=0.0), minimum.clamp(max=0.0)
-    if form.offset == ZERO_POINT:
-        zero = torch.round(_divide(-minimum, scale, torch.zeros_like(scale))).clamp(0, 15)
+    if weight_format.offset == ZERO_POINT:
+        zero = torch.round(_divide(-minimum, scale, torch.zeros_like(scale)))
+        zero = zero.clamp(*weight_format.quantized_integers)
         return scale, -zero * scale
-    if form.offset == SYMMETRIC:
-        return scale, -form.center * scale
+    if weight_format.offset == SYMMETRIC:
+        return scale, -weight_format.center * scale
     return scale, minimum
 
 
-def _store(form: GroupFormat, scale: Tensor, minimum: Tensor) -> dict[str, Tensor]:
+def _store(weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> dict[str, Tensor]:
     """Scales and minima [rows, G] as the format stores them."""
-    if form.scale_storage == "codes":
-        codes, step = _as_codes(scale, form.group_size)
-        parts = {"scale": codes, "scale_step": step}
-        if form.offset == MINIMUM:
-            parts["zero"], parts["zero_step"] = _as_codes(-minimum, form.group_size)
-        return parts
-    dtype = torch.float32 if form.scale_storage == "fp32" else torch.float16
-    parts = {"scale": scale.to(dtype)}
-    if form.offset == MINIMUM:
-        parts["zero"] = minimum.to(dtype)
-    elif form.offset == ZERO_POINT:
+    if weight_format.scale_storage == "codes":
+        scale_codes, step = _as_codes(scale, weight_format.group_size)
+        components = {"scale": scale_codes, "scale_step": step}
+        if weight_format.offset == MINIMUM:
+            components["zero"], components["zero_step"] = _as_codes(-minimum, weight_format.group_size)
+        return components
+    dtype = torch.float32 if weight_format.scale_storage == "fp32" else torch.float16
+    components = {"scale": scale.to(dtype)}
+    if weight_format.offset == MINIMUM:
+        components["zero"] = minimum.to(dtype)
+    elif weight_format.offset == ZERO_POINT:
         zero = torch.round(_divide(-minimum, scale, torch.zeros_like(scale)))
-        parts["zero"] = zero.clamp(0, 15).to(torch.uint8)
-    return parts
+        components["zero"] = zero.clamp(*weight_format.quantized_integers).to(torch.uint8)
+    return components
 
 
 def _as_codes(values: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """Numbers of at least 0 as uint8 codes, and their float16 step per 256 weights."""
+    """Scales or minima of at least 0 as uint8 codes, and their float16 step per 256 weights."""
     rows, groups = values.shape
     per_step = STEP // group_size
     blocks = values.reshape(rows, groups // per_step, per_step)
     step = (blocks.amax(dim=-1) / 255).to(torch.float16)
-    codes = torch.round(_divide(blocks, step.to(torch.float32).unsqueeze(-1), torch.zeros_like(blocks)))
-    return codes.clamp(0, 255).to(torch.uint8).reshape(rows, groups), step
+    scale_codes = torch.round(_divide(blocks, step.to(torch.float32).unsqueeze(-1), torch.zeros_like(blocks)))
+    return scale_codes.clamp(0, 255).to(torch.uint8).reshape(rows, groups), step
 
 
-def _stored(form: GroupFormat, parts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _stored(weight_format: GroupFormat, components: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Scale and minimum that stored tensors stand for, float32 [rows, G]."""
-    scale = form.effective_scale(parts["scale"], parts.get("scale_step"))
-    if form.offset == MINIMUM:
-        return scale, form.effective_minimum(parts["zero"], parts.get("zero_step"))
-    shift = parts["zero"].to(torch.float32) if form.offset == ZERO_POINT else form.center
+    scale = weight_format.effective_scale(components["scale"], components.get("scale_step"))
+    if weight_format.offset == MINIMUM:
+        return scale, weight_format.effective_minimum(components["zero"], components.get("zero_step"))
+    shift = components["zero"].to(torch.float32) if weight_format.offset == ZERO_POINT else weight_format.center
     return scale, -shift * scale
 
 
-def _integers(w: Tensor, form: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:
-    least, most = _limits(form)
+def _integers(w: Tensor, weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:
+    least, most = weight_format.quantized_integers
     inverse = _divide(torch.ones_like(scale), scale, torch.zeros_like(scale)).unsqueeze(-1)
     return torch.round((w - minimum.unsqueeze(-1)) * inverse).clamp_(least, most)
 
 
-def _error(w: Tensor, form: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:
-    values = _integers(w, form, scale, minimum) * scale.unsqueeze(-1) + minimum.unsqueeze(-1)
+def _error(w: Tensor, weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:
+    values = _integers(w, weight_format, scale, minimum) * scale.unsqueeze(-1) + minimum.unsqueeze(-1)
     return (values - w).square().sum(dim=-1)
 
 

@@ -116,4 +116,4 @@ def _branch(call: AttentionCall, choice: Choice) -> Branch:
 
 def _insert_kernel(before: Node, call: AttentionCall, choice: Choice) -> Node:
     op = getattr(torch.ops.etcuda, f"attention_{choice.kernel}").default
-    return insert_call(before, op, (*call.tensors, *call.numbers, *dataclasses.astuple(choice.config)))
+    return insert_call(before, op, (*call.tensors, *call.numbers, *choice.config.to_args()))

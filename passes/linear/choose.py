@@ -86,7 +86,7 @@ def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
     if not found or most is None or most > limit:
         first = max(least, limit + 1) if limit else least
         for part in matmul_ranges(each, device, first, most, hint(m)):
-            found.append((part.most, choose_matmul(each, device, rows=part.rows)))
+            found.append((part.most, choose_matmul(each, device, tokens=part.tokens)))
     return found
 
 

@@ -9,7 +9,6 @@ import torch
 from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from etcuda.kernels.activations.choose.configs import ActivationConfig
 from etcuda.kernels.activations.choose.select import choose_gate, choose_norm
 from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.common.device import supports_pdl
@@ -92,7 +91,7 @@ def _fuse_norm(
     choice = choose_norm(_problem(y, residual is not None), target)
     pdl = int(supports_pdl(target) and _is_constant(program, module, norm.weight))
     args = (x, residual, norm.weight, norm.eps, norm.weight_offset, norm.cast_first)
-    trailing = _trailing(choice.config, pdl)
+    trailing = choice.config.to_args(pdl)
     fused = insert_call(before, _ops.rms_norm_quantize.default, (*args, True, True, *trailing))
     take_over(fused, 2, calls, y)
     keep_y = replace_by_result(fused, 1, y, x)
@@ -110,7 +109,7 @@ def _fuse_norm(
 def _fuse_gate(y: Node, calls: list[Node], gate: Gate, target: CudaTarget) -> None:
     choice = choose_gate(_problem(y, False), target)
     args = (gate.gate, gate.up, gate.activation)
-    trailing = _trailing(choice.config, int(supports_pdl(target)))
+    trailing = choice.config.to_args(int(supports_pdl(target)))
     fused = insert_call(y, _ops.gate_quantize.default, (*args, True, *trailing))
     take_over(fused, 1, calls, y)
     keep_y = replace_by_result(fused, 0, y, gate.gate)
@@ -131,10 +130,6 @@ def _is_constant(program: ExportedProgram, module: GraphModule, weight: Node | N
 def _problem(y: Node, residual: bool) -> ActivationProblem:
     *leading, k = tensor_of(y).shape
     return ActivationProblem(hint(math.prod(leading)), int(k), tensor_of(y).dtype.itemsize, residual)
-
-
-def _trailing(config: ActivationConfig, pdl: int) -> tuple[int, ...]:
-    return (config.blocks, config.num_warps, pdl)
 
 
 def _kept(keep: bool) -> str:

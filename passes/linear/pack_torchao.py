@@ -84,7 +84,7 @@ def _pack(program: ExportedProgram, weight: Weight) -> dict[str, Node]:
             affine = Affine(
                 (n, k), lambda a, b: values[0][a:b], weight.least, weight.most, scale, zero, None, weight.dtype
             )
-            made.update(from_affine(affine, name).parts)
+            made.update(from_affine(affine, name).components)
         return made
 
     # Which tensors there are is known once it is packed, which another method may have done.

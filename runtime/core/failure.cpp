@@ -3,7 +3,9 @@
 #include <executorch/runtime/platform/log.h>
 
 #include <cstdio>
-#include <mutex>
+
+#include "core/last_error.h"
+#include "core/text.h"
 
 namespace etcuda {
 namespace {
@@ -21,25 +23,17 @@ std::string vformat(const char* pattern, va_list arguments) {
 
 thread_local ShimError shim_error;
 
-std::mutex& report_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
-
-std::string& reported() {
-  static std::string message;
-  return message;
-}
-
 // ExecuTorch cuts a log entry at 255 characters; longer messages take several.
 constexpr size_t kLogLength = 200;
 
 template <typename Log>
 void in_pieces(const std::string& message, const Log& log) {
+  const OwnLog own;
   size_t start = 0;
   while (message.size() - start > kLogLength) {
     size_t end = message.rfind(' ', start + kLogLength);
-    if (end == std::string::npos || end <= start) end = start + kLogLength;
+    if (end == std::string::npos || end <= start)
+      end = start + whole_characters(std::string_view(message).substr(start), kLogLength);
     log(static_cast<int>(end - start), message.c_str() + start);
     start = message[end] == ' ' ? end + 1 : end;
   }
@@ -81,22 +75,23 @@ ShimError take_shim_error() noexcept {
 }
 
 void report_error(const std::string& message) noexcept {
-  in_pieces(message, [](int length, const char* text) { ET_LOG(Error, "etcuda: %.*s", length, text); });
   try {
-    const std::lock_guard<std::mutex> lock(report_mutex());
-    reported() = message;
-  } catch (const std::exception&) {
-    ET_LOG(Error, "etcuda: the message could not be kept for last_error()");
+    const std::string shown = printable(message);
+    in_pieces(shown, [](int length, const char* text) { ET_LOG(Error, "etcuda: %.*s", length, text); });
+    set_last_error(shown);
+  } catch (const std::bad_alloc&) {
+    clear_last_error();
+    ET_LOG(Error, "etcuda: out of host memory: the message of a failure is lost");
   }
 }
 
 void report_warning(const std::string& message) noexcept {
-  in_pieces(message, [](int length, const char* text) { ET_LOG(Info, "etcuda: %.*s", length, text); });
-}
-
-std::string last_reported_error() {
-  const std::lock_guard<std::mutex> lock(report_mutex());
-  return reported();
+  try {
+    in_pieces(printable(message),
+              [](int length, const char* text) { ET_LOG(Info, "etcuda: %.*s", length, text); });
+  } catch (const std::bad_alloc&) {
+    ET_LOG(Info, "etcuda: out of host memory: a message is lost");
+  }
 }
 
 }  // namespace etcuda

@@ -33,9 +33,8 @@ struct ShimError {
 void set_shim_error(ErrorCode code, const char* message) noexcept;
 ShimError take_shim_error() noexcept;
 
-// The last message that reached the user, for callers that do not see the log.
+// To the log, in printable characters. An error is what last_reported_error() says from now on.
 void report_error(const std::string& message) noexcept;
 void report_warning(const std::string& message) noexcept;
-std::string last_reported_error();
 
 }  // namespace etcuda

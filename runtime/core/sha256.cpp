@@ -1,11 +1,14 @@
 #include "core/sha256.h"
 
+#include <cpuid.h>
+
 #include <cstring>
 
-namespace etcuda {
-namespace {
+#include "core/sha256_blocks.h"
 
-constexpr uint32_t kRound[64] = {
+namespace etcuda {
+
+const uint32_t kSha256Round[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -14,6 +17,8 @@ constexpr uint32_t kRound[64] = {
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+namespace {
 
 inline uint32_t rotate(uint32_t x, int n) {
   return (x >> n) | (x << (32 - n));
@@ -35,7 +40,7 @@ void compress(uint32_t state[8], const uint8_t* block) {
   uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
   for (int i = 0; i < 64; ++i) {
     const uint32_t s1 = rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25);
-    const uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kRound[i] + w[i];
+    const uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kSha256Round[i] + w[i];
     const uint32_t s0 = rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22);
     const uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
     h = g;
@@ -57,27 +62,70 @@ void compress(uint32_t state[8], const uint8_t* block) {
   state[7] += h;
 }
 
+void hash_blocks(uint32_t* state, const uint8_t* data, size_t blocks) {
+  sha256_x86_runs() ? sha256_blocks_x86(state, data, blocks) : sha256_blocks_portable(state, data, blocks);
+}
+
 }  // namespace
 
-Digest sha256(const void* data, size_t nbytes) {
-  uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                       0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  const auto* bytes = static_cast<const uint8_t*>(data);
-  size_t left = nbytes;
-  for (; left >= 64; left -= 64, bytes += 64) compress(state, bytes);
-  uint8_t tail[128] = {};
-  if (left != 0) std::memcpy(tail, bytes, left);
-  tail[left] = 0x80;
-  const size_t tail_size = left < 56 ? 64 : 128;
-  const uint64_t bits = __builtin_bswap64(static_cast<uint64_t>(nbytes) * 8);
-  std::memcpy(tail + tail_size - 8, &bits, 8);
-  for (size_t i = 0; i < tail_size; i += 64) compress(state, tail + i);
+void sha256_blocks_portable(uint32_t* state, const uint8_t* data, size_t blocks) {
+  for (; blocks > 0; --blocks, data += Sha256::kBlock) compress(state, data);
+}
+
+bool sha256_x86_runs() {
+  static const bool runs = [] {
+    unsigned a, b, c, d;
+    // Leaf 1 has SSSE3 and SSE4.1 in bits 9 and 19 of ecx, leaf 7 SHA in bit 29 of ebx.
+    const bool has_sse = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 9 & c >> 19 & 1u) != 0;
+    return has_sse && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b >> 29 & 1u) != 0;
+  }();
+  return runs;
+}
+
+Sha256::Sha256(const void* data, size_t nbytes)
+    : state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19},
+      next_(static_cast<const uint8_t*>(data)),
+      left_(nbytes),
+      nbytes_(nbytes) {}
+
+void Sha256::advance(size_t blocks) {
+  hash_blocks(state_.data(), next_, blocks);
+  next_ += blocks * kBlock;
+  left_ -= blocks * kBlock;
+}
+
+void Sha256::advance_both(Sha256& first, Sha256& second, size_t blocks) {
+  if (!sha256_x86_runs()) {
+    first.advance(blocks);
+    second.advance(blocks);
+    return;
+  }
+  sha256_blocks_x86(first.state_.data(), first.next_, second.state_.data(), second.next_, blocks);
+  for (Sha256* each : {&first, &second}) {
+    each->next_ += blocks * kBlock;
+    each->left_ -= blocks * kBlock;
+  }
+}
+
+Digest Sha256::finish() {
+  advance(blocks_left());
+  uint8_t tail[2 * kBlock] = {};
+  if (left_ != 0) std::memcpy(tail, next_, left_);
+  tail[left_] = 0x80;
+  const size_t blocks = left_ < 56 ? 1 : 2;
+  const uint64_t bits = __builtin_bswap64(nbytes_ * 8);
+  std::memcpy(tail + blocks * kBlock - 8, &bits, 8);
+  hash_blocks(state_.data(), tail, blocks);
   Digest digest;
-  for (int i = 0; i < 8; ++i) {
-    const uint32_t word = __builtin_bswap32(state[i]);
+  for (size_t i = 0; i < state_.size(); ++i) {
+    const uint32_t word = __builtin_bswap32(state_[i]);
     std::memcpy(digest.data() + 4 * i, &word, 4);
   }
   return digest;
+}
+
+Digest sha256(const void* data, size_t nbytes) {
+  return Sha256(data, nbytes).finish();
 }
 
 std::string to_hex(const Digest& digest) {
@@ -89,6 +137,10 @@ std::string to_hex(const Digest& digest) {
     text += digits[byte & 15];
   }
   return text;
+}
+
+std::string shortened(const Digest& digest) {
+  return to_hex(digest).substr(0, 12) + "...";
 }
 
 }  // namespace etcuda

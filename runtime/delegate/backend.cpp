@@ -5,6 +5,7 @@
 #include <new>
 
 #include "core/failure.h"
+#include "core/last_error.h"
 #include "delegate/delegate.h"
 #include "memory/allocator.h"
 
@@ -17,6 +18,7 @@ constexpr const char* kBackendId = "EtcudaBackend";
 
 template <typename Body>
 Error reported(const Body& body) noexcept {
+  clear_last_error();
   try {
     body();
     return Error::Ok;
@@ -39,6 +41,7 @@ class EtcudaBackend final : public BackendInterface {
   Result<DelegateHandle*> init(BackendInitContext& context, FreeableBuffer* processed,
                                ArrayRef<CompileSpec>) const override {
     Delegate* delegate = nullptr;
+    watch_executorch_log();
     const Error error = reported([&] {
       const auto device = context.get_runtime_spec<int>("device");
       delegate = new Delegate(processed->data(), processed->size(), context.get_named_data_map(),
@@ -79,7 +82,10 @@ class EtcudaBackend final : public BackendInterface {
 
 EtcudaBackend backend;
 
-const Error registered = register_backend({kBackendId, &backend});
+const Error registered = [] {
+  watch_executorch_log();
+  return register_backend({kBackendId, &backend});
+}();
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "api.h"
+#include "core/text.h"
 #include "tool/values.h"
 
 namespace etcuda_runner {
@@ -19,7 +20,7 @@ double microseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
 }
 
-// The delegate's own words if it has any, else ExecuTorch's code.
+// The delegate's own words, or ExecuTorch's, if there are any; else ExecuTorch's code.
 std::string reason(Error error) {
   char text[2048] = {};
   etcuda_last_error(text, sizeof(text));
@@ -62,6 +63,7 @@ void require_file(const std::string& path, const char* option) {
 void run(const Options& options) {
   require_file(options.model_path, "--model_path");
   if (!options.data_path.empty()) require_file(options.data_path, "--data_path");
+  if (options.verify_weights) etcuda_set_verify_weights(*options.verify_weights ? 1 : 0);
   const auto start = Clock::now();
   std::vector<std::string> data;
   if (!options.data_path.empty()) data.push_back(options.data_path);
@@ -108,11 +110,11 @@ int guarded_main(int argc, char** argv) {
     run(options);
     return kOk;
   } catch (const RunnerError& error) {
-    std::fprintf(stderr, "executor_runner: %s\n", error.what());
+    std::fprintf(stderr, "executor_runner: %s\n", etcuda::printable(error.what()).c_str());
     if (error.code() == kUsage) std::fputs("Try executor_runner --help.\n", stderr);
     return error.code();
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "executor_runner: %s\n", error.what());
+    std::fprintf(stderr, "executor_runner: %s\n", etcuda::printable(error.what()).c_str());
     return kExecutionFailed;
   }
 }

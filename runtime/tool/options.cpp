@@ -28,6 +28,12 @@ int64_t parse_number(const std::string& name, const std::string& text, int64_t l
   return value;
 }
 
+bool parse_bool(const std::string& name, const std::string& text) {
+  if (text != "true" && text != "false")
+    throw RunnerError(kUsage, name + ": expected true or false, got '" + text + "'.");
+  return text == "true";
+}
+
 std::optional<Shape> parse_shape(const std::string& text) {
   if (text.empty()) return std::nullopt;
   Shape shape;
@@ -53,6 +59,7 @@ Loads a method of an ExecuTorch program, runs it and writes its outputs.
   --num_executions N     timed executions (default: 1); state carries over from one to the next
   --warmup N             executions before them (default: 0)
   --output_file FILE     where the output goes, raw; with several outputs they go to FILE.0, FILE.1 and so on
+  --verify_weights B     true or false: compare the weights with their digests when they are loaded (default: true)
   --print_stats          print load and execution times and memory
   --help                 print this text
 
@@ -100,6 +107,8 @@ Options parse_options(int argc, char** argv) {
       options.num_executions = parse_number(name, value(), 1, 1000000000);
     } else if (name == "--warmup") {
       options.warmup = parse_number(name, value(), 0, 1000000000);
+    } else if (name == "--verify_weights") {
+      options.verify_weights = parse_bool(name, value());
     } else if (name == "--output_file") {
       options.output_file = value();
     } else {

@@ -40,6 +40,7 @@ struct Options {
   int64_t warmup = 0;
   std::string output_file;
   bool print_stats = false;
+  std::optional<bool> verify_weights;  // nothing: as the environment says
   bool help = false;
 };
 

@@ -11,6 +11,7 @@
 #include "cuda/copy.h"
 #include "cuda/stream.h"
 #include "weights/upload.h"
+#include "weights/verify.h"
 
 namespace etcuda {
 namespace {
@@ -29,9 +30,15 @@ class BufferStorage final : public Storage {
 using ConstantKey = std::tuple<Digest, uint64_t, int, int, const void*>;
 using StateKey = std::tuple<const void*, std::string, int, int>;
 
+struct Constant {
+  std::weak_ptr<Storage> storage;
+  bool is_verified = false;  // its bytes have the digest of its key
+  bool expired() const { return storage.expired(); }
+};
+
 struct Pools {
   std::mutex mutex;
-  std::map<ConstantKey, std::weak_ptr<Storage>> constants;
+  std::map<ConstantKey, Constant> constants;
   std::map<StateKey, std::weak_ptr<State>> states;
 };
 
@@ -52,6 +59,7 @@ class Loader {
         data_(map),
         map_(map),
         placement_(placement),
+        verifies_(verify_weights()),
         fqns_(blob.storages.size()),
         alignments_(blob.storages.size(), 1) {
     for (const ConstantSpec& constant : blob.constants) {
@@ -70,11 +78,14 @@ class Loader {
     LoadedStorages loaded;
     try {
       fill(all, loaded);
+      checker_.finish();
     } catch (...) {
+      for (const ConstantKey& key : being_verified_) all.constants.erase(key);
       // What was loaded is freed now; no copy may still be writing to it.
       if (placement_.stream != nullptr) placement_.stream->synchronize();
       throw;
     }
+    for (const auto& state : loaded.states) state->is_verified |= verifies_;
     // What others may find in the pools must be complete.
     if (placement_.stream != nullptr) placement_.stream->synchronize();
     return loaded;
@@ -86,6 +97,7 @@ class Loader {
       if (blob_.storages[i].is_mutable) {
         loaded.states.push_back(state(all, i));
         loaded.storages.push_back(loaded.states.back()->storage());
+        check(loaded.states.back(), i);
       } else {
         loaded.storages.push_back(constant(all, i));
       }
@@ -97,31 +109,66 @@ class Loader {
     const auto key = [&](const void* program) {
       return ConstantKey{spec.sha256, spec.nbytes, placement_.device_type, placement_.device_index, program};
     };
-    const auto found = [&](const void* program) -> StoragePtr {
-      const auto it = all.constants.find(key(program));
-      return it == all.constants.end() ? nullptr : it->second.lock();
-    };
-    if (StoragePtr shared = found(nullptr)) return shared;
+    if (StoragePtr shared = found(all, key(nullptr), index)) return shared;
     if (spec.data_key.empty()) {
       const StoragePtr storage = zeros(spec.nbytes);
-      all.constants[key(nullptr)] = storage;
+      all.constants[key(nullptr)] = {storage, true};
       return storage;
     }
     const void* program = data_.program();
     if (program == nullptr) program = map_;
     if (placement_.device_type == kHost) {
-      if (StoragePtr shared = found(program)) return shared;
+      if (StoragePtr shared = found(all, key(program), index)) return shared;
     }
-    FreeableBuffer buffer = data_.load(spec, fqns_[index]);
+    checker_.make_room();
+    auto buffer = std::make_shared<FreeableBuffer>(data_.load(spec, fqns_[index]));
     if (placement_.device_type == kHost &&
-        reinterpret_cast<uintptr_t>(buffer.data()) % alignments_[index] == 0) {
-      StoragePtr storage = std::make_shared<BufferStorage>(std::move(buffer));
-      all.constants[key(program)] = storage;
+        reinterpret_cast<uintptr_t>(buffer->data()) % alignments_[index] == 0) {
+      StoragePtr storage = std::make_shared<BufferStorage>(std::move(*buffer));
+      add(all, key(program), storage, storage->data, storage, index);
       return storage;
     }
-    StoragePtr storage = copied(buffer);
-    all.constants[key(nullptr)] = storage;
+    // Threads hash the bytes while this one copies them.
+    StoragePtr storage = empty(buffer->size());
+    add(all, key(nullptr), storage, buffer->data(), buffer, index);
+    copy(*storage, *buffer);
     return storage;
+  }
+
+  // The storage of that key, if it may be shared.
+  StoragePtr found(Pools& all, const ConstantKey& key, size_t index) {
+    const auto it = all.constants.find(key);
+    StoragePtr storage = it == all.constants.end() ? nullptr : it->second.storage.lock();
+    if (storage == nullptr || it->second.is_verified || !verifies_) return storage;
+    // A program that was loaded without verification brought it. Bytes on a GPU cannot be compared any more,
+    // so this program's own are loaded.
+    if (storage->device_type != kHost) return nullptr;
+    add(all, key, storage, storage->data, storage, index);
+    return storage;
+  }
+
+  // Puts a storage into the pool, to be verified from `data`, which `owner` keeps. Until run() ends nobody
+  // else sees the pool.
+  void add(Pools& all, const ConstantKey& key, const StoragePtr& storage, const void* data,
+           std::shared_ptr<const void> owner, size_t index) {
+    all.constants[key] = {storage, false};
+    if (!verifies_) return;
+    being_verified_.push_back(key);
+    check(data, storage->nbytes, blob_.storages[index].sha256, std::move(owner), index);
+    all.constants[key].is_verified = true;
+  }
+
+  void check(const std::shared_ptr<State>& state, size_t index) {
+    if (!state->initial() || state->is_verified) return;
+    // The digest of the method that created it, which is the first to come here.
+    if (!state->digest) state->digest = blob_.storages[index].sha256;
+    if (verifies_) check(state->initial()->data(), state->initial()->size(), *state->digest, state, index);
+  }
+
+  void check(const void* data, size_t nbytes, const Digest& expected, std::shared_ptr<const void> owner,
+             size_t index) {
+    checker_.add(
+        {fqns_[index].empty() ? "a weight" : fqns_[index], expected, data, nbytes, std::move(owner)});
   }
 
   std::shared_ptr<State> state(Pools& all, size_t index) {
@@ -172,20 +219,27 @@ class Loader {
 
   StoragePtr copied(const FreeableBuffer& buffer) {
     StoragePtr storage = empty(buffer.size());
-    if (uploader_) {
-      uploader_->upload(storage->data, buffer.data(), buffer.size());
-    } else if (buffer.size() != 0) {
-      std::memcpy(storage->data, buffer.data(), buffer.size());
-    }
+    copy(*storage, buffer);
     return storage;
+  }
+
+  void copy(const Storage& storage, const FreeableBuffer& buffer) {
+    if (uploader_) {
+      uploader_->upload(storage.data, buffer.data(), buffer.size());
+    } else if (buffer.size() != 0) {
+      std::memcpy(storage.data, buffer.data(), buffer.size());
+    }
   }
 
   const BlobSpec& blob_;
   const NamedData data_;
   const void* const map_;
   const Placement placement_;
+  const bool verifies_;
   std::vector<std::string> fqns_;
   std::vector<size_t> alignments_;
+  std::vector<ConstantKey> being_verified_;
+  WeightChecker checker_;
   std::optional<Uploader> uploader_;
 };
 

@@ -27,8 +27,13 @@ class State {
   State(StoragePtr storage, std::optional<FreeableBuffer> initial)
       : storage_(std::move(storage)), initial_(std::move(initial)) {}
   const StoragePtr& storage() const { return storage_; }
+  const std::optional<FreeableBuffer>& initial() const { return initial_; }
   // Not to be called while a delegate that uses it executes.
   void reset();
+
+  // Of the initial content, and whether its bytes have it. For load_storages.
+  std::optional<Digest> digest;
+  bool is_verified = false;
 
  private:
   StoragePtr storage_;

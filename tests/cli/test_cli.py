@@ -65,7 +65,7 @@ def test_as_a_module(module: str) -> None:
 
 
 def test_every_command_has_a_file_and_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(cli.COMMANDS) == set(COMMAND_FILES) - {"group", "tuners"}
+    assert set(cli.COMMANDS) == set(COMMAND_FILES) - {"group"}
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
     for name, summary in cli.COMMANDS.items():
@@ -81,24 +81,24 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_error_of_etcuda_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from etcuda.cli import tuners
+    from etcuda.kernels.common import tuner
 
     def fail(*_arguments: object) -> int:
         raise EtcudaError("the reason, and what to do.")
 
-    monkeypatch.setattr(tuners, "run", fail)
+    monkeypatch.setattr(tuner, "run", fail)
     assert cli.main(["tune", "int4"]) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "etcuda: the reason, and what to do.\n")
 
 
 def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    from etcuda.cli import tuners
+    from etcuda.kernels.common import tuner
 
     def fail(*_arguments: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(tuners, "run", fail)
+    monkeypatch.setattr(tuner, "run", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["tune", "int4"])
 

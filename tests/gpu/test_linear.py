@@ -27,7 +27,7 @@ from etcuda.kernels.linear.choose.select import (
     matvec_limit,
 )
 from etcuda.kernels.linear.choose.shapes import problems
-from etcuda.kernels.linear.choose.tune import call_kernel, expected, make_activations, make_weight
+from etcuda.kernels.linear.choose.tune import expected, make_activations, make_weight
 from etcuda.kernels.linear.problem import MAX_TOKENS, LinearProblem
 from etcuda.kernels.linear.run import run_config
 from etcuda.options import BackendConfig
@@ -45,23 +45,18 @@ SMALL = ((4096, 4096), (5376, 21504), (1024, 2048))
 def _error(problem: LinearProblem, pdl: int) -> float:
     torch.manual_seed(0)
     device = LocalDevice.current()
-    weight_format, stored = make_weight(problem, problem.n)
+    weight = make_weight(problem, problem.n)
     config = choose(problem, device).config
     wrong, all_ = 0.0, 0.0
     # One short row rounds by chance better or worse: what is bounded is the mean.
     for _ in range(max(1, 4096 // (problem.k * problem.m))):
         x = make_activations(problem)
         torch.cuda.synchronize()
-        got = call_kernel(problem, config, x, weight_format, stored, device.num_sms, pdl)
-        wanted = expected(problem, x, weight_format, stored)
+        got = run_config(weight, x, config, None, problem.activation_dtype, device.num_sms, pdl)
+        wanted = expected(x, weight)
         wrong += float((got.float() - wanted).square().sum())
         all_ += float(wanted.square().sum())
     return math.sqrt(wrong / all_)
-
-
-def _stored(problem: LinearProblem) -> StoredWeight:
-    weight_format, stored = make_weight(problem, problem.n)
-    return StoredWeight(weight_format, *stored)
 
 
 @pytest.mark.parametrize("shape", SMALL, ids=str)
@@ -85,7 +80,7 @@ def test_kernels_agree_where_one_gives_way_to_the_other() -> None:
     device = LocalDevice.current()
     for m in (MAX_TOKENS, 1):
         problem = LinearProblem(m, 4096, 4096)
-        weight = _stored(problem)
+        weight = make_weight(problem, problem.n)
         x = make_activations(problem)
         torch.cuda.synchronize()
         configs = choose_matvec(problem, device).config, choose_matmul(problem, device).config
@@ -97,7 +92,8 @@ def test_kernels_agree_where_one_gives_way_to_the_other() -> None:
 
 def test_the_operator_in_a_cuda_graph_and_without_rows() -> None:
     problem = LinearProblem(3, 1024, 2048)
-    weight_format, stored = make_weight(problem, problem.n)
+    weight = make_weight(problem, problem.n)
+    stored = weight.tensors
     x = make_activations(problem)
     eager = torch.ops.etcuda.int4_linear(x, *stored, None, 32, "int8")
     graph = torch.cuda.CUDAGraph()
@@ -107,7 +103,7 @@ def test_the_operator_in_a_cuda_graph_and_without_rows() -> None:
     graph.replay()
     assert torch.equal(out, eager)
     assert torch.ops.etcuda.int4_linear(x[:0], *stored, None, 32, "int8").shape == (0, 1024)
-    assert weight_format == problem.weight_format
+    assert weight.format == problem.weight_format
 
 
 @pytest.mark.parametrize("k", [96, 4096, 5376, 21504])
@@ -117,7 +113,7 @@ def test_configurations_of_one_split_give_the_same_bits(m: int, name: str, k: in
     torch.manual_seed(0)
     device = LocalDevice.current()
     problem = LinearProblem(m, 1600, k, name, offset=find(name).tuned_offset)
-    weight = _stored(problem)
+    weight = make_weight(problem, problem.n)
     x = make_activations(problem)
     quantized_x = quantize(x, 0)
     first: dict[MatvecConfig, Tensor] = {}
@@ -140,7 +136,7 @@ def test_kernels_that_wait_compute_the_same(m: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     device = LocalDevice.current()
     problem = LinearProblem(m, 4096, 4096)
-    weights = [_stored(problem) for _ in range(3)]
+    weights = [make_weight(problem, problem.n) for _ in range(3)]
 
     def layers(x: Tensor, pdl: int) -> list[Tensor]:
         made = []
@@ -184,7 +180,7 @@ def test_joined_weights_give_the_bits_of_their_parts(sizes: tuple[int, ...], k: 
     torch.manual_seed(0)
     device = LocalDevice.current()
     whole = LinearProblem(1, sum(sizes), k, name, offset=find(name).tuned_offset)
-    joined = _stored(whole)
+    joined = make_weight(whole, whole.n)
     ends = list(itertools.accumulate(sizes))
     spans = list(zip([0, *ends[:-1]], ends, strict=True))
 

@@ -33,8 +33,8 @@ def test_matches_pytorch_on_the_host(name: str, exported: Export, run_case: Run)
 
 def test_the_model_is_quantised_throughout() -> None:
     model = INT4_CASES["decoder-int4-bf16"].model()
-    kinds = {type(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)}
-    assert kinds == {Int4CoalescedTensor}
+    types = {type(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    assert types == {Int4CoalescedTensor}
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_products_go_to_the_kernels(name: str, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_few_rows_round_is_rounded_where_it_is_computed(tmp_path: pathlib.Path) -> None:
+def test_activations_of_few_tokens_are_quantized_where_they_are_computed(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "model.pte"
     model = INT4_CASES["llama-int4-bf16"].model()
     program = torch.export.export(model, (torch.arange(4).unsqueeze(0),))
@@ -68,11 +68,11 @@ def test_what_few_rows_round_is_rounded_where_it_is_computed(tmp_path: pathlib.P
 
 
 @pytest.mark.slow
-def test_one_row_is_rounded_where_it_is_computed_if_that_was_measured(
+def test_one_token_is_quantized_where_it_is_computed_if_that_was_measured(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounding = Entry("quantize", ActivationProblem(1, 2048), ((ActivationConfig(1, 1), 1e3),), 1)
-    monkeypatch.setattr(activation_table, "load", lambda arch: activation_table.Table(arch, {}, (rounding,)))
+    quantizing = Entry("quantize", ActivationProblem(1, 2048), ((ActivationConfig(1, 1), 1e3),), 1)
+    monkeypatch.setattr(activation_table, "load", lambda arch: activation_table.Table(arch, {}, (quantizing,)))
     path = tmp_path / "model.pte"
     case = INT4_CASES["decoder-int4-bf16"]
     methods = {"decode": case.export(case.model())["decode"]}
@@ -153,7 +153,7 @@ def test_the_file_is_as_large_as_the_bits_say(config: Int4CoalescedConfig, bits:
 
 
 class Two(nn.Module):
-    """One layer that our layouts hold, and one with groups of 8, which none does."""
+    """One layer that our formats hold, and one with groups of 8, which none does."""
 
     def __init__(self) -> None:
         super().__init__()

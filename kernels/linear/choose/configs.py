@@ -1,4 +1,4 @@
-"""Configurations of the kernels, their launches on one GPU, and the candidates: those worth measuring, the guess first."""
+"""Configurations of the kernels, their launches on one GPU, and candidates: those worth measuring, the guess first."""
 
 from __future__ import annotations
 
@@ -202,16 +202,14 @@ def matmul_candidates(problem: LinearProblem, device: Device) -> list[MatmulConf
         few = ((64, 8, 3), (128, 8, 3), (128, 8, 2), (64, 16, 3), (64, 8, 4), (128, 4, 4), (64, 4, 4))
         shapes = [(block_n, block_m, blocks, 4, stages) for block_n, blocks, stages in few]
     found: dict[MatmulConfig, None] = {}
-    for block_n, rows, blocks, warps, stages in shapes:
-        fits = int(device.shared_memory_per_block * 0.98) // max(
-            1, _shared_bytes(problem, block_n, rows, blocks, stages)
-        )
-        limit = fits if rows < 128 else min(fits, 2 if block_n * rows <= 128 * 128 else 1)
+    for block_n, height, blocks, warps, stages in shapes:
+        shared = _shared_bytes(problem, block_n, height, blocks, stages)
+        fits = int(device.shared_memory_per_block * 0.98) // max(1, shared)
+        limit = fits if height < 128 else min(fits, 2 if block_n * height <= 128 * 128 else 1)
         for ctas_per_sm in (2, 1, 3, 4, 0):
             if fits and ctas_per_sm <= limit:
-                found[
-                    MatmulConfig(block_n, rows, blocks, warps, stages, ctas_per_sm, _registers(ctas_per_sm, warps))
-                ] = None
+                registers = _registers(ctas_per_sm, warps)
+                found[MatmulConfig(block_n, height, blocks, warps, stages, ctas_per_sm, registers)] = None
     found |= dict.fromkeys(_warpgroup_candidates(problem, device, min(block_m, 128)))
     # What fits every GPU of compute capability 8.0 and later.
     return list(found) or [MatmulConfig(64, min(block_m, 64), 4, 4, 2, 1)]

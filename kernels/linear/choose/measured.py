@@ -1,4 +1,4 @@
-"""What a measured table says of shapes and numbers of rows that were not measured."""
+"""What a measured table says of shapes and numbers of tokens that were not measured."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MOST_RANGES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers of rows that one configuration serves, after those of the range before.
+    """Numbers of tokens that one configuration serves, after those of the range before.
 
     Attributes:
         most: the greatest; ``None`` for any.
-        rows: those that the configuration is chosen for.
+        tokens: those that the configuration is chosen for.
     """
 
     most: int | None
-    rows: tuple[int, ...]
+    tokens: tuple[int, ...]
 
 
 def distance(measured: LinearProblem, asked: LinearProblem, without: str = "") -> float:
@@ -164,23 +164,23 @@ def quantizing_before_pays(measured: Table, problem: LinearProblem, pdl: int, qu
 
 
 def best_matmul(
-    measured: Table, problem: LinearProblem, rows: Sequence[int], pdl: int
+    measured: Table, problem: LinearProblem, tokens: Sequence[int], pdl: int
 ) -> tuple[MatmulConfig, Entry] | None:
-    """The configuration that loses least over so many rows at the nearest shape, and the nearest entry."""
-    entry = nearest(measured.of("matmul"), dataclasses.replace(problem, m=rows[-1]), pdl)
+    """The configuration that loses least over so many tokens at the nearest shape, and the nearest entry."""
+    entry = nearest(measured.of("matmul"), dataclasses.replace(problem, m=tokens[-1]), pdl)
     if entry is None:
         return None
     (shape,) = _shapes([entry], measured)
-    return _best([_serving(shape, m, problem, measured) for m in rows])[0], entry
+    return _best([_serving(shape, m, problem, measured) for m in tokens])[0], entry
 
 
 def ranges(
     measured: Table, problem: LinearProblem, least: int, most: int | None, typical: int, pdl: int
 ) -> list[Range]:
-    """Cuts the numbers of rows from ``least`` to ``most`` into at most ``MOST_RANGES``.
+    """Cuts the numbers of tokens from ``least`` to ``most`` into at most ``MOST_RANGES``.
 
-    They end at measured numbers of rows, where the loss is least: of each range and each N measured at the nearest K,
-    how much slower than the best for each number of rows is the one configuration that is best for all of them? N of
+    They end at measured numbers of tokens, where the loss is least: of each range and each N measured at the nearest K,
+    how much slower than the best for each number of tokens is the one configuration that is best for all of them? N of
     ``problem`` is not looked at. Empty if nothing was measured.
     """
     entries = measured.of("matmul")
@@ -190,7 +190,7 @@ def ranges(
     k, group = wanted[0].problem.k, wanted[0].problem.group_size
     shapes = _shapes([e for e in entries if (e.problem.k, e.problem.group_size) == (k, group)], measured)
     ends: list[int | None] = [*sorted({entry.problem.m for shape in shapes for entry in shape}), None]
-    del ends[-2]  # The last is for more rows too.
+    del ends[-2]  # The last is for more tokens too.
     buckets: list[Range] = []
     first = 0
     for end in ends:
@@ -200,7 +200,7 @@ def ranges(
             inside = first <= typical and (last is None or typical <= last)
             buckets.append(Range(last, (max(typical if inside else top, 1),)))
         first = (end or 0) + 1
-    return _merged(buckets, [[_serving(shape, b.rows[0], problem, measured) for b in buckets] for shape in shapes])
+    return _merged(buckets, [[_serving(shape, b.tokens[0], problem, measured) for b in buckets] for shape in shapes])
 
 
 def _merged(buckets: list[Range], times: list[list[dict[MatmulConfig, float]]]) -> list[Range]:
@@ -209,7 +209,7 @@ def _merged(buckets: list[Range], times: list[list[dict[MatmulConfig, float]]]) 
     ``times``: for each shape and bucket what the configurations take.
     """
     count = len(buckets)
-    rows = [bucket.rows[0] for bucket in buckets]
+    tokens = [bucket.tokens[0] for bucket in buckets]
     losses = {
         (i, j): sum(_best(each[i:j])[1] for each in times) for i, j in itertools.combinations(range(count + 1), 2)
     }
@@ -219,11 +219,11 @@ def _merged(buckets: list[Range], times: list[list[dict[MatmulConfig, float]]]) 
         for inner in itertools.combinations(range(1, count), parts - 1)
     ]
     best = min(cuts, key=lambda cut: round(sum(losses[pair] for pair in itertools.pairwise(cut)), 9))
-    return [Range(buckets[j - 1].most, tuple(rows[i:j])) for i, j in itertools.pairwise(best)]
+    return [Range(buckets[j - 1].most, tuple(tokens[i:j])) for i, j in itertools.pairwise(best)]
 
 
 def _shapes(entries: list[Entry], measured: Table) -> list[list[Entry]]:
-    """For each shape of the entries, all that was measured of it, launched alike: an entry for each number of rows."""
+    """For each shape of the entries, all that was measured of it, launched alike: one entry a number of tokens."""
 
     def shape(entry: Entry) -> tuple[LinearProblem, int]:
         return dataclasses.replace(entry.problem, m=0), entry.pdl
@@ -233,7 +233,7 @@ def _shapes(entries: list[Entry], measured: Table) -> list[list[Entry]]:
 
 
 def _best(times: Sequence[dict[MatmulConfig, float]]) -> tuple[MatmulConfig, float]:
-    """The configuration that is best for several numbers of rows together, and its loss."""
+    """The configuration that is best for several numbers of tokens together, and its loss."""
     least = [min(each.values()) for each in times]
     losses = {c: sum(us[c] / best - 1 for us, best in zip(times, least, strict=True)) for c in times[0]}
     config = min(losses, key=losses.__getitem__)
@@ -252,10 +252,10 @@ def _serves(config: Config, problem: LinearProblem, measured: Table) -> bool:
 
 
 def estimates(shape: list[Entry], m: int, num_sms: int) -> dict[MatmulConfig, float]:
-    """Microseconds of every configuration measured on a shape, for ``m`` rows; what was measured nearest to m first.
+    """Microseconds of every configuration measured on a shape, for ``m`` tokens; what was measured nearest to m first.
 
     A tile takes what it took: time goes with the number of tiles, but does not fall any more once every multiprocessor
-    has one, nor below the best that was measured for as many rows or fewer.
+    has one, nor below the best that was measured for as many tokens or fewer.
     """
     below = [entry for entry in shape if entry.problem.m <= m]
     floor = max(below, key=lambda entry: entry.problem.m).us if below else 0.0
@@ -265,8 +265,8 @@ def estimates(shape: list[Entry], m: int, num_sms: int) -> dict[MatmulConfig, fl
         for config, us in entry.candidates:
             assert isinstance(config, MatmulConfig)
             then, now = (
-                max(least, math.ceil(entry.problem.n / config.block_n) * math.ceil(max(rows, 1) / config.block_m))
-                for rows in (entry.problem.m, m)
+                max(least, math.ceil(entry.problem.n / config.block_n) * math.ceil(max(tokens, 1) / config.block_m))
+                for tokens in (entry.problem.m, m)
             )
             found.setdefault(config, max(us * now / then, floor))
     return found

@@ -65,13 +65,15 @@ def choose_matvec(problem: LinearProblem, device: Device, pdl: int = 1) -> Choic
     return Choice("matvec", best[0], _measured(found, best[1]))
 
 
-def choose_matmul(problem: LinearProblem, device: Device, pdl: int = 1, rows: tuple[int, ...] | None = None) -> Choice:
-    """The configuration of the tensor-core product for ``problem.m`` tokens, or for all of ``rows`` together."""
-    rows = rows or (problem.m,)
+def choose_matmul(
+    problem: LinearProblem, device: Device, pdl: int = 1, tokens: tuple[int, ...] | None = None
+) -> Choice:
+    """The configuration of the tensor-core product for ``problem.m`` tokens, or for all of ``tokens`` together."""
+    tokens = tokens or (problem.m,)
     found = table.load(problem.format_name, device.arch)
-    best = None if found is None else measured.best_matmul(found, problem, rows, pdl)
+    best = None if found is None else measured.best_matmul(found, problem, tokens, pdl)
     if found is None or best is None:
-        model = matmul_candidates(dataclasses.replace(problem, m=rows[-1]), device)[0]
+        model = matmul_candidates(dataclasses.replace(problem, m=tokens[-1]), device)[0]
         return Choice("matmul", model, _model(device))
     return Choice("matmul", best[0], _measured(found, best[1]))
 
@@ -79,18 +81,18 @@ def choose_matmul(problem: LinearProblem, device: Device, pdl: int = 1, rows: tu
 def matmul_ranges(
     problem: LinearProblem, device: Device, least: int, most: int | None, typical: int, pdl: int = 1
 ) -> list[Range]:
-    """Numbers of rows from ``least`` to ``most`` that share a configuration of the tensor-core product.
+    """Numbers of tokens from ``least`` to ``most`` that share a configuration of the tensor-core product.
 
     They depend on the weight's K and format and on the table, not on ``problem.n``. Without a table there are two: the
-    model's tiles have as many rows as the call, from the least height to the greatest, and one program changes over in
-    the middle, at their geometric mean.
+    model's tiles are as high as the call has tokens, from the least height to the greatest, and one program changes
+    over in the middle, at their geometric mean.
 
     Args:
         problem: the call in numbers.
         device: the GPU.
-        least: rows at least.
-        most: rows at most; ``None`` for any number.
-        typical: rows of the example inputs.
+        least: tokens at least.
+        most: tokens at most; ``None`` for any number.
+        typical: tokens of the example inputs.
         pdl: as of ``choose``.
     """
     found = table.load(problem.format_name, device.arch)

@@ -1,4 +1,4 @@
-"""The measured table of one architecture: ``kernels/tuned/<family>/<arch>.json``, written by ``etcuda tune``."""
+"""The measured tables, ``kernels/tuned/FORMAT/ARCH.json``, which ``etcuda tune FORMAT`` writes: int4, int8."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ KernelName = Literal["matvec", "matmul"]
 Config = MatvecConfig | MatmulConfig
 Entry = tables.Entry[KernelName, LinearProblem, Config]
 Table = tables.Table[KernelName, LinearProblem, Config]
-FOLDER = tables.FOLDER
-_FAMILY: tables.Family[KernelName, LinearProblem, Config] = tables.Family(
-    tuner="`etcuda tune int4` or `etcuda tune int8`",
-    configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
-    problem=LinearProblem,
-    shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
-    pdl=True,
-)
-to_json = _FAMILY.to_json
-from_json = _FAMILY.from_json
+TableFormat = tables.TableFormat[KernelName, LinearProblem, Config]
+
+
+@functools.cache
+def format_of(format_name: str) -> TableFormat:
+    """How the tables of a weight format are written."""
+    return tables.TableFormat(
+        family=format_name,
+        configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
+        problem=LinearProblem,
+        shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
+        pdl=True,
+    )
 
 
 @functools.cache
@@ -33,4 +36,4 @@ def load(format_name: str, arch: str) -> Table | None:
     Raises:
         KernelArgumentError: the file is not a table.
     """
-    return _FAMILY.load(FOLDER / format_name / f"{arch}.json")
+    return format_of(format_name).load(arch)

@@ -1,6 +1,6 @@
 """Weights of int4 and int8 become fp16 in registers, in the order of K that a tensor core reads from there.
 
-README.md derives the order.
+../README.md derives the order.
 """
 
 from __future__ import annotations
@@ -201,9 +201,9 @@ def _spread_pairs(scale, SHAPE: tl.constexpr):
 
 @triton.jit
 def dequantize(
-    words, s, z, ss, zs, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr
+    words, s, z, ss, zs, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr
 ):  # fmt: skip
-    """Weights times WEIGHT_FACTOR in fp16 [BLOCK_N, 32 * blocks], K in the order of ``reorder_kernel``.
+    """Weights times WEIGHT_FACTOR in fp16 [BLOCK_N, 32 * blocks], K as ``reorder_kernel`` orders it.
 
     ``words`` [BLOCK_N, BITS * blocks]; what scales them [BLOCK_N, blocks], twice as wide for groups of 16.
     """
@@ -211,12 +211,12 @@ def dequantize(
     UNITS: tl.constexpr = words.shape[1] // (4 * BITS)
     SHAPE: tl.constexpr = [ROWS, UNITS, 4, BITS]
     s = s.to(tl.float32) * WEIGHT_FACTOR
-    if CODES:
+    if SCALE_CODES:
         s = s * ss.to(tl.float32)
     times = _twice(s.to(tl.float16))
     if OFFSET == "minimum":
         m = z.to(tl.float32) * WEIGHT_FACTOR
-        if CODES:
+        if SCALE_CODES:
             m = -m * zs.to(tl.float32)
         plus = _twice(m.to(tl.float16))
         shifted = plus

@@ -1,4 +1,4 @@
-"""Products with many rows of activations, on tensor cores: weights become fp16 in registers, never in memory.
+"""Products with many tokens, on tensor cores: weights become fp16 in registers, never in memory.
 
 The transposed product weight [N, K] @ x^T [K, M] is computed, so that the weights are the operand that a tensor core
 reads from registers.
@@ -14,50 +14,50 @@ from etcuda.kernels.linear.triton.dequantize import WEIGHT_FACTOR, dequantize
 
 
 @triton.jit
-def _load_inside(base, offset, part, PARTS: tl.constexpr, WIDTH: tl.constexpr):
-    if PARTS % WIDTH == 0:
+def _load_inside(base, offset, group, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
+    if GROUPS % WIDTH == 0:
         return tl.load(base + offset)
     else:
-        return tl.load(base + offset, mask=(part < PARTS)[None, :], other=0)
+        return tl.load(base + offset, mask=(group < GROUPS)[None, :], other=0)
 
 
 @triton.jit
 def _load_scales(
     s_at, z_at, ss_at, zs_at, row, step,
-    K: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr, BLOCKS: tl.constexpr,
+    K: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """What scales the blocks of a step, as stored [rows, BLOCKS]; 0 beyond K. Absent components repeat the scale."""
     PER: tl.constexpr = 2 if GROUP < 32 else 1
-    part = step * (BLOCKS * PER) + tl.arange(0, BLOCKS * PER)
-    group = row[:, None] * (K // GROUP) + (part // (GROUP * PER // 32))[None, :]
-    s = _load_inside(s_at, group, part, K // 32 * PER, BLOCKS * PER)
+    index = step * (BLOCKS * PER) + tl.arange(0, BLOCKS * PER)
+    group = row[:, None] * (K // GROUP) + (index // (GROUP * PER // 32))[None, :]
+    s = _load_inside(s_at, group, index, K // 32 * PER, BLOCKS * PER)
     z = s
     ss = s
     zs = s
     if OFFSET != "symmetric":
-        z = _load_inside(z_at, group, part, K // 32 * PER, BLOCKS * PER)
-    if CODES:
-        coarse = row[:, None] * (K // 256) + (part // (8 * PER))[None, :]
-        ss = _load_inside(ss_at, coarse, part, K // 32 * PER, BLOCKS * PER)
+        z = _load_inside(z_at, group, index, K // 32 * PER, BLOCKS * PER)
+    if SCALE_CODES:
+        coarse = row[:, None] * (K // 256) + (index // (8 * PER))[None, :]
+        ss = _load_inside(ss_at, coarse, index, K // 32 * PER, BLOCKS * PER)
         if OFFSET == "minimum":
-            zs = _load_inside(zs_at, coarse, part, K // 32 * PER, BLOCKS * PER)
+            zs = _load_inside(zs_at, coarse, index, K // 32 * PER, BLOCKS * PER)
     return s, z, ss, zs
 
 
 @triton.jit
 def _matmul(
-    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of reorder_kernel; what rows beyond hold is ignored
+    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, as of reorder_kernel; what rows beyond hold is ignored
     factor,  # [num_tokens] fp32
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
+    out,  # [num_tokens, out_features]
     partial,  # [2 * ctas, BLOCK_M, BLOCK_N] fp32
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, EVEN_N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
     STAGES: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Programs take whole tiles in turn, and equal shares of the steps of the tiles that do not fill a last turn; the
-    parts of a tile that two or more share are summed by ``reduce_kernel``. A step is BLOCKS blocks of 32 along K."""
+    """CTAs take whole tiles in waves, and equal shares of the steps of the tiles that do not fill a last wave
+    (stream-K); ``reduce_kernel`` sums the partials of a shared tile. A step is BLOCKS blocks of 32 along K."""
     WIDTH: tl.constexpr = (K + 127) // 128 * 128
     STEPS: tl.constexpr = (K // 32 + BLOCKS - 1) // BLOCKS
     EVEN_K: tl.constexpr = K % (32 * BLOCKS) == 0
@@ -65,27 +65,27 @@ def _matmul(
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    program = tl.program_id(0)
+    cta = tl.program_id(0)
     ctas = tl.num_programs(0)
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
-    tiles = tl.cdiv(num_rows, BLOCK_N) * tiles_m
-    turns = tiles // ctas
-    shared = (tiles - turns * ctas).to(tl.int64) * STEPS
-    begin = (shared * program // ctas).to(tl.int32)
-    end = (shared * (program + 1) // ctas).to(tl.int32)
+    tiles = tl.cdiv(out_features, BLOCK_N) * tiles_m
+    waves = tiles // ctas
+    shared = (tiles - waves * ctas).to(tl.int64) * STEPS
+    begin = (shared * cta // ctas).to(tl.int32)
+    end = (shared * (cta + 1) // ctas).to(tl.int32)
     unit = begin
-    turn = 0
+    wave = 0
     local_n = tl.arange(0, BLOCK_N)
     word = tl.arange(0, BITS * BLOCKS)
     k = tl.arange(0, 32 * BLOCKS)
     x_offset = tl.arange(0, BLOCK_M)[None, :] * WIDTH + k[:, None]
-    while (turn < turns) | (unit < end):
-        if turn < turns:
-            tile = turn * ctas + program
+    while (wave < waves) | (unit < end):
+        if wave < waves:
+            tile = wave * ctas + cta
             first = 0
             last = STEPS
         else:
-            tile = turns * ctas + unit // STEPS
+            tile = waves * ctas + unit // STEPS
             first = unit % STEPS
             last = tl.minimum(STEPS, first + (end - unit))
         first_n = tile // tiles_m * BLOCK_N
@@ -93,7 +93,7 @@ def _matmul(
         row = local_n
         if not EVEN_N:
             # Rows beyond the last repeat it: what they give is not stored.
-            row = tl.minimum(local_n, num_rows - 1 - first_n)
+            row = tl.minimum(local_n, out_features - 1 - first_n)
         word_offset = row[:, None] * (K * BITS // 32) + word[None, :]
         words_at = qdata + first_n.to(tl.int64) * (K * BITS // 32)
         s_at = scale + first_n.to(tl.int64) * (K // GROUP)
@@ -105,12 +105,12 @@ def _matmul(
         if AHEAD:
             # A thread loads too little of these tiles for an asynchronous copy: they are loaded one step ahead instead.
             s, z, ss, zs = _load_scales(
-                s_at, z_at, ss_at, zs_at, row, first, K, GROUP, OFFSET, CODES, BLOCKS
+                s_at, z_at, ss_at, zs_at, row, first, K, GROUP, OFFSET, SCALE_CODES, BLOCKS
             )  # fmt: skip
         for i in tl.range(first, last, num_stages=STAGES):
             n_s, n_z, n_ss, n_zs = _load_scales(
-                s_at, z_at, ss_at, zs_at, row, tl.minimum(i + 1, last - 1) if AHEAD else i, K, GROUP, OFFSET, CODES,
-                BLOCKS,
+                s_at, z_at, ss_at, zs_at, row, tl.minimum(i + 1, last - 1) if AHEAD else i, K, GROUP, OFFSET,
+                SCALE_CODES, BLOCKS,
             )  # fmt: skip
             if not AHEAD:
                 s, z, ss, zs = n_s, n_z, n_ss, n_zs
@@ -122,7 +122,7 @@ def _matmul(
                 inside = (start * BITS + word < K * BITS // 32)[None, :]
                 words = tl.load(words_at + start * BITS + word_offset, mask=inside, other=0)
                 xs = tl.load(x_at + start * 32 + x_offset, mask=(start * 32 + k < WIDTH)[:, None], other=0.0)
-            accumulator = tl.dot(dequantize(words, s, z, ss, zs, BITS, GROUP, OFFSET, CODES), xs, accumulator)
+            accumulator = tl.dot(dequantize(words, s, z, ss, zs, BITS, GROUP, OFFSET, SCALE_CODES), xs, accumulator)
             if AHEAD:
                 s, z, ss, zs = n_s, n_z, n_ss, n_zs
         n = first_n + local_n
@@ -131,51 +131,51 @@ def _matmul(
             up = tl.load(factor + m, mask=m < num_tokens, other=0.0) * (1.0 / WEIGHT_FACTOR)
             values = accumulator * up[None, :]
             if HAS_BIAS:
-                values += tl.load(bias + n, mask=n < num_rows, other=0.0).to(tl.float32)[:, None]
-            at = out + (m.to(tl.int64)[None, :] * num_rows + n[:, None])
-            tl.store(at, values.to(out.dtype.element_ty), mask=(n < num_rows)[:, None] & (m < num_tokens)[None, :])
+                values += tl.load(bias + n, mask=n < out_features, other=0.0).to(tl.float32)[:, None]
+            at = out + (m.to(tl.int64)[None, :] * out_features + n[:, None])
+            tl.store(at, values.to(out.dtype.element_ty), mask=(n < out_features)[:, None] & (m < num_tokens)[None, :])
         else:
-            slot = 2 * program + (unit > begin).to(tl.int32)
-            part_at = partial + slot.to(tl.int64) * (BLOCK_N * BLOCK_M)
-            tl.store(part_at + local_n[:, None] + tl.arange(0, BLOCK_M)[None, :] * BLOCK_N, accumulator)
-        if turn >= turns:
+            slot = 2 * cta + (unit > begin).to(tl.int32)
+            partial_at = partial + slot.to(tl.int64) * (BLOCK_N * BLOCK_M)
+            tl.store(partial_at + local_n[:, None] + tl.arange(0, BLOCK_M)[None, :] * BLOCK_N, accumulator)
+        if wave >= waves:
             unit += last - first
-        turn += 1
+        wave += 1
 
 
 @triton.jit
 def matmul_kernel(
-    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of reorder_kernel; what rows beyond hold is ignored
+    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, as of reorder_kernel; what rows beyond hold is ignored
     factor,  # [num_tokens] fp32
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
+    out,  # [num_tokens, out_features]
     partial,  # [2 * ctas, BLOCK_M, BLOCK_N] fp32
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, EVEN_N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
     STAGES: tl.constexpr, AHEAD: tl.constexpr, MAX_REGISTERS: tl.constexpr,
 ):  # fmt: skip
-    """The product; grid: programs. MAX_REGISTERS is for who compiles it: registers of a thread, 0 for no bound."""
+    """The product; grid: CTAs. The compiler reads MAX_REGISTERS: registers of a thread, 0 for no bound."""
     _matmul(
-        x, factor, qdata, scale, zero, scale_step, zero_step, bias, out, partial, num_rows, num_tokens, K, BITS,
-        GROUP, OFFSET, CODES, HAS_BIAS, EVEN_N, BLOCK_N, BLOCK_M, BLOCKS, STAGES, AHEAD, False,
+        x, factor, qdata, scale, zero, scale_step, zero_step, bias, out, partial, out_features, num_tokens, K, BITS,
+        GROUP, OFFSET, SCALE_CODES, HAS_BIAS, EVEN_N, BLOCK_N, BLOCK_M, BLOCKS, STAGES, AHEAD, False,
     )  # fmt: skip
 
 
 @triton.jit
 def matmul_pdl(
-    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, in the order of reorder_kernel; what rows beyond hold is ignored
+    x,  # [num_tokens rounded up to BLOCK_M, WIDTH] fp16, as of reorder_kernel; what rows beyond hold is ignored
     factor,  # [num_tokens] fp32
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
+    out,  # [num_tokens, out_features]
     partial,  # [2 * ctas, BLOCK_M, BLOCK_N] fp32
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, EVEN_N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCKS: tl.constexpr,
     STAGES: tl.constexpr, AHEAD: tl.constexpr, MAX_REGISTERS: tl.constexpr,
 ):  # fmt: skip
     """Like ``matmul_kernel``, and may be launched while the kernel in front of it runs."""
     _matmul(
-        x, factor, qdata, scale, zero, scale_step, zero_step, bias, out, partial, num_rows, num_tokens, K, BITS,
-        GROUP, OFFSET, CODES, HAS_BIAS, EVEN_N, BLOCK_N, BLOCK_M, BLOCKS, STAGES, AHEAD, True,
+        x, factor, qdata, scale, zero, scale_step, zero_step, bias, out, partial, out_features, num_tokens, K, BITS,
+        GROUP, OFFSET, SCALE_CODES, HAS_BIAS, EVEN_N, BLOCK_N, BLOCK_M, BLOCKS, STAGES, AHEAD, True,
     )  # fmt: skip

@@ -1,10 +1,9 @@
-"""Products with up to eight rows of activations: int8 activations, int4 or int8 weights, integer dot products of
-four bytes.
+"""Products with up to eight tokens: int8 activations, int4 or int8 weights, integer dot products of four bytes.
 
-Two kernels. ``resident_kernel`` rounds a whole row of activations once per program, keeps it in registers and walks
-over tiles of weight rows. ``stepped_kernel`` takes one tile of weight rows per program and walks along K; its
-activations are rounded on the way or were rounded before. ``*_pdl`` ask for weights, and then wait on the GPU
-for the kernel in front of them ("programmatic dependent launch").
+Two kernels. In ``resident_kernel`` each CTA quantizes all activations of a token once, keeps them in registers and
+walks over tiles of weight rows. In ``stepped_kernel`` a CTA takes one tile of weight rows and walks along K; it
+quantizes activations on the way, or loads quantized ones. In ``*_pdl`` (programmatic dependent launch) a CTA issues
+its loads of weights first, and then waits for the kernel in front of it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from etcuda.kernels.common.blocks import (
     MAGIC,
     MAGIC_BITS,
     dp4a,
-    load_codes,
     load_pairs,
+    load_quantized,
     quantize_pairs,
     split4,
     to_float,
@@ -27,8 +26,8 @@ from etcuda.kernels.common.blocks import (
 
 @triton.jit
 def load_weights(
-    qdata, scale, zero, scale_step, zero_step, row4, row3, block4, block3, num_rows,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    qdata, scale, zero, scale_step, zero_step, row4, row3, block4, block3, out_features,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     PIN: tl.constexpr,
 ):  # fmt: skip
     """Tiles of words and what scales them, as stored; absent components repeat another.
@@ -39,8 +38,8 @@ def load_weights(
     """
     BLOCKS: tl.constexpr = K // 32
     ROW: tl.constexpr = K * BITS // 32
-    inside4 = (row4 < num_rows) & (block4 < BLOCKS)
-    inside3 = (row3 < num_rows) & (block3 < BLOCKS)
+    inside4 = (row4 < out_features) & (block4 < BLOCKS)
+    inside3 = (row3 < out_features) & (block3 < BLOCKS)
     word = row4 * ROW + (block4 * BITS + tl.arange(0, 4)[None, None, None, :])
     words = tl.load(qdata + word, mask=inside4, other=0, eviction_policy="evict_first")
     more = words
@@ -64,7 +63,7 @@ def load_weights(
         more_s = tl.load(scale + group + 1, mask=inside3, other=0, eviction_policy="evict_first")
     if OFFSET != "symmetric":
         z = tl.load(zero + group, mask=inside3, other=0, eviction_policy="evict_first")
-    if CODES:
+    if SCALE_CODES:
         ss = tl.load(scale_step + step, mask=inside3, other=0, eviction_policy="evict_first")
         if OFFSET == "minimum":
             zs = tl.load(zero_step + step, mask=inside3, other=0, eviction_policy="evict_first")
@@ -72,9 +71,9 @@ def load_weights(
 
 
 @triton.jit
-def _dot(word, codes, total):
-    word, codes = tl.broadcast(word, codes)
-    return dp4a(word, codes, total)
+def _dot(word, q, total):
+    word, q = tl.broadcast(word, q)
+    return dp4a(word, q, total)
 
 
 @triton.jit
@@ -92,11 +91,11 @@ def _unbiased(total):
 @triton.jit
 def product(
     words, more, s, more_s, z, ss, zs, q0, q1, q2, q3, q4, q5, q6, q7, x_scale, x_sum, empty,
-    BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
 ):  # fmt: skip
     """Products of blocks of weights and of activations, in fp32. ``empty`` is a tile of MAGIC_BITS."""
     s = to_float(s)
-    if CODES:
+    if SCALE_CODES:
         s = s * ss.to(tl.float32)
     w0, w1, w2, w3 = split4(words)
     if GROUP < 32:
@@ -105,7 +104,7 @@ def product(
         total = _dot(w3, q3, _dot(w2, q2, _dot(w1, q1, _dot(w0, q0, empty))))
         second = _dot(w7, q7, _dot(w6, q6, _dot(w5, q5, _dot(w4, q4, empty))))
         more_s = to_float(more_s)
-        if CODES:
+        if SCALE_CODES:
             more_s = more_s * ss.to(tl.float32)
         return (_unbiased(total) * s + _unbiased(second) * more_s) * x_scale
     else:
@@ -125,7 +124,7 @@ def product(
             return dot * s
         elif OFFSET == "zero_point":
             return (dot - to_float(z) * x_sum) * s
-        elif CODES:
+        elif SCALE_CODES:
             return dot * s - (to_float(z) * zs.to(tl.float32)) * x_sum
         else:
             return dot * s + to_float(z) * x_sum
@@ -133,10 +132,10 @@ def product(
 
 @triton.jit
 def store_rows(
-    out, bias, values, first_row, num_rows, num_tokens,
+    out, bias, values, first_row, out_features, num_tokens,
     BLOCK_N: tl.constexpr, TOKENS: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """Sums a tile over its blocks and writes out [num_tokens, num_rows]."""
+    """Sums a tile over its blocks and writes out [num_tokens, out_features]."""
     row = first_row + tl.arange(0, BLOCK_N)
     token = tl.arange(0, TOKENS)
     if GROUPS_FIRST:
@@ -147,23 +146,23 @@ def store_rows(
         sums = tl.sum(values, 2)
         row = row[None, :]
         token = token[:, None]
-    inside = (row < num_rows) & (token < num_tokens)
+    inside = (row < out_features) & (token < num_tokens)
     if HAS_BIAS:
-        sums += tl.load(bias + row, mask=row < num_rows, other=0.0).to(tl.float32)
-    tl.store(out + token.to(tl.int64) * num_rows + row, sums.to(out.dtype.element_ty), mask=inside)
+        sums += tl.load(bias + row, mask=row < out_features, other=0.0).to(tl.float32)
+    tl.store(out + token.to(tl.int64) * out_features + row, sums.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _resident(
     x,  # [num_tokens, K] fp16 or bf16
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out,  # [num_tokens, out_features]
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr,
     GROUPS_FIRST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Programs walk over tiles of BLOCK_N weight rows. BLOCKS is K / 32, rounded up to a power of two."""
+    """CTAs walk over tiles of BLOCK_N weight rows. BLOCKS is K / 32, rounded up to a power of two."""
     BF16: tl.constexpr = x.dtype.element_ty == tl.bfloat16
     x = x.to(tl.pointer_type(tl.int32), bitcast=True)
     qdata = qdata.to(tl.pointer_type(tl.int32), bitcast=True)
@@ -184,35 +183,35 @@ def _resident(
     stride = tl.num_programs(0)
     inside = (token4 < num_tokens) & (block4 < K // 32)
     if not PDL:
-        # Activations are asked for first: behind the weights they would come last, and all waits for them.
+        # Activations are loaded first: behind the weights they would come last, and everything waits for them.
         t0, t1, t2, t3 = load_pairs(x, token4 * (K // 2) + (block4 * 16 + word), inside)
     if STAGES == 1:
         row = (first * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
         words, more, s, more_s, z, ss, zs = load_weights(
             qdata, scale, zero, scale_step, zero_step, row[None, :, None, None], row[None, :, None], block4, block3,
-            num_rows, K, BITS, GROUP, OFFSET, CODES, True,
+            out_features, K, BITS, GROUP, OFFSET, SCALE_CODES, True,
         )  # fmt: skip
     if PDL:
-        # Weights are constant: they are on their way while the kernel that writes the activations still runs.
+        # Weights are constant: their loads are in flight while the kernel that writes the activations still runs.
         gdc_launch_dependents()
         gdc_wait()
         t0, t1, t2, t3 = load_pairs(x, token4 * (K // 2) + (block4 * 16 + word), inside)
     q0, q1, q2, q3, q4, q5, q6, q7, x_scale, x_sum = quantize_pairs(t0, t1, t2, t3, BF16)
-    for tile in tl.range(first, tl.cdiv(num_rows, BLOCK_N), stride, num_stages=STAGES):
+    for tile in tl.range(first, tl.cdiv(out_features, BLOCK_N), stride, num_stages=STAGES):
         # One tile ahead in registers, or as many as there are stages in shared memory.
         ahead = tile + stride if STAGES == 1 else tile
         row = (ahead * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
         n_words, n_more, n_s, n_more_s, n_z, n_ss, n_zs = load_weights(
             qdata, scale, zero, scale_step, zero_step, row[None, :, None, None], row[None, :, None], block4, block3,
-            num_rows, K, BITS, GROUP, OFFSET, CODES, STAGES == 1,
+            out_features, K, BITS, GROUP, OFFSET, SCALE_CODES, STAGES == 1,
         )  # fmt: skip
         if STAGES > 1:
             words, more, s, more_s, z, ss, zs = n_words, n_more, n_s, n_more_s, n_z, n_ss, n_zs
         values = product(
             words, more, s, more_s, z, ss, zs, q0, q1, q2, q3, q4, q5, q6, q7, x_scale, x_sum, empty,
-            BITS, GROUP, OFFSET, CODES,
+            BITS, GROUP, OFFSET, SCALE_CODES,
         )  # fmt: skip
-        store_rows(out, bias, values, tile * BLOCK_N, num_rows, num_tokens, BLOCK_N, TOKENS, HAS_BIAS, GROUPS_FIRST)
+        store_rows(out, bias, values, tile * BLOCK_N, out_features, num_tokens, BLOCK_N, TOKENS, HAS_BIAS, GROUPS_FIRST)
         if STAGES == 1:
             words, more, s, more_s, z, ss, zs = n_words, n_more, n_s, n_more_s, n_z, n_ss, n_zs
 
@@ -221,16 +220,16 @@ def _resident(
 def resident_kernel(
     x,  # [num_tokens, K] fp16 or bf16
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out,  # [num_tokens, out_features]
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr,
     GROUPS_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """Programs walk over tiles of BLOCK_N weight rows; each rounds the activations once."""
+    """CTAs walk over tiles of BLOCK_N weight rows; each quantizes the activations once."""
     _resident(
-        x, qdata, scale, zero, scale_step, zero_step, bias, out, num_rows, num_tokens, K, BITS, GROUP, OFFSET,
-        CODES, HAS_BIAS, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, False,
+        x, qdata, scale, zero, scale_step, zero_step, bias, out, out_features, num_tokens, K, BITS, GROUP, OFFSET,
+        SCALE_CODES, HAS_BIAS, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, False,
     )  # fmt: skip
 
 
@@ -238,16 +237,16 @@ def resident_kernel(
 def resident_pdl(
     x,  # [num_tokens, K] fp16 or bf16
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out,  # [num_tokens, out_features]
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr,
     GROUPS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Like ``resident_kernel``, and may be launched while the kernel in front of it runs, if that writes no weights."""
     _resident(
-        x, qdata, scale, zero, scale_step, zero_step, bias, out, num_rows, num_tokens, K, BITS, GROUP, OFFSET,
-        CODES, HAS_BIAS, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, True,
+        x, qdata, scale, zero, scale_step, zero_step, bias, out, out_features, num_tokens, K, BITS, GROUP, OFFSET,
+        SCALE_CODES, HAS_BIAS, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, True,
     )  # fmt: skip
 
 
@@ -256,14 +255,14 @@ def _stepped(
     x,  # [num_tokens, K] fp16 or bf16, or int8 if QUANTIZED
     x_scale, x_sum,  # [num_tokens, K / 32] fp32 if QUANTIZED
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out,  # [num_tokens, out_features]
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, QUANTIZED: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr, STAGES: tl.constexpr,
     GROUPS_FIRST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """A program computes BLOCK_N weight rows, BLOCKS blocks of 32 at a time."""
+    """A CTA computes BLOCK_N weight rows, BLOCKS blocks of 32 at a time."""
     BF16: tl.constexpr = x.dtype.element_ty == tl.bfloat16
     x = x.to(tl.pointer_type(tl.int32), bitcast=True)
     qdata = qdata.to(tl.pointer_type(tl.int32), bitcast=True)
@@ -292,10 +291,10 @@ def _stepped(
         inside4 = (token4 < num_tokens) & (b4 < K // 32)
         words, more, s, more_s, z, ss, zs = load_weights(
             qdata, scale, zero, scale_step, zero_step, row[None, :, None, None], row[None, :, None], b4, b3,
-            num_rows, K, BITS, GROUP, OFFSET, CODES, STAGES == 1,
+            out_features, K, BITS, GROUP, OFFSET, SCALE_CODES, STAGES == 1,
         )  # fmt: skip
         if QUANTIZED:
-            q0, q1, q2, q3, q4, q5, q6, q7, xs, xt = load_codes(
+            q0, q1, q2, q3, q4, q5, q6, q7, xs, xt = load_quantized(
                 x, x_scale, x_sum, token4, token3, b4, b3, num_tokens, K
             )
         else:
@@ -304,9 +303,9 @@ def _stepped(
         empty = tl.full(values.shape, MAGIC_BITS, tl.int32)
         values += product(
             words, more, s, more_s, z, ss, zs, q0, q1, q2, q3, q4, q5, q6, q7, xs, xt, empty,
-            BITS, GROUP, OFFSET, CODES,
+            BITS, GROUP, OFFSET, SCALE_CODES,
         )  # fmt: skip
-    store_rows(out, bias, values, first_row, num_rows, num_tokens, BLOCK_N, TOKENS, HAS_BIAS, GROUPS_FIRST)
+    store_rows(out, bias, values, first_row, out_features, num_tokens, BLOCK_N, TOKENS, HAS_BIAS, GROUPS_FIRST)
 
 
 @triton.jit
@@ -314,17 +313,17 @@ def stepped_kernel(
     x,  # [num_tokens, K] fp16 or bf16, or int8 if QUANTIZED
     x_scale, x_sum,  # [num_tokens, K / 32] fp32 if QUANTIZED
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out,  # [num_tokens, out_features]
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, QUANTIZED: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr, STAGES: tl.constexpr,
     GROUPS_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """A program computes BLOCK_N weight rows."""
+    """A CTA computes BLOCK_N weight rows."""
     _stepped(
-        x, x_scale, x_sum, qdata, scale, zero, scale_step, zero_step, bias, out, num_rows, num_tokens, K, BITS,
-        GROUP, OFFSET, CODES, HAS_BIAS, QUANTIZED, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, False,
+        x, x_scale, x_sum, qdata, scale, zero, scale_step, zero_step, bias, out, out_features, num_tokens, K, BITS,
+        GROUP, OFFSET, SCALE_CODES, HAS_BIAS, QUANTIZED, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, False,
     )  # fmt: skip
 
 
@@ -333,15 +332,15 @@ def stepped_pdl(
     x,  # [num_tokens, K] fp16 or bf16, or int8 if QUANTIZED
     x_scale, x_sum,  # [num_tokens, K / 32] fp32 if QUANTIZED
     qdata, scale, zero, scale_step, zero_step, bias,
-    out,  # [num_tokens, num_rows]
-    num_rows, num_tokens,
-    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, CODES: tl.constexpr,
+    out,  # [num_tokens, out_features]
+    out_features, num_tokens,
+    K: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr,
     HAS_BIAS: tl.constexpr, QUANTIZED: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr, STAGES: tl.constexpr,
     GROUPS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Like ``stepped_kernel``, and may be launched while the kernel in front of it runs, if that writes no weights."""
     _stepped(
-        x, x_scale, x_sum, qdata, scale, zero, scale_step, zero_step, bias, out, num_rows, num_tokens, K, BITS,
-        GROUP, OFFSET, CODES, HAS_BIAS, QUANTIZED, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, True,
+        x, x_scale, x_sum, qdata, scale, zero, scale_step, zero_step, bias, out, out_features, num_tokens, K, BITS,
+        GROUP, OFFSET, SCALE_CODES, HAS_BIAS, QUANTIZED, TOKENS, BLOCK_N, BLOCKS, STAGES, GROUPS_FIRST, True,
     )  # fmt: skip

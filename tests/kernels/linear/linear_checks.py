@@ -11,7 +11,7 @@ from torch import Tensor
 
 from etcuda.kernels.activations.quantize_op import quantize_activation
 from etcuda.kernels.activations.reference import quantize_activation_reference, reorder_activation_reference
-from etcuda.kernels.activations.reorder_launch import order
+from etcuda.kernels.activations.reorder_launch import reorder
 from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.formats.registry import find
 from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch, padded
@@ -153,7 +153,7 @@ class TestLinearKernels:
     def test_reordering(self, dtype: torch.dtype, bits: int, activation_dtype: str) -> None:
         x = activations(5, 160, dtype)
         x[3] = 0
-        reordered, factor, _ = order(bits, x, activation_dtype, 16, 0, 0)
+        reordered, factor, _ = reorder(bits, x, activation_dtype, 16, 0, 0)
         expected, divided_by, _ = reorder_activation_reference(x.cpu(), bits, activation_dtype, 16)
         assert (reordered.shape, expected.shape) == ((16, 256), (16, 256))
         assert torch.equal(factor.cpu(), divided_by)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.choose import measured, table
 from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig
 from etcuda.kernels.linear.choose.measured import MOST_RANGES, Range, estimates
@@ -19,7 +20,7 @@ from etcuda.kernels.linear.choose.table import Entry, Table
 from etcuda.kernels.linear.problem import MAX_TOKENS, LinearProblem
 
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
-TABLES = sorted(table.FOLDER.glob("int*/*.json"))
+TABLES = [path for each in formats() for path in sorted(table.format_of(each.name).folder.glob("*.json"))]
 # What one split of sums for every N costs at most, of the time of the best one measured for each N.
 MOST_LOSS = 1.05
 
@@ -37,7 +38,7 @@ def name(path: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("path", TABLES, ids=name)
 def test_one_split_for_every_number_of_rows_costs_little(path: pathlib.Path) -> None:
-    found = table.from_json(path.read_text(), str(path))
+    found = table.format_of(path.parent.name).from_json(path.read_text(), str(path))
     device = LocalDevice(found.arch, int(found.environment["num_sms"]), 227 << 10)
     losses = {}
     for entry in found.of("matvec"):
@@ -67,7 +68,7 @@ def test_what_does_not_depend_on_n(
         assert isinstance(second, MatvecConfig)
         assert first.split == second.split
     if path and size == 2:
-        found = table.from_json(path.read_text(), str(path))
+        found = table.format_of(path.parent.name).from_json(path.read_text(), str(path))
         pays = [
             measured.quantizing_before_pays(found, dataclasses.replace(each, m=1), 1, 0.01 * m) for each in (one, other)
         ]
@@ -175,7 +176,7 @@ def test_ranges_within_bounds(use: Use) -> None:
     assert cut(9, 16, 12) == [Range(16, (12,))]
     assert cut(17, 40, 20) == [Range(32, (20,)), Range(40, (40,))]
     assert cut(0, 0, 0) == [Range(0, (1,))]
-    assert cut(40, None, 5000)[-1].rows[-1] == 5000
+    assert cut(40, None, 5000)[-1].tokens[-1] == 5000
 
 
 @given(
@@ -193,8 +194,8 @@ def test_ranges_of_any_table(rows: list[tuple[int, float]], least: int, more: in
     assert all(end is not None and end >= least and (most is None or end < most) for end in ends)
     assert ends == sorted(set(ends), key=lambda end: end or 0)
     for each in cut:
-        assert all(m >= least or m == 1 for m in each.rows)
-        assert all(each.most is None or m <= max(each.most, 1) for m in each.rows)
+        assert all(m >= least or m == 1 for m in each.tokens)
+        assert all(each.most is None or m <= max(each.most, 1) for m in each.tokens)
 
 
 def test_estimates() -> None:
@@ -223,7 +224,7 @@ def test_a_number_of_rows_between_measured_ones_takes_what_wastes_least(use: Use
         heights.append(config.block_m)
     # 65 rows are two tiles of 64 in 24 us, or one of 128 in 30. What was measured for 128 rows is taken for 128.
     assert heights == [16, 16, 64, 64, 64, 128, 64, 64]
-    both = choose_matmul(problem, DEVICE, rows=(16, 64)).config
+    both = choose_matmul(problem, DEVICE, tokens=(16, 64)).config
     assert both == tile(64)
 
 

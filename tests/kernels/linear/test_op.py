@@ -139,7 +139,7 @@ def test_tokens_beyond_the_kernels() -> None:
     good = {key: value for key, value in arguments().items() if key != "activation_dtype"}
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good.values()]
-        with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected at most 4 rows, got 6"):
+        with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected at most 4 tokens, got 6"):
             ops.int4_matvec(*fakes, *_for_tokens(4).to_args())
         with pytest.raises(KernelArgumentError, match="int4_matvec: tokens: expected 1, 2, 4 or 8, got 3"):
             ops.int4_matvec(*fakes, *_for_tokens(3).to_args())
@@ -286,7 +286,7 @@ def test_kernels_want_a_gpu() -> None:
         (torch.ones(2, 32).int(), "expected bfloat16, float16 or float32, got torch.int32"),
     ],
 )
-def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
+def test_what_cannot_be_quantized(x: Tensor, message: str) -> None:
     with pytest.raises(KernelArgumentError, match=f"quantize_activation: x: {message}"):
         quantize_activation(x)
     with pytest.raises(KernelArgumentError, match=f"reorder_activation: x: {message}"):

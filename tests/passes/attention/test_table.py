@@ -132,7 +132,7 @@ def test_changing_the_crossover_changes_the_kernel(monkeypatch: pytest.MonkeyPat
 
 # The tables in the repository
 
-TABLES = sorted(table.FOLDER.glob("sm_*.json"))
+TABLES = sorted(table.FORMAT.folder.glob("sm_*.json"))
 
 
 def recorded(path: pathlib.Path) -> dict[AttentionProblem, dict[tuple[str, tuple[int, ...]], float]]:

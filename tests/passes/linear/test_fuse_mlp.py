@@ -91,7 +91,7 @@ def _one_bias() -> nn.Module:
 
 def _activations() -> nn.Module:
     model = quantized(make(MLP))
-    model.up.weight = nn.Parameter(model.up.weight.with_activation("exact"), requires_grad=False)
+    model.up.weight = nn.Parameter(model.up.weight.with_activation_dtype("exact"), requires_grad=False)
     return model
 
 

@@ -163,7 +163,7 @@ class Branch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = make(Llama, dim=64)
-        for name, part in quantized(make(Shapes)).q.weight.parts.items():  # type: ignore[union-attr]
+        for name, part in quantized(make(Shapes)).q.weight.components.items():  # type: ignore[union-attr]
             self.register_buffer(name, part)
 
     def linear(self, x: Tensor) -> Tensor:

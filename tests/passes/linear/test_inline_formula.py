@@ -72,7 +72,7 @@ def test_what_no_kernel_serves_becomes_its_formula(caplog: pytest.LogCaptureFixt
         "scale": torch.rand(48, 4).half(),
         "zero": torch.rand(48, 4).half(),
     }
-    model.fc.weight = nn.Parameter(Int8CoalescedTensor.from_parts(parts, 16), requires_grad=False)
+    model.fc.weight = nn.Parameter(Int8CoalescedTensor.from_components(parts, 16), requires_grad=False)
     x = torch.randn(3, 64).to(torch.bfloat16)
     program = lowered(export(model, x))
     assert not calls(program)

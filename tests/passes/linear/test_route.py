@@ -71,7 +71,7 @@ class EverySecondRow(nn.Module):
 
 @pytest.mark.parametrize("config", [GPU, HOST], ids=["sm_90", "host"])
 def test_rows_of_a_weight_that_do_not_follow_each_other(config: BackendConfig) -> None:
-    model = EverySecondRow(quantized(make(Linear)).fc.weight.parts).eval()
+    model = EverySecondRow(quantized(make(Linear)).fc.weight.components).eval()
     x = torch.randn(3, 64).to(torch.bfloat16)
     program = lowered(export(model, x), config)
     found = calls(program, *KERNELS)

@@ -116,9 +116,8 @@ TEST(cuda_out_of_memory_while_loading) {
   recipe.weight = Bytes(4 << 20, 1);
   const MemoryDataMap data(recipe);
   etcuda_set_memory_limit(1, 0, 1 << 20);
-  const Error error = Loaded(recipe.build(), &data).error;
+  CHECK_ERROR(Loaded(recipe.build(), &data).error, MemoryAllocationFailed, "limit 1048576");
   etcuda_set_memory_limit(1, 0, 0);
-  CHECK_ERROR(error, MemoryAllocationFailed, "limit 1048576");
   CHECK_EQ(device_stats().allocated, before);
   CHECK(Loaded(recipe.build(), &data).error == Error::Ok);
   CHECK_VALUES(works.run({1, 1}), {1, 2});

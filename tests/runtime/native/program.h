@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/last_error.h"
 #include "core/sha256.h"
 #include "generated/delegate_generated.h"
 

@@ -1,4 +1,4 @@
-"""Rows of activations in the order of K, and the type, that the tensor-core product reads."""
+"""Reorders activations along K, and converts them to the dtype that the tensor-core product loads."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from etcuda.kernels.common.blocks import MAGIC, TINY, greatest
 
 
 @triton.jit
-def _order(
+def _reorder(
     x, reordered, factor, num_tokens,
-    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
+    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, QUANTIZE: tl.constexpr, UNITS: tl.constexpr,
     SWEEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Rows of activations in fp16 and in the order of K that ``matmul_kernel`` reads.
+    """Rows of activations in fp16, reordered along K as ``matmul_kernel`` loads them.
 
-    Row m of ``reordered`` [num_tokens, WIDTH] is x[m] / factor[m], a power of two; columns beyond K are zero. With ROUND
-    the activations are first rounded to int8 per block of 32. Programs (m, i) share a row; each looks at all of it,
-    SWEEP activations at a time, and puts UNITS units of 128 in order at a time.
+    Row m of ``reordered`` [num_tokens, WIDTH] is x[m] / factor[m], a power of two; columns beyond K are zero. With
+    QUANTIZE the activations are first quantized to int8 per block of 32. CTAs (m, i) share a row: each loads all of it,
+    SWEEP activations at a time, to find the greatest, and reorders UNITS units of 128 at a time.
     """
     if PDL:
         gdc_launch_dependents()
@@ -41,7 +41,7 @@ def _order(
         tl.store(factor + row, ((exponent - 13) << 23).to(tl.float32, bitcast=True))
     for start in range(tl.program_id(1) * CHUNK, WIDTH, tl.num_programs(1) * CHUNK):
         values = tl.load(x + row * K + start + at, mask=(start + at < K) & (row < num_tokens), other=0.0).to(tl.float32)
-        if ROUND:
+        if QUANTIZE:
             amax = tl.max(tl.abs(values), 1)
             small = amax < TINY
             inverse = tl.where(small, 0.0, 127.0 / amax)
@@ -64,18 +64,18 @@ def _order(
 @triton.jit
 def reorder_kernel(
     x, reordered, factor, num_tokens,
-    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
+    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, QUANTIZE: tl.constexpr, UNITS: tl.constexpr,
     SWEEP: tl.constexpr,
 ):  # fmt: skip
-    """Puts activations in order; grid: (tokens, programs that share a row)."""
-    _order(x, reordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, False)
+    """Reorders activations; grid: (tokens, CTAs that share a row)."""
+    _reorder(x, reordered, factor, num_tokens, K, WIDTH, BITS, QUANTIZE, UNITS, SWEEP, False)
 
 
 @triton.jit
 def reorder_pdl(
     x, reordered, factor, num_tokens,
-    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, ROUND: tl.constexpr, UNITS: tl.constexpr,
+    K: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, QUANTIZE: tl.constexpr, UNITS: tl.constexpr,
     SWEEP: tl.constexpr,
 ):  # fmt: skip
     """Like ``reorder_kernel``, and may be launched while the kernel in front of it runs."""
-    _order(x, reordered, factor, num_tokens, K, WIDTH, BITS, ROUND, UNITS, SWEEP, True)
+    _reorder(x, reordered, factor, num_tokens, K, WIDTH, BITS, QUANTIZE, UNITS, SWEEP, True)

@@ -1,7 +1,6 @@
-"""RMSNorm whose result is rounded to int8 per block of 32 before it leaves the registers.
+"""RMSNorm whose result is quantized to int8 per block of 32 before it leaves the registers.
 
-Kernels whose names end in ``_pdl`` may be launched early, see ``etcuda.kernels.common.blocks``: they read the weight
-first, and wait before they read what another kernel writes.
+Threads of ``rms_norm_quantize_pdl`` load the weight first, and wait before they load what another kernel stores.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ def _load_sum(x, residual, column, inside, HAS_RESIDUAL: tl.constexpr):
 
 @triton.jit
 def _store_norm(
-    value, inverse, w, y, codes, scale, total, block, column, inside, kept,
+    value, inverse, w, y, q, scale, total, block, column, inside, kept,
     CAST_FIRST: tl.constexpr, KEEP_Y: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Scales a tile, rounds it to the dtype, and that to int8."""
+    """Scales a tile, rounds it to the dtype, quantizes it and stores it."""
     normed = value * inverse
     if CAST_FIRST:
         normed = normed.to(DTYPE).to(tl.float32)
     result = (normed * w).to(DTYPE)
     if KEEP_Y:
         tl.store(y + column, result, mask=inside)
-    rounded, step, sums = quantize_blocks(result.to(tl.float32))
-    tl.store(codes + column, rounded.to(tl.int8), mask=inside)
+    quantized, step, sums = quantize_blocks(result.to(tl.float32))
+    tl.store(q + column, quantized.to(tl.int8), mask=inside)
     tl.store(scale + block, step, mask=kept)
     tl.store(total + block, sums, mask=kept)
 
@@ -53,28 +52,28 @@ def _store_norm(
 def _rms_norm_quantize(
     x, residual,  # [num_rows, K], rows x_stride and residual_stride apart
     weight,  # [K]
-    h, y, codes,  # [num_rows, K]
+    h, y, q,  # [num_rows, K]
     scale, total,  # [num_rows, K / 32] fp32
     x_stride, residual_stride, num_rows,
     K: tl.constexpr, EPS: tl.constexpr, WEIGHT_OFFSET: tl.constexpr, CAST_FIRST: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, KEEP_H: tl.constexpr, KEEP_Y: tl.constexpr,
     BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """A program computes a row. BLOCKS is a power of two; a row of more blocks is read twice."""
+    """A CTA computes a row. BLOCKS is a power of two; of a row that has more, the threads load everything twice."""
     DTYPE: tl.constexpr = x.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
-    here = row < num_rows  # False in the one program of an empty tensor alone.
+    exists = row < num_rows  # False in the only CTA of an empty tensor.
     x += row * x_stride
     residual += row * residual_stride
     h += row * K
     y += row * K
-    codes += row * K
+    q += row * K
     scale += row * (K // 32)
     total += row * (K // 32)
     block = tl.arange(0, BLOCKS)
     column = block[:, None] * 32 + tl.arange(0, 32)[None, :]
     if BLOCKS * 32 >= K:
-        inside = (column < K) & here
+        inside = (column < K) & exists
         if PDL:
             gdc_launch_dependents()
         w = _load_weight(weight, column, column < K, WEIGHT_OFFSET, HAS_WEIGHT)
@@ -84,8 +83,8 @@ def _rms_norm_quantize(
         if KEEP_H:
             tl.store(h + column, value.to(DTYPE), mask=inside)
         inverse = tl.rsqrt(tl.sum(value * value) / K + EPS)
-        kept = (block < K // 32) & here
-        _store_norm(value, inverse, w, y, codes, scale, total, block, column, inside, kept, CAST_FIRST, KEEP_Y, DTYPE)
+        kept = (block < K // 32) & exists
+        _store_norm(value, inverse, w, y, q, scale, total, block, column, inside, kept, CAST_FIRST, KEEP_Y, DTYPE)
     else:
         if PDL:
             gdc_launch_dependents()
@@ -93,7 +92,7 @@ def _rms_norm_quantize(
         squares = tl.zeros([BLOCKS, 32], tl.float32)
         for start in tl.range(0, K // 32, BLOCKS):
             at = start * 32 + column
-            inside = (at < K) & here
+            inside = (at < K) & exists
             value = _load_sum(x, residual, at, inside, HAS_RESIDUAL)
             if KEEP_H:
                 tl.store(h + at, value.to(DTYPE), mask=inside)
@@ -101,12 +100,12 @@ def _rms_norm_quantize(
         inverse = tl.rsqrt(tl.sum(squares) / K + EPS)
         for start in tl.range(0, K // 32, BLOCKS):
             at = start * 32 + column
-            inside = (at < K) & here
+            inside = (at < K) & exists
             value = _load_sum(x, residual, at, inside, HAS_RESIDUAL)
             w = _load_weight(weight, at, at < K, WEIGHT_OFFSET, HAS_WEIGHT)
-            kept = (start + block < K // 32) & here
+            kept = (start + block < K // 32) & exists
             _store_norm(
-                value, inverse, w, y, codes, scale, total, start + block, at, inside, kept, CAST_FIRST, KEEP_Y, DTYPE
+                value, inverse, w, y, q, scale, total, start + block, at, inside, kept, CAST_FIRST, KEEP_Y, DTYPE
             )
 
 
@@ -114,16 +113,16 @@ def _rms_norm_quantize(
 def rms_norm_quantize_kernel(
     x, residual,  # [num_rows, K], rows x_stride and residual_stride apart
     weight,  # [K]
-    h, y, codes,  # [num_rows, K]
+    h, y, q,  # [num_rows, K]
     scale, total,  # [num_rows, K / 32] fp32
     x_stride, residual_stride, num_rows,
     K: tl.constexpr, EPS: tl.constexpr, WEIGHT_OFFSET: tl.constexpr, CAST_FIRST: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, KEEP_H: tl.constexpr, KEEP_Y: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """RMSNorm of x + residual, rounded to int8; a program a row."""
+    """RMSNorm of x + residual, quantized to int8; a CTA a row."""
     _rms_norm_quantize(
-        x, residual, weight, h, y, codes, scale, total, x_stride, residual_stride, num_rows,
+        x, residual, weight, h, y, q, scale, total, x_stride, residual_stride, num_rows,
         K, EPS, WEIGHT_OFFSET, CAST_FIRST, HAS_RESIDUAL, HAS_WEIGHT, KEEP_H, KEEP_Y, BLOCKS, False,
     )  # fmt: skip
 
@@ -132,7 +131,7 @@ def rms_norm_quantize_kernel(
 def rms_norm_quantize_pdl(
     x, residual,  # [num_rows, K], rows x_stride and residual_stride apart
     weight,  # [K]
-    h, y, codes,  # [num_rows, K]
+    h, y, q,  # [num_rows, K]
     scale, total,  # [num_rows, K / 32] fp32
     x_stride, residual_stride, num_rows,
     K: tl.constexpr, EPS: tl.constexpr, WEIGHT_OFFSET: tl.constexpr, CAST_FIRST: tl.constexpr,
@@ -140,8 +139,8 @@ def rms_norm_quantize_pdl(
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Like ``rms_norm_quantize_kernel``, and may be launched while the kernel in front of it runs, if that does not
-    write ``weight``."""
+    store ``weight``."""
     _rms_norm_quantize(
-        x, residual, weight, h, y, codes, scale, total, x_stride, residual_stride, num_rows,
+        x, residual, weight, h, y, q, scale, total, x_stride, residual_stride, num_rows,
         K, EPS, WEIGHT_OFFSET, CAST_FIRST, HAS_RESIDUAL, HAS_WEIGHT, KEEP_H, KEEP_Y, BLOCKS, True,
     )  # fmt: skip

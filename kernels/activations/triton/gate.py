@@ -1,7 +1,4 @@
-"""A gated activation whose result is rounded to int8 per block of 32 before it leaves the registers.
-
-Kernels whose names end in ``_pdl`` may be launched early, see ``etcuda.kernels.common.blocks``.
-"""
+"""A gated activation whose result is quantized to int8 per block of 32 before it leaves the registers."""
 
 from __future__ import annotations
 
@@ -27,13 +24,13 @@ def _activate(gate, ACTIVATION: tl.constexpr):
 @triton.jit
 def _gate_quantize(
     gate, up,  # [num_rows, K], rows gate_stride and up_stride apart, up from UP_OFFSET on
-    y, codes,  # [num_rows, K]
+    y, q,  # [num_rows, K]
     scale, total,  # [num_rows, K / 32] fp32
     gate_stride, up_stride, num_blocks,
     K: tl.constexpr, UP_OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, KEEP_Y: tl.constexpr, BLOCKS: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """A program computes BLOCKS blocks of 32, of all rows one after the other."""
+    """A CTA computes BLOCKS blocks of 32, counted through all rows."""
     DTYPE: tl.constexpr = gate.dtype.element_ty
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     inside = (block < num_blocks)[:, None]
@@ -48,8 +45,8 @@ def _gate_quantize(
     at = block.to(tl.int64)[:, None] * 32 + tl.arange(0, 32)[None, :]
     if KEEP_Y:
         tl.store(y + at, result, mask=inside)
-    rounded, step, sums = quantize_blocks(result.to(tl.float32))
-    tl.store(codes + at, rounded.to(tl.int8), mask=inside)
+    quantized, step, sums = quantize_blocks(result.to(tl.float32))
+    tl.store(q + at, quantized.to(tl.int8), mask=inside)
     tl.store(scale + block, step, mask=block < num_blocks)
     tl.store(total + block, sums, mask=block < num_blocks)
 
@@ -57,14 +54,14 @@ def _gate_quantize(
 @triton.jit
 def gate_quantize_kernel(
     gate, up,  # [num_rows, K], rows gate_stride and up_stride apart, up from UP_OFFSET on
-    y, codes,  # [num_rows, K]
+    y, q,  # [num_rows, K]
     scale, total,  # [num_rows, K / 32] fp32
     gate_stride, up_stride, num_blocks,
     K: tl.constexpr, UP_OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, KEEP_Y: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """activation(gate) * up, rounded to int8."""
+    """activation(gate) * up, quantized to int8."""
     _gate_quantize(
-        gate, up, y, codes, scale, total, gate_stride, up_stride, num_blocks,
+        gate, up, y, q, scale, total, gate_stride, up_stride, num_blocks,
         K, UP_OFFSET, ACTIVATION, KEEP_Y, BLOCKS, False,
     )  # fmt: skip
 
@@ -72,13 +69,13 @@ def gate_quantize_kernel(
 @triton.jit
 def gate_quantize_pdl(
     gate, up,  # [num_rows, K], rows gate_stride and up_stride apart, up from UP_OFFSET on
-    y, codes,  # [num_rows, K]
+    y, q,  # [num_rows, K]
     scale, total,  # [num_rows, K / 32] fp32
     gate_stride, up_stride, num_blocks,
     K: tl.constexpr, UP_OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, KEEP_Y: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Like ``gate_quantize_kernel``, and may be launched while the kernel in front of it runs."""
     _gate_quantize(
-        gate, up, y, codes, scale, total, gate_stride, up_stride, num_blocks,
+        gate, up, y, q, scale, total, gate_stride, up_stride, num_blocks,
         K, UP_OFFSET, ACTIVATION, KEEP_Y, BLOCKS, True,
     )  # fmt: skip

@@ -1,5 +1,5 @@
-// A product of a warpgroup, as kernels/native makes it for BLOCK_M columns of TYPE: 64 rows by 16 columns in
-// registers, times 16 by BLOCK_M in shared memory.
+// The product of a warpgroup, as kernels/cuda writes it for BLOCK_M tokens of MMA_DTYPE: 64 rows by 16
+// columns in registers, times 16 columns by BLOCK_M in shared memory.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace emulator {
 
-#if HALF_SUMS
+#if F16_ACCUMULATE
 typedef u32 Word;  // of two sums
 constexpr int kWords = BLOCK_M / 4;
 constexpr Word kUnknown = 0x7fff7fff;
@@ -17,24 +17,23 @@ constexpr int kWords = BLOCK_M / 2;
 const Word kUnknown = NAN;
 #endif
 
-// Of a thread, between the first product and the wait: registers that products write, and the sums so far.
-struct Products {
+// A thread's sums between the first wgmma and the wait: the registers that get them, and the sums in them.
+struct PendingWgmma {
   Word* registers = nullptr;
   Word sums[kWords];
   bool fenced = false;
 };
-extern Products products[kMostThreads];
-extern Meeting warpgroups[kMostThreads / 128];
-extern u32 operands[kMostThreads][4];
+extern PendingWgmma pending[kMaxThreads];
+extern SyncPoint warpgroups[kMaxThreads / 128];
+extern u32 operands[kMaxThreads][4];
 
 inline float operand(u16 bits) {
-  return (float)(TYPE == BFLOAT16 ? Bfloat::load(bits) : Half::load(bits));
+  return (float)(MMA_DTYPE == BFLOAT16 ? Bfloat::load(bits) : Half::load(bits));
 }
 
-// Adds to the sum of token 8 j + 2 t + e of a thread's upper row, or of the lower one. Sums in float16 are
-// rounded each time.
+// Adds to the sum of a thread's row (0 or 1) and token 8 j + 2 t + e. Sums in float16 are rounded each time.
 inline void add(Word (&sums)[kWords], int j, int row, int e, double number) {
-#if HALF_SUMS
+#if F16_ACCUMULATE
   Word& word = sums[2 * j + row];
   const u16 sum = Half::store(Half::load((u16)(word >> 16 * e)) + number);
   word = (word & ~(0xffffu << 16 * e)) | (Word)sum << 16 * e;
@@ -43,32 +42,32 @@ inline void add(Word (&sums)[kWords], int j, int row, int e, double number) {
 #endif
 }
 
-// The number of row n and column k of what a descriptor describes.
+// The number in row n and column k of an operand in shared memory.
 inline float described(u64 description, int n, int k) {
   u32 at = (u32)(description & 0x3fff) * 16 + n * 128 + k * 2;
   at ^= (at >> 7 & 7) << 4;
-  return operand((u16)load2(at));
+  return operand((u16)ld_shared_u16(at));
 }
 
 }  // namespace emulator
 
-inline void products_fence() {
-  emulator::products[threadIdx.x].fenced = true;
+inline void wgmma_fence() {
+  emulator::pending[threadIdx.x].fenced = true;
 }
 
-inline void product(emulator::Word (&d)[emulator::kWords], const u32 (&a)[4], u64 b) {
+inline void wgmma(emulator::Word (&d)[emulator::kWords], const u32 (&a)[4], u64 b) {
   using namespace emulator;
-  Products& mine = products[threadIdx.x];
-  if (!mine.fenced) fail("expected a fence in front of products whose registers were written");
+  PendingWgmma& mine = pending[threadIdx.x];
+  if (!mine.fenced) fail("expected a fence in front of a wgmma whose registers were written");
   if (mine.registers == nullptr) {
     mine.registers = d;
     std::memcpy(mine.sums, d, sizeof d);
     for (Word& word : d) word = kUnknown;
   }
-  if (mine.registers != d) fail("expected a wait between products of different sums");
+  if (mine.registers != d) fail("expected a wait between wgmmas with different sums");
   std::memcpy(operands[threadIdx.x], a, sizeof a);
-  Meeting& meeting = warpgroups[threadIdx.x / 128];
-  block.meet(meeting, 128);
+  SyncPoint& point = warpgroups[threadIdx.x / 128];
+  block.sync(point, 128);
   // Of four lanes, lane t has columns 2t, 2t + 1 of rows r and r + 8, then 2t + 8, 2t + 9.
   const int quad = threadIdx.x / 4 * 4, t = threadIdx.x % 4;
   for (int row = 0; row < 2; row++) {
@@ -84,15 +83,15 @@ inline void product(emulator::Word (&d)[emulator::kWords], const u32 (&a)[4], u6
         add(mine.sums, j, row, e, number);
       }
   }
-  block.meet(meeting, 128);
+  block.sync(point, 128);
 }
 
-inline void products_commit() {
-  emulator::products[threadIdx.x].fenced = false;
+inline void wgmma_commit() {
+  emulator::pending[threadIdx.x].fenced = false;
 }
 
-inline void products_wait() {
-  emulator::Products& mine = emulator::products[threadIdx.x];
+inline void wgmma_wait() {
+  emulator::PendingWgmma& mine = emulator::pending[threadIdx.x];
   if (mine.registers != nullptr) std::memcpy(mine.registers, mine.sums, sizeof mine.sums);
   mine.registers = nullptr;
 }
