@@ -1,4 +1,4 @@
-"""Products of one row take rounded activations where the tables say that this is faster."""
+"""Products of one token take quantized activations where the tables say that this is faster."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def linear_table(bits: int, own: float = 2.0, before: float = 3.0) -> int4_table
     return int4_table.Table("sm_90", {"gpu": "made up"}, (int4_table.Entry("matvec", problem, candidates, 1), many))
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, rounding: float | None, own: float = 2.0, before: float = 3.0) -> None:
-    """Tables: a product takes ``own`` us rounding by itself, ``before`` with a rounding that takes ``rounding``."""
+def measured(monkeypatch: pytest.MonkeyPatch, quantize_us: float | None, own: float = 2.0, before: float = 3.0) -> None:
+    """Tables: a product takes ``own`` us if it quantizes itself, ``before`` with a quantization of ``quantize_us``."""
     monkeypatch.setattr(int4_table, "load", lambda name, arch: linear_table(find(name).bits, own, before))
     entry = activation_table.Entry(
-        "quantize", ActivationProblem(1, 64), ((ActivationConfig(1, 1), rounding or 0.0),), 1
+        "quantize", ActivationProblem(1, 64), ((ActivationConfig(1, 1), quantize_us or 0.0),), 1
     )
-    found = None if rounding is None else activation_table.Table("sm_90", {}, (entry,))
+    found = None if quantize_us is None else activation_table.Table("sm_90", {}, (entry,))
     monkeypatch.setattr(activation_table, "load", lambda arch: found)
 
 
 @pytest.mark.parametrize("config", [Int4CoalescedConfig(), Int8CoalescedConfig()], ids=["int4", "int8"])
 @pytest.mark.parametrize("shape", [(1, 64), (1, 1, 64), (64,)])
-def test_norms_and_gates_round_for_products_of_one_row(
+def test_norms_and_gates_quantize_for_products_of_one_token(
     config: Any, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured(monkeypatch, rounding=1.5)
+    measured(monkeypatch, quantize_us=1.5)
     model = quantized(make(Block, norm=Llama, read="h"), config)
     x = X.reshape(shape)
     program = lowered(export(model, x, x.clone()))
@@ -75,7 +75,7 @@ def test_norms_and_gates_round_for_products_of_one_row(
 
 
 @pytest.mark.parametrize(
-    ("rounding", "own", "before", "switched", "text"),
+    ("quantize_us", "own", "before", "switched", "text"),
     [
         (1.0, 2.0, 3.0, True, "quantized before, which takes 1.00 us alone"),
         (0.9, 2.0, 3.0, False, "with K = 64 they are faster by themselves, though quantizing takes 0.90 us"),
@@ -83,7 +83,7 @@ def test_norms_and_gates_round_for_products_of_one_row(
     ],
 )
 def test_the_tables_decide(
-    rounding: float | None,
+    quantize_us: float | None,
     own: float,
     before: float,
     switched: bool,
@@ -92,7 +92,7 @@ def test_the_tables_decide(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "etcuda")
-    measured(monkeypatch, rounding, own, before)
+    measured(monkeypatch, quantize_us, own, before)
     model = quantized(make(Shapes))
     program = lowered(export(model, X))
     assert bool(calls(program, "rms_norm_quantize")) == switched
@@ -101,7 +101,7 @@ def test_the_tables_decide(
 
 
 def test_products_together_decide_for_their_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(monkeypatch, rounding=1.5)
+    measured(monkeypatch, quantize_us=1.5)
     model = quantized(make(Block, norm=Llama))
     program = lowered(export(model, X, X.clone()), without=FUSION)
     assert len(calls(program, "int4_matvec_quantized")) == 4
@@ -133,7 +133,7 @@ def test_what_others_read_and_what_is_no_norm_stays(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "etcuda")
-    measured(monkeypatch, rounding=1.5)
+    measured(monkeypatch, quantize_us=1.5)
     for kind in (Read, Plain):
         program = lowered(export(quantized(make(kind)), X))
         assert len(calls(program, "int4_matvec")) == 1
@@ -143,7 +143,7 @@ def test_what_others_read_and_what_is_no_norm_stays(
 
 @pytest.mark.parametrize("config", [GPU, HOST], ids=["sm_90", "host"])
 def test_nothing_is_done_without_products(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(monkeypatch, rounding=1.5)
+    measured(monkeypatch, quantize_us=1.5)
     model = quantized(make(Plain), Int4CoalescedConfig(activation_dtype="exact"))
     program = lowered(export(model, X), config)
     assert not calls(program, "rms_norm_quantize", "quantize_activation")
