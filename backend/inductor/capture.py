@@ -13,7 +13,7 @@ from torch._inductor import codecache, cpu_vec_isa, graph
 from torch._inductor.codegen import common
 from torch._inductor.graph import GraphLowering
 
-from etcuda.backend.inductor import accesses, assembly, branches, launchers, templates
+from etcuda.backend.inductor import accesses, assembly, branches, launchers, templates, traces
 from etcuda.target import CudaTarget
 
 
@@ -84,6 +84,8 @@ def generate(
         stack.enter_context(branches.branches_are_within_the_estimate())
         stack.enter_context(assembly.assembly_without_operands_writes_nothing())
         stack.enter_context(accesses.each_kernel_analysed_once())
+        stack.enter_context(traces.branches_are_traced_once())
+        stack.enter_context(traces.nodes_have_no_stack_traces())
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         options = dict(_OPTIONS)
