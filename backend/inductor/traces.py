@@ -50,12 +50,12 @@ def branches_are_traced_once() -> Iterator[None]:
 
     def check_unless_known(branch: Any, *args: Any) -> None:
         if not is_functional(branch):
-            check(branch, *args)
+            check(branch, *args)  # type: ignore[no-untyped-call]
 
     def schema_unless_known(self: Any, pred: Any, true_fn: Any, false_fn: Any, operands: Any) -> Any:
         if is_functional(true_fn) and is_functional(false_fn):
             return _NOTHING_IS_WRITTEN
-        return schema(self, pred, true_fn, false_fn, operands)
+        return schema(self, pred, true_fn, false_fn, operands)  # type: ignore[no-untyped-call]
 
     def trace(function: Any, *args: Any) -> Any:
         make = reenter(function, *args)
@@ -113,7 +113,7 @@ def _makes_tensors(branch: GraphModule, node: Node) -> bool:
         return all(returns_new_tensors(each) for each in _branches(branch, node))
     if not isinstance(target, OpOverload):
         return target is triton_kernel_wrapper_functional
-    may_return_an_argument = torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+    may_return_an_argument = torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
     return not may_return_an_argument and all(each.alias_info is None for each in target._schema.returns)
 
 
