@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from etcuda.errors import WeightFormatError
 from etcuda.kernels.formats.base import DTYPES, MINIMUM, STEP, SYMMETRIC, ZERO_POINT, GroupFormat
+from etcuda.kernels.weights.lost_scales import LostRows, lost_groups
 
 SEARCHES = ("minmax", "least_squares")
 
@@ -33,7 +36,8 @@ def quantize_weight(
         The stored tensors by name, on the device of ``weight``.
 
     Raises:
-        WeightFormatError: the shape or dtype is not one that the format takes, or a weight is infinite or NaN.
+        WeightFormatError: the shape or dtype is not one that the format takes, a weight is infinite or NaN, or rows are
+            so near to zero that the format does not hold their scales.
     """
     check_weight(weight, form, name)
     if search not in SEARCHES:
@@ -43,11 +47,9 @@ def quantize_weight(
         part: torch.empty(shape, dtype=dtype, device=weight.device)
         for part, (shape, dtype) in form.components(n, k).items()
     }
-    rows = max(1, CHUNK.get(weight.device.type, _CHUNK_ON_DEVICE) // k)
-    for start in range(0, n, rows):
-        grouped = weight[start : start + rows].to(torch.float32).reshape(-1, k // form.group_size, form.group_size)
+    for start, grouped in _some_rows(weight, form):
         for part, tensor in _quantize_rows(grouped, form, search).items():
-            parts[part][start : start + rows] = tensor
+            parts[part][start : start + len(grouped)] = tensor
     form.check_finite(parts, name)
     return parts
 
@@ -70,16 +72,40 @@ def check_weight(weight: Tensor, form: GroupFormat, name: str = "weight") -> Non
     form.check_size(weight.shape[0], weight.shape[1], name)
     if form.bits == 8 and form.asymmetric:
         raise WeightFormatError(f"{name}: offset: expected 'symmetric' for int8, got {form.offset!r}.")
-    # NaN comes through, and nothing of the weight's size is needed.
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
-        raise WeightFormatError(f"{name}: expected finite weights, got an infinite one or NaN. Check the checkpoint.")
+    lost = LostRows()
+    for start, grouped in _some_rows(weight.detach(), form):
+        # NaN comes through.
+        low, high = torch.aminmax(grouped, dim=-1)
+        if not bool(torch.isfinite(torch.stack([low, high])).all()):
+            raise WeightFormatError(
+                f"{name}: expected finite weights, got an infinite one or NaN. Check the checkpoint."
+            )
+        scale, minimum = _from_range(low, high, form)
+        vanished = (scale == 0) & (minimum == 0) & (high != low)
+        lost.add(vanished | _is_lost(form, scale, minimum), scale, minimum, start)
+    lost.check(form, name)
+
+
+def _some_rows(weight: Tensor, form: GroupFormat) -> Iterator[tuple[int, Tensor]]:
+    """The first of some rows, and those rows float32 [rows, G, group_size], for all rows of a weight."""
+    n, k = weight.shape
+    rows = max(1, CHUNK.get(weight.device.type, _CHUNK_ON_DEVICE) // k)
+    for start in range(0, n, rows):
+        yield start, weight[start : start + rows].to(torch.float32).reshape(-1, k // form.group_size, form.group_size)
+
+
+def _is_lost(form: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:
+    return lost_groups(form, scale, minimum, *_stored(form, _store(form, scale, minimum)))
 
 
 def _quantize_rows(w: Tensor, form: GroupFormat, search: str) -> dict[str, Tensor]:
     """Stored tensors of rows ``w`` float32 [rows, G, group_size]."""
     scale, minimum = _from_extremes(w, form)
     if search == "least_squares":
-        scale, minimum = _fitted(w, form, scale, minimum)
+        fitted = _fitted(w, form, scale, minimum)
+        # A narrower range may be too narrow for the format.
+        lost = _is_lost(form, *fitted)
+        scale, minimum = torch.where(lost, scale, fitted[0]), torch.where(lost, minimum, fitted[1])
     parts = _store(form, scale, minimum)
     # The integers are chosen for the scales as they are stored.
     q = _integers(w, form, *_stored(form, parts))
@@ -94,7 +120,10 @@ def _limits(form: GroupFormat) -> tuple[int, int]:
 
 def _from_extremes(w: Tensor, form: GroupFormat) -> tuple[Tensor, Tensor]:
     """Scale and minimum of each group, float32 [rows, G], such that the extremes are represented."""
-    low, high = torch.aminmax(w, dim=-1)
+    return _from_range(*torch.aminmax(w, dim=-1), form)
+
+
+def _from_range(low: Tensor, high: Tensor, form: GroupFormat) -> tuple[Tensor, Tensor]:
     least, most = _limits(form)
     if form.offset != SYMMETRIC:
         if form.offset == ZERO_POINT or form.scale_storage == "codes":
@@ -177,7 +206,11 @@ def _as_codes(values: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     rows, groups = values.shape
     per_step = STEP // group_size
     blocks = values.reshape(rows, groups // per_step, per_step)
-    step = (blocks.amax(dim=-1) / 255).to(torch.float16)
+    greatest = blocks.amax(dim=-1)
+    step = (greatest / 255).to(torch.float16)
+    # Where float16 has few digits, a step that was rounded down would cut the greatest off.
+    short = step.to(torch.float32) * 255 < greatest * 0.998
+    step = torch.where(short, (step.view(torch.int16) + 1).view(torch.float16), step)
     codes = torch.round(_divide(blocks, step.to(torch.float32).unsqueeze(-1), torch.zeros_like(blocks)))
     return codes.clamp(0, 255).to(torch.uint8).reshape(rows, groups), step
 
