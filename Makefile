@@ -40,6 +40,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	@# From inside the environment, for in the checkout mypy would take the folder etcuda/ for the whole package.
 	cd $(VENV) && bin/mypy --strict --config-file ../pyproject.toml -p etcuda
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy --strict -p examples
 	$(BIN)/mypy --strict scripts/*.py
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -64,20 +65,28 @@ class CodeImage:
     imports: tuple[str, ...]
 
 
-def find_compiler() -> str:
-    """The C++ compiler: ``$CXX``, else ``g++``.
+def find_compiler() -> list[str]:
+    """The words of the C++ compiler's command: those of ``$CXX``, such as ``ccache g++``, else ``g++``.
 
     Raises:
-        CompileError: there is none.
+        CompileError: there is none, or ``$CXX`` is not a command.
     """
-    wanted = os.environ.get("CXX", "g++")
-    found = shutil.which(wanted)
+    wanted = os.environ.get("CXX", "").strip() or "g++"
+    try:
+        words = shlex.split(wanted)
+    except ValueError as error:
+        raise CompileError(
+            f"C++ compiler: CXX={wanted!r}: expected a command, as in 'g++' or 'ccache g++', got one that a shell "
+            f"could not read ({error}). Correct or unset CXX."
+        ) from error
+    found = shutil.which(words[0])
     if found is None:
         raise CompileError(
-            f"C++ compiler {wanted!r}: expected an executable on PATH, found none. "
-            "Exporting compiles the generated host code; install g++ (version 11 or newer), or set CXX."
+            f"C++ compiler {words[0]!r}: expected an executable on PATH, found none. "
+            "Exporting compiles the generated host code; install g++ (version 11 or newer), or set CXX to a compiler's "
+            "command, such as 'g++-12' or 'ccache g++'."
         )
-    return found
+    return [found, *words[1:]]
 
 
 def build_image(
@@ -99,11 +108,11 @@ def build_image(
     compiler = find_compiler()
     flags = [*_COMMON_FLAGS, *(f"-D{name}" for name in _DEFINES), *_ISA_FLAGS[isa], *_path_flags(folder, cuda)]
     (folder / "wrapper.cpp").write_text(wrapper)
-    commands = [[compiler, *flags, "-O1", "-c", "wrapper.cpp", "-o", "wrapper.o"]]
+    commands = [[*compiler, *flags, "-O1", "-c", "wrapper.cpp", "-o", "wrapper.o"]]
     objects = ["wrapper.o"]
     if kernels.strip():
         (folder / "kernels.cpp").write_text(kernels)
-        commands.append([compiler, *flags, *_KERNEL_FLAGS, "-c", "kernels.cpp", "-o", "kernels.o"])
+        commands.append([*compiler, *flags, *_KERNEL_FLAGS, "-c", "kernels.cpp", "-o", "kernels.o"])
         objects.append("kernels.o")
     _run_all(commands, folder)
 
@@ -111,7 +120,7 @@ def build_image(
     vector_math = sorted(name for name in undefined if _VECTOR_MATH.match(name))
     if vector_math:
         (folder / "vector_math.cpp").write_text(_vector_math_source(vector_math))
-        _run_all([[compiler, *flags, "-O2", "-c", "vector_math.cpp", "-o", "vector_math.o"]], folder)
+        _run_all([[*compiler, *flags, "-O2", "-c", "vector_math.cpp", "-o", "vector_math.o"]], folder)
         objects.append("vector_math.o")
     wanted = sorted(name for name in undefined if _IMPORT.match(name))
     constants = {name: _constant_value(name) for name in wanted if _CONSTANT_FUNCTION.match(name)}
@@ -121,7 +130,7 @@ def build_image(
     (folder / "glue.S").write_text(_glue_source(imports, constants, sorted(binaries)))
     (folder / "exports.map").write_text("{ global: etcuda_image_*; AOTInductor*; local: *; };\n")
     link = [
-        compiler, "-shared", "-o", "image.so", *objects, "glue.S",
+        *compiler, "-shared", "-o", "image.so", *objects, "glue.S",
         "-Wl,--version-script=exports.map", "-Wl,-z,defs", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none",
         "-Wl,--gc-sections", "-Wl,-s", "-Wl,-soname,etcuda_image", "-lm",
     ]  # fmt: skip

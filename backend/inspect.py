@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 
 from executorch.exir._serialize._program import deserialize_pte_binary
 
@@ -102,23 +104,31 @@ def inspect_program(source: bytes | str | os.PathLike[str]) -> ProgramInfo:
             f"program: expected an ExecuTorch .pte (identifier 'ET..' at byte 4), got {data[4:8]!r}. "
             "Pass the file that ExecutorchProgramManager.save wrote."
         )
+    try:
+        return ProgramInfo(len(data), tuple(_methods(data)))
+    except BlobError:
+        raise
+    except Exception as error:  # ExecuTorch's reader trusts the file: damage ends in whatever its bytes lead to
+        raise BlobError(
+            f"program: expected a whole ExecuTorch .pte, got one that cannot be read "
+            f"({type(error).__name__}: {error}); it is truncated or damaged. Export or copy it again."
+        ) from error
+
+
+def _methods(data: bytes) -> Iterator[MethodInfo]:
     program = deserialize_pte_binary(data).program
-    methods = []
     for plan in program.execution_plan:
         blobs = [
             program.backend_delegate_data[delegate.processed.index].data
             for delegate in plan.delegates
             if delegate.id == BACKEND_ID
         ]
-        methods.append(
-            MethodInfo(
-                name=plan.name,
-                delegates=tuple(describe(bytes(blob)) for blob in blobs),
-                operators=tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators),
-                other_backends=tuple(sorted({each.id for each in plan.delegates} - {BACKEND_ID})),
-            )
+        yield MethodInfo(
+            name=plan.name,
+            delegates=tuple(describe(bytes(blob)) for blob in blobs),
+            operators=tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators),
+            other_backends=tuple(sorted({each.id for each in plan.delegates} - {BACKEND_ID})),
         )
-    return ProgramInfo(len(data), tuple(methods))
 
 
 def describe(blob: bytes) -> DelegateInfo:
@@ -128,6 +138,13 @@ def describe(blob: bytes) -> DelegateInfo:
         BlobError: see ``read_blob``.
     """
     delegate = read_blob(blob)
+    for each in delegate.images or ():
+        code = blob[each.offset : each.offset + each.nbytes]
+        if hashlib.sha256(code).digest() != bytes(each.sha256):
+            raise BlobError(
+                f"delegate blob: the code for {_text(each.target)} does not match its SHA-256; "
+                "the file is truncated or damaged, export again."
+            )
     kinds = {value: name for name, value in vars(schema.CodeKind).items() if not name.startswith("_")}
     return DelegateInfo(
         method=_text(delegate.method),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from etcuda.kernels.weights.save import save_weights as save_weights
     from etcuda.options import CompileOptions as CompileOptions
     from etcuda.partitioner.partitioner import CudaPartitioner as CudaPartitioner
-    from etcuda.partitioner.report import partition_report as partition_report
+    from etcuda.partitioner.preview import partition_report as partition_report
     from etcuda.target import CudaTarget as CudaTarget
 
 __version__ = "0.1.0"
@@ -40,7 +40,7 @@ _EXPORTS = {
     "convert_model": "etcuda.kernels.weights.convert",
     "load_gguf": "etcuda.kernels.weights.gguf_load",
     "load_weights": "etcuda.kernels.weights.save",
-    "partition_report": "etcuda.partitioner.report",
+    "partition_report": "etcuda.partitioner.preview",
     "quantize_weights": "etcuda.kernels.weights.config",
     "read_gguf": "etcuda.kernels.weights.gguf",
     "save_program": "etcuda.backend.save",

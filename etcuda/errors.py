@@ -48,4 +48,4 @@ class GgufError(EtcudaError, ValueError):
 
 
 class SaveError(EtcudaError, OSError):
-    """A program cannot be written to disk."""
+    """A file, a program or a measured table, cannot be written to disk."""

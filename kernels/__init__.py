@@ -1,7 +1,6 @@
-"""Kernels of our own, one folder per operator family.
+"""Kernels of our own, one folder per operator family. See README.md.
 
-Importing this package imports every family, and each family registers its kernels in ``etcuda.kernels.common.registry``. A new
-family is a new folder with an ``__init__.py`` that calls ``register``; nothing else changes.
+Importing this package imports every family, and each registers its kernels in ``etcuda.kernels.common.registry``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.support import branches, is_symbolic_scalar, refuse
 from etcuda.passes.graph.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
-from etcuda.passes.graph.symbols import expression, free_symbols, size_symbols
+from etcuda.passes.graph.symbols import free_symbols, size_symbols
+from etcuda.torch_private import expression
 
 aten = torch.ops.aten
 

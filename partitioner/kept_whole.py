@@ -8,33 +8,32 @@ from typing import Any
 import torch
 from torch.export import default_decompositions
 from torch.export.exported_program import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
+import etcuda.kernels  # noqa: F401  registers the kernels
+from etcuda.kernels.common.registry import records
 from etcuda.options import BackendConfig
 from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.support import refuse
+from etcuda.passes.base import graph_modules, graph_pass
+from etcuda.passes.graph.inline_function import inline_function
 
 aten = torch.ops.aten
 
-KEPT_WHOLE: tuple[torch._ops.OpOverload, ...] = (
-    aten.baddbmm.default,
-    aten.scaled_dot_product_attention.default,
-    aten.silu.default,
-)
-
-
-def modules_of(program: ExportedProgram) -> list[GraphModule]:
-    """The program's graph module and those of its control flow."""
-    return [module for module in program.graph_module.modules() if isinstance(module, GraphModule)]
+# Operators that passes route to kernels, as the kernels' records say.
+ROUTED = frozenset(op for record in records() for op in record.kept_whole)
+KEPT_WHOLE: tuple[torch._ops.OpOverload, ...] = (aten.baddbmm.default, aten.silu.default, *sorted(ROUTED, key=str))
 
 
 def decide(program: ExportedProgram, config: BackendConfig) -> dict[Node, Refusal | None]:
     """For every call of an operator that could stay whole: why it cannot be claimed, or ``None``."""
-    attention = config.options.attention_kernels and not config.is_host
-    wanted = {op for op in KEPT_WHOLE if op is not aten.scaled_dot_product_attention.default or attention}
+    routed = set() if config.is_host else set(ROUTED)
+    if not config.options.attention_kernels:
+        routed.discard(aten.scaled_dot_product_attention.default)
+    wanted = {op for op in KEPT_WHOLE if op in routed or op not in ROUTED}
     return {
         node: refuse(node, config)
-        for module in modules_of(program)
+        for module in graph_modules(program)
         for node in module.graph.nodes
         if node.op == "call_function" and node.target in wanted
     }
@@ -66,9 +65,7 @@ def decompose_refused(program: ExportedProgram, config: BackendConfig) -> Export
     """
     if not any(_mixed(program, config)):
         return program
-    # Imported here, for it brings the kernels with it.
-    from etcuda.passes.base import graph_pass
-    from etcuda.passes.graph.inline_function import inline_function
+    # Here, for it brings the kernels with it.
     from etcuda.passes.manager import run_passes
 
     @graph_pass()

@@ -11,6 +11,7 @@ import torch
 from torch.fx import Node
 
 from etcuda.options import BackendConfig
+from etcuda.passes.graph.calls import arguments
 from etcuda.shims import Side
 
 
@@ -55,14 +56,8 @@ class NodeView:
     @functools.cached_property
     def arguments(self) -> dict[str, Any]:
         """Every argument of the schema by name, defaults filled in, nodes replaced by their fake values."""
-        args, kwargs = torch.fx.map_arg((self.node.args, self.node.kwargs), lambda n: n.meta.get("val"))
-        bound = {}
-        for index, argument in enumerate(self.op._schema.arguments):
-            if index < len(args):
-                bound[argument.name] = args[index]
-            else:
-                bound[argument.name] = kwargs.get(argument.name, argument.default_value)
-        return bound
+        given = arguments(self.node, self.op)
+        return {name: torch.fx.map_arg(value, lambda n: n.meta.get("val")) for name, value in given.items()}
 
     def tensor(self, name: str) -> torch.Tensor:
         """The fake tensor passed as argument ``name``; a node without one is a malformed graph (``TypeError``)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -17,9 +16,9 @@ from torch.fx import Node
 from etcuda.errors import OptionError
 from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
 from etcuda.partitioner.claims import claim
-from etcuda.partitioner.kept_whole import decompose_refused, kept_operators, modules_of
+from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
 from etcuda.partitioner.ownership import TAG, owned_placeholders, tag_constants, tag_mutated_buffers
-from etcuda.partitioner.report import PartitionReport, RefusedNode, decomposed_calls, make_report
+from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.support import branches
 from etcuda.target import CudaTarget, resolve_target
 
@@ -46,7 +45,8 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes, weights and buffers that the delegate takes."""
-        # ExecuTorch finds a backend among the classes that exist; importing defines ours.
+        # ExecuTorch finds a backend among the classes that exist. Loading the module defines ours; by its name, since
+        # nothing here knows the backend otherwise.
         importlib.import_module("etcuda.backend.preprocess")
         spec = DelegationSpec(BACKEND_ID, [CompileSpec(COMPILE_SPEC_KEY, self.config.to_bytes())])
         tags, report = tag_program(exported_program, self.config)
@@ -64,43 +64,6 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         for each in decomposed_calls(exported_program, self.config):
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         return decompose_refused(exported_program, self.config)
-
-
-class PartitionRecorder(CudaPartitioner):
-    """Finds out what would be claimed, and claims nothing.
-
-    Attributes:
-        report: that of the program seen last.
-    """
-
-    report: PartitionReport | None = None
-    _decomposed: tuple[RefusedNode, ...] = ()
-
-    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
-        """Records the report and leaves the program as it was."""
-        self.record(exported_program)
-        return PartitionResult(tagged_exported_program=exported_program, partition_tags={})
-
-    def record(self, program: ExportedProgram) -> PartitionReport:
-        """The report of a program in the Edge dialect."""
-        before = {node: node.meta.get(TAG) for module in modules_of(program) for node in module.graph.nodes}
-        _, report = tag_program(program, self.config)
-        self.report = dataclasses.replace(report, decomposed=self._decomposed)
-        for node, tag in before.items():
-            if tag is None:
-                node.meta.pop(TAG, None)
-        return self.report
-
-    def ops_to_not_decompose(
-        self, ep: ExportedProgram
-    ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
-        """None: what is kept whole must be delegated."""
-        return [], None
-
-    def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
-        """Records which calls could not stay whole; changes nothing."""
-        self._decomposed = decomposed_calls(exported_program, self.config)
-        return exported_program
 
 
 def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:

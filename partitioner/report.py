@@ -1,24 +1,19 @@
-"""What the partitioner would take, what it would leave, and why."""
+"""What a partition came to: what was taken, what was left, and why."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import logging
 from collections.abc import Mapping
-from typing import Any
 
 from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 
-from etcuda.options import BackendConfig, CompileOptions
+from etcuda.options import BackendConfig
 from etcuda.partitioner.claims import Claims
 from etcuda.partitioner.kept_whole import decide
 from etcuda.partitioner.node_view import Refusal
 from etcuda.passes.graph.edge_ops import underlying
-from etcuda.target import CudaTarget
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,36 +100,3 @@ def _describe(node: Node, refusal: Refusal) -> RefusedNode:
     op = underlying(node.target)
     name = str(op) if op is not None else getattr(node.target, "__name__", str(node.target))
     return RefusedNode(node.name, name, refusal.reason, dict(refusal.values))
-
-
-def partition_report(
-    ep: ExportedProgram,
-    target: str | CudaTarget = "auto",
-    options: CompileOptions | Mapping[str, Any] | None = None,
-) -> PartitionReport:
-    """Says what ``CudaPartitioner(target, options)`` would take of a program. The program is not changed.
-
-    Args:
-        ep: from ``torch.export.export``, or in the Edge dialect (``EdgeProgramManager.exported_program()``).
-        target: as for ``CudaPartitioner``.
-        options: as for ``CudaPartitioner``.
-
-    Raises:
-        TypeError: ``ep`` is no exported program.
-        TargetError, OptionError: as for ``CudaPartitioner``.
-    """
-    from executorch.exir import to_edge_transform_and_lower
-
-    from etcuda.partitioner.partitioner import PartitionRecorder
-
-    if not isinstance(ep, ExportedProgram):
-        raise TypeError(
-            f"ep: expected an ExportedProgram, got {type(ep).__name__}. Call torch.export.export(model, inputs) first."
-        )
-    recorder = PartitionRecorder(target, options)
-    if ep.dialect == "EDGE":
-        return recorder.record(ep)
-    to_edge_transform_and_lower(ep, partitioner=[recorder])
-    if recorder.report is None:
-        raise RuntimeError("ExecuTorch did not call the partitioner; expected to_edge_transform_and_lower to do so.")
-    return recorder.report

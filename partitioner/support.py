@@ -9,11 +9,11 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from etcuda.options import BackendConfig
-from etcuda.partitioner.inductor_tables import Lowering, has_device_function, lowering_of
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import library_call
 from etcuda.partitioner.rules.table import RULE_OF
 from etcuda.passes.graph.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
+from etcuda.torch_private import Lowering, has_device_function, lowering_of
 
 DTYPES = frozenset(
     {
@@ -126,7 +126,7 @@ def _refuse_lowering(view: NodeView) -> Refusal | None:
     lowering = lowering_of(op)
     if lowering is Lowering.NONE and op not in REWRITTEN:
         return Refusal(f"Inductor has no lowering for {op}", {"op": str(op)})
-    if lowering is Lowering.FALLBACK or not has_device_function(op, view.side):
+    if lowering is Lowering.FALLBACK or (view.side == "cuda" and not has_device_function(op)):
         return library_call(view, str(op), op=str(op))
     return None
 

@@ -18,6 +18,7 @@ from etcuda.passes.base import GraphPass, NodeError, graph_modules
 from etcuda.passes.canonical.bind_symbolic_inputs import bind_symbolic_inputs
 from etcuda.passes.canonical.contiguous_outputs import contiguous_outputs
 from etcuda.passes.canonical.decompose_conv import decompose_conv
+from etcuda.passes.canonical.inline_kernels import inline_kernels
 from etcuda.passes.canonical.inline_scalar_constants import inline_scalar_constants
 from etcuda.passes.canonical.lower_edge_ops import lower_edge_ops
 from etcuda.passes.canonical.move_cond_predicate_to_host import move_cond_predicate_to_host
@@ -27,6 +28,7 @@ from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
 from etcuda.passes.linear.fuse_qkv import fuse_qkv
 from etcuda.passes.linear.fuse_quantize import fuse_quantize
+from etcuda.passes.linear.fuse_reorder import fuse_reorder
 from etcuda.passes.linear.pack_torchao import pack_torchao
 from etcuda.passes.linear.quantize_one_row import quantize_one_row
 from etcuda.passes.linear.route import route_linear
@@ -40,6 +42,7 @@ PASSES: tuple[GraphPass, ...] = (
     bind_symbolic_inputs,
     inline_scalar_constants,
     view_copy_to_view,
+    inline_kernels,
     move_cond_predicate_to_host,
     pack_torchao,
     fuse_mlp,
@@ -48,6 +51,7 @@ PASSES: tuple[GraphPass, ...] = (
     route_linear,
     quantize_one_row,
     fuse_quantize,
+    fuse_reorder,
     decompose_conv,
     route_attention,
     contiguous_outputs,

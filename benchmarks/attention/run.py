@@ -19,9 +19,10 @@ from benchmarks.attention.cells import CELLS, KINDS, Cell
 from benchmarks.attention.engines import ENGINES, OURS, Call, UnsupportedError
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, cost
 from etcuda.kernels.attention.reference import attention_reference
-from etcuda.kernels.attention.tune import environment
+from etcuda.kernels.attention.tune import TUNING
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.common.timing import Timer
+from etcuda.kernels.common.tuner import environment
 
 MOST_ERROR = 1e-2
 _COLD_BYTES = 200 << 20
@@ -59,7 +60,11 @@ def run(out: pathlib.Path, mode: str, budget_s: float, engines: Sequence[str], k
     deadline = time.monotonic() + budget_s
     device = LocalDevice.current()
     timer = Timer()
-    value: dict[str, Any] = {"environment": environment(device), "ceilings": _ceilings(timer), "rows": []}
+    value: dict[str, Any] = {
+        "environment": environment(device, TUNING.timing),
+        "ceilings": _ceilings(timer),
+        "rows": [],
+    }
     cells = [cell for cell in CELLS if cell.kind in kinds]
     for cell in cells:
         if time.monotonic() > deadline:

@@ -32,7 +32,7 @@ def _cells() -> list[Cell]:
     cells += [Cell("prefill", LinearProblem(m, *shape)) for shape in LARGE for m in (512, 2048)]
     cells += [Cell("prompt", LinearProblem(m, *shape)) for shape in LARGE for m in (16, 32, 64)]
     cells += [Cell("gated", LinearProblem(m, *LARGE[1])) for m in (16, 32, 64, 512)]
-    int8 = {"bits": 8, "offset": "symmetric"}
+    int8 = {"format_name": "int8", "offset": "symmetric"}
     cells += [Cell("int8", LinearProblem(1, *shape, **int8)) for shape in (LARGE[0], (4096, 4096))]  # type: ignore[arg-type]
     cells += [Cell("exact", LinearProblem(m, *LARGE[0], activation_dtype="exact")) for m in (1, 16, 512)]
     cells += [Cell("int8", LinearProblem(512, *LARGE[0], **int8))]  # type: ignore[arg-type]
@@ -42,8 +42,8 @@ def _cells() -> list[Cell]:
 CELLS = tuple(_cells())
 
 # Microseconds of engines that are not measured here, recorded on 2026-11-21 on the same kind of GPU, an H200, with the
-# same timing in a run of their own: ExecuTorch's CUDA kernels with the rounding of activations, llama.cpp's q4_0 and
-# q4_K products. By N and K, one row.
+# same timing in a run of their own: ExecuTorch's CUDA kernels with the quantisation of activations, and llama.cpp's
+# q4_0 and q4_K products. By N and K, one token.
 RECORDED_US: dict[tuple[int, int], tuple[float, float, float]] = {
     (4096, 4096): (6.68, 6.76, 7.67),
     (11008, 4096): (12.32, 13.46, 16.08),

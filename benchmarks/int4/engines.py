@@ -1,4 +1,4 @@
-"""Who is measured: our kernels, PyTorch's, torchao's, those of the installed executorch wheel, and a plain read.
+"""What is measured: our kernels, PyTorch's, torchao's, those of the installed executorch wheel, and a plain read.
 
 In cells of the kind "gated" activations are gate | up [M, 2 K], and every engine computes silu(gate) * up first.
 """
@@ -17,13 +17,13 @@ from torch import Tensor
 from benchmarks.int4.cells import Cell
 from benchmarks.int4.gate import silu_gate
 from benchmarks.int4.read import read
-from etcuda.kernels.activations.reorder_launch import Reordered
+from etcuda.kernels.activations.reorder_launch import Reordered, reorder, gate_reorder
 from etcuda.kernels.common.device import LocalDevice
-from etcuda.kernels.formats.base import GroupFormat
+from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear import launch
-from etcuda.kernels.linear.check import Stored
 from etcuda.kernels.linear.choose.configs import MatmulConfig
-from etcuda.kernels.linear.choose.select import choose, matmul_arguments, run_config
+from etcuda.kernels.linear.choose.select import choose
+from etcuda.kernels.linear.run import run_config
 
 Call = Callable[[Tensor], Tensor]
 OURS = ("etcuda", "etcuda, PDL")
@@ -42,17 +42,16 @@ class UnsupportedError(Exception):
 class Weight:
     """A weight as stored, and what peers make theirs of: integers, scales and zero points in fp32 [N, G]."""
 
-    form: GroupFormat
-    stored: Stored
+    stored: StoredWeight
 
     @property
     def integers(self) -> Tensor:
         """uint8 or int8 [N, K]."""
-        return self.form.unpack(self.stored[0])  # type: ignore[attr-defined, no-any-return]
+        return self.stored.format.unpack(self.stored.qdata)
 
-    def dequantize(self, rows: slice) -> Tensor:
+    def dequantize(self, start: int, end: int) -> Tensor:
         """fp32 rows of the weight."""
-        return self.form.dequantize(*(None if part is None else part[rows] for part in self.stored))  # type: ignore[attr-defined, no-any-return]
+        return self.stored.rows(start, end).dequantize()
 
 
 Engine = Callable[[Cell, Weight, LocalDevice], Call]
@@ -65,32 +64,26 @@ def ours(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     if cell.kind == "gated":
         height = _height(config)
         return lambda x: _on_tensor_cores(
-            cell, weight, device, launch.reorder_gated(x, None, "silu", problem.activation_dtype, height, pdl), pdl
+            cell, weight, device, gate_reorder(x, None, "silu", problem.activation_dtype, height, pdl), pdl
         )  # fmt: skip
-
-    def call(x: Tensor) -> Tensor:
-        return run_config(
-            problem.bits, weight.form, x, weight.stored, None, problem.activation_dtype, config, device.num_sms, pdl
-        )  # fmt: skip
-
-    return call
+    return lambda x: run_config(weight.stored, x, config, None, problem.activation_dtype, device.num_sms, pdl)
 
 
-def in_order_before(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
-    """Our product alone, of activations that were put in order."""
+def reordered_before(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
+    """Our product alone, of reordered activations."""
     if cell.kind == "gated":
-        raise UnsupportedError("behind a gate the order is not made before")
+        raise UnsupportedError("behind a gate activations are not reordered before")
     height = _height(choose(cell.problem, device, 1).config)
     return lambda x: _on_tensor_cores(cell, weight, device, _order_once(x, cell.problem.activation_dtype, height), 1)
 
 
 def gate_apart(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
-    """Gate, order and product, each a kernel that is launched early."""
+    """Gate, reordering and product, each a kernel that is launched early."""
     if cell.kind != "gated":
         raise UnsupportedError("behind a gate only")
     height = _height(choose(cell.problem, device, 1).config)
     return lambda x: _on_tensor_cores(
-        cell, weight, device, launch.order(4, silu_gate(x, 1), cell.problem.activation_dtype, height, 1, 1), 1
+        cell, weight, device, reorder(4, silu_gate(x, 1), cell.problem.activation_dtype, height, 1, 1), 1
     )  # fmt: skip
 
 
@@ -102,17 +95,15 @@ def _height(config: object) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _order_once(x: Tensor, activation_dtype: str, block_m: int) -> Reordered:
-    return launch.order(4, x, activation_dtype, block_m, 1, 0)
+    return reorder(4, x, activation_dtype, block_m, 1, 0)
 
 
 def _on_tensor_cores(cell: Cell, weight: Weight, device: LocalDevice, reordered: Reordered, pdl: int) -> Tensor:
     problem = cell.problem
     config = choose(problem, device, pdl).config
     assert isinstance(config, MatmulConfig)
-    trailing = matmul_arguments(config, device.num_sms, pdl)
-    return launch.matmul_reordered(
-        4, weight.form, *reordered, weight.stored, None, torch.bfloat16, problem.activation_dtype, *trailing
-    )  # fmt: skip
+    how = config.launch(device.num_sms, pdl)
+    return launch.matmul_reordered(weight.stored, reordered, how, None, torch.bfloat16, problem.activation_dtype)
 
 
 def behind_gate(engine: Engine, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
@@ -132,21 +123,20 @@ def cublas(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """The dequantised weight in bf16."""
     dense = torch.empty(cell.problem.n, cell.problem.k, dtype=torch.bfloat16, device="cuda")
     for start in range(0, cell.problem.n, 16384):
-        rows = slice(start, start + 16384)
-        dense[rows] = weight.dequantize(rows).to(torch.bfloat16)
+        dense[start : start + 16384] = weight.dequantize(start, start + 16384).to(torch.bfloat16)
     return lambda x: x @ dense.T
 
 
 def tinygemm(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """PyTorch's ``_weight_int4pack_mm`` on the same integers; bf16 scales and zeros."""
-    if cell.problem.bits != 4:
+    if cell.problem.format_name != "int4":
         raise UnsupportedError("int4 only")
     if cell.problem.m > 64:
         raise UnsupportedError("measured up to 64 rows: it is for few")
     q = weight.integers
     packed = (q[:, ::2] << 4 | q[:, 1::2]).contiguous()
     tiles = torch.ops.aten._convert_weight_to_int4pack(packed, 8)
-    scale, zero = weight.stored[1].float(), weight.stored[2]
+    scale, zero = weight.stored.scale.float(), weight.stored.zero
     assert zero is not None
     pairs = torch.stack([scale, scale * (8 - zero.float())], -1).to(torch.bfloat16).transpose(0, 1).contiguous()
     group = cell.problem.group_size
@@ -155,19 +145,19 @@ def tinygemm(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
 
 def torchao_default(cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """``quantize_`` with torchao's default int4 weight-only configuration."""
-    if cell.problem.bits != 4 or cell.problem.m > 64:
+    if cell.problem.format_name != "int4" or cell.problem.m > 64:
         raise UnsupportedError("int4, up to 64 rows")
     from torchao.quantization import Int4WeightOnlyConfig, quantize_
 
     layer = torch.nn.Linear(cell.problem.k, cell.problem.n, bias=False, dtype=torch.bfloat16, device="cuda")
-    layer.weight.data.copy_(weight.dequantize(slice(None)))
+    layer.weight.data.copy_(weight.stored.dequantize())
     quantize_(layer, Int4WeightOnlyConfig(group_size=cell.problem.group_size))
     return lambda x: layer(x)  # type: ignore[no-any-return]
 
 
 def executorch(name: str, cell: Cell, weight: Weight, device: LocalDevice) -> Call:
     """A Triton kernel of the executorch wheel: W4A16, symmetric, so that our zero points do not count."""
-    if cell.problem.bits != 4:
+    if cell.problem.format_name != "int4":
         raise UnsupportedError("int4 only")
     if name == "int4_matvec" and cell.problem.m != 1:
         raise UnsupportedError("one row only")
@@ -177,7 +167,7 @@ def executorch(name: str, cell: Cell, weight: Weight, device: LocalDevice) -> Ca
     operator: Any = getattr(torch.ops.triton, name)
     q = weight.integers
     packed = (q[:, 1::2] << 4 | q[:, ::2]).contiguous().view(torch.int8)
-    scale = weight.stored[1].to(torch.bfloat16)
+    scale = weight.stored.scale.to(torch.bfloat16)
     group = cell.problem.group_size
     return lambda x: operator(x, packed, scale, group)  # type: ignore[no-any-return]
 
@@ -193,7 +183,7 @@ def plain_read(pdl: int, cell: Cell, weight: Weight, device: LocalDevice) -> Cal
 ENGINES: dict[str, Engine] = {
     "etcuda": functools.partial(ours, 0),
     "etcuda, PDL": functools.partial(ours, 1),
-    "etcuda, reordered before": in_order_before,
+    "etcuda, reordered before": reordered_before,
     "etcuda, gate apart": gate_apart,
     "tinygemm": functools.partial(behind_gate, tinygemm),
     "cuBLAS bf16": functools.partial(behind_gate, cublas),

@@ -15,7 +15,7 @@ _BLOCK = 4096
 
 @triton.jit
 def _read(source, out, num_words, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """Sums words; one sum per program."""
+    """Sums words; one sum per CTA."""
     if PDL:
         gdc_launch_dependents()
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.int4.cells import RECORDED_US
 from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED
+from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.choose import table
 
 _TITLES = {
@@ -147,16 +148,17 @@ def _tuned() -> list[str]:
         "| weight | GPU | M | N x K | kernel | launched | us | floor | TFLOP/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for bits, family in table.FAMILIES.items():
-        for path in sorted((table.FOLDER / family).glob("*.json")):
-            measured = table.from_json(path.read_text(), str(path))
+    for record in formats():
+        table_format = table.format_of(record.name)
+        for path in sorted(table_format.folder.glob("*.json")):
+            measured = table_format.from_json(path.read_text(), str(path))
             for entry in measured.entries:
                 problem = entry.problem
                 floor = problem.weight_bytes / READ_BYTES_PER_S * 1e6
                 rate = 2 * problem.m * problem.n * problem.k / entry.us / 1e6
                 launched = "PDL" if entry.pdl else "serialized"
                 lines.append(
-                    f"| int{bits} {problem.offset} | {measured.environment['gpu']} | {problem.m} | {problem.n} x "
+                    f"| {record.name} {problem.offset} | {measured.environment['gpu']} | {problem.m} | {problem.n} x "
                     f"{problem.k} | {entry.kernel} | {launched} | {entry.us:.2f} | {floor:.1f} | {rate:.0f} |"
                 )
     return [*lines, ""]

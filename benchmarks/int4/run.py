@@ -20,9 +20,11 @@ from benchmarks.int4.engines import ENGINES, OURS, PARTS, UNCHECKED, Unsupported
 from etcuda.kernels.activations.reference import gate_reference
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.common.timing import Timer
+from etcuda.kernels.common.tuner import environment
+from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear.choose.select import choose
-from etcuda.kernels.linear.choose.tune import environment, make_weight
-from etcuda.kernels.linear.problem import cost
+from etcuda.kernels.linear.choose.tune import make_weight
+from etcuda.kernels.linear.problem import LinearProblem, cost
 
 # Against fp32 with the dequantised weight and exact activations. Peers round scales to bf16.
 MOST_ERROR = {"int8": 6.5e-3, "exact": 2e-3}
@@ -61,8 +63,8 @@ def run(out: pathlib.Path, budget_s: float, engines: Sequence[str], kinds: Seque
     deadline = time.monotonic() + budget_s
     device = LocalDevice.current()
     timer = Timer()
-    value: dict[str, Any] = {"environment": environment(device), "ceilings": _ceilings(timer), "rows": []}
-    value["environment"]["timing"] = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
+    timing = "microseconds per call in a CUDA graph, weights not in the L2 cache, median"
+    value: dict[str, Any] = {"environment": environment(device, timing), "ceilings": _ceilings(timer), "rows": []}
     cells = [cell for cell in CELLS if cell.kind in kinds]
     for cell in cells:
         if time.monotonic() > deadline:
@@ -79,12 +81,12 @@ def measure(cell: Cell, device: LocalDevice, timer: Timer, engines: Sequence[str
     problem = cell.problem
     torch.manual_seed(0)
     sets = max(2, min(_MOST_SETS, math.ceil(_COLD_BYTES / problem.weight_bytes)))
-    weights = [Weight(*make_weight(problem, problem.n)) for _ in range(sets)]
+    weights = [_make(problem) for _ in range(sets)]
     gated = cell.kind == "gated"
     x = torch.randn(problem.m, problem.k * (1 + gated), dtype=torch.bfloat16, device="cuda")
     factor = gate_reference(x, None, "silu") if gated else x
     expected = _expected(weights[0], factor, problem.n)
-    symmetric = _without_zero(weights[0], factor, problem.n) if problem.bits == 4 else expected
+    symmetric = _without_zero(weights[0], factor, problem.n) if problem.format_name == "int4" else expected
     rows = []
     for name in engines:
         least = cost(problem)
@@ -124,20 +126,25 @@ def _copies(name: str, weight_bytes: int, sets: int) -> int:
     return max(2, math.ceil(sets / 3)) if name == "cuBLAS bf16" else sets
 
 
+def _make(problem: LinearProblem) -> Weight:
+    weight_format, stored = make_weight(problem, problem.n)
+    return Weight(StoredWeight(weight_format, *stored))
+
+
 def _expected(weight: Weight, x: Tensor, n: int) -> Tensor:
-    parts = [x.float() @ weight.dequantize(slice(start, start + 16384)).T for start in range(0, n, 16384)]
-    return torch.cat(parts, 1)
+    pieces = [x.float() @ weight.dequantize(start, start + 16384).T for start in range(0, n, 16384)]
+    return torch.cat(pieces, 1)
 
 
 def _without_zero(weight: Weight, x: Tensor, n: int) -> Tensor:
     """The product of the symmetric weight of the same integers and scales."""
-    parts = []
+    pieces = []
     for start in range(0, n, 16384):
-        rows = slice(start, start + 16384)
-        q = weight.form.unpack(weight.stored[0][rows]).float() - 8  # type: ignore[attr-defined]
-        scale = weight.stored[1][rows].float().repeat_interleave(weight.form.group_size, 1)
-        parts.append(x.float() @ (q * scale).T)
-    return torch.cat(parts, 1)
+        rows = weight.stored.rows(start, start + 16384)
+        q = rows.format.unpack(rows.qdata).float() - 8
+        scale = rows.scale.float().repeat_interleave(rows.format.group_size, 1)
+        pieces.append(x.float() @ (q * scale).T)
+    return torch.cat(pieces, 1)
 
 
 def _error(got: Tensor, expected: Tensor) -> float:

@@ -25,6 +25,6 @@ def executorch_root() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    from etcuda.runtime.library import find_library
+    from etcuda.library import find_library
 
     print(f"{executorch_root()};{find_library()}")

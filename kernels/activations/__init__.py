@@ -1,16 +1,24 @@
-"""What produces activations, fused with rounding them to int8: RMSNorm and gated activations. See README.md."""
+"""RMSNorm and gated activations, quantized or reordered by the kernel that computes them. See README.md."""
 
 from __future__ import annotations
 
-from etcuda.kernels.activations import op, quantize_op, reorder_op
-from etcuda.kernels.activations.choose.configs import gate_candidates, norm_candidates
+from etcuda.kernels.activations import op as _op  # noqa: F401  defines operators
+from etcuda.kernels.activations import quantize_op as _quantize_op  # noqa: F401
+from etcuda.kernels.activations import reorder_op as _reorder_op  # noqa: F401
+from etcuda.kernels.activations import samples
+from etcuda.kernels.activations.choose.tune import TUNING
+from etcuda.kernels.activations.hopper.reorder import ARCH
 from etcuda.kernels.activations.problem import (
+    ActivationProblem,
     gate_cost,
+    gate_problem_of,
     gate_reorder_cost,
     norm_cost,
+    norm_problem_of,
+    problem_of,
     quantize_cost,
     refuse,
-    refuse_reorder,
+    refuse_gate_reorder,
     reorder_cost,
 )
 from etcuda.kernels.activations.reference import (
@@ -22,63 +30,72 @@ from etcuda.kernels.activations.reference import (
 )
 from etcuda.kernels.common.registry import KernelRecord, register
 
+_UNSERVED = ActivationProblem(1, 100)
+
 NORM = register(
     KernelRecord(
         op="etcuda::rms_norm_quantize",
         owner=__name__,
+        problem=norm_problem_of,
         refuse=refuse,
         reference=rms_norm_quantize_reference,
-        fake=op.fake_rms_norm_quantize,
-        implementations={"triton": op.rms_norm_quantize},
-        configurations=norm_candidates,
         cost=norm_cost,
+        samples=samples.norm_samples,
+        unserved=_UNSERVED,
+        tuning=TUNING,
     )
 )
 GATE = register(
     KernelRecord(
         op="etcuda::gate_quantize",
         owner=__name__,
+        problem=gate_problem_of,
         refuse=refuse,
         reference=gate_quantize_reference,
-        fake=op.fake_gate_quantize,
-        implementations={"triton": op.gate_quantize},
-        configurations=gate_candidates,
         cost=gate_cost,
+        samples=samples.gate_samples,
+        unserved=_UNSERVED,
+        tuning=TUNING,
     )
 )
 GATE_REORDER = register(
     KernelRecord(
         op="etcuda::gate_reorder",
         owner=__name__,
-        refuse=refuse_reorder,
+        problem=gate_problem_of,
+        refuse=refuse_gate_reorder,
         reference=gate_reorder_reference,
-        fake=reorder_op.fake_gate_reorder,
-        implementations={"cuda": reorder_op.gate_reorder},
-        configurations=lambda problem, device: (),
         cost=gate_reorder_cost,
+        samples=samples.gate_reorder_samples,
+        unserved=ActivationProblem(1, 64),
+        arch=lambda: ARCH,
+        on_host=False,
     )
 )
 QUANTIZE = register(
     KernelRecord(
         op="etcuda::quantize_activation",
         owner=__name__,
+        problem=problem_of,
         refuse=refuse,
         reference=quantize_activation_reference,
-        fake=quantize_op.fake_quantize,
-        implementations={"triton": quantize_op.quantize_activation},
-        configurations=lambda problem, device: (),
         cost=quantize_cost,
+        samples=samples.quantize_samples,
+        unserved=_UNSERVED,
+        tuning=TUNING,
     )
 )
-ORDER = register(
+REORDER = register(
     KernelRecord(
         op="etcuda::reorder_activation",
         owner=__name__,
+        problem=problem_of,
         refuse=refuse,
         reference=reorder_activation_reference,
-        fake=reorder_op.fake_reorder,
-        implementations={"triton": reorder_op.reorder_activation},
-        configurations=lambda problem, device: (),
         cost=reorder_cost,
+        samples=samples.reorder_samples,
+        unserved=_UNSERVED,
+        arch=lambda tiled: ARCH if tiled else None,
+        on_host=False,
     )
 )

@@ -1,4 +1,4 @@
-"""Launches of the kernels. Arguments were checked before."""
+"""Launches of the kernels that quantize activations. Arguments were checked before."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import triton
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from etcuda.kernels.activations.gate import gate_quantize_kernel, gate_quantize_pdl
-from etcuda.kernels.activations.norm import rms_norm_quantize_kernel, rms_norm_quantize_pdl
+from etcuda.kernels.activations.choose.configs import ActivationConfig
 from etcuda.kernels.activations.reference import Quantized
-from etcuda.kernels.common.blocks import quantize_kernel, quantize_pdl
+from etcuda.kernels.activations.triton.gate import gate_quantize_kernel, gate_quantize_pdl
+from etcuda.kernels.activations.triton.norm import rms_norm_quantize_kernel, rms_norm_quantize_pdl
+from etcuda.kernels.activations.triton.quantize import quantize_kernel, quantize_pdl
 from etcuda.kernels.common.pdl import choose_kernel
 
 
@@ -25,8 +26,7 @@ def rms_norm_quantize(
     cast_first: bool,
     keep_h: bool,
     keep_y: bool,
-    blocks: int,
-    num_warps: int,
+    config: ActivationConfig,
     pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h, y, q, scale, sum of x [..., K]; h and y are [0] where they are not kept."""
@@ -35,20 +35,21 @@ def rms_norm_quantize(
     more = None if residual is None else rows_of(residual)
     h, y = (new_kept(x, x.shape, keep) for keep in (keep_h, keep_y))
     q, scale, total = new_quantized(rows, rows.shape[0], k)
-    kernel, early = choose_kernel(x, rms_norm_quantize_kernel, rms_norm_quantize_pdl, pdl)
+    kernel, options = choose_kernel(x, rms_norm_quantize_kernel, rms_norm_quantize_pdl, pdl)
     # The input stands in for what is absent.
     kernel[(torch.sym_max(rows.shape[0], 1),)](
         rows, rows if more is None else more, rows if weight is None else weight.contiguous(),
         h if keep_h else rows, y if keep_y else rows, q, scale, total,
         rows.stride(0), 0 if more is None else more.stride(0), rows.shape[0],
         K=k, EPS=eps, WEIGHT_OFFSET=weight_offset, CAST_FIRST=cast_first, HAS_RESIDUAL=more is not None,
-        HAS_WEIGHT=weight is not None, KEEP_H=keep_h, KEEP_Y=keep_y, BLOCKS=blocks, num_warps=num_warps, **early,
+        HAS_WEIGHT=weight is not None, KEEP_H=keep_h, KEEP_Y=keep_y, BLOCKS=config.blocks,
+        num_warps=config.num_warps, **options,
     )  # fmt: skip
     return h, y, q, scale, total
 
 
 def gate_quantize(
-    gate: Tensor, up: Tensor | None, activation: str, keep_y: bool, blocks: int, num_warps: int, pdl: int
+    gate: Tensor, up: Tensor | None, activation: str, keep_y: bool, config: ActivationConfig, pdl: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y, q, scale, sum of gate and up [..., K], or of both side by side; y is [0] where it is not kept."""
     k = gate.shape[-1] // (2 if up is None else 1)
@@ -58,13 +59,29 @@ def gate_quantize(
     y = new_kept(gate, (*gate.shape[:-1], k), keep_y)
     q, scale, total = new_quantized(gates, num_rows, k)
     num_blocks = num_rows * (k // 32)
-    kernel, early = choose_kernel(gate, gate_quantize_kernel, gate_quantize_pdl, pdl)
-    kernel[(torch.sym_max(triton.cdiv(num_blocks, blocks), 1),)](
+    kernel, options = choose_kernel(gate, gate_quantize_kernel, gate_quantize_pdl, pdl)
+    kernel[(torch.sym_max(triton.cdiv(num_blocks, config.blocks), 1),)](
         gates, ups, y if keep_y else gates, q, scale, total, gates.stride(0), ups.stride(0), num_blocks,
-        K=k, UP_OFFSET=k if up is None else 0, ACTIVATION=activation, KEEP_Y=keep_y, BLOCKS=blocks,
-        num_warps=num_warps, **early,
+        K=k, UP_OFFSET=k if up is None else 0, ACTIVATION=activation, KEEP_Y=keep_y, BLOCKS=config.blocks,
+        num_warps=config.num_warps, **options,
     )  # fmt: skip
     return y, q, scale, total
+
+
+def quantize(x: Tensor, pdl: int) -> Quantized:
+    """q int8 [M, K], scale and sum float32 [M, K / 32] of x [M, K], dense."""
+    num_rows, k = x.shape
+    q = x.new_empty((num_rows, k), dtype=torch.int8)
+    scale, total = (x.new_empty((num_rows, k // 32), dtype=torch.float32) for _ in range(2))
+    num_blocks = num_rows * k // 32
+    # Few blocks are spread over many CTAs: what counts then is latency.
+    many = statically_known_true(num_rows > 64)
+    config = ActivationConfig(32, 4) if many else ActivationConfig(8, 1)
+    kernel, options = choose_kernel(x, quantize_kernel, quantize_pdl, pdl)
+    kernel[(torch.sym_max(triton.cdiv(num_blocks, config.blocks), 1),)](
+        x, q, scale, total, num_blocks, BLOCKS=config.blocks, num_warps=config.num_warps, **options
+    )
+    return q, scale, total
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -78,22 +95,7 @@ def new_kept(x: Tensor, shape: Sequence[int], keep: bool) -> Tensor:
     return x.new_empty(shape if keep else (0,))
 
 
-def new_quantized(x: Tensor, rows: int, k: int) -> Quantized:
+def new_quantized(x: Tensor, num_rows: int, k: int) -> Quantized:
     """Tensors for q, scale and sum."""
-    scale, total = (x.new_empty((rows, k // 32), dtype=torch.float32) for _ in range(2))
-    return x.new_empty((rows, k), dtype=torch.int8), scale, total
-
-
-def quantize(x: Tensor, pdl: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rounds x [M, K] to int8 per block of 32: q [M, K], scale and sum float32 [M, K / 32]."""
-    rows, k = x.shape
-    q = x.new_empty((rows, k), dtype=torch.int8)
-    scale, total = (x.new_empty((rows, k // 32), dtype=torch.float32) for _ in range(2))
-    kernel, early = choose_kernel(x, quantize_kernel, quantize_pdl, pdl)
-    blocks = rows * k // 32
-    # Few blocks are spread over many ctas: what counts is latency.
-    many = statically_known_true(rows > 64)
-    block, warps = (32, 4) if many else (8, 1)
-    grid = torch.sym_max(triton.cdiv(blocks, block), 1)
-    kernel[(grid,)](x, q, scale, total, blocks, BLOCKS=block, num_warps=warps, **early)
-    return q, scale, total
+    scale, total = (x.new_empty((num_rows, k // 32), dtype=torch.float32) for _ in range(2))
+    return x.new_empty((num_rows, k), dtype=torch.int8), scale, total

@@ -1,4 +1,4 @@
-"""Operators that compute activations and round them to int8 as ``etcuda::quantize_activation`` does.
+"""Operators that compute activations and quantize them to int8 as ``etcuda::quantize_activation`` does.
 
 On a CPU they compute the reference, on a GPU the kernel. The trailing integers are the configuration, so that a graph
 fixes it.
@@ -6,12 +6,15 @@ fixes it.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.library import triton_op
 
 from etcuda.kernels.activations import launch
 from etcuda.kernels.activations.check import check_config, check_gate, check_norm
+from etcuda.kernels.activations.choose.configs import ActivationConfig
 from etcuda.kernels.activations.reference import gate_quantize_reference, rms_norm_quantize_reference
+from etcuda.kernels.common.memory import needs_reference
 
 
 @triton_op("etcuda::rms_norm_quantize", mutates_args=())
@@ -28,7 +31,7 @@ def rms_norm_quantize(
     num_warps: int,
     pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h = x + residual, y = the RMSNorm of h, and y rounded to int8 per block of 32.
+    """h = x + residual, y = the RMSNorm of h, and y quantized to int8 per block of 32.
 
     Args:
         x: [..., K] bfloat16, float16 or float32, K a multiple of 32; M is the product of the leading sizes.
@@ -40,9 +43,8 @@ def rms_norm_quantize(
             again, as Llama and Qwen have it; else once, at the end, as Gemma and ``torch.nn.RMSNorm`` have it.
         keep_h: whether h is wanted.
         keep_y: whether y is wanted.
-        blocks: blocks of 32 of a tile, a power of two.
-        num_warps: warps of a program.
-        pdl: 1 to launch the kernel while the one in front of it runs, which must not write the weight.
+        blocks: this and ``num_warps`` as of ``ActivationConfig``.
+        pdl: 1 to launch the kernel while the one in front of it runs, which must not store the weight.
 
     Returns:
         h and y in the shape and dtype of ``x``, or [0] where they are not wanted; of y, q int8 [M, K], scale float32
@@ -52,12 +54,15 @@ def rms_norm_quantize(
         KernelArgumentError: an argument is not one that the operator takes.
     """
     check_norm("rms_norm_quantize", x, residual, weight, eps, blocks, num_warps)
-    if type(x) is Tensor and x.device.type == "cpu":
-        h, y, q, scale, total = rms_norm_quantize_reference(x, residual, weight, eps, weight_offset, cast_first)
-        return _wanted(h, keep_h, x), _wanted(y, keep_y, x), q, scale, total
+    if needs_reference(x):
+        h, y, q, scale, total = rms_norm_quantize_reference(
+            x, residual, weight, eps, weight_offset, cast_first, keep_h, keep_y
+        )
+        return _of_its_own(h), _of_its_own(y), q, scale, total
+    config = ActivationConfig(blocks, num_warps)
     return launch.rms_norm_quantize(
-        x, residual, weight, eps, weight_offset, cast_first, keep_h, keep_y, blocks, num_warps, pdl
-    )
+        x, residual, weight, eps, weight_offset, cast_first, keep_h, keep_y, config, pdl
+    )  # fmt: skip
 
 
 @triton_op("etcuda::gate_quantize", mutates_args=())
@@ -70,15 +75,14 @@ def gate_quantize(
     num_warps: int,
     pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y = activation(gate) * up, the activation rounded to the dtype first, and y rounded to int8 per block of 32.
+    """y = activation(gate) * up, the activation rounded to the dtype first, and y quantized to int8 per block of 32.
 
     Args:
         gate: [..., K] bfloat16, float16 or float32, K a multiple of 32; or gate and up side by side [..., 2 K].
         up: a tensor of the shape and dtype of ``gate``, or ``None`` if ``gate`` holds both.
         activation: "silu", "gelu_tanh" or "gelu_erf".
         keep_y: whether y is wanted.
-        blocks: blocks of 32 of a tile, a power of two.
-        num_warps: warps of a program.
+        blocks: this and ``num_warps`` as of ``ActivationConfig``.
         pdl: 1 to launch the kernel while the one in front of it runs.
 
     Returns:
@@ -90,10 +94,10 @@ def gate_quantize(
     """
     check_gate("gate_quantize", gate, up, activation)
     check_config("gate_quantize", blocks, num_warps)
-    if type(gate) is Tensor and gate.device.type == "cpu":
-        y, q, scale, total = gate_quantize_reference(gate, up, activation)
-        return _wanted(y, keep_y, gate), q, scale, total
-    return launch.gate_quantize(gate, up, activation, keep_y, blocks, num_warps, pdl)
+    if needs_reference(gate):
+        y, q, scale, total = gate_quantize_reference(gate, up, activation, keep_y)
+        return _of_its_own(y), q, scale, total
+    return launch.gate_quantize(gate, up, activation, keep_y, ActivationConfig(blocks, num_warps), pdl)
 
 
 def fake_rms_norm_quantize(
@@ -116,10 +120,9 @@ def fake_gate_quantize(
     return launch.new_kept(gate, (*gate.shape[:-1], k), keep_y), *launch.new_quantized(gate, rows, k)
 
 
-def _wanted(tensor: Tensor, keep: bool, x: Tensor) -> Tensor:
-    """A tensor of its own, dense; [0] if it is not wanted."""
-    made = launch.new_kept(x, tensor.shape, keep)
-    return made.copy_(tensor) if keep else made
+def _of_its_own(tensor: Tensor) -> Tensor:
+    """Dense, and in no memory of another tensor, as results of an operator must be."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 rms_norm_quantize.register_fake(fake_rms_norm_quantize)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.library import triton_op
 
 from etcuda.kernels.activations.check import check_activation
-from etcuda.kernels.activations.launch import quantize
+from etcuda.kernels.activations.launch import new_quantized, quantize
 from etcuda.kernels.activations.reference import quantize_activation_reference
-from etcuda.kernels.common.memory import dense_rows
+from etcuda.kernels.common.memory import dense_rows, needs_reference
 
 
 @triton_op("etcuda::quantize_activation", mutates_args=())
 def quantize_activation(x: Tensor, pdl: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Rounds activations to int8, symmetric, per block of 32, as ``quantize_activation_reference`` says.
+    """Quantizes activations to int8, symmetric, per block of 32, as ``quantize_activation_reference`` says.
 
     Args:
         x: [..., K] bfloat16, float16 or float32, K a multiple of 32.
@@ -27,17 +26,15 @@ def quantize_activation(x: Tensor, pdl: int = 0) -> tuple[Tensor, Tensor, Tensor
         KernelArgumentError: another dtype or K.
     """
     check_activation("quantize_activation", x)
-    if type(x) is Tensor and x.device.type == "cpu":
+    if needs_reference(x):
         return quantize_activation_reference(x)
     return quantize(dense_rows(x), pdl)
 
 
-def fake_quantize(x: Tensor, pdl: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def fake_quantize_activation(x: Tensor, pdl: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Checks the arguments; returns fake results."""
     k = check_activation("quantize_activation", x)
-    rows = x.numel() // k
-    scale, total = (x.new_empty((rows, k // 32), dtype=torch.float32) for _ in range(2))
-    return x.new_empty((rows, k), dtype=torch.int8), scale, total
+    return new_quantized(x, x.numel() // k, k)
 
 
-quantize_activation.register_fake(fake_quantize)
+quantize_activation.register_fake(fake_quantize_activation)

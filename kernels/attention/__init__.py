@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from etcuda.kernels.attention import op
-from etcuda.kernels.attention.configs import split_candidates, tiled_candidates
-from etcuda.kernels.attention.problem import AttentionProblem, cost, refuse
+import torch
+
+from etcuda.kernels.attention import op as _op  # noqa: F401  defines the operators
+from etcuda.kernels.attention.problem import AttentionProblem, cost, problem_of, refuse
 from etcuda.kernels.attention.reference import attention_reference
+from etcuda.kernels.attention.samples import split_samples, tiled_samples
 from etcuda.kernels.attention.split import MAX_QUERY
+from etcuda.kernels.attention.tune import TUNING
 from etcuda.kernels.common.registry import KernelRecord, register
+
+_KEPT_WHOLE = (torch.ops.aten.scaled_dot_product_attention.default,)
 
 
 def _refuse_split(problem: AttentionProblem) -> str | None:
@@ -21,23 +26,27 @@ SPLIT = register(
     KernelRecord(
         op="etcuda::attention_split",
         owner=__name__,
+        problem=problem_of,
         refuse=_refuse_split,
         reference=attention_reference,
-        fake=op.fake_split,
-        implementations={"triton": op.attention_split},
-        configurations=split_candidates,
         cost=cost,
+        samples=split_samples,
+        unserved=AttentionProblem(1, 1, 1, 64, MAX_QUERY + 1, 100),
+        kept_whole=_KEPT_WHOLE,
+        tuning=TUNING,
     )
 )
 TILED = register(
     KernelRecord(
         op="etcuda::attention_tiled",
         owner=__name__,
+        problem=problem_of,
         refuse=refuse,
         reference=attention_reference,
-        fake=op.fake_tiled,
-        implementations={"triton": op.attention_tiled},
-        configurations=tiled_candidates,
         cost=cost,
+        samples=tiled_samples,
+        unserved=AttentionProblem(1, 1, 1, 1024, 1, 1),
+        kept_whole=_KEPT_WHOLE,
+        tuning=TUNING,
     )
 )

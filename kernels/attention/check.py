@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from etcuda.errors import KernelArgumentError
 from etcuda.kernels.attention.problem import CAUSAL_NAMES, DTYPES, FULL, MAX_HEAD_DIM, POSITIONS
+from etcuda.kernels.common.check import expect, expect_same
 
 _INTEGERS = (torch.int32, torch.int64)
 
@@ -34,37 +34,37 @@ def check_arguments(
         KernelArgumentError: naming the argument, what was expected and what it is.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _expect(tensor.dim() == 4, op, name, "4 dimensions [batch, heads, length, head_dim]", tuple(tensor.shape))
-        _expect(tensor.dtype in DTYPES, op, name, "bfloat16 or float16", tensor.dtype, "Convert it, or use the "
+        expect(tensor.dim() == 4, op, name, "4 dimensions [batch, heads, length, head_dim]", tuple(tensor.shape))
+        expect(tensor.dtype in DTYPES, op, name, "bfloat16 or float16", tensor.dtype, "Convert it, or use the "
                 "reference.")  # fmt: skip
-        _expect(tensor.dtype == q.dtype, op, name, f"the dtype of q, {q.dtype}", tensor.dtype)
+        expect(tensor.dtype == q.dtype, op, name, f"the dtype of q, {q.dtype}", tensor.dtype)
     optional = (("mask", mask), ("kv_len", kv_len), ("positions", positions))
     for name, other in (("k", k), ("v", v), *optional):
         if other is not None:
-            _expect(other.device == q.device, op, name, f"the device of q, {q.device}", other.device)
-    _same(op, "k", "batch", k.shape[0], q.shape[0])
-    _same(op, "k", "head_dim", k.shape[3], q.shape[3])
+            expect(other.device == q.device, op, name, f"the device of q, {q.device}", other.device)
+    expect_same(op, "k", "batch", k.shape[0], q.shape[0])
+    expect_same(op, "k", "head_dim", k.shape[3], q.shape[3])
     for index, name in enumerate(("batch", "heads", "length", "head_dim")):
-        _same(op, "v", name, v.shape[index], k.shape[index])
+        expect_same(op, "v", name, v.shape[index], k.shape[index])
     head_dim, heads, kv_heads = q.shape[3], q.shape[1], k.shape[1]
     for name, size in (("head_dim", head_dim), ("heads of q", heads), ("heads of k", kv_heads)):
-        _expect(isinstance(size, int), op, name, "a fixed number", size, "Export with it fixed.")
-    _expect(1 <= head_dim <= MAX_HEAD_DIM, op, "head_dim", f"1 to {MAX_HEAD_DIM}", head_dim)
+        expect(isinstance(size, int), op, name, "a fixed number", size, "Export with it fixed.")
+    expect(1 <= head_dim <= MAX_HEAD_DIM, op, "head_dim", f"1 to {MAX_HEAD_DIM}", head_dim)
     groups = kv_heads > 0 and heads % kv_heads == 0
-    _expect(groups, op, "heads", f"heads of q to be a multiple of those of k, {kv_heads}", heads)
+    expect(groups, op, "heads", f"heads of q to be a multiple of those of k, {kv_heads}", heads)
     if max_query is not None:
         too_long = statically_known_true(q.shape[2] > max_query)
-        _expect(not too_long, op, "L_q", f"at most {max_query} query rows", q.shape[2], "Use attention_tiled.")
+        expect(not too_long, op, "L_q", f"at most {max_query} query rows", q.shape[2], "Use attention_tiled.")
     if mask is not None:
         _check_mask(op, mask, (q.shape[0], heads, q.shape[2], k.shape[2]))
     if kv_len is not None:
         _check_lengths(op, kv_len, q.shape[0], k.shape[2])
     _check_positions(op, positions, causal, q.shape[0], q.shape[2])
-    _expect(window >= 0, op, "window", "0 for none, or a number of keys", window)
+    expect(window >= 0, op, "window", "0 for none, or a number of keys", window)
     causal_window = window == 0 or causal != FULL
-    _expect(causal_window, op, "window", "0 unless causal", window, "Pass causal, or the window as a mask.")
-    _expect(scale > 0 and math.isfinite(scale), op, "scale", "a positive finite number", scale)
-    _expect(softcap >= 0 and math.isfinite(softcap), op, "softcap", "0 for none, or a positive number", softcap)
+    expect(causal_window, op, "window", "0 unless causal", window, "Pass causal, or the window as a mask.")
+    expect(scale > 0 and math.isfinite(scale), op, "scale", "a positive finite number", scale)
+    expect(softcap >= 0 and math.isfinite(softcap), op, "softcap", "0 for none, or a positive number", softcap)
 
 
 def broadcast_strides(tensor: Tensor, rank: int) -> list[int]:
@@ -76,21 +76,21 @@ def broadcast_strides(tensor: Tensor, rank: int) -> list[int]:
 
 
 def _check_mask(op: str, mask: Tensor, shape: tuple[int, ...]) -> None:
-    kinds = (torch.bool, torch.float32, *DTYPES)
-    _expect(mask.dtype in kinds, op, "mask", "bool, float32, bfloat16 or float16", mask.dtype)
-    _expect(mask.dim() <= 4, op, "mask", "at most 4 dimensions", tuple(mask.shape))
+    mask_dtypes = (torch.bool, torch.float32, *DTYPES)
+    expect(mask.dtype in mask_dtypes, op, "mask", "bool, float32, bfloat16 or float16", mask.dtype)
+    expect(mask.dim() <= 4, op, "mask", "at most 4 dimensions", tuple(mask.shape))
     for size, wanted in zip(reversed(mask.shape), reversed(shape), strict=False):
         if not statically_known_true(size == 1):
-            _same(op, "mask", f"shape broadcastable to {shape}; a dimension", size, wanted)
+            expect_same(op, "mask", f"shape broadcastable to {shape}; a dimension", size, wanted)
 
 
 def _check_lengths(op: str, kv_len: Tensor, batch: int, l_kv: int) -> None:
-    _expect(kv_len.dtype in _INTEGERS, op, "kv_len", "int32 or int64", kv_len.dtype)
-    _expect(kv_len.dim() == 1, op, "kv_len", "one dimension [batch]", tuple(kv_len.shape))
-    _same(op, "kv_len", "size", kv_len.shape[0], batch)
+    expect(kv_len.dtype in _INTEGERS, op, "kv_len", "int32 or int64", kv_len.dtype)
+    expect(kv_len.dim() == 1, op, "kv_len", "one dimension [batch]", tuple(kv_len.shape))
+    expect_same(op, "kv_len", "size", kv_len.shape[0], batch)
     if _has_values(kv_len):
         greatest = int(kv_len.max())
-        _expect(greatest <= l_kv, op, "kv_len", f"at most L_kv = {l_kv}", greatest)
+        expect(greatest <= l_kv, op, "kv_len", f"at most L_kv = {l_kv}", greatest)
 
 
 def _has_values(tensor: Tensor) -> bool:
@@ -101,28 +101,14 @@ def _has_values(tensor: Tensor) -> bool:
 
 def _check_positions(op: str, positions: Tensor | None, causal: int, batch: int, l_q: int) -> None:
     known = ", ".join(f"{number} ({name})" for number, name in CAUSAL_NAMES.items())
-    _expect(causal in CAUSAL_NAMES, op, "causal", f"one of {known}", causal)
+    expect(causal in CAUSAL_NAMES, op, "causal", f"one of {known}", causal)
     agree = (positions is not None) == (causal == POSITIONS)
     given = "None" if positions is None else "a tensor"
-    _expect(agree, op, "positions", f"a tensor exactly if causal is {POSITIONS}", f"{given} with causal={causal}")
+    expect(agree, op, "positions", f"a tensor exactly if causal is {POSITIONS}", f"{given} with causal={causal}")
     if positions is None:
         return
-    _expect(positions.dtype in _INTEGERS, op, "positions", "int32 or int64", positions.dtype)
-    _expect(positions.dim() in (1, 2), op, "positions", "[L_q] or [batch, L_q]", tuple(positions.shape))
-    _same(op, "positions", "last dimension", positions.shape[-1], l_q)
+    expect(positions.dtype in _INTEGERS, op, "positions", "int32 or int64", positions.dtype)
+    expect(positions.dim() in (1, 2), op, "positions", "[L_q] or [batch, L_q]", tuple(positions.shape))
+    expect_same(op, "positions", "last dimension", positions.shape[-1], l_q)
     if positions.dim() == 2 and not statically_known_true(positions.shape[0] == 1):
-        _same(op, "positions", "first dimension", positions.shape[0], batch)
-
-
-def _same(op: str, name: str, what: str, got: int, expected: int) -> None:
-    message = f"{op}: {name}: expected its {what} to be {expected}, got {got}."
-    if isinstance(got, int) and isinstance(expected, int):
-        if got != expected:
-            raise KernelArgumentError(message)
-    elif not statically_known_true(got == expected):
-        torch._check(got == expected, lambda: message)
-
-
-def _expect(holds: bool, op: str, name: str, expected: str, got: object, hint: str = "") -> None:
-    if not holds:
-        raise KernelArgumentError(f"{op}: {name}: expected {expected}, got {got}.{' ' + hint if hint else ''}")
+        expect_same(op, "positions", "first dimension", positions.shape[0], batch)

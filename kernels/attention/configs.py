@@ -12,7 +12,7 @@ from etcuda.kernels.common.device import Device, supports_pdl
 # A tile's accumulator is block_m x block_d fp32 numbers, held in the registers of at most 8 warps.
 _MOST_ACCUMULATORS = 32768
 _MOST_ROWS = 128
-# Values that one block of the reduction loads at once.
+# Values that one CTA of the reduction loads at once.
 _MOST_MERGED = 4096
 # How much of the L2 cache keys and values may fill, where nothing was measured: the rest is for all else.
 _L2_SHARE = 0.5
@@ -20,7 +20,18 @@ _L2_SHARE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """Trailing arguments of ``etcuda::attention_split``, in order."""
+    """Of ``etcuda::attention_split``, whose trailing arguments these are.
+
+    Attributes:
+        block_m: rows (query, head of the group) of a tile.
+        block_n: keys of a step.
+        num_warps: warps of a CTA.
+        num_stages: steps whose loads are in flight.
+        num_splits: ranges that the keys are split into.
+        block_s: splits that a CTA merges at a time.
+        chunk_d: width of the head that a CTA merges.
+        pdl: 1 to launch the reduction while the splits are computed, which needs sm_90; else 0.
+    """
 
     block_m: int
     block_n: int
@@ -31,10 +42,23 @@ class SplitConfig:
     chunk_d: int
     pdl: int
 
+    def to_args(self) -> tuple[int, ...]:
+        """The operator's trailing arguments; the constructor is the way back."""
+        return dataclasses.astuple(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class TiledConfig:
-    """Trailing arguments of ``etcuda::attention_tiled``, in order."""
+    """Of ``etcuda::attention_tiled``, whose trailing arguments these are.
+
+    Attributes:
+        block_m: query rows of one head in a tile.
+        block_n: keys of a step.
+        num_warps: warps of a CTA.
+        num_stages: steps whose loads are in flight.
+        one_loop: 1 for one loop over all keys, 0 for three, of which two mask.
+        section: heads, over all batch rows, whose CTAs run at a time.
+    """
 
     block_m: int
     block_n: int
@@ -42,6 +66,10 @@ class TiledConfig:
     num_stages: int
     one_loop: int
     section: int
+
+    def to_args(self) -> tuple[int, ...]:
+        """The operator's trailing arguments; the constructor is the way back."""
+        return dataclasses.astuple(self)
 
 
 def split_rows(problem: AttentionProblem, most_rows: int | None = None) -> int:
@@ -51,22 +79,22 @@ def split_rows(problem: AttentionProblem, most_rows: int | None = None) -> int:
     return min(max(MIN_BLOCK, _power_of_two(rows)), fitting)
 
 
-def parallel_blocks(problem: AttentionProblem, block_m: int) -> int:
-    """Blocks of the split kernel for one part of the keys."""
+def ctas_per_split(problem: AttentionProblem, block_m: int) -> int:
+    """CTAs of the split kernel for one split of the keys."""
     tiles = math.ceil(problem.l_q * problem.group / block_m)
     return problem.batch * problem.num_kv_heads * tiles
 
 
-def with_splits(problem: AttentionProblem, config: SplitConfig, num_blocks: float) -> SplitConfig:
-    """The configuration with as many parts as give ``num_blocks`` blocks in all, at most one a step of keys."""
+def with_splits(problem: AttentionProblem, config: SplitConfig, num_ctas: float) -> SplitConfig:
+    """The configuration with as many splits as give ``num_ctas`` CTAs in all, at most one a step of keys."""
     steps = max(1, math.ceil(problem.visible_keys / config.block_n))
-    wanted = max(1, round(num_blocks / parallel_blocks(problem, config.block_m)))
+    wanted = max(1, round(num_ctas / ctas_per_split(problem, config.block_m)))
     splits = min(wanted, steps)
     return with_merge(problem, dataclasses.replace(config, num_splits=splits), config.chunk_d)
 
 
 def with_merge(problem: AttentionProblem, config: SplitConfig, chunk_d: int) -> SplitConfig:
-    """The configuration with a reduction of that width, loading as many parts at once as there are or fit."""
+    """The configuration with a reduction of that width, loading as many splits at once as there are or fit."""
     chunk_d = min(chunk_d, problem.block_d)
     block_s = min(_power_of_two(config.num_splits), max(1, _MOST_MERGED // chunk_d))
     return dataclasses.replace(config, block_s=block_s, chunk_d=chunk_d)
@@ -75,7 +103,7 @@ def with_merge(problem: AttentionProblem, config: SplitConfig, chunk_d: int) -> 
 def split_candidates(problem: AttentionProblem, device: Device) -> list[SplitConfig]:
     """What the tuner measures; the first is what export takes without a table.
 
-    The guess: enough blocks for two per multiprocessor, steps of 64 keys while they fit the shared memory twice.
+    The guess: enough CTAs for two per multiprocessor, steps of 64 keys while they fit the shared memory twice.
     """
     block_m = split_rows(problem)
     pdl = int(supports_pdl(device))
@@ -132,7 +160,7 @@ def section_candidates(problem: AttentionProblem, config: TiledConfig) -> list[T
 def section_within(problem: AttentionProblem, nbytes: float) -> int:
     """The number of heads, in whole groups, whose keys and values in sight fill at most ``nbytes``; at least one group.
 
-    A window bounds what the blocks that run at a time read, not what they read in all.
+    A window bounds what the CTAs that run at a time read, not what they read in all.
     """
     groups = int(nbytes / max(1, _bytes_in_sight(problem)))
     return problem.group * min(max(groups, 1), problem.batch * problem.num_kv_heads)
@@ -149,7 +177,7 @@ def scaled_section(measured: AttentionProblem, section: int, asked: AttentionPro
 
 
 def _bytes_in_sight(problem: AttentionProblem) -> int:
-    """Bytes of the keys and values of one KV head that blocks read at about the same time."""
+    """Bytes of the keys and values of one KV head that CTAs read at about the same time."""
     return 2 * min(problem.visible_keys, problem.window or problem.l_kv) * problem.head_dim * problem.dtype.itemsize
 
 

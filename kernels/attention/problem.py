@@ -6,8 +6,10 @@ import dataclasses
 import math
 
 import torch
+from torch import Tensor
 
 from etcuda.kernels.common.registry import Cost
+from etcuda.kernels.common.sizes import hint, upper_bound
 
 # How positions restrict keys; the numbers are the operators' argument ``causal``.
 FULL, UPPER_LEFT, LOWER_RIGHT, POSITIONS = 0, 1, 2, 3
@@ -91,6 +93,25 @@ def padded(head_dim: int) -> int:
     return max(MIN_BLOCK, 1 << (head_dim - 1).bit_length())
 
 
+def problem_of(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, causal: int, window: int) -> AttentionProblem:
+    """A call of an operator in numbers; dynamic sizes by their hints."""
+    batch, num_heads, l_q, head_dim = q.shape
+    return AttentionProblem(
+        batch=hint(batch),
+        num_heads=hint(num_heads),
+        num_kv_heads=hint(k.shape[1]),
+        head_dim=hint(head_dim),
+        l_q=hint(l_q),
+        l_kv=hint(k.shape[2]),
+        dtype=q.dtype,
+        causal=causal,
+        window=window,
+        has_mask=mask is not None,
+        scale=scale,
+        max_l_q=upper_bound(l_q) if isinstance(l_q, torch.SymInt) else 0,
+    )
+
+
 def cost(problem: AttentionProblem) -> Cost:
     """Every visible key and value once, queries and results once; two products per visible pair."""
     width = problem.head_dim * problem.dtype.itemsize
@@ -101,7 +122,7 @@ def cost(problem: AttentionProblem) -> Cost:
 
 
 def refuse(problem: AttentionProblem) -> str | None:
-    """Why no kernel of the family serves the problem, or ``None``."""
+    """Why no kernel serves the problem, or ``None``."""
     if problem.dtype not in DTYPES:
         return f"the kernels take bfloat16 and float16, got {str(problem.dtype).removeprefix('torch.')}"
     if problem.head_dim > MAX_HEAD_DIM:

@@ -9,7 +9,7 @@ from etcuda.kernels.attention import table
 from etcuda.kernels.attention.configs import (
     SplitConfig,
     TiledConfig,
-    parallel_blocks,
+    ctas_per_split,
     scaled_section,
     split_candidates,
     split_rows,
@@ -68,7 +68,7 @@ def split_limit(problem: AttentionProblem, device: Device) -> int:
 
 
 def choose_split(problem: AttentionProblem, device: Device) -> Choice:
-    """The split kernel's configuration: the nearest measured one, with as many blocks in all as it had."""
+    """The split kernel's configuration: the nearest measured one, with as many CTAs in all as it had."""
     measured = table.load(device.arch)
     entry = None if measured is None else nearest(measured.of("split"), problem)
     if measured is None or entry is None:
@@ -77,10 +77,10 @@ def choose_split(problem: AttentionProblem, device: Device) -> Choice:
         return Choice("split", config, _model(device))
     assert isinstance(entry.best, SplitConfig)
     config = dataclasses.replace(entry.best, block_m=split_rows(problem, problem.most_rows))
-    ctas_per_sm = device.num_sms / _num_sms(measured, device)
-    if distance(entry.problem, problem, "split") > 0 or config.block_m != entry.best.block_m or ctas_per_sm != 1:
-        blocks = parallel_blocks(entry.problem, entry.best.block_m) * entry.best.num_splits
-        config = with_splits(problem, config, blocks * ctas_per_sm)
+    scale = device.num_sms / _num_sms(measured, device)
+    if distance(entry.problem, problem, "split") > 0 or config.block_m != entry.best.block_m or scale != 1:
+        num_ctas = ctas_per_split(entry.problem, entry.best.block_m) * entry.best.num_splits
+        config = with_splits(problem, config, num_ctas * scale)
     return Choice("split", config, _measured(measured, entry))
 
 

@@ -1,12 +1,11 @@
 """Split-K attention for few query rows: decode and short drafts.
 
-The keys of one KV head are cut into ``num_splits`` parts. One block takes one part, and all query rows that share the
-KV head in one tile, so that keys and values are read once (Dao et al., "Flash-Decoding for long-context inference",
-2023). Parts are merged by a second kernel; a part beyond the filled length ends at once and is not merged.
+The keys of one KV head are split into ``num_splits`` ranges. A CTA takes one range and all query rows that share the
+KV head, in one tile, so that it loads keys and values once (Dao et al., "Flash-Decoding for long-context inference",
+2023). A second kernel merges the splits; the CTA of a split beyond the filled length ends at once.
 
-From sm_90 on the second kernel is launched while the first runs, and waits on the GPU for its end ("programmatic
-dependent launch"): that hides the time a launch takes. A kernel that waits so is named ``*_pdl``; by the name
-the runtime knows that it may be launched early.
+From sm_90 on the host launches the second kernel while the first runs, and its CTAs wait on the GPU for the first's end
+(programmatic dependent launch): that hides the time a launch takes. A kernel that waits so is named ``*_pdl``.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ MAX_QUERY = 16
 
 
 @triton.jit
-def parts(
+def split_keys(
     kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n,
     MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
 ):  # fmt: skip
-    """How the keys of batch row ``b`` are cut: first key, end, keys per part, parts that have keys (at least 1)."""
+    """How the keys of batch row ``b`` are split: first key, end, keys per split, splits that have keys (at least 1)."""
     length = key_length(kv_len, b, L_kv, HAS_LEN)
     lo = length * 0
     hi = length
@@ -64,8 +63,8 @@ def attention_split_kernel(
     """Grid: (num_splits, KV_HEADS * row tiles, batch). Rows of a tile are (query, head of the group) pairs.
 
     ``partial`` is [batch, KV_HEADS, num_splits, L_q * GROUP, HEAD_DIM] fp32, not normalised; ``stats`` the same without
-    the last dimension, times 2: maximum and sum, in base 2. A lone part is written to ``out``;
-    without ``MERGED`` there is no other.
+    the last dimension, times 2: maximum and sum, in base 2. A CTA stores a lone split to ``out``; without
+    ``MERGED`` there is no other.
     """
     if PDL:
         gdc_launch_dependents()
@@ -86,7 +85,7 @@ def attention_split_kernel(
     q_rows = batch * stride_qb + row_h.to(tl.int64) * stride_qh + row_m.to(tl.int64) * stride_qm
     # On its way while the length is read, on which everything else waits.
     qt = tl.load(q + q_rows[:, None] + offs_d[None, :], mask=rows_ok, other=0.0)
-    lo, hi, length, span, used = parts(
+    lo, hi, length, span, used = split_keys(
         kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN
     )
     if split >= used:
@@ -139,22 +138,22 @@ def attention_split_kernel(
 
 
 @triton.jit
-def merge_parts(
+def merge_splits(
     out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
     BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Merges the parts of one row, ``BLOCK_S`` at a time."""
+    """Merges the splits of one row, ``BLOCK_S`` at a time."""
     row = tl.program_id(0)
     bh = tl.program_id(1)
     b = bh // kv_heads
-    _lo, _hi, _length, _span, used = parts(
+    _lo, _hi, _length, _span, used = split_keys(
         kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n, MAX_Q, CAUSAL, WINDOW, HAS_LEN
     )
     if PDL:
-        # In every block, also in one that has nothing to merge: the kernel behind this one starts once all have ended.
-        # Lengths and positions were read before: what wrote them ended before the kernel that writes the parts began.
+        # In every CTA, also in one that has nothing to merge: the kernel behind this one starts once all have ended.
+        # It loads lengths and positions before: what stored them ended before the kernel in front of this one began.
         gdc_wait()
     if used == 1:
         return
@@ -165,9 +164,9 @@ def merge_parts(
     l_run = tl.zeros([1], tl.float32)
     acc = tl.zeros([CHUNK_D], tl.float32)
     for first in tl.range(0, used, BLOCK_S):
-        part = first + tl.arange(0, BLOCK_S)
-        ok = part < used
-        slot = base + part.to(tl.int64) * (L_q * group)
+        split = first + tl.arange(0, BLOCK_S)
+        ok = split < used
+        slot = base + split.to(tl.int64) * (L_q * group)
         m = tl.load(stats + slot * 2, mask=ok, other=float("-inf"))
         weight = tl.load(stats + slot * 2 + 1, mask=ok, other=0.0)
         values = tl.load(
@@ -194,7 +193,7 @@ def attention_reduce_kernel(
     BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
 ):  # fmt: skip
     """Grid: (L_q * group, batch * kv_heads, head_dim / CHUNK_D)."""
-    merge_parts(
+    merge_splits(
         out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
         num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
         False,
@@ -209,7 +208,7 @@ def attention_reduce_pdl(
     BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
 ):  # fmt: skip
     """Like ``attention_reduce_kernel``, and may be launched while the kernel in front of it runs."""
-    merge_parts(
+    merge_splits(
         out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
         num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
         True,

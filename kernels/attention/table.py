@@ -1,4 +1,4 @@
-"""The measured table of one architecture: ``kernels/tuned/attention/<arch>.json``, written by ``etcuda tune attention``."""
+"""The measured tables, ``kernels/tuned/attention/ARCH.json``, which ``etcuda tune attention`` writes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ KernelName = Literal["split", "tiled"]
 Config = SplitConfig | TiledConfig
 Entry = tables.Entry[KernelName, AttentionProblem, Config]
 Table = tables.Table[KernelName, AttentionProblem, Config]
-FOLDER = tables.FOLDER / "attention"
-_FAMILY: tables.Family[KernelName, AttentionProblem, Config] = tables.Family(
-    tuner="`etcuda tune attention`",
+FORMAT: tables.TableFormat[KernelName, AttentionProblem, Config] = tables.TableFormat(
+    family="attention",
     configs={"split": SplitConfig, "tiled": TiledConfig},
     problem=AttentionProblem,
     shape=("batch", "num_heads", "num_kv_heads", "head_dim", "l_q", "l_kv", "causal", "window"),
     pdl=False,
 )
-to_json = _FAMILY.to_json
-from_json = _FAMILY.from_json
 
 
 @functools.cache
@@ -32,4 +29,4 @@ def load(arch: str) -> Table | None:
     Raises:
         KernelArgumentError: the file is not a table.
     """
-    return _FAMILY.load(FOLDER / f"{arch}.json")
+    return FORMAT.load(arch)

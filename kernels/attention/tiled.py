@@ -1,6 +1,6 @@
 """Tiled attention for any number of query rows: prefill.
 
-One block takes ``BLOCK_M`` query rows of one head and walks over the keys they attend to (Dao,
+A CTA takes ``BLOCK_M`` query rows of one head and walks over the keys that they attend to (Dao,
 "FlashAttention-2", 2023). Blocks of keys that every row of the tile attends to are not masked element by element:
 either three loops take the blocks in front of them, them, and those behind, or one loop asks at each block.
 """
@@ -89,17 +89,16 @@ def attention_tiled_kernel(
 ):  # fmt: skip
     """Grid: (row tiles * ``all_heads``); ``all_heads`` is batch * num_heads.
 
-    Blocks start section by section, each of so many heads that their keys and values stay in the L2 cache. In a
-    section the last tiles of all its heads, which have most keys if causal, start first, so that none is left at the
-    end.
+    CTAs start section by section, each of so many heads that their keys and values stay in the L2 cache. In a section
+    the last tiles of all its heads, which have most keys if causal, start first, so that none is left at the end.
     """
     tiles = tl.cdiv(L_q, BLOCK_M)
     first_head = tl.program_id(0) // (section * tiles) * section
-    place = tl.program_id(0) - first_head * tiles
+    index = tl.program_id(0) - first_head * tiles
     width = tl.minimum(section, all_heads - first_head)
-    tile = tiles - 1 - place // width
-    b = (first_head + place % width) // num_heads
-    h = (first_head + place % width) % num_heads
+    tile = tiles - 1 - index // width
+    b = (first_head + index % width) // num_heads
+    h = (first_head + index % width) % num_heads
     length = key_length(kv_len, b, L_kv, HAS_LEN)
     qk_scale = tl.cast(qk_scale, tl.float32)
     local_m = tl.arange(0, BLOCK_M)

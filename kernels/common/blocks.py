@@ -1,25 +1,25 @@
-"""Device functions on blocks of 32 activations: rounding to int8 and integer dot products.
+"""Device functions on blocks of 32 activations: quantisation to int8 and integer dot products.
 
-A tile has the axes groups (or tokens), rows, tokens (or groups), words: see ``GROUPS_FIRST``. The last axis, of size 4,
-lies in one lane, so that what is said of it here costs no exchange between lanes.
+A tile has the axes groups (or tokens), rows, tokens (or groups), words: see ``GROUPS_FIRST``. One lane holds all four
+words of the last axis, so that no function here exchanges values between lanes.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+# Whether kernels run in Triton's interpreter, on the CPU, as tests without a GPU do.
 INTERPRETED = triton.knobs.runtime.interpret
 
-# Lanes of a warp take neighbouring blocks if that axis is the next one that the compiler's layouts fill after the
-# words: the first up to Triton 3.7, the last since. Either order computes the same.
+# The lanes of a warp load neighbouring blocks if the compiler's layouts fill that axis right after the words: it is the
+# first axis up to Triton 3.7, the last since. Either order computes the same.
 GROUPS_FIRST = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 8)
 
-# Added to a small number, it leaves the number rounded to the nearest integer, halves to even, in the low bits.
+# The sum of this and a small number has the number's nearest integer, halves to even, in its low bits.
 MAGIC = tl.constexpr(12582912.0)
 MAGIC_BITS = tl.constexpr(0x4B400000)
-# Below, 127 / amax would overflow: such a block is zero.
+# Below this, 127 / amax would overflow: such a block is zero.
 TINY = tl.constexpr(2.0**-120)
 
 if INTERPRETED:
@@ -114,8 +114,8 @@ def greatest_of_pairs(pairs, BF16: tl.constexpr):
 
 
 @triton.jit
-def codes_of_pairs(first, second, inverse, BF16: tl.constexpr):
-    """Four numbers, in two words, rounded to a word of four int8."""
+def quantize_word(first, second, inverse, BF16: tl.constexpr):
+    """Four numbers of 16 bits, in two words, as a word of four int8."""
     return low_bytes(
         (low_half(first, BF16) * inverse + MAGIC).to(tl.int32, bitcast=True),
         (high_half(first, BF16) * inverse + MAGIC).to(tl.int32, bitcast=True),
@@ -125,10 +125,10 @@ def codes_of_pairs(first, second, inverse, BF16: tl.constexpr):
 
 
 @triton.jit
-def two_words(pairs, inverse, BF16: tl.constexpr):
-    """Eight numbers, in four words, rounded to two words of int8."""
+def quantize_words(pairs, inverse, BF16: tl.constexpr):
+    """Eight numbers of 16 bits, in four words, as two words of int8."""
     a, b, c, d = split4(pairs)
-    return codes_of_pairs(a, b, inverse, BF16), codes_of_pairs(c, d, inverse, BF16)
+    return quantize_word(a, b, inverse, BF16), quantize_word(c, d, inverse, BF16)
 
 
 @triton.jit
@@ -144,7 +144,7 @@ def load_pairs(x, offset, mask):
 
 @triton.jit
 def quantize_pairs(t0, t1, t2, t3, BF16: tl.constexpr):
-    """Rounds blocks of 32 as ``quantize_activation_reference`` does.
+    """Quantizes blocks of 32 as ``quantize_activation_reference`` does.
 
     Returns:
         The eight words of the block's int8, its scale, and the scale times the sum of the int8.
@@ -156,10 +156,10 @@ def quantize_pairs(t0, t1, t2, t3, BF16: tl.constexpr):
     small = amax < TINY
     inverse = tl.where(small, 0.0, 127.0 / amax)
     scale = tl.where(small, 0.0, amax * (1.0 / 127.0))
-    q0, q1 = two_words(t0, inverse, BF16)
-    q2, q3 = two_words(t1, inverse, BF16)
-    q4, q5 = two_words(t2, inverse, BF16)
-    q6, q7 = two_words(t3, inverse, BF16)
+    q0, q1 = quantize_words(t0, inverse, BF16)
+    q2, q3 = quantize_words(t1, inverse, BF16)
+    q4, q5 = quantize_words(t2, inverse, BF16)
+    q6, q7 = quantize_words(t3, inverse, BF16)
     ones = tl.full(q0.shape, 0x01010101, tl.int32)
     total = dp4a(q1, ones, dp4a(q0, ones, tl.zeros_like(q0)))
     total = dp4a(q3, ones, dp4a(q2, ones, total))
@@ -169,14 +169,14 @@ def quantize_pairs(t0, t1, t2, t3, BF16: tl.constexpr):
 
 
 @triton.jit
-def load_codes(x, x_scale, x_sum, token4, token3, block4, block3, num_tokens, K: tl.constexpr):
-    """Blocks that were rounded before; returns what ``quantize_pairs`` does."""
+def load_quantized(x, x_scale, x_sum, token4, token3, block4, block3, num_tokens, K: tl.constexpr):
+    """Blocks that another kernel quantized; returns what ``quantize_pairs`` does."""
     inside4 = (token4 < num_tokens) & (block4 < K // 32)
     inside3 = (token3 < num_tokens) & (block3 < K // 32)
     word = token4 * (K // 4) + (block4 * 8 + tl.arange(0, 4)[None, None, None, :])
     q0, q1, q2, q3 = split4(tl.load(x + word, mask=inside4, other=0))
     q4, q5, q6, q7 = split4(tl.load(x + word + 4, mask=inside4, other=0))
-    # A lane takes one block, as it does of the weights.
+    # A lane loads one block, as it does of the weights.
     at = tl.max_contiguous(token3 * (K // 32) + block3, [1, 1, 1])
     scale = tl.load(x_scale + at, mask=inside3, other=0.0)
     total = tl.load(x_sum + at, mask=inside3, other=0.0)
@@ -185,43 +185,15 @@ def load_codes(x, x_scale, x_sum, token4, token3, block4, block3, num_tokens, K:
 
 @triton.jit
 def quantize_blocks(values):
-    """Rounds fp32 [blocks, 32] as ``quantize_activation_reference`` does.
+    """Quantizes fp32 [blocks, 32] as ``quantize_activation_reference`` does.
 
     Returns:
         int32 [blocks, 32] from -127 to 127; its scale [blocks]; the scale times the sum of the integers [blocks].
     """
-    # The maximum of tl.max passes over NaN.
+    # tl.max ignores NaN.
     amax = tl.reduce(tl.abs(values), 1, greatest)
     small = amax < TINY
     inverse = tl.where(small, 0.0, 127.0 / amax)
     step = tl.where(small, 0.0, amax * (1.0 / 127.0))
-    rounded = (values * inverse[:, None] + MAGIC).to(tl.int32, bitcast=True) - MAGIC_BITS
-    return rounded, step, step * tl.sum(rounded, 1).to(tl.float32)
-
-
-@triton.jit
-def _quantize(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr, PDL: tl.constexpr):
-    """int8 of ``x`` [num_blocks, 32] of any floating dtype, with scales and sums [num_blocks]."""
-    block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
-    inside = block < num_blocks
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
-    offset = block.to(tl.int64)[:, None] * 32 + tl.arange(0, 32)[None, :]
-    values = tl.load(x + offset, mask=inside[:, None], other=0.0).to(tl.float32)
-    rounded, step, sums = quantize_blocks(values)
-    tl.store(codes + offset, rounded.to(tl.int8), mask=inside[:, None])
-    tl.store(scale + block, step, mask=inside)
-    tl.store(total + block, sums, mask=inside)
-
-
-@triton.jit
-def quantize_kernel(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr):
-    """int8 of ``x`` [num_blocks, 32] of any floating dtype, with scales and sums [num_blocks]."""
-    _quantize(x, codes, scale, total, num_blocks, BLOCKS, False)
-
-
-@triton.jit
-def quantize_pdl(x, codes, scale, total, num_blocks, BLOCKS: tl.constexpr):
-    """Like ``quantize_kernel``, and may be launched while the kernel in front of it runs."""
-    _quantize(x, codes, scale, total, num_blocks, BLOCKS, True)
+    q = (values * inverse[:, None] + MAGIC).to(tl.int32, bitcast=True) - MAGIC_BITS
+    return q, step, step * tl.sum(q, 1).to(tl.float32)

@@ -1,4 +1,4 @@
-"""What a choice of kernel depends on: properties of the GPU."""
+"""The GPU that a kernel is chosen for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etcuda.errors import KernelArgumentError
 
 
 class Device(Protocol):
-    """What the choice of a configuration depends on; ``etcuda.target.CudaTarget`` is one. Sizes in bytes."""
+    """What the choice of a configuration depends on: a local GPU, or a target of export. Sizes in bytes."""
 
     @property
     def arch(self) -> str:
@@ -30,20 +30,15 @@ class Device(Protocol):
     def l2_bytes(self) -> int:
         """The L2 cache."""
 
-    @property
-    def memory_bandwidth(self) -> float:
-        """Bytes per second."""
-
 
 @dataclasses.dataclass(frozen=True)
 class LocalDevice:
-    """The properties of the local GPU that the choice depends on."""
+    """The local GPU."""
 
     arch: str
     num_sms: int
     shared_memory_per_block: int
     l2_bytes: int = 0
-    memory_bandwidth: float = 1.0
 
     @classmethod
     @functools.cache

@@ -1,6 +1,6 @@
-"""Measured tables: what the tuners write and the choices read, ``kernels/tuned/``.
+"""Measured tables: what the tuner writes and the choices read, ``kernels/tuned/FAMILY/ARCH.json``.
 
-A family names its kernels, their configurations and the numbers of a problem; the file is a line per entry.
+A family names its kernels, their configurations and the numbers of a problem; the file has a line per entry.
 """
 
 from __future__ import annotations
@@ -58,22 +58,31 @@ class Table(Generic[Kernel, Problem, Config]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Family(Generic[Kernel, Problem, Config]):
+class TableFormat(Generic[Kernel, Problem, Config]):
     """How the tables of a kernel family are written.
 
     Attributes:
-        tuner: the commands that write them, for messages.
+        family: its name: that of the folder, and what ``etcuda tune`` takes.
         configs: the configuration's type for each kernel; its fields are integers.
         problem: makes a problem of its numbers.
         shape: names of the numbers that are stored.
         pdl: whether entries tell how kernels were launched.
     """
 
-    tuner: str
+    family: str
     configs: Mapping[Kernel, type[Any]]
     problem: Callable[..., Problem]
     shape: tuple[str, ...]
     pdl: bool
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where the tables that export reads lie."""
+        return FOLDER / self.family
+
+    def path(self, arch: str) -> pathlib.Path:
+        """The table of an architecture that export reads."""
+        return self.folder / f"{arch}.json"
 
     def to_json(self, table: Table[Kernel, Problem, Config]) -> str:
         """The table as text, an entry a line."""
@@ -90,7 +99,7 @@ class Family(Generic[Kernel, Problem, Config]):
                 "candidates": rows,
             }
             lines.append(json.dumps(record, separators=(",", ":")))
-        columns = {name: _fields(kind) for name, kind in self.configs.items()}
+        columns = {name: _fields(config) for name, config in self.configs.items()}
         head = {"format": FORMAT, "arch": table.arch, "environment": table.environment, "columns": columns}
         return json.dumps(head, indent=1)[:-2] + ',\n "entries": [\n' + ",\n".join(lines) + "\n]}\n"
 
@@ -104,36 +113,37 @@ class Family(Generic[Kernel, Problem, Config]):
             value = json.loads(text)
             if value["format"] != FORMAT:
                 raise ValueError(f"expected format {FORMAT}, got {value['format']}")
-            for name, kind in self.configs.items():
-                if value["columns"][name] != _fields(kind):
+            for name, config in self.configs.items():
+                if value["columns"][name] != _fields(config):
                     raise ValueError(
-                        f"expected the columns of {name} to be {_fields(kind)}, got {value['columns'][name]}"
+                        f"expected the columns of {name} to be {_fields(config)}, got {value['columns'][name]}"
                     )
             return Table(value["arch"], value["environment"], tuple(map(self._entry, value["entries"])))
         except (ValueError, KeyError, TypeError) as error:
             raise KernelArgumentError(
-                f"{source}: expected a table that {self.tuner} wrote, got something else ({error}). "
+                f"{source}: expected a table that `etcuda tune {self.family}` wrote, got something else ({error}). "
                 "Run the tuner again, or remove the file to choose by the model."
             ) from error
 
-    def load(self, path: pathlib.Path) -> Table[Kernel, Problem, Config] | None:
-        """The table of a file, or ``None`` if there is none, for it was never measured.
+    def load(self, arch: str) -> Table[Kernel, Problem, Config] | None:
+        """The table of an architecture, or ``None`` if it was never measured.
 
         Raises:
             KernelArgumentError: the file is not a table.
         """
+        path = self.path(arch)
         return self.from_json(path.read_text(), str(path)) if path.is_file() else None
 
     def _entry(self, record: dict[str, Any]) -> Entry[Kernel, Problem, Config]:
         kernel: Kernel = record["kernel"]
         problem = self.problem(**{name: record[name] for name in self.shape})
-        kind = self.configs[kernel]
-        rows = [(kind(*map(int, row[:-1])), float(row[-1])) for row in record["candidates"]]
+        config = self.configs[kernel]
+        rows = [(config(*map(int, row[:-1])), float(row[-1])) for row in record["candidates"]]
         if not rows:
             raise ValueError(f"an entry of {kernel} has no candidates")
         candidates = tuple(sorted(rows, key=lambda row: row[1]))
         return Entry(kernel, problem, candidates, int(record["pdl"]) if self.pdl else 0)
 
 
-def _fields(kind: type[Any]) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
+def _fields(config: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]

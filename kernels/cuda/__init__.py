@@ -1,8 +1,8 @@
 """Kernels in CUDA C++, for what Triton cannot say: compiled by NVRTC, and launched like Triton's.
 
-Such a kernel has a stand-in written in Triton, with the same arguments, that holds one line of text:
-``Native.mark``. When Triton compiles the stand-in inside of ``native_kernels``, the PTX that it makes is replaced by
-that of the CUDA source; what launches it, here or in a program compiled ahead of time, need not know. See README.md.
+Such a kernel has a stand-in in Triton, with the same arguments, which holds one line of text: ``Native.mark``. When
+Triton compiles the stand-in inside ``native_kernels``, the PTX of the CUDA source replaces the PTX that Triton makes of
+the stand-in. Inductor, Triton's launcher and the runtime treat the result as any kernel of Triton's. See README.md.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Native:
         arch: what it is compiled for, such as "sm_90a".
         threads: of a block.
         shared: bytes of shared memory of a block.
-        defines: macros in capital letters; ``BLOCK_M`` and ``TYPE``, 0 for bfloat16 and 1 for float16, are also what
-            products.cuh is made for.
+        defines: macros in capital letters. A kernel with ``MMA_DTYPE``, 0 for bfloat16 and 1 for float16, also gets
+            wgmma.cuh, for that dtype, ``BLOCK_M`` and ``F16_ACCUMULATE``.
     """
 
     source: str
@@ -51,9 +51,12 @@ class Native:
 
     @property
     def mark(self) -> str:
-        """The line of assembly that stands for the kernel in Triton's PTX: a constant argument of the stand-in, which
-        copies a word so that it is not left out. It says it all, since the process that compiles need not be the one
-        that asked, and names the sources' digest, since caches of compiled kernels know the stand-in alone."""
+        """The line of assembly that stands for the kernel in Triton's PTX: a constant argument of the stand-in.
+
+        It copies a word, so that the compiler does not remove it. Its comment holds the whole record, because another
+        process may compile the stand-in than the one that launched it, and the digest of all sources, because caches of
+        compiled kernels know the stand-in alone.
+        """
         # No capital letters: PyTorch's analysis takes a D in a constant text for a property of an argument.
         defines = " ".join(f"{key.lower()}={value}" for key, value in self.defines)
         return f"{_MARK}{_digest_of_sources()} {self.source} {self.arch} {self.threads} {self.shared} {defines}"
@@ -78,7 +81,8 @@ class Native:
 
 
 class _Stages:
-    """Triton's hook: without arguments what its cache has to distinguish, with them a change of the stages."""
+    """Triton's hook. Called without arguments, it returns what Triton's cache has to tell apart; with them, it
+    changes the stages of a compilation."""
 
     def __call__(self, *args: Any) -> tuple[str, str] | None:
         if not args:
@@ -87,7 +91,7 @@ class _Stages:
         make = stages["ptx"]
 
         def make_ptx(source: Any, metadata: dict[str, Any]) -> str:
-            return _replaced(make(source, metadata), metadata)
+            return _replace(make(source, metadata), metadata)
 
         stages["ptx"] = make_ptx
         return None
@@ -107,7 +111,8 @@ def native_kernels() -> Iterator[None]:
 _STAGES = _Stages()
 
 
-def _replaced(ptx: str, metadata: dict[str, Any]) -> str:
+def _replace(ptx: str, metadata: dict[str, Any]) -> str:
+    """The PTX of the native kernel whose mark is in ``ptx``, or ``ptx`` itself without a mark."""
     native = Native.find(ptx)
     if native is None:
         return ptx
@@ -115,66 +120,70 @@ def _replaced(ptx: str, metadata: dict[str, Any]) -> str:
     assert entry is not None
     assert version is not None
     made = native.ptx(entry[1])
-    other = _ENTRY.search(made)
-    assert other is not None
-    if _kinds(entry[2]) != _kinds(other[2]):
+    made_entry = _ENTRY.search(made)
+    assert made_entry is not None
+    expected, got = _argument_types(entry[2]), _argument_types(made_entry[2])
+    if got != expected:
         raise KernelArgumentError(
-            f"{native.source}: expected the arguments of its stand-in, {_kinds(entry[2])}, got {_kinds(other[2])}. "
-            "Both must have the same."
+            f"{native.source}: expected the arguments of its stand-in, {expected}, got {got}. Both must have the same."
         )
     metadata["shared"] = native.shared
     metadata["num_warps"] = native.threads // 32
-    # Nothing newer than Triton's own assembler knows is in it.
+    # The version may be older than NVRTC's: the PTX uses nothing newer.
     return _VERSION.sub(version[0], made, count=1)
 
 
-def _kinds(arguments: str) -> list[str]:
-    """The types of a kernel's arguments, pointers and integers of 64 bits alike."""
-    return [re.sub(r"[us](\d+)", r"b\1", kind) for kind in re.findall(r"\.param \.(\w\d+)", arguments)]
+def _argument_types(arguments: str) -> list[str]:
+    """The types of a kernel's arguments; pointers and integers of 64 bits are the same."""
+    return [re.sub(r"[us](\d+)", r"b\1", each) for each in re.findall(r"\.param \.(\w\d+)", arguments)]
 
 
 @functools.lru_cache(maxsize=256)
 def _compile(native: Native, name: str) -> str:
+    # In a process of its own: in a child forked from one that has loaded much, NVRTC was seen to crash.
+    done = subprocess.run(
+        [sys.executable, str(_FOLDER / "nvrtc.py")], input=json.dumps(nvrtc_request(native, name)),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise KernelArgumentError(
+            f"{native.source}: expected NVRTC to compile it, got exit status {done.returncode}:\n{done.stderr[-4000:]}"
+        )
+    return done.stdout
+
+
+def nvrtc_request(native: Native, name: str) -> dict[str, Any]:
+    """What ``nvrtc.py`` reads to compile a kernel under a name: its source, all headers, and the options."""
     source = _ROOT / native.source
     headers = {path.name: path.read_text() for folder in (_FOLDER, source.parent) for path in folder.glob("*.cuh")}
-    defined = dict(native.defines)
-    headers["products.cuh"] = _products(
-        defined.get("BLOCK_M", 8), "f16" if defined.get("TYPE", 1) else "bf16", bool(defined.get("HALF_SUMS", 0))
-    )
-    options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17", f"-DNAME={name}"]
-    options += [f"-D{key}={value}" for key, value in (*native.defines, ("SHARED_BYTES", native.shared))]
-    request = {
-        "source": source.read_text(), "name": native.source, "headers": headers, "options": options,
-    }  # fmt: skip
-    # In a process of its own: in a child forked from one that has loaded much, NVRTC was seen to crash.
-    made = subprocess.run(
-        [sys.executable, str(_FOLDER / "nvrtc.py")], input=json.dumps(request), capture_output=True, text=True
-    )
-    if made.returncode != 0:
-        raise KernelArgumentError(
-            f"{native.source}: expected NVRTC to compile it, got exit status {made.returncode}:\n{made.stderr[-4000:]}"
-        )
-    return made.stdout
+    defines = dict(native.defines)
+    if "MMA_DTYPE" in defines:
+        operand = "f16" if defines["MMA_DTYPE"] else "bf16"
+        headers["wgmma.cuh"] = _wgmma(defines["BLOCK_M"], operand, bool(defines["F16_ACCUMULATE"]))
+    macros = {"NAME": name, **defines, "SHARED_BYTES": native.shared}
+    options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17"]
+    options += [f"-D{key}={value}" for key, value in macros.items()]
+    return {"source": source.read_text(), "name": native.source, "headers": headers, "options": options}
 
 
-def _products(block_m: int, kind: str, half_sums: bool) -> str:
-    """A product of a warpgroup: 64 rows by 16 columns in registers, times 16 by ``block_m`` in shared memory, added to
-    sums in float32, or with ``half_sums`` in float16, of which a register has two.
+def _wgmma(block_m: int, operand: str, f16_accumulate: bool) -> str:
+    """The header with the product of a warpgroup: 64 rows by 16 columns in registers, times 16 columns by ``block_m``
+    in shared memory, added to sums in float32, or in float16, of which a register holds two.
 
-    Written out since an instruction lists its registers.
+    Python writes it because the instruction lists its registers.
     """
-    count, sums_in, register, letter = (
-        (block_m // 4, "f16", "u32", "r") if half_sums else (block_m // 2, "f32", "float", "f")
+    count, accumulator, register, letter = (
+        (block_m // 4, "f16", "u32", "r") if f16_accumulate else (block_m // 2, "f32", "float", "f")
     )
     sums = ", ".join(f"%{i}" for i in range(count))
     outs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
     a = ", ".join(f"%{count + i}" for i in range(4))
     ins = ", ".join(f'"r"(a[{i}])' for i in range(4))
-    shape = f"m64n{block_m}k16.{sums_in}.{kind}.{kind}"
+    shape = f"m64n{block_m}k16.{accumulator}.{operand}.{operand}"
     text = f"wgmma.mma_async.sync.aligned.{shape} {{{sums}}}, {{{a}}}, %{count + 4}, 1, 1, 1, 0;"
     return f"""#pragma once
 #include "ptx.cuh"
-__device__ __forceinline__ void product({register} (&d)[{count}], const u32 (&a)[4], u64 b) {{
+__device__ __forceinline__ void wgmma({register} (&d)[{count}], const u32 (&a)[4], u64 b) {{
   asm volatile("{text}"
                : {outs}
                : {ins}, "l"(b));

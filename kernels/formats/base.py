@@ -1,14 +1,15 @@
-"""Grouped scales and offsets: the part of a quantised layout that int4 and int8 weights share.
+"""Grouped scales and offsets: what the formats of quantised weights share.
 
-A weight [N, K] is cut along K into groups. Group g of row n holds ``value = scale * q + minimum`` in real numbers; how
-scale and minimum are stored is what a ``GroupFormat`` says.
+A weight [*, N, K] is cut along K into groups; leading dimensions are weights side by side, such as experts. A group
+holds ``value = scale * q + minimum`` in real numbers; how scale and minimum are stored is what a ``GroupFormat`` says.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -21,21 +22,23 @@ STEP = 256  # Weights that share a step of "codes" storage, as in GGUF's K types
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)  # Of a weight before and after.
 STORAGES = ("fp16", "fp32", "codes")
 SYMMETRIC, ZERO_POINT, MINIMUM = "symmetric", "zero_point", "minimum"
+COMPONENTS = ("qdata", "scale", "zero", "scale_step", "zero_step")  # Stored tensors, in the operators' order.
 
 Component = tuple[tuple[int, ...], torch.dtype]
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupFormat(abc.ABC):
-    """How the scales and offsets of a weight [N, K] are stored, G = K / group_size.
+    """How the scales and offsets of a weight [*, N, K] are stored, G = K / group_size.
 
     Attributes:
         group_size: weights of a row that share a scale.
-        scale_storage: "fp16": ``scale`` float16 [N, G]. "fp32": float32, for weights whose scales float16 would round.
-            "codes": ``scale`` uint8 [N, G] and ``scale_step`` float16 [N, K / 256]; a group's scale is the product.
-        offset: "symmetric": nothing is stored. "zero_point": ``zero`` uint8 [N, G], value = scale * (q - zero).
-            "minimum": value = scale * q + minimum, where the minimum is ``zero`` [N, G] in the dtype of ``scale``, or
-            with "codes" minus the product of ``zero`` uint8 [N, G] and ``zero_step`` float16 [N, K / 256].
+        scale_storage: "fp16": ``scale`` float16 [*, N, G]. "fp32": float32, for weights whose scales float16 would
+            round. "codes": scale codes ``scale`` uint8 [*, N, G] and ``scale_step`` float16 [*, N, K / 256]; a group's
+            scale is the product.
+        offset: "symmetric": nothing is stored. "zero_point": ``zero`` uint8 [*, N, G], value = scale * (q - zero).
+            "minimum": value = scale * q + minimum, where the minimum is ``zero`` [*, N, G] in the dtype of ``scale``,
+            or with scale codes minus the product of ``zero`` uint8 [*, N, G] and ``zero_step`` float16 [*, N, K / 256].
 
     Raises:
         WeightFormatError: one of them is not a value that the format has.
@@ -45,22 +48,36 @@ class GroupFormat(abc.ABC):
     scale_storage: str = "fp16"
     offset: str = SYMMETRIC
 
-    bits: ClassVar[int]
+    name: ClassVar[str]  # As in the registry.
+    bits: ClassVar[int]  # Of an integer, as stored.
+    stored_dtype: ClassVar[torch.dtype]  # Of ``qdata``, one byte.
+    integers: ClassVar[tuple[int, int]]  # The least and the greatest that can be stored.
+    quantized_integers: ClassVar[tuple[int, int]]  # Those that quantising a floating weight gives.
     center: ClassVar[int]  # The integer that stands for 0 in a symmetric format.
     group_sizes: ClassVar[tuple[int, ...]]
+    whole_rows: ClassVar[bool] = False  # Whether a group may also be a row, of any number of blocks.
     offsets: ClassVar[tuple[str, ...]]
+    quantized_offsets: ClassVar[tuple[str, ...]]  # Those that quantising a floating weight can give.
 
     def __post_init__(self) -> None:
-        kind = type(self).__name__
-        _one_of(kind, "scale_storage", self.scale_storage, STORAGES)
-        _one_of(kind, "offset", self.offset, self.offsets)
+        owner = type(self).__name__
+        if self.whole_rows:
+            # Checked against K by ``check_size``.
+            if self.group_size < 1:
+                raise WeightFormatError(f"{owner}: group_size: expected a positive number, got {self.group_size!r}.")
+        else:
+            _one_of(owner, "group_size", self.group_size, self.group_sizes)
+        _one_of(owner, "scale_storage", self.scale_storage, STORAGES)
+        _one_of(owner, "offset", self.offset, self.offsets)
         if self.scale_storage == "codes":
             if self.offset == ZERO_POINT:
                 raise WeightFormatError(
-                    f"{kind}: offset: expected 'symmetric' or 'minimum' with scale_storage='codes', got 'zero_point'. "
+                    f"{owner}: offset: expected 'symmetric' or 'minimum' with scale_storage='codes', got 'zero_point'. "
                     "Use scale_storage='fp16' or offset='minimum'."
                 )
-            _one_of(kind, "group_size with scale_storage='codes'", self.group_size, _divisors_of_step(self.group_sizes))
+            _one_of(
+                owner, "group_size with scale_storage='codes'", self.group_size, _divisors_of_step(self.group_sizes)
+            )
 
     @classmethod
     def of(
@@ -99,80 +116,85 @@ class GroupFormat(abc.ABC):
 
     def bits_per_weight(self) -> float:
         """Stored bits per weight: the integers, and the scales and offsets spread over their group."""
-        return self.bits + sum(self._bits_of_components().values())
+        many = self.group_size * STEP
+        others = (value for name, value in self.components(1, many).items() if name != "qdata")
+        return self.bits + sum(math.prod(shape) * dtype.itemsize * 8 / many for shape, dtype in others)
 
-    def nbytes(self, n: int, k: int) -> int:
-        """Stored bytes of a weight [n, k]."""
-        return sum(_numel(shape) * dtype.itemsize for shape, dtype in self.components(n, k).values())
+    def nbytes(self, *shape: int) -> int:
+        """Stored bytes of a weight of that shape, [*, N, K]."""
+        return sum(math.prod(size) * dtype.itemsize for size, dtype in self.components(*shape).values())
 
-    def components(self, n: int, k: int) -> dict[str, Component]:
-        """Shape and dtype of each stored tensor of a weight [n, k], by name."""
-        groups, steps = self.num_groups(k), k // STEP
+    def components(self, *shape: int) -> dict[str, Component]:
+        """Shape and dtype of each stored tensor of a weight of that shape, [*, N, K], by name."""
+        *rows, k = shape
+        groups, steps = (*rows, self.num_groups(k)), (*rows, k // STEP)
         codes = self.scale_storage == "codes"
         stored = {"fp16": torch.float16, "fp32": torch.float32, "codes": torch.uint8}[self.scale_storage]
-        found: dict[str, Component] = {"qdata": self._qdata(n, k), "scale": ((n, groups), stored)}
+        found: dict[str, Component] = {
+            "qdata": ((*rows, k * self.bits // 8), self.stored_dtype),
+            "scale": (groups, stored),
+        }
         if self.asymmetric:
-            found["zero"] = ((n, groups), stored if self.offset == MINIMUM else torch.uint8)
+            found["zero"] = (groups, stored if self.offset == MINIMUM else torch.uint8)
         if codes:
-            found["scale_step"] = ((n, steps), torch.float16)
+            found["scale_step"] = (steps, torch.float16)
             if self.asymmetric:
-                found["zero_step"] = ((n, steps), torch.float16)
+                found["zero_step"] = (steps, torch.float16)
         return found
 
-    def check_size(self, n: int, k: int, name: str = "weight") -> None:
-        """Checks that a weight [n, k] can be stored.
+    def check_size(self, shape: Sequence[int], name: str = "weight") -> None:
+        """Checks that a weight [*, N, K] can be stored.
 
         Raises:
             WeightFormatError: it cannot; the message has ``name`` and the sizes.
         """
-        if n <= 0 or k <= 0:
-            raise WeightFormatError(f"{name}: expected [N, K] with N and K at least 1, got [{n}, {k}].")
-        if self.group_size not in self.group_sizes and not self._whole_row(k):
+        if len(shape) < 2 or any(size <= 0 for size in shape):
+            raise WeightFormatError(f"{name}: expected [*, N, K] with every size at least 1, got {list(shape)}.")
+        k = shape[-1]
+        whole = self.whole_rows and self.group_size == k
+        if self.group_size not in self.group_sizes and not whole:
             known = ", ".join(str(size) for size in self.group_sizes)
             raise WeightFormatError(f"{name}: group_size: expected one of {known}, got {self.group_size}.")
-        multiple = (
-            STEP if self.scale_storage == "codes" else BLOCK if self._whole_row(k) else max(self.group_size, BLOCK)
-        )
+        multiple = STEP if self.scale_storage == "codes" else BLOCK if whole else max(self.group_size, BLOCK)
         if k % multiple:
             raise WeightFormatError(
                 f"{name}: expected K to be a multiple of {multiple} (group_size {self.group_size}, scale_storage "
                 f"{self.scale_storage!r}), got K = {k}. Choose another group_size or leave this weight unquantised."
             )
 
-    def check_components(self, tensors: Mapping[str, Tensor | None], name: str = "weight") -> tuple[int, int]:
+    def check_components(self, tensors: Mapping[str, Tensor | None], name: str = "weight") -> tuple[int, ...]:
         """Checks stored tensors (fake ones too): which there are, their dtypes and shapes.
 
         Returns:
-            N and K of the weight.
+            The weight's shape, [*, N, K].
 
         Raises:
             WeightFormatError: naming the tensor, what was expected and what it is.
         """
         qdata = tensors.get("qdata")
-        if qdata is None or qdata.dim() != 2:
+        if qdata is None or qdata.dim() < 2:
             got = "None" if qdata is None else str(tuple(qdata.shape))
-            raise WeightFormatError(f"{name}: qdata: expected a tensor with 2 dimensions, got {got}.")
-        n, k = qdata.shape[0], qdata.shape[1] * 8 // self.bits
-        self.check_size(n, k, name)
-        wanted = self.components(n, k)
-        for part, tensor in tensors.items():
-            if part not in wanted and tensor is not None:
-                raise WeightFormatError(f"{name}: {part}: expected None for {self}, got a tensor.")
-        for part, (shape, dtype) in wanted.items():
-            tensor = tensors.get(part)
+            raise WeightFormatError(f"{name}: qdata: expected a tensor with at least 2 dimensions, got {got}.")
+        shape = (*qdata.shape[:-1], qdata.shape[-1] * 8 // self.bits)
+        self.check_size(shape, name)
+        wanted = self.components(*shape)
+        for component, tensor in tensors.items():
+            if component not in wanted and tensor is not None:
+                raise WeightFormatError(f"{name}: {component}: expected None for {self}, got a tensor.")
+        for component, (size, dtype) in wanted.items():
+            tensor = tensors.get(component)
+            where = f"{name}: {component}"
             if tensor is None:
-                raise WeightFormatError(f"{name}: {part}: expected {dtype} {list(shape)} for {self}, got None.")
+                raise WeightFormatError(f"{where}: expected {dtype} {list(size)} for {self}, got None.")
             if tensor.dtype != dtype:
-                raise WeightFormatError(f"{name}: {part}: expected {dtype} for {self}, got {tensor.dtype}.")
-            if tuple(tensor.shape) != shape:
+                raise WeightFormatError(f"{where}: expected {dtype} for {self}, got {tensor.dtype}.")
+            if tuple(tensor.shape) != size:
                 raise WeightFormatError(
-                    f"{name}: {part}: expected shape {list(shape)} for a weight [{n}, {k}], got {list(tensor.shape)}."
+                    f"{where}: expected shape {list(size)} for a weight {list(shape)}, got {list(tensor.shape)}."
                 )
             if tensor.device != qdata.device:
-                raise WeightFormatError(
-                    f"{name}: {part}: expected the device of qdata, {qdata.device}, got {tensor.device}."
-                )
-        return n, k
+                raise WeightFormatError(f"{where}: expected the device of qdata, {qdata.device}, got {tensor.device}.")
+        return shape
 
     def check_finite(self, tensors: Mapping[str, Tensor | None], name: str = "weight") -> None:
         """Looks at the values of scales, minima and steps, which costs a wait on a GPU.
@@ -180,25 +202,25 @@ class GroupFormat(abc.ABC):
         Raises:
             WeightFormatError: one is infinite or NaN; the message says which row.
         """
-        for part, tensor in tensors.items():
+        for component, tensor in tensors.items():
             if tensor is None or not tensor.is_floating_point():
                 continue
             # NaN comes through; nothing of the size of the tensor is needed unless one is wrong.
             if bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
                 continue
             wrong = ~torch.isfinite(tensor)
-            row, column = (int(index) for index in wrong.nonzero()[0])
+            at = wrong.nonzero()[0].tolist()
             raise WeightFormatError(
-                f"{name}: {part}: expected finite values, got {float(tensor[row, column])} at [{row}, {column}] "
+                f"{name}: {component}: expected finite values, got {float(tensor[tuple(at)])} at {at} "
                 f"and {int(wrong.sum()) - 1} more. Check the weight that it was computed from."
             )
 
     def effective_scale(self, scale: Tensor, scale_step: Tensor | None = None) -> Tensor:
-        """The scale of each group, float32 [N, G]; the product of code and step is exact."""
+        """The scale of each group, float32 [*, N, G]; the product of code and step is exact."""
         return _product(scale, scale_step)
 
     def effective_minimum(self, zero: Tensor, zero_step: Tensor | None = None) -> Tensor:
-        """The minimum of each group for offset "minimum", float32 [N, G]."""
+        """The minimum of each group for offset "minimum", float32 [*, N, G]."""
         return -_product(zero, zero_step) if zero_step is not None else zero.to(torch.float32)
 
     def dequantize(
@@ -209,34 +231,18 @@ class GroupFormat(abc.ABC):
         scale_step: Tensor | None = None,
         zero_step: Tensor | None = None,
     ) -> Tensor:
-        """Values float32 [N, K] of stored tensors. The products of int4 weights, and of int8 ones that GGUF has, are
-        exact unless scales are float32, so that a value is rounded at most once."""
+        """Values float32 [*, N, K] of stored tensors. The products of int4 weights, and of int8 ones that GGUF has,
+        are exact unless scales are float32, so that a value is rounded at most once."""
         q = self.unpack(qdata)
-        n, k = q.shape
-        grouped = q.reshape(n, k // self.group_size, self.group_size).to(torch.float32)
+        shape = q.shape
+        grouped = q.reshape(*shape[:-1], shape[-1] // self.group_size, self.group_size).to(torch.float32)
         scales = self.effective_scale(scale, scale_step).unsqueeze(-1)
         if self.offset == MINIMUM:
             assert zero is not None
             minimum = self.effective_minimum(zero, zero_step).unsqueeze(-1)
-            return (grouped * scales + minimum).reshape(n, k)
+            return (grouped * scales + minimum).reshape(shape)
         shift = zero.unsqueeze(-1).to(torch.float32) if zero is not None else self.center
-        return ((grouped - shift) * scales).reshape(n, k)
-
-    def _whole_row(self, k: int) -> bool:
-        return False
-
-    @abc.abstractmethod
-    def _qdata(self, n: int, k: int) -> Component:
-        """The component that holds the integers of a weight [n, k]."""
-
-    def _bits_of_components(self) -> dict[str, float]:
-        parts = self.components(1, self.group_size * STEP)
-        per_weight = self.group_size * STEP
-        return {
-            name: _numel(shape) * dtype.itemsize * 8 / per_weight
-            for name, (shape, dtype) in parts.items()
-            if name != "qdata"
-        }
+        return ((grouped - shift) * scales).reshape(shape)
 
 
 def check_integers(q: Tensor, least: int, most: int) -> None:
@@ -253,27 +259,19 @@ def check_integers(q: Tensor, least: int, most: int) -> None:
             raise WeightFormatError(f"pack: expected integers from {least} to {most}, got {low} to {high}.")
 
 
-def _product(codes: Tensor, step: Tensor | None) -> Tensor:
+def _product(scale_codes: Tensor, step: Tensor | None) -> Tensor:
     if step is None:
-        return codes.to(torch.float32)
-    n, groups = codes.shape
-    steps = step.shape[1]
-    return (codes.reshape(n, steps, groups // steps).to(torch.float32) * step.to(torch.float32).unsqueeze(-1)).reshape(
-        n, groups
-    )
+        return scale_codes.to(torch.float32)
+    *rows, groups = scale_codes.shape
+    steps = step.shape[-1]
+    by_step = scale_codes.reshape(*rows, steps, groups // steps).to(torch.float32)
+    return (by_step * step.to(torch.float32).unsqueeze(-1)).reshape(*rows, groups)
 
 
-def _one_of(kind: str, what: str, got: object, known: tuple[object, ...]) -> None:
+def _one_of(owner: str, what: str, got: object, known: tuple[object, ...]) -> None:
     if got not in known:
-        raise WeightFormatError(f"{kind}: {what}: expected one of {', '.join(map(repr, known))}, got {got!r}.")
+        raise WeightFormatError(f"{owner}: {what}: expected one of {', '.join(map(repr, known))}, got {got!r}.")
 
 
 def _divisors_of_step(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in sizes if STEP % size == 0)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

@@ -1,4 +1,4 @@
-"""The layout of int4 weights; README.md has the picture and the bits per weight."""
+"""int4 weights. README.md has the picture and the bits per weight."""
 
 from __future__ import annotations
 
@@ -9,33 +9,31 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.formats.base import BLOCK, MINIMUM, SYMMETRIC, ZERO_POINT, Component, GroupFormat, check_integers
-
-GROUP_SIZES = (32, 64, 128, 256)
+from etcuda.kernels.formats.base import BLOCK, MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat, check_integers
+from etcuda.kernels.formats.registry import WeightFormat, register
 
 
 @dataclasses.dataclass(frozen=True)
 class Int4Format(GroupFormat):
-    """Format of an int4 weight [N, K], integers 0 to 15.
+    """Format of an int4 weight [*, N, K], integers 0 to 15.
 
-    Stored: ``qdata`` uint8 [N, K / 2], where byte i of the 16 bytes of a block of 32 weights holds weight i in its low
-    half and weight 16 + i in its high one; scales and offsets as ``GroupFormat`` says. Symmetric is
+    Stored: ``qdata`` uint8 [*, N, K / 2], where byte i of the 16 bytes of a block of 32 weights holds weight i in its
+    low half and weight 16 + i in its high one; scales and offsets as ``GroupFormat`` says. Symmetric is
     value = scale * (q - 8).
 
     Raises:
         WeightFormatError: the group size is not one of 32, 64, 128, 256, or as in ``GroupFormat``.
     """
 
+    name: ClassVar[str] = "int4"
     bits: ClassVar[int] = 4
+    stored_dtype: ClassVar[torch.dtype] = torch.uint8
+    integers: ClassVar[tuple[int, int]] = (0, 15)
+    quantized_integers: ClassVar[tuple[int, int]] = (0, 15)
     center: ClassVar[int] = 8
-    group_sizes: ClassVar[tuple[int, ...]] = GROUP_SIZES
+    group_sizes: ClassVar[tuple[int, ...]] = (32, 64, 128, 256)
     offsets: ClassVar[tuple[str, ...]] = (SYMMETRIC, ZERO_POINT, MINIMUM)
-
-    def __post_init__(self) -> None:
-        if self.group_size not in GROUP_SIZES:
-            known = ", ".join(map(str, GROUP_SIZES))
-            raise WeightFormatError(f"Int4Format: group_size: expected one of {known}, got {self.group_size!r}.")
-        super().__post_init__()
+    quantized_offsets: ClassVar[tuple[str, ...]] = (SYMMETRIC, ZERO_POINT, MINIMUM)
 
     @staticmethod
     def pack(q: Tensor) -> Tensor:
@@ -58,5 +56,14 @@ class Int4Format(GroupFormat):
         shifts = torch.arange(0, 8, 4, dtype=torch.uint8, device=qdata.device).unsqueeze(-1)
         return ((blocks >> shifts) & 0xF).flatten(-3)
 
-    def _qdata(self, n: int, k: int) -> Component:
-        return (n, k // 2), torch.uint8
+
+INT4 = register(
+    WeightFormat(
+        owner=__name__,
+        format_type=Int4Format,
+        tensor="etcuda.kernels.weights.int4_tensor:Int4CoalescedTensor",
+        kernels=frozenset({"matvec", "matmul", "hopper_gemm"}),
+        tuned_offset=ZERO_POINT,
+        tuned_shapes="all",
+    )
+)

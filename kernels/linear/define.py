@@ -1,25 +1,26 @@
-"""What the operators on int4 and int8 weights are, defined alike for both.
+"""What the operators on quantised weights are, defined alike for every format.
 
-``kind`` is the format of the weights; its ``bits`` stand in the operators' names, which docstrings here leave out.
+Operators are called after the format, ``etcuda::int4_linear``; docstrings here leave that out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from etcuda.kernels.formats.base import GroupFormat
-from etcuda.kernels.linear.check import check_embedding, check_linear
-from etcuda.kernels.linear.choose.select import run_linear
+from etcuda.kernels.formats.registry import WeightFormat
+from etcuda.kernels.linear.check import check_embedding, check_linear, check_stored
+from etcuda.kernels.linear.reference import embedding_reference, linear_reference
+from etcuda.kernels.linear.run import run_linear
 
 
-def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> Any:
-    """Defines ``int4_linear`` or ``int8_linear``; ``reference`` computes it on a CPU."""
-    name = f"int{kind.bits}_linear"
+def define_linear(record: WeightFormat) -> None:
+    """Defines ``etcuda::<name>_linear``: the reference on a CPU, on a GPU what was measured to be fastest."""
+    name = f"{record.name}_linear"
+    reference = functools.partial(linear_reference, record.format_type)
 
     @custom_op(f"etcuda::{name}", mutates_args=())
     def linear(
@@ -37,29 +38,29 @@ def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> 
 
         Args:
             x: [..., K] bfloat16, float16 or float32; M, the product of the leading sizes, may be 0.
-            qdata: uint8 [N, K / 2] for int4, int8 [N, K] for int8.
+            qdata: the integers of a weight [N, K]: uint8 [N, K / 2] for int4, int8 [N, K] for int8.
             scale: float16, float32 or uint8 [N, G].
             zero: ``None``, the dtype of ``scale``, or for int4 with a floating ``scale`` uint8 [N, G].
             scale_step: ``None`` or float16 [N, K / 256].
             zero_step: ``None`` or float16 [N, K / 256].
             bias: ``None`` or [N] floating.
             group_size: K / G.
-            activation_dtype: "int8" for activations rounded per block of 32, or "exact".
+            activation_dtype: "int8" for activations quantized per block of 32, or "exact".
 
         Returns:
             [..., N] in the dtype of ``x``.
 
         Raises:
             KernelArgumentError: x, bias or activation_dtype is not one that the operator takes.
-            WeightFormatError: the stored tensors do not fit together.
+            WeightFormatError: the stored tensors do not fit together, or are several weights.
         """
-        stored = (qdata, scale, zero, scale_step, zero_step)
-        form, n, k = check_linear(name, kind, x, stored, bias, group_size, activation_dtype)
+        weight = check_stored(name, record.format_type, group_size, qdata, scale, zero, scale_step, zero_step)
+        check_linear(name, weight, x, bias, activation_dtype)
         if x.numel() == 0:
-            return x.new_empty((*x.shape[:-1], n))
+            return x.new_empty((*x.shape[:-1], weight.n))
         if x.device.type == "cuda":
-            return run_linear(kind.bits, form, n, k, x, stored, bias, activation_dtype)
-        return reference(x, *stored, bias, group_size, activation_dtype)
+            return run_linear(weight, x, bias, activation_dtype)
+        return reference(x, *weight.tensors, bias, group_size, activation_dtype)
 
     @linear.register_fake
     def fake_linear(
@@ -74,16 +75,15 @@ def define_linear(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> 
         activation_dtype: str,
     ) -> Tensor:
         """Checks the arguments; returns a fake result."""
-        stored = (qdata, scale, zero, scale_step, zero_step)
-        _, n, _ = check_linear(name, kind, x, stored, bias, group_size, activation_dtype)
-        return x.new_empty((*x.shape[:-1], n))
-
-    return linear
+        weight = check_stored(name, record.format_type, group_size, qdata, scale, zero, scale_step, zero_step)
+        check_linear(name, weight, x, bias, activation_dtype)
+        return x.new_empty((*x.shape[:-1], weight.n))
 
 
-def define_embedding(kind: type[GroupFormat], reference: Callable[..., Tensor]) -> Any:
-    """Defines ``int4_embedding`` or ``int8_embedding``; ``reference`` computes it in fp32."""
-    name = f"int{kind.bits}_embedding"
+def define_embedding(record: WeightFormat) -> None:
+    """Defines ``etcuda::<name>_embedding``, which is its reference on a GPU too."""
+    name = f"{record.name}_embedding"
+    reference = functools.partial(embedding_reference, record.format_type)
 
     @custom_op(f"etcuda::{name}", mutates_args=())
     def embedding(
@@ -108,11 +108,11 @@ def define_embedding(kind: type[GroupFormat], reference: Callable[..., Tensor]) 
 
         Raises:
             KernelArgumentError: indices or dtype is not one that the operator takes.
-            WeightFormatError: the stored tensors do not fit together.
+            WeightFormatError: the stored tensors do not fit together, or are several weights.
         """
-        stored = (qdata, scale, zero, scale_step, zero_step)
-        check_embedding(name, kind, indices, stored, group_size, dtype)
-        return reference(indices, *stored, group_size).to(dtype)
+        weight = check_stored(name, record.format_type, group_size, qdata, scale, zero, scale_step, zero_step)
+        check_embedding(name, weight, indices, dtype)
+        return reference(indices, *weight.tensors, group_size).to(dtype)
 
     @embedding.register_fake
     def fake_embedding(
@@ -126,8 +126,6 @@ def define_embedding(kind: type[GroupFormat], reference: Callable[..., Tensor]) 
         dtype: torch.dtype,
     ) -> Tensor:
         """Checks the arguments; returns a fake result."""
-        stored = (qdata, scale, zero, scale_step, zero_step)
-        _, _, k = check_embedding(name, kind, indices, stored, group_size, dtype)
-        return qdata.new_empty((*indices.shape, k), dtype=dtype)
-
-    return embedding
+        weight = check_stored(name, record.format_type, group_size, qdata, scale, zero, scale_step, zero_step)
+        check_embedding(name, weight, indices, dtype)
+        return qdata.new_empty((*indices.shape, weight.k), dtype=dtype)

@@ -1,4 +1,4 @@
-"""Operators on quantised weights, defined alike for every format.
+"""Operators on quantised weights, defined alike for every weight format.
 
 ``etcuda::int4_linear`` and ``etcuda::int4_embedding`` say what is computed: an exported model holds one of them per
 layer. On a CPU they compute the reference, on a GPU what was measured to be fastest. The others are the kernels.
@@ -6,31 +6,25 @@ layer. On a CPU they compute the reference, on a GPU what was measured to be fas
 
 from __future__ import annotations
 
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.formats.int8 import Int8Format
+from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.define import define_embedding, define_linear
 from etcuda.kernels.linear.define_kernels import (
+    Defined,
     define_matmul,
     define_matmul_reordered,
     define_matvec,
     define_matvec_quantized,
 )
-from etcuda.kernels.linear.reference import (
-    int4_embedding_reference,
-    int4_linear_reference,
-    int8_embedding_reference,
-    int8_linear_reference,
-)
 
-int4_linear = define_linear(Int4Format, int4_linear_reference)
-int4_embedding = define_embedding(Int4Format, int4_embedding_reference)
-int4_matvec, fake_int4_matvec = define_matvec(Int4Format)
-int4_matvec_quantized, _ = define_matvec_quantized(Int4Format)
-int4_matmul, fake_int4_matmul = define_matmul(Int4Format)
-int4_matmul_reordered, _ = define_matmul_reordered(Int4Format)
-int8_linear = define_linear(Int8Format, int8_linear_reference)
-int8_embedding = define_embedding(Int8Format, int8_embedding_reference)
-int8_matvec, fake_int8_matvec = define_matvec(Int8Format)
-int8_matvec_quantized, _ = define_matvec_quantized(Int8Format)
-int8_matmul, fake_int8_matmul = define_matmul(Int8Format)
-int8_matmul_reordered, _ = define_matmul_reordered(Int8Format)
+# Every operator that is a kernel, and its fake, by name: "int4_matvec".
+KERNELS: dict[str, Defined] = {}
+
+for _record in formats():
+    define_linear(_record)
+    define_embedding(_record)
+    if "matvec" in _record.kernels:
+        KERNELS[f"{_record.name}_matvec"] = define_matvec(_record)
+        KERNELS[f"{_record.name}_matvec_quantized"] = define_matvec_quantized(_record)
+    if "matmul" in _record.kernels:
+        KERNELS[f"{_record.name}_matmul"] = define_matmul(_record)
+        KERNELS[f"{_record.name}_matmul_reordered"] = define_matmul_reordered(_record)

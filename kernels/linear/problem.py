@@ -1,13 +1,16 @@
-"""One call of a quantised linear layer in numbers, its floor, and why no kernel serves it. int4 and int8 share it."""
+"""One call of a quantised linear layer in numbers, its floor, and why no kernel serves it."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from etcuda.kernels.common.registry import Cost
-from etcuda.kernels.formats.base import STEP
+import torch
 
-MAX_TOKENS = 8  # Rows that the kernels of integer dot products take.
+from etcuda.kernels.common.registry import Cost
+from etcuda.kernels.formats.base import GroupFormat
+from etcuda.kernels.formats.registry import Kernel, find, formats
+
+MAX_TOKENS = 8  # That the kernels of integer dot products take.
 _MOST_K = 1 << 20  # Offsets inside a tile are 32 bits wide.
 
 
@@ -16,10 +19,10 @@ class LinearProblem:
     """x [m, k] times a weight [n, k].
 
     Attributes:
-        m: rows of activations; where they are not fixed, the number to choose for.
+        m: tokens; where their number is not fixed, the one to choose for.
         n: rows of the weight.
         k: its columns.
-        bits: 4 or 8 bits of an integer.
+        format_name: of the weight, as in the registry of formats.
         group_size: weights of a row that share a scale.
         storage: how scales are stored: "fp16", "fp32" or "codes".
         offset: "symmetric", "zero_point" or "minimum".
@@ -30,21 +33,42 @@ class LinearProblem:
     m: int
     n: int
     k: int
-    bits: int = 4
+    format_name: str = "int4"
     group_size: int = 32
     storage: str = "fp16"
     offset: str = "zero_point"
     activation_dtype: str = "int8"
     itemsize: int = 2
 
+    @classmethod
+    def of(
+        cls, weight_format: GroupFormat, m: int, n: int, k: int, activation_dtype: str, dtype: torch.dtype
+    ) -> LinearProblem:
+        """The call with a weight of a format and activations of a dtype."""
+        return cls(
+            m, n, k, weight_format.name, weight_format.group_size, weight_format.scale_storage, weight_format.offset,
+            activation_dtype, dtype.itemsize,
+        )  # fmt: skip
+
+    @property
+    def bits(self) -> int:
+        """Of an integer of the weight."""
+        return find(self.format_name).bits
+
+    @property
+    def weight_format(self) -> GroupFormat:
+        """Format of the weight."""
+        return find(self.format_name).format_type(self.group_size, self.storage, self.offset)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return self.n, self.k
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weight, scales and offsets included."""
-        groups = self.k // self.group_size
-        number = {"fp16": 2, "fp32": 4, "codes": 1}[self.storage]
-        zero = {"symmetric": 0, "zero_point": 1, "minimum": number}[self.offset]
-        steps = (2 + 2 * (self.offset == "minimum")) * (self.k // STEP) if self.storage == "codes" else 0
-        return self.n * (self.k * self.bits // 8 + groups * (number + zero) + steps)
+        return self.weight_format.nbytes(*self.weight_shape)
 
 
 def refuse(problem: LinearProblem) -> str | None:
@@ -57,19 +81,26 @@ def refuse(problem: LinearProblem) -> str | None:
         return f"a group is 16, 32, 64, 128, 256 or all of K, got {problem.group_size}"
     if problem.k >= _MOST_K:
         return f"K is less than {_MOST_K}, got {problem.k}"
-    return None
+    return _without_kernel(problem, "matmul")
 
 
 def refuse_matvec(problem: LinearProblem) -> str | None:
     """Why the kernels of integer dot products do not serve it."""
     if problem.activation_dtype != "int8":
-        return f"activations are rounded to int8, got activation {problem.activation_dtype!r}"
+        return f"activations are quantized to int8, got activation_dtype {problem.activation_dtype!r}"
     if problem.m > MAX_TOKENS:
-        return f"at most {MAX_TOKENS} rows, got {problem.m}"
-    return refuse(problem)
+        return f"at most {MAX_TOKENS} tokens, got {problem.m}"
+    return refuse(problem) or _without_kernel(problem, "matvec")
 
 
 def cost(problem: LinearProblem) -> Cost:
     """What a call must do at least: read the weight and the activations, write the result."""
     nbytes = problem.weight_bytes + problem.itemsize * problem.m * (problem.k + problem.n)
     return Cost(nbytes, 2 * problem.m * problem.n * problem.k)
+
+
+def _without_kernel(problem: LinearProblem, kernel: Kernel) -> str | None:
+    served = [record.name for record in formats() if kernel in record.kernels]
+    if problem.format_name in served:
+        return None
+    return f"weights of {kernel} kernels are {' or '.join(served)}, got {problem.format_name}"

@@ -3,7 +3,6 @@ the CPU, and the lowering where no kernel serves."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -11,16 +10,14 @@ from torch import Tensor
 
 from etcuda.kernels.activations.reference import activation_rows
 from etcuda.kernels.formats.base import GroupFormat
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.formats.int8 import Int8Format
 
 _CHUNK = 1 << 26  # Weights that are dequantised at a time: 256 MiB in fp32.
 
-Parts = tuple[Tensor | None, ...]
+Stored = tuple[Tensor | None, ...]
 
 
 def linear_reference(
-    kind: type[GroupFormat],
+    format_type: type[GroupFormat],
     x: Tensor,
     qdata: Tensor,
     scale: Tensor,
@@ -34,26 +31,28 @@ def linear_reference(
     """x @ weight.T + bias with fp32 products and sums, rounded once to the dtype of ``x``.
 
     Args:
-        kind: the format of the weight, which ``functools.partial`` fixes: what is left is called like the operator.
+        format_type: the format of the weight, which ``functools.partial`` fixes: what is left is called like the
+            operator.
         x: [..., K] floating.
-        qdata: uint8 [N, K / 2] for int4, int8 [N, K] for int8.
+        qdata: the integers of a weight [N, K]: uint8 [N, K / 2] for int4, int8 [N, K] for int8.
         scale: float16, float32 or uint8 [N, G].
         zero: ``None``, uint8, or the dtype of ``scale`` [N, G].
         scale_step: ``None`` or float16 [N, K / 256].
         zero_step: ``None`` or float16 [N, K / 256].
         bias: ``None`` or [N] floating.
         group_size: K / G.
-        activation_dtype: "exact", or "int8" for activations rounded as ``quantize_activation_reference`` does.
+        activation_dtype: "exact", or "int8" for activations quantized as ``quantize_activation_reference`` does.
 
     Returns:
         [..., N] in the dtype of ``x``.
     """
-    form = kind.of(group_size, scale, zero, scale_step, zero_step)
-    return _linear_by_rows(x, form.dequantize, (qdata, scale, zero, scale_step, zero_step), bias, activation_dtype)
+    weight_format = format_type.of(group_size, scale, zero, scale_step, zero_step)
+    stored = (qdata, scale, zero, scale_step, zero_step)
+    return _linear_by_rows(x, weight_format.dequantize, stored, bias, activation_dtype)
 
 
 def embedding_reference(
-    kind: type[GroupFormat],
+    format_type: type[GroupFormat],
     indices: Tensor,
     qdata: Tensor,
     scale: Tensor,
@@ -63,19 +62,19 @@ def embedding_reference(
     group_size: int,
 ) -> Tensor:
     """Rows of the weight, float32 [*indices.shape, K]; ``indices`` integers from 0 to N - 1."""
-    form = kind.of(group_size, scale, zero, scale_step, zero_step)
-    return _embed_rows(indices, form.dequantize, (qdata, scale, zero, scale_step, zero_step))
+    weight_format = format_type.of(group_size, scale, zero, scale_step, zero_step)
+    return _embed_rows(indices, weight_format.dequantize, (qdata, scale, zero, scale_step, zero_step))
 
 
 def _linear_by_rows(
-    x: Tensor, dequantize: Callable[..., Tensor], parts: Parts, bias: Tensor | None, activation_dtype: str
+    x: Tensor, dequantize: Callable[..., Tensor], stored: Stored, bias: Tensor | None, activation_dtype: str
 ) -> Tensor:
-    """x @ dequantize(*parts).T + bias in fp32, some rows of the weight at a time if it is large."""
+    """x @ dequantize(*stored).T + bias in fp32, some rows of the weight at a time if it is large."""
     rows = activation_rows(x, activation_dtype)
-    n, step = _size(parts), max(1, _CHUNK // x.shape[-1])
+    n, step = _size(stored), max(1, _CHUNK // x.shape[-1])
     pieces = []
     for start in range(0, n, step):
-        chosen = [None if part is None else part[start : start + step] for part in parts] if n > step else parts
+        chosen = [None if each is None else each[start : start + step] for each in stored] if n > step else stored
         pieces.append(rows @ dequantize(*chosen).t())
     out = torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
     if bias is not None:
@@ -83,20 +82,14 @@ def _linear_by_rows(
     return out.to(x.dtype).reshape(*x.shape[:-1], n)
 
 
-def _embed_rows(indices: Tensor, dequantize: Callable[..., Tensor], parts: Parts) -> Tensor:
+def _embed_rows(indices: Tensor, dequantize: Callable[..., Tensor], stored: Stored) -> Tensor:
     """Rows ``indices`` of the weight, float32 [*indices.shape, K]."""
     flat = indices.reshape(-1)
-    rows = dequantize(*(None if part is None else part.index_select(0, flat) for part in parts))
+    rows = dequantize(*(None if each is None else each.index_select(0, flat) for each in stored))
     return rows.reshape(*indices.shape, rows.shape[-1])
 
 
-def _size(parts: Parts) -> int:
-    qdata = parts[0]
+def _size(stored: Stored) -> int:
+    qdata = stored[0]
     assert qdata is not None
     return qdata.shape[0]
-
-
-int4_linear_reference = functools.partial(linear_reference, Int4Format)
-int4_embedding_reference = functools.partial(embedding_reference, Int4Format)
-int8_linear_reference = functools.partial(linear_reference, Int8Format)
-int8_embedding_reference = functools.partial(embedding_reference, Int8Format)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,30 +13,83 @@ from torchao.core.config import AOBaseConfig
 from torchao.quantization.transform_module import register_quantize_module_handler
 
 from etcuda.errors import OptionError, WeightFormatError
+from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.formats.int4 import Int4Format
 from etcuda.kernels.formats.int8 import Int8Format
-from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
-from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.quantize import SEARCHES, check_weight, quantize_weight
-from etcuda.kernels.weights.tensor import ACTIVATIONS, CoalescedTensor
+from etcuda.kernels.weights.renamed import renamed_keyword
+from etcuda.kernels.weights.tensor import ACTIVATION_DTYPES, CoalescedTensor
 
 Filter = Callable[[nn.Module, str], bool]
 
 
+def _quantize_module(module: nn.Module, config: Any, *, parameter_name: str = "weight") -> nn.Module:
+    # torchao does not say which module of the model this is.
+    name = f"{parameter_name} of {module}"
+    weight = _weight_of(module, parameter_name, name)
+    quantized = quantize_tensor(weight, config, name)
+    setattr(module, parameter_name, nn.Parameter(quantized, requires_grad=False))
+    return module
+
+
+class CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
+    """What the configurations share. A subclass, a dataclass, is that of one weight format; torchao's ``quantize_``
+    takes it once it is defined.
+
+    Attributes:
+        format_name: of the weight format.
+        activation_dtype: "int8" or "exact".
+        scale_search: "minmax" or "least_squares".
+    """
+
+    format_name: ClassVar[str]
+    activation_dtype: str
+    scale_search: str
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        register_quantize_module_handler(cls)(_quantize_module)
+
+    @abc.abstractmethod
+    def format(self, k: int) -> GroupFormat:
+        """Format of a weight [*, N, k].
+
+        Raises:
+            WeightFormatError: there is none.
+        """
+
+    def check_options(self) -> None:
+        """Checks the options that the weight format does not.
+
+        Raises:
+            OptionError: a value is not one of those.
+        """
+        for option, known in (("activation_dtype", ACTIVATION_DTYPES), ("scale_search", SEARCHES)):
+            value = getattr(self, option)
+            if value not in known:
+                expected = " or ".join(map(repr, known))
+                raise OptionError(f"{type(self).__name__}: {option}: expected {expected}, got {value!r}.")
+
+
+@renamed_keyword("activation", "activation_dtype")
 @dataclasses.dataclass
-class Int4CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
+class Int4CoalescedConfig(CoalescedConfig):
     """int4 weights: ``torchao.quantization.quantize_(model, Int4CoalescedConfig(group_size=32))``.
 
     Attributes:
         group_size: weights of a row that share a scale: 32, 64, 128 or 256.
         scale_storage: "fp16", "fp32" or "codes"; see ``GroupFormat``.
         offset: "symmetric", "zero_point" or "minimum".
-        activation_dtype: "int8": activations are rounded to int8 per block of 32 (W4A8). "exact": they are not (W4A16).
+        activation_dtype: "int8": activations may be quantized to int8 per block of 32 (W4A8). "exact": they are not
+            (W4A16).
         scale_search: "minmax", or "least_squares", slower and of HQQ's quality or better.
 
     Raises:
         OptionError, WeightFormatError: a value is not one of these.
     """
+
+    format_name: ClassVar[str] = "int4"
 
     group_size: int = 32
     scale_storage: str = "fp16"
@@ -44,16 +98,17 @@ class Int4CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
     scale_search: str = "minmax"
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        self.check_options()
         self.format(self.group_size)
 
     def format(self, k: int) -> Int4Format:
-        """Format of a weight [N, k]."""
+        """Format of a weight [*, N, k]."""
         return Int4Format(self.group_size, self.scale_storage, self.offset)
 
 
+@renamed_keyword("activation", "activation_dtype")
 @dataclasses.dataclass
-class Int8CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
+class Int8CoalescedConfig(CoalescedConfig):
     """int8 weights, symmetric: ``torchao.quantization.quantize_(model, Int8CoalescedConfig())``.
 
     Attributes:
@@ -66,45 +121,40 @@ class Int8CoalescedConfig(AOBaseConfig):  # type: ignore[misc]
         OptionError, WeightFormatError: a value is not one of these.
     """
 
+    format_name: ClassVar[str] = "int8"
+
     group_size: int | None = 32
     scale_storage: str = "fp16"
     activation_dtype: str = "int8"
     scale_search: str = "minmax"
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        self.check_options()
         if self.group_size is not None:
-            Int8Format(self.group_size, self.scale_storage)
+            self.format(self.group_size)
 
     def format(self, k: int) -> Int8Format:
-        """Format of a weight [N, k]."""
+        """Format of a weight [*, N, k]."""
         return Int8Format(max(k, 1) if self.group_size is None else self.group_size, self.scale_storage)
 
 
-Config = Int4CoalescedConfig | Int8CoalescedConfig
-_TENSORS: dict[type[Any], type[CoalescedTensor]] = {
-    Int4CoalescedConfig: Int4CoalescedTensor,
-    Int8CoalescedConfig: Int8CoalescedTensor,
-}
-
-
-def quantize_tensor(weight: torch.Tensor, config: Config, name: str = "weight") -> CoalescedTensor:
-    """A quantised tensor of a floating weight [N, K].
+def quantize_tensor(weight: torch.Tensor, config: CoalescedConfig, name: str = "weight") -> CoalescedTensor:
+    """A quantised tensor of a floating weight [*, N, K].
 
     Raises:
         WeightFormatError: it cannot be quantised so; the message has ``name``.
     """
-    if weight.dim() != 2:
-        raise WeightFormatError(f"{name}: expected a weight [N, K], got shape {list(weight.shape)}.")
-    form = config.format(weight.shape[1])
-    parts = quantize_weight(weight.detach(), form, config.scale_search, name)
-    made: CoalescedTensor = _TENSORS[type(config)].from_parts(
-        parts, form.group_size, config.activation_dtype, weight.dtype, name
+    if weight.dim() < 2:
+        raise WeightFormatError(f"{name}: expected a weight [*, N, K], got shape {list(weight.shape)}.")
+    weight_format = config.format(weight.shape[-1])
+    components = quantize_weight(weight.detach(), weight_format, config.scale_search, name)
+    made: CoalescedTensor = find(config.format_name).tensor_type.from_components(
+        components, weight_format.group_size, config.activation_dtype, weight.dtype, name
     )
     return made
 
 
-def quantize_weights(model: nn.Module, config: Config, filter_fn: Filter | None = None) -> list[str]:
+def quantize_weights(model: nn.Module, config: CoalescedConfig, filter_fn: Filter | None = None) -> list[str]:
     """Quantises weights of a model in place, as torchao's ``quantize_`` with the same configuration, but checks every
     weight before it changes the first, names it in messages, and leaves shared what several modules share.
 
@@ -143,27 +193,14 @@ def quantize_weights(model: nn.Module, config: Config, filter_fn: Filter | None 
     return [_joined(name) for name in chosen]
 
 
-def _handle(module: nn.Module, config: Any, *, parameter_name: str = "weight") -> nn.Module:
-    # torchao does not say which module of the model this is.
-    name = f"{parameter_name} of {module}"
-    weight = _weight_of(module, parameter_name, name)
-    quantized = quantize_tensor(weight, config, name)
-    setattr(module, parameter_name, nn.Parameter(quantized, requires_grad=False))
-    return module
-
-
-for _config in _TENSORS:
-    register_quantize_module_handler(_config)(_handle)
-
-
 def _is_chosen(module: nn.Module, name: str, filter_fn: Filter | None) -> bool:
     return isinstance(module, nn.Linear) if filter_fn is None else filter_fn(module, name)
 
 
 def _weight_of(module: nn.Module, parameter_name: str, name: str) -> torch.Tensor:
     if not isinstance(module, nn.Linear | nn.Embedding):
-        kind = type(module).__name__
-        raise WeightFormatError(f"{name}: expected a weight of a Linear or an Embedding, got one of a {kind}.")
+        got = type(module).__name__
+        raise WeightFormatError(f"{name}: expected a weight of a Linear or an Embedding, got one of a {got}.")
     weight = getattr(module, parameter_name, None)
     if not isinstance(weight, torch.Tensor):
         raise WeightFormatError(f"{name}: expected a tensor, got {weight!r}.")
@@ -172,11 +209,3 @@ def _weight_of(module: nn.Module, parameter_name: str, name: str) -> torch.Tenso
 
 def _joined(name: str) -> str:
     return f"{name}.weight" if name else "weight"
-
-
-def _check_options(config: Any) -> None:
-    for option, known in (("activation_dtype", ACTIVATIONS), ("scale_search", SEARCHES)):
-        value = getattr(config, option)
-        if value not in known:
-            expected = " or ".join(map(repr, known))
-            raise OptionError(f"{type(config).__name__}: {option}: expected {expected}, got {value!r}.")

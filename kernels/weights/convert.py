@@ -17,10 +17,9 @@ from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import WeightFormatError
 from etcuda.kernels.formats.base import MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat
-from etcuda.kernels.formats.int8 import Int8Format
-from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
-from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.registry import WeightFormat, formats
 from etcuda.kernels.weights.lost_scales import TOLERANCE, LostRows, lost_groups
+from etcuda.kernels.weights.renamed import renamed_keyword
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 _CHUNK = 1 << 18  # Weights, or scales, that are worked on at a time.
@@ -51,6 +50,7 @@ class Affine:
     dtype: torch.dtype
 
 
+@renamed_keyword("activation", "activation_dtype")
 def from_torchao(
     tensor: Tensor, name: str = "weight", *, activation_dtype: str | None = None, exact: bool = True
 ) -> CoalescedTensor:
@@ -59,7 +59,8 @@ def from_torchao(
     Args:
         tensor: one of the served types.
         name: of the weight, for messages.
-        activation_dtype: "int8" or "exact"; ``None`` as the tensor has it. Ours are rounded per block of 32, not per token.
+        activation_dtype: "int8" or "exact"; ``None`` as the tensor has it. Ours are quantized per block of 32, not per
+            token.
         exact: scales and minima that float16 would round are kept as float32; if false they are rounded, by 1% at most.
 
     Raises:
@@ -67,7 +68,7 @@ def from_torchao(
     """
     reader = _READERS.get(type(tensor))
     if reader is None:
-        known = ", ".join(kind.__name__ for kind in _READERS)
+        known = ", ".join(each.__name__ for each in _READERS)
         raise WeightFormatError(f"{name}: expected one of {known}, got {type(tensor).__name__}.")
     affine, own = reader(tensor, name)
     return from_affine(
@@ -75,10 +76,11 @@ def from_torchao(
     )
 
 
+@renamed_keyword("activation", "activation_dtype")
 def from_affine(
     affine: Affine, name: str = "weight", *, activation_dtype: str = "exact", exact: bool = True
 ) -> CoalescedTensor:
-    """Our type of a weight given as integers: int4 where they fit into four bits, else int8.
+    """Our type of a weight given as integers, of the fewest bits that hold them: int4 or int8.
 
     Raises:
         WeightFormatError: the weight cannot be stored so; the message has ``name``.
@@ -89,34 +91,36 @@ def from_affine(
         raise WeightFormatError(
             f"{name}: expected scales for whole blocks of a weight [{n}, {k}], got {list(affine.scale.shape)}."
         )
-    four = affine.most - affine.least <= 15
-    kind: type[CoalescedTensor] = Int4CoalescedTensor if four else Int8CoalescedTensor
-    # What is added to an integer: signed ones become 0 to 15, unsigned bytes -128 to 127.
-    added = (8 if affine.least < 0 else 0) if four else (-128 if affine.most > 127 else 0)
-    group_size = _group_size(kind.format_type, k // columns, k, name)
-    form = _format(affine, added, kind.format_type, group_size, exact)
-    form.check_size(n, k, name)
-    parts = {
-        part: torch.empty(shape, dtype=dtype, device=affine.scale.device)
-        for part, (shape, dtype) in form.components(n, k).items()
+    record = _record(affine, name)
+    format_type = record.format_type
+    added = _added(affine, format_type)
+    group_size = _group_size(format_type, k // columns, k, name)
+    weight_format = _format(affine, added, format_type, group_size, exact)
+    weight_format.check_size((n, k), name)
+    components = {
+        component: torch.empty(shape, dtype=dtype, device=affine.scale.device)
+        for component, (shape, dtype) in weight_format.components(n, k).items()
     }
     height, repeats = n // rows, (k // columns) // group_size
     lost = LostRows()
     for start, stop in _chunks(rows, columns * height * repeats):
-        scales = _scales(affine, added, form, start, stop)
+        scales = _scales(affine, added, weight_format, start, stop)
         if not exact:
-            _add_lost(lost, affine, added, form, scales, start, stop)
-        for part, values in scales.items():
+            _add_lost(lost, affine, added, weight_format, scales, start, stop)
+        for component, values in scales.items():
             # A block of several rows, or one that is longer than our groups, is several groups of the same scale.
             spread = values.repeat_interleave(height, dim=0).repeat_interleave(repeats, dim=1)
-            parts[part][start * height : stop * height] = spread
-    lost.check(form, name, "Convert with exact=True, which keeps scales of float32")
+            components[component][start * height : stop * height] = spread
+    lost.check(weight_format, name, "Convert with exact=True, which keeps scales of float32")
     for start, stop in _chunks(n, k):
-        parts["qdata"][start:stop] = form.pack(affine.integers(start, stop).to(torch.int16) + added)
-    made: CoalescedTensor = kind.from_parts(parts, group_size, activation_dtype, affine.dtype, name)
+        components["qdata"][start:stop] = format_type.pack(affine.integers(start, stop).to(torch.int16) + added)
+    made: CoalescedTensor = record.tensor_type.from_components(
+        components, group_size, activation_dtype, affine.dtype, name
+    )
     return made
 
 
+@renamed_keyword("activation", "activation_dtype")
 def convert_model(model: nn.Module, *, activation_dtype: str | None = None, exact: bool = True) -> list[str]:
     """Replaces the weights of linear layers and embeddings that torchao quantised by our types, in place; a weight that
     several modules share stays shared.
@@ -147,51 +151,74 @@ def _quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield f"{name}.weight" if name else "weight", module
 
 
-def _group_size(kind: type[GroupFormat], block: int, k: int, name: str) -> int:
-    fitting = [size for size in kind.group_sizes if block % size == 0]
-    if kind is Int8Format and block == k:
+def _record(affine: Affine, name: str) -> WeightFormat:
+    """The format of the fewest bits that holds the integers, among those that kernels serve."""
+    served = [record for record in formats() if record.kernels]
+    for record in served:
+        if affine.most - affine.least < 1 << record.bits:
+            return record
+    raise WeightFormatError(
+        f"{name}: expected integers of at most {served[-1].bits} bits, got {affine.least} to {affine.most}."
+    )
+
+
+def _added(affine: Affine, format_type: type[GroupFormat]) -> int:
+    """What is added to an integer to store it: to signed ones where ours have no sign, and the other way round."""
+    least, most = format_type.integers
+    return format_type.center if affine.least < least else least if affine.most > most else 0
+
+
+def _group_size(format_type: type[GroupFormat], block: int, k: int, name: str) -> int:
+    if format_type.whole_rows and block == k:
         return k
+    fitting = [size for size in format_type.group_sizes if block % size == 0]
     if not fitting:
-        known = ", ".join(map(str, kind.group_sizes))
+        known = ", ".join(map(str, format_type.group_sizes))
         raise WeightFormatError(f"{name}: expected groups that are a multiple of one of {known}, got {block}.")
     return max(fitting)
 
 
-def _format(affine: Affine, added: int, kind: type[GroupFormat], group_size: int, exact: bool) -> GroupFormat:
+def _format(affine: Affine, added: int, format_type: type[GroupFormat], group_size: int, exact: bool) -> GroupFormat:
     """The smallest format that holds the scales and offsets, exactly if asked for."""
     centred = whole = affine.shift is None
     halves = True
     for start, stop in _chunks(*affine.scale.shape):
         zero = _zero(affine, added, start, stop)
-        centred = centred and bool((zero == kind.center).all())
+        centred = centred and bool((zero == format_type.center).all())
         whole = whole and bool((zero == zero.round()).all()) and bool(zero.min() >= 0) and bool(zero.max() <= 255)
         halves = halves and _is_half(affine.scale[start:stop])
-    offset = SYMMETRIC if centred else ZERO_POINT if whole and ZERO_POINT in kind.offsets else MINIMUM
+    offset = SYMMETRIC if centred else ZERO_POINT if whole and ZERO_POINT in format_type.offsets else MINIMUM
     if offset == MINIMUM and exact and halves:
         pieces = (_minimum(affine, added, start, stop) for start, stop in _chunks(*affine.scale.shape))
         halves = all(_is_half(piece) for piece in pieces)
-    return kind(group_size, "fp16" if halves or not exact else "fp32", offset)
+    return format_type(group_size, "fp16" if halves or not exact else "fp32", offset)
 
 
-def _scales(affine: Affine, added: int, form: GroupFormat, start: int, stop: int) -> dict[str, Tensor]:
+def _scales(affine: Affine, added: int, weight_format: GroupFormat, start: int, stop: int) -> dict[str, Tensor]:
     """Scale and offset of some rows of blocks, for integers that ``added`` was added to."""
-    dtype = torch.float16 if form.scale_storage == "fp16" else torch.float32
-    parts = {"scale": affine.scale[start:stop].to(dtype)}
-    if form.offset == ZERO_POINT:
-        parts["zero"] = _zero(affine, added, start, stop).to(torch.uint8)
-    elif form.offset == MINIMUM:
-        parts["zero"] = _minimum(affine, added, start, stop).to(dtype)
-    return parts
+    dtype = torch.float16 if weight_format.scale_storage == "fp16" else torch.float32
+    components = {"scale": affine.scale[start:stop].to(dtype)}
+    if weight_format.offset == ZERO_POINT:
+        components["zero"] = _zero(affine, added, start, stop).to(torch.uint8)
+    elif weight_format.offset == MINIMUM:
+        components["zero"] = _minimum(affine, added, start, stop).to(dtype)
+    return components
 
 
 def _add_lost(
-    lost: LostRows, affine: Affine, added: int, form: GroupFormat, stored: dict[str, Tensor], start: int, stop: int
+    lost: LostRows,
+    affine: Affine,
+    added: int,
+    weight_format: GroupFormat,
+    stored: dict[str, Tensor],
+    start: int,
+    stop: int,
 ) -> None:
     """Adds rows of blocks whose scales float16 does not hold, but for those of which all weights are zero."""
     scale, minimum = affine.scale[start:stop].to(torch.float32), _minimum(affine, added, start, stop).to(torch.float32)
     held = stored["scale"].to(torch.float32)
-    held_minimum = stored["zero"].to(torch.float32) if form.offset == MINIMUM else minimum
-    found = lost_groups(form, scale, minimum, held, held_minimum)
+    held_minimum = stored["zero"].to(torch.float32) if weight_format.offset == MINIMUM else minimum
+    found = lost_groups(weight_format, scale, minimum, held, held_minimum)
     height, width = affine.shape[0] // affine.scale.shape[0], affine.shape[1] // affine.scale.shape[1]
     for row in torch.nonzero(found.any(dim=-1)).flatten().tolist():
         first = (start + row) * height
@@ -258,15 +285,15 @@ def _read_tiles(tensor: Any, name: str) -> tuple[Affine, str]:
         chosen = tiles[start // 8 : -(-stop // 8)]
         nibbles = ((chosen.unsqueeze(-1) >> shifts) & 0xF).to(torch.uint8)
         # [tile, tile of columns, row, t % 4, word, b / 4, b % 4]
-        parts = nibbles.reshape(chosen.shape[0], chosen.shape[1], 8, 4, 4, 2, 4)
-        rows: Tensor = parts.permute(0, 2, 1, 4, 6, 3, 5).reshape(chosen.shape[0] * 8, -1)
+        nibbles = nibbles.reshape(chosen.shape[0], chosen.shape[1], 8, 4, 4, 2, 4)
+        rows: Tensor = nibbles.permute(0, 2, 1, 4, 6, 3, 5).reshape(chosen.shape[0] * 8, -1)
         first = start // 8 * 8
         return rows[start - first : stop - first, :k]
 
     group = tensor.block_size[-1]
     if k % group:
         raise WeightFormatError(f"{name}: expected K to be a multiple of the group, {group}, got K = {k}.")
-    scale, zero = (part[: k // group, :n].t() for part in tensor.scale_and_zero.unbind(-1))
+    scale, zero = (each[: k // group, :n].t() for each in tensor.scale_and_zero.unbind(-1))
     return Affine((n, k), integers, 0, 15, scale, torch.full_like(scale, 8), zero, tensor.dtype), "exact"
 
 

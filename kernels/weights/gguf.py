@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import GgufError, WeightFormatError
+from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES, BlockType
 from etcuda.kernels.weights.gguf_parts import check_part, check_total, other_parts
-from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
-from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
+from etcuda.kernels.weights.renamed import renamed_keyword
 
 try:
     import gguf
@@ -87,22 +87,23 @@ class GgufFile:
         """A value of the header, or ``None``."""
         return _contents(self.path, self._fields, key)
 
+    @renamed_keyword("activation", "activation_dtype")
     def read(self, name: str, activation_dtype: str = "int8", dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        """A tensor: our type of a quantised one, with ``dtype`` and ``activation_dtype`` (see ``CoalescedTensor``); of F32,
-        F16 and BF16 a plain one in that dtype.
+        """A tensor: our type of a quantised one, with ``dtype`` and ``activation_dtype`` (see ``CoalescedTensor``); of
+        F32, F16 and BF16 a plain one in that dtype.
 
         Raises:
             GgufError: there is none of that name, or its type or shape is not served; the message has the name.
         """
         tensor = self._find(name)
-        kind = tensor.tensor_type.name
-        if kind in _FLOATS:
-            return torch.from_numpy(np.array(tensor.data)).view(_FLOATS[kind]).reshape(self.shape(name))
-        block = BLOCK_TYPES.get(kind)
+        gguf_type = tensor.tensor_type.name
+        if gguf_type in _FLOATS:
+            return torch.from_numpy(np.array(tensor.data)).view(_FLOATS[gguf_type]).reshape(self.shape(name))
+        block = BLOCK_TYPES.get(gguf_type)
         if block is None:
             known = ", ".join([*_FLOATS, *BLOCK_TYPES])
             raise GgufError(
-                f"{self._paths[name]}: {name}: expected one of the types {known}, got {kind}. Requantise the file."
+                f"{self._paths[name]}: {name}: expected one of the types {known}, got {gguf_type}. Requantise the file."
             )
         shape = self.shape(name)
         if len(shape) != 2:
@@ -123,6 +124,7 @@ class GgufFile:
         return self._tensors[name]
 
 
+@renamed_keyword("activation", "activation_dtype")
 def read_gguf(
     path: str | os.PathLike[str],
     names: Iterable[str] | None = None,
@@ -149,16 +151,17 @@ def _from_blocks(
     data: Any, block: BlockType, shape: tuple[int, ...], name: str, activation_dtype: str, dtype: torch.dtype
 ) -> Tensor:
     n, k = shape
-    block.form.check_size(n, k, name)
-    parts = {part: torch.empty(size, dtype=kind) for part, (size, kind) in block.form.components(n, k).items()}
+    stored = block.format
+    stored.check_size((n, k), name)
+    components = {each: torch.empty(size, dtype=kept) for each, (size, kept) in stored.components(n, k).items()}
     rows = max(1, _CHUNK // data.shape[1])
     for start in range(0, n, rows):
         # A copy: the mapped file is read-only.
         raw = torch.from_numpy(np.array(data[start : start + rows])).reshape(-1, k // block.weights, block.nbytes)
-        for part, tensor in block.read(raw).items():
-            parts[part][start : start + rows] = tensor
-    kind = Int4CoalescedTensor if block.form.bits == 4 else Int8CoalescedTensor
-    made: Tensor = kind.from_parts(parts, block.form.group_size, activation_dtype, dtype, name)
+        for component, tensor in block.read(raw).items():
+            components[component][start : start + rows] = tensor
+    tensor_type = find(stored.name).tensor_type
+    made: Tensor = tensor_type.from_components(components, stored.group_size, activation_dtype, dtype, name)
     return made
 
 
@@ -202,14 +205,15 @@ class _Reader(gguf.GGUFReader):
 
 def _check_tensor(name: str, sizes: list[int], raw_type: int, start: int, file_size: int) -> None:
     try:
-        kind = gguf.GGMLQuantizationType(raw_type)
+        block_type = gguf.GGMLQuantizationType(raw_type)
     except ValueError as problem:
         raise GgufError(f"{name}: expected a known tensor type, got number {raw_type}. Update gguf.") from problem
     if any(size < 1 for size in sizes):
         raise GgufError(f"{name}: expected sizes of at least 1, got {sizes[::-1]}.")
-    per_block, nbytes = gguf.GGML_QUANT_SIZES[kind]
+    per_block, nbytes = gguf.GGML_QUANT_SIZES[block_type]
     if sizes and sizes[0] % per_block:
-        raise GgufError(f"{name}: expected rows of whole blocks of {per_block} ({kind.name}), got {sizes[0]} weights.")
+        expected = f"rows of whole blocks of {per_block} ({block_type.name})"
+        raise GgufError(f"{name}: expected {expected}, got {sizes[0]} weights.")
     end = start + math.prod(sizes) // per_block * nbytes
     if end > file_size:
         raise GgufError(

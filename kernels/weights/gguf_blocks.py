@@ -15,7 +15,7 @@ from etcuda.kernels.formats.base import MINIMUM, SYMMETRIC, GroupFormat
 from etcuda.kernels.formats.int4 import Int4Format
 from etcuda.kernels.formats.int8 import Int8Format
 
-Parts = dict[str, Tensor]
+Components = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +25,14 @@ class BlockType:
     Attributes:
         weights: of a block.
         nbytes: of a block.
-        form: what it becomes.
+        format: what it becomes.
         read: takes blocks uint8 [rows, blocks, nbytes]; the stored tensors [rows, ...].
     """
 
     weights: int
     nbytes: int
-    form: GroupFormat
-    read: Callable[[Tensor], Parts]
+    format: GroupFormat
+    read: Callable[[Tensor], Components]
 
     @property
     def bits_per_weight(self) -> float:
@@ -40,47 +40,47 @@ class BlockType:
         return self.nbytes * 8 / self.weights
 
 
-def _q4_0(blocks: Tensor) -> Parts:
+def _q4_0(blocks: Tensor) -> Components:
     return {"scale": _half(blocks, 0), "qdata": blocks[..., 2:].flatten(1)}
 
 
-def _q4_1(blocks: Tensor) -> Parts:
+def _q4_1(blocks: Tensor) -> Components:
     return {"scale": _half(blocks, 0), "zero": _half(blocks, 2), "qdata": blocks[..., 4:].flatten(1)}
 
 
-def _q5_0(blocks: Tensor) -> Parts:
+def _q5_0(blocks: Tensor) -> Components:
     q = _nibbles(blocks[..., 6:], 16) | (_bits(blocks[..., 2:6]) << 4)
     return {"scale": _half(blocks, 0), "qdata": q.to(torch.int8).sub_(16).flatten(1)}
 
 
-def _q5_1(blocks: Tensor) -> Parts:
+def _q5_1(blocks: Tensor) -> Components:
     q = _nibbles(blocks[..., 8:], 16) | (_bits(blocks[..., 4:8]) << 4)
     return {"scale": _half(blocks, 0), "zero": _half(blocks, 2), "qdata": q.to(torch.int8).flatten(1)}
 
 
-def _q8_0(blocks: Tensor) -> Parts:
+def _q8_0(blocks: Tensor) -> Components:
     return {"scale": _half(blocks, 0), "qdata": blocks[..., 2:].flatten(1).view(torch.int8)}
 
 
-def _q4_k(blocks: Tensor) -> Parts:
+def _q4_k(blocks: Tensor) -> Components:
     q = _nibbles(blocks[..., 16:], 32)
     return {**_scales_k(blocks), "qdata": Int4Format.pack(q.flatten(1))}
 
 
-def _q5_k(blocks: Tensor) -> Parts:
+def _q5_k(blocks: Tensor) -> Components:
     # Bit j of byte i of the high bits belongs to weight 32 j + i.
     high = (blocks[..., 16:48].unsqueeze(-2) >> _shifts(blocks, 8)) & 1
     q = _nibbles(blocks[..., 48:], 32) | (high.flatten(-2) << 4)
     return {**_scales_k(blocks), "qdata": q.flatten(1).view(torch.int8)}
 
 
-def _q6_k(blocks: Tensor) -> Parts:
+def _q6_k(blocks: Tensor) -> Components:
     # Two bits of byte i of each half's 32 high bytes: weights i, 32 + i, 64 + i and 96 + i of the half.
     high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
     high = (high >> torch.tensor([0, 2, 4, 6], dtype=torch.uint8).unsqueeze(-1)) & 3
     q = _nibbles(blocks[..., :128], 64) | (high.flatten(-3) << 4)
     signed = blocks[..., 192:208].contiguous().view(torch.int8).to(torch.int16)
-    # Codes have no sign, so that of a scale goes to its 16 integers: 32 at most, which int8 holds.
+    # Scale codes have no sign, so that of a scale goes to its 16 integers: 32 at most, which int8 holds.
     sign = torch.where(signed < 0, -1, 1).to(torch.int8)
     grouped = (q.to(torch.int8) - 32).reshape(*signed.shape, 16) * sign.unsqueeze(-1)
     return {
@@ -90,7 +90,7 @@ def _q6_k(blocks: Tensor) -> Parts:
     }
 
 
-def _scales_k(blocks: Tensor) -> Parts:
+def _scales_k(blocks: Tensor) -> Components:
     """Steps, and 8 scales and 8 minima of six bits in 12 bytes."""
     packed = blocks[..., 4:16].reshape(*blocks.shape[:2], 3, 4)
     low, middle, high = packed.unbind(-2)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from etcuda.errors import GgufError
 from etcuda.kernels.weights.gguf import GgufFile
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES
+from etcuda.kernels.weights.renamed import renamed_keyword
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 Names = Mapping[str, str] | Callable[[str], str | None]
@@ -38,6 +39,7 @@ class _Placement:
     old: Tensor
 
 
+@renamed_keyword("activation", "activation_dtype")
 def load_gguf(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -129,15 +131,15 @@ def _places(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, s
 
 
 def _misfit(file: GgufFile, source: str, old: Tensor, owners: list[tuple[nn.Module, str]]) -> str | None:
-    kind, shape = file.types[source], file.shape(source)
+    gguf_type, shape = file.types[source], file.shape(source)
     if shape != tuple(old.shape):
         return f"expected the parameter's shape {list(old.shape)}, got {list(shape)}"
-    if kind in BLOCK_TYPES:
+    if gguf_type in BLOCK_TYPES:
         for module, attribute in owners:
             if attribute != "weight" or not isinstance(module, nn.Linear | nn.Embedding):
-                return f"expected a floating type for {attribute} of a {type(module).__name__}, got {kind}"
-    elif kind not in ("F32", "F16", "BF16"):
-        return f"expected a floating type or one of {', '.join(BLOCK_TYPES)}, got {kind}"
+                return f"expected a floating type for {attribute} of a {type(module).__name__}, got {gguf_type}"
+    elif gguf_type not in ("F32", "F16", "BF16"):
+        return f"expected a floating type or one of {', '.join(BLOCK_TYPES)}, got {gguf_type}"
     return None
 
 
@@ -203,15 +205,16 @@ def _in_dtype(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
         return made
     width = tensor.shape[-1] if tensor.dim() > 1 else 1
     step = max(1, _CHECKED // width)
-    pairs = zip(tensor.reshape(-1, width).split(step), made.reshape(-1, width).split(step), strict=True)
-    for place, (before, after) in enumerate(pairs):
+    values, stored = tensor.reshape(-1, width), made.reshape(-1, width)
+    for start in range(0, len(values), step):
+        before, after = values[start : start + step], stored[start : start + step]
         is_lost = (torch.isfinite(before) & ~torch.isfinite(after)).any(dim=-1)
         if tensor.dim() > 1:
             is_lost |= (before != 0).any(dim=-1) & ~(after != 0).any(dim=-1)
         if bool(is_lost.any()):
             row = int(torch.nonzero(is_lost)[0])
             raise GgufError(
-                f"{name}: row {place * step + row}: expected values that the parameter's dtype holds, {dtype}, got "
+                f"{name}: row {start + row}: expected values that the parameter's dtype holds, {dtype}, got "
                 f"{float(before[row].abs().max()):.3g} at most. Load into a model of float32 or bfloat16."
             )
     return made
@@ -220,5 +223,5 @@ def _in_dtype(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 def _take_rows(tensor: Tensor, rows: Tensor) -> Tensor:
     if not isinstance(tensor, CoalescedTensor):
         return tensor.index_select(0, rows)
-    taken: Tensor = tensor._map(lambda part: part.index_select(0, rows))
+    taken: Tensor = tensor._map(lambda stored: stored.index_select(0, rows))
     return taken

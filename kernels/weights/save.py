@@ -16,19 +16,16 @@ from torch import Tensor, nn
 
 from etcuda.errors import WeightFormatError
 from etcuda.files import replacing, saving
-from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
-from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 _KEY = "etcuda"
 _VERSION = 1
-_TYPES: dict[str, type[CoalescedTensor]] = {kind.family: kind for kind in (Int4CoalescedTensor, Int8CoalescedTensor)}
 
 
 def save_weights(weights: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     """Writes a model's weights, or a state dictionary, plain and quantised ones, as safetensors. Tensors that share
-    memory are written once. A reader sees a whole file or the old one. A link is followed, and a file that is replaced
-    keeps its mode.
+    memory are written once. A reader sees a whole file or the old one.
 
     Raises:
         SaveError: the file cannot be written.
@@ -85,30 +82,31 @@ def _flattened(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
     same: dict[str, str] = {}
     seen: dict[Any, str] = {}
     for name, tensor in named.items():
-        parts = tensor.parts if isinstance(tensor, CoalescedTensor) else {"": tensor}
-        key = (type(tensor), *(_identity(part) for part in parts.values()))
-        if key in seen and all(part.numel() for part in parts.values()):
+        stored = tensor.components if isinstance(tensor, CoalescedTensor) else {"": tensor}
+        key = (type(tensor), *map(_identity, stored.values()))
+        if key in seen and all(each.numel() for each in stored.values()):
             same[name] = seen[key]
             continue
         seen[key] = name
         if isinstance(tensor, CoalescedTensor):
             tensor.check_finite(name)
             quantized[name] = {
-                "type": tensor.family,
+                "type": tensor.format_type.name,
                 "group_size": tensor.group_size,
-                "activation_dtype": tensor.activation_dtype,
+                # The key of version 1 is older than the attribute's name, and files are read for longer than that.
+                "activation": tensor.activation_dtype,
                 "dtype": str(tensor.dtype).removeprefix("torch."),
-                "parts": list(parts),
+                "parts": list(stored),
             }
         elif type(tensor) not in (Tensor, nn.Parameter):
             raise WeightFormatError(f"{name}: expected a plain tensor or one of ours, got a {type(tensor).__name__}.")
-        for part, stored in parts.items():
-            full = f"{name}.{part}" if part else name
-            if full in tensors or (full in named and part):
+        for component, values in stored.items():
+            full = f"{name}.{component}" if component else name
+            if full in tensors or (full in named and component):
                 raise WeightFormatError(
                     f"{name}: expected the name {full} to be free, got another tensor of that name."
                 )
-            tensors[full] = _whole(stored)
+            tensors[full] = _whole(values)
     return tensors, {"version": _VERSION, "weights": quantized, "same": same}
 
 
@@ -119,16 +117,16 @@ def _identity(tensor: Tensor) -> Any:
 def _whole(tensor: Tensor) -> Tensor:
     # safetensors refuses views of a larger memory.
     tensor = tensor.detach()
-    part = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
-    return tensor.clone(memory_format=torch.contiguous_format) if part else tensor.contiguous()
+    is_view = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+    return tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor.contiguous()
 
 
 def _tensor(name: str, entry: Any, tensors: dict[str, Tensor]) -> Tensor:
     try:
-        kind, dtype = _TYPES[entry["type"]], getattr(torch, entry["dtype"])
-        parts = {part: tensors.pop(f"{name}.{part}") for part in entry["parts"]}
-        group_size, activation_dtype = entry["group_size"], entry["activation_dtype"]
+        tensor_type, dtype = find(entry["type"]).tensor_type, getattr(torch, entry["dtype"])
+        components = {each: tensors.pop(f"{name}.{each}") for each in entry["parts"]}
+        group_size, activation_dtype = entry["group_size"], entry["activation"]
     except (KeyError, TypeError, AttributeError) as error:
         raise WeightFormatError(f"{name}: expected its type, attributes and stored tensors, got {entry!r}.") from error
-    made: Tensor = kind.from_parts(parts, group_size, activation_dtype, dtype, name)
+    made: Tensor = tensor_type.from_components(components, group_size, activation_dtype, dtype, name)
     return made

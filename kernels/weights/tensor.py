@@ -1,4 +1,4 @@
-"""``CoalescedTensor``: what the int4 and int8 tensor subclasses share."""
+"""``CoalescedTensor``: what the tensor subclasses of all weight formats share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torchao.utils import TorchAOBaseTensor
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
-from etcuda.kernels.formats.base import DTYPES, GroupFormat
+from etcuda.kernels.formats.base import COMPONENTS, DTYPES, GroupFormat
+from etcuda.kernels.formats.registry import find
+from etcuda.kernels.weights.renamed import renamed_keyword
 
 aten = torch.ops.aten
 
-ACTIVATIONS = ("int8", "exact")
-PARTS = ("qdata", "scale", "zero", "scale_step", "zero_step")
+ACTIVATION_DTYPES = ("int8", "exact")
+_RENAMED = {"activation": "activation_dtype"}
 
 
 class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
-    """A quantised weight [N, K], stored as its format says; see ``kernels/linear/README.md``.
+    """A quantised weight [*, N, K], stored as its format says; see ``kernels/formats/README.md``.
+
+    Linear layers and look-ups take a weight [N, K]; one of several, such as experts, is ``weight[0]``.
 
     Tensor data:
         qdata: the integers, row by row.
@@ -28,7 +32,7 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
 
     Attributes:
         group_size: weights of a row that share a scale.
-        activation_dtype: "int8" (activations are rounded to int8 per block of 32) or "exact".
+        activation_dtype: "int8" (activations may be quantized to int8 per block of 32) or "exact".
         dtype: bfloat16, float16 or float32: of looked-up rows and dequantised values, whatever the storage.
 
     Raises:
@@ -40,7 +44,6 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
     optional_tensor_data_names: ClassVar[list[str]] = ["zero", "scale_step", "zero_step"]
 
     format_type: ClassVar[type[GroupFormat]]
-    family: ClassVar[str]  # Its operators are ``etcuda::<family>_linear`` and ``etcuda::<family>_embedding``.
 
     qdata: Tensor
     scale: Tensor
@@ -50,6 +53,17 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
     group_size: int
     activation_dtype: str
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        set_state = cls.__setstate__  # torchao's, which it gives every subclass.
+
+        def set_renamed(self: CoalescedTensor, state: dict[str, Any]) -> None:
+            # "activation" is what checkpoints called the attribute before.
+            set_state(self, {_RENAMED.get(name, name): value for name, value in state.items()})
+
+        cls.__setstate__ = set_renamed
+
+    @renamed_keyword("activation", "activation_dtype")
     def __new__(
         cls,
         qdata: Tensor,
@@ -62,14 +76,14 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         zero_step: Tensor | None = None,
     ) -> CoalescedTensor:
         """Checks shapes and dtypes; ``__init__`` keeps the tensors."""
-        if activation_dtype not in ACTIVATIONS:
+        if activation_dtype not in ACTIVATION_DTYPES:
             raise WeightFormatError(
                 f"{cls.__name__}: activation_dtype: expected 'int8' or 'exact', got {activation_dtype!r}."
             )
         _check_dtype(cls.__name__, dtype)
-        form = cls.format_type.of(group_size, scale, zero, scale_step, zero_step)
-        parts = dict(zip(PARTS, (qdata, scale, zero, scale_step, zero_step), strict=True))
-        shape = form.check_components(parts, cls.__name__)
+        weight_format = cls.format_type.of(group_size, scale, zero, scale_step, zero_step)
+        components = dict(zip(COMPONENTS, (qdata, scale, zero, scale_step, zero_step), strict=True))
+        shape = weight_format.check_components(components, cls.__name__)
         made: CoalescedTensor = torch.Tensor._make_wrapper_subclass(
             cls, shape, dtype=dtype, device=qdata.device, requires_grad=False
         )
@@ -92,9 +106,10 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         self.group_size, self.activation_dtype = group_size, activation_dtype
 
     @classmethod
-    def from_parts(
+    @renamed_keyword("activation", "activation_dtype")
+    def from_components(
         cls,
-        parts: Mapping[str, Tensor | None],
+        components: Mapping[str, Tensor | None],
         group_size: int,
         activation_dtype: str = "int8",
         dtype: torch.dtype = torch.bfloat16,
@@ -105,12 +120,12 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         Raises:
             WeightFormatError: they do not fit together, or a scale is infinite or NaN; the message has ``name``.
         """
-        qdata, scale, zero, scale_step, zero_step = (parts.get(part) for part in PARTS)
+        qdata, scale, zero, scale_step, zero_step = (components.get(each) for each in COMPONENTS)
         if qdata is None or scale is None:
-            raise WeightFormatError(f"{name}: expected qdata and scale, got {sorted(parts)}.")
-        form = cls.format_type.of(group_size, scale, zero, scale_step, zero_step)
-        form.check_components(parts, name)
-        form.check_finite(parts, name)
+            raise WeightFormatError(f"{name}: expected qdata and scale, got {sorted(components)}.")
+        weight_format = cls.format_type.of(group_size, scale, zero, scale_step, zero_step)
+        weight_format.check_components(components, name)
+        weight_format.check_finite(components, name)
         return cls(qdata, scale, group_size, activation_dtype, dtype, zero, scale_step, zero_step)
 
     @property
@@ -119,17 +134,17 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         return self.format_type.of(self.group_size, self.scale, self.zero, self.scale_step, self.zero_step)
 
     @property
-    def parts(self) -> dict[str, Tensor]:
+    def components(self) -> dict[str, Tensor]:
         """The stored tensors by name, without those that are ``None``."""
-        found = {name: getattr(self, name) for name in PARTS}
+        found = {name: getattr(self, name) for name in COMPONENTS}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @property
     def stored_bytes(self) -> int:
         """Bytes that the stored tensors take."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.parts.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.components.values())
 
-    def with_activation(self, activation_dtype: str) -> CoalescedTensor:
+    def with_activation_dtype(self, activation_dtype: str) -> CoalescedTensor:
         """The same stored tensors with another handling of activations, "int8" or "exact"."""
         made: CoalescedTensor = self._made_of(self._stored(), activation_dtype, self.dtype)
         return made
@@ -140,10 +155,10 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         Raises:
             WeightFormatError: one is infinite or NaN; the message has ``name``.
         """
-        self.format.check_finite(self.parts, name)
+        self.format.check_finite(self.components, name)
 
     def dequantize(self, output_dtype: torch.dtype | None = None) -> Tensor:
-        """Values [N, K] in ``output_dtype``, by default the tensor's dtype, computed in float32 and rounded once."""
+        """Values [*, N, K] in ``output_dtype``, by default the tensor's dtype, computed in float32 and rounded once."""
         values = self.format.dequantize(*self._stored())
         return values.to(self.dtype if output_dtype is None else output_dtype)
 
@@ -171,8 +186,8 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         result = func.decompose(*args, **kwargs)
         if result is NotImplemented:
             raise KernelArgumentError(
-                f"{func}: expected an operator that a {cls.__name__} has: linear, embedding, slicing of rows, copies "
-                "and moves. Use weight.dequantize()."
+                f"{func}: expected an operator that a {cls.__name__} has: linear, embedding, slicing of rows, "
+                "one weight of several, copies and moves. Use weight.dequantize()."
             )
         return result
 
@@ -181,11 +196,11 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
 
     def _dense(self) -> list[Tensor | None]:
         # Every second row of a weight is a view that kernels do not read.
-        return [part if part is None or part.is_contiguous() else part.contiguous() for part in self._stored()]
+        return [each if each is None or each.is_contiguous() else each.contiguous() for each in self._stored()]
 
     def _map(self, function: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Any:
         """A tensor of the stored tensors after ``function``."""
-        stored = [None if part is None else function(part) for part in self._stored()]
+        stored = [None if each is None else function(each) for each in self._stored()]
         return self._made_of(stored, self.activation_dtype, self.dtype if dtype is None else dtype)
 
     def _made_of(self, stored: Sequence[Tensor | None], activation_dtype: str, dtype: torch.dtype) -> Any:
@@ -193,16 +208,13 @@ class CoalescedTensor(TorchAOBaseTensor):  # type: ignore[misc]
         return type(self)(qdata, scale, self.group_size, activation_dtype, dtype, *optional)  # type: ignore[arg-type]
 
 
-def _op(weight: CoalescedTensor, name: str) -> Callable[..., Tensor]:
-    found: Callable[..., Tensor] = getattr(torch.ops.etcuda, f"{weight.family}_{name}")
-    return found
-
-
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not isinstance(weight, CoalescedTensor) or isinstance(input, CoalescedTensor):
         got = f"{type(input).__name__} and {type(weight).__name__}"
         raise KernelArgumentError(f"linear: expected a plain input and a quantised weight, got {got}.")
-    return _op(weight, "linear")(input, *weight._dense(), bias, weight.group_size, weight.activation_dtype)
+    op = find(weight.format_type.name).linear_op
+    result: Tensor = op(input, *weight._dense(), bias, weight.group_size, weight.activation_dtype)
+    return result
 
 
 def _embedding(
@@ -221,18 +233,32 @@ def _embedding(
         raise KernelArgumentError(
             f"embedding: max_norm: expected None for a quantised weight, got {max_norm}. It rewrites the weight."
         )
-    return _op(weight, "embedding")(input, *weight._dense(), weight.group_size, weight.dtype)
+    op = find(weight.format_type.name).embedding_op
+    result: Tensor = op(input, *weight._dense(), weight.group_size, weight.dtype)
+    return result
 
 
 def _slice(self: CoalescedTensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
-    # Rows; the stored tensors are views.
-    if dim % 2 == 0:
-        return self._map(lambda part: aten.slice.Tensor(part, 0, start, end, step))
-    if start in (None, 0) and (end is None or end >= self.shape[1]) and step == 1:
+    # Rows, or some of several weights; the stored tensors are views.
+    dim = dim % self.dim()
+    if dim < self.dim() - 1:
+        return self._map(lambda stored: aten.slice.Tensor(stored, dim, start, end, step))
+    if start in (None, 0) and (end is None or end >= self.shape[-1]) and step == 1:
         return self._map(aten.alias.default)
     raise WeightFormatError(
-        f"{type(self).__name__}: slicing: expected dimension 0, the rows, got dimension {dim}. "
-        "Dequantize the weight first."
+        f"{type(self).__name__}: slicing: expected a dimension before the last, such as 0, got dimension {dim} of "
+        f"{list(self.shape)}. Dequantize the weight first."
+    )
+
+
+def _select(self: CoalescedTensor, dim: int, index: int) -> Any:
+    # One of several weights; the stored tensors are views.
+    dim = dim % self.dim()
+    if dim < self.dim() - 2:
+        return self._map(lambda stored: aten.select.int(stored, dim, index))
+    raise WeightFormatError(
+        f"{type(self).__name__}: indexing: expected a dimension before the rows, such as that of experts, got "
+        f"dimension {dim} of {list(self.shape)}. Take rows by a slice, or dequantize the weight first."
     )
 
 
@@ -247,7 +273,7 @@ def _to_copy(
     dtype = self.dtype if dtype is None else dtype
     _check_dtype(f"{type(self).__name__}.to", dtype)
     where = self.device if device is None else device
-    return self._map(lambda part: part.to(where, non_blocking=non_blocking, copy=True), dtype)
+    return self._map(lambda stored: stored.to(where, non_blocking=non_blocking, copy=True), dtype)
 
 
 def _check_dtype(where: str, dtype: torch.dtype) -> None:
@@ -273,6 +299,7 @@ CoalescedTensor.implements_torch_function([torch.nn.functional.embedding])(_func
 CoalescedTensor.implements([aten.linear.default])(_function(_linear))
 CoalescedTensor.implements([aten.embedding.default])(_function(lambda weight, indices, *_: _embedding(indices, weight)))
 CoalescedTensor.implements([aten.slice.Tensor])(_aliasing(_slice))
+CoalescedTensor.implements([aten.select.int])(_aliasing(_select))
 CoalescedTensor.implements([aten._to_copy.default])(_aliasing(_to_copy))
 # torchao's own takes no other dtype; the operator's parts do.
 CoalescedTensor.implements([aten.to.dtype_layout])(lambda func, types, args, kwargs: func.decompose(*args, **kwargs))

@@ -38,16 +38,3 @@ def library_call(view: NodeView, because: str, **values: object) -> Refusal:
 def dtype_list(dtypes: Iterable[torch.dtype]) -> str:
     """Dtypes in words, in a fixed order."""
     return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-
-
-def upper_bound(size: int | torch.SymInt) -> int | None:
-    """The greatest value that a size can take, or ``None`` where nothing bounds it."""
-    if not isinstance(size, torch.SymInt):
-        return size
-    from torch.utils._sympy.numbers import int_oo
-
-    environment = size.node.shape_env
-    if environment is None:
-        return None
-    bounds = environment.bound_sympy(size.node.expr)
-    return None if bounds.upper in (int_oo, float("inf")) or not bounds.upper.is_Integer else int(bounds.upper)

@@ -20,7 +20,7 @@ def _listed(value: Any, dims: int) -> list[int]:
 
 
 class AveragePoolRule(Rule):
-    """A larger window is claimed only if windows do not pdl."""
+    """A larger window is claimed only if windows do not overlap."""
 
     ops = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
 

@@ -1,21 +1,20 @@
-"""int4 and int8 weights: products and look-ups, whole on every target."""
+"""Quantised weights: products and look-ups, whole on every target."""
 
 from __future__ import annotations
 
 import torch
 
 import etcuda.kernels  # noqa: F401  registers the operators
+from etcuda.kernels.formats.registry import formats
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import Rule, dtype_list
 from etcuda.shims import compute_shim
 
-_ops = torch.ops.etcuda
-
 
 class QuantizedLinearRule(Rule):
-    """Claimed: a pass routes it to kernels, or to its formula. The operators check their arguments themselves."""
+    """Claimed: a pass routes it to kernels or to its formula. The operators check their arguments themselves."""
 
-    ops = (_ops.int4_linear.default, _ops.int8_linear.default)
+    ops = tuple(each.linear_op for each in formats())
 
     def refuse(self, view: NodeView) -> Refusal | None:
         """Refuses a weight of dynamic size, and targets without a matrix product in fp32."""
@@ -29,7 +28,7 @@ class QuantizedLinearRule(Rule):
 class QuantizedEmbeddingRule(Rule):
     """Claimed: it becomes its formula, which reads the rows that are asked for alone."""
 
-    ops = (_ops.int4_embedding.default, _ops.int8_embedding.default)
+    ops = tuple(each.embedding_op for each in formats())
 
     def refuse(self, view: NodeView) -> Refusal | None:
         """Refuses a weight of dynamic size."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from etcuda.partitioner.node_view import NodeView, Refusal
-from etcuda.partitioner.rules.base import Rule, library_call, overloads, upper_bound
+from etcuda.partitioner.rules.base import Rule, library_call, overloads
+from etcuda.torch_private import bounds
 
 aten = torch.ops.aten
 
@@ -22,7 +23,7 @@ def _refuse_length(view: NodeView, limit: int) -> Refusal | None:
     length = _length(view)
     if view.side == "host":
         return library_call(view, f"{view.op} on the host", length=length)
-    bound = upper_bound(length)
+    _, bound = bounds(length)
     if bound is not None and bound <= limit:
         return None
     most = "unbounded" if bound is None else f"up to {bound}"

@@ -12,6 +12,7 @@ from etcuda.partitioner.rules.bytes import BitcastRule, CatRule
 from etcuda.partitioner.rules.convolution import ConvolutionRule
 from etcuda.partitioner.rules.embedding import EmbeddingRule
 from etcuda.partitioner.rules.integer_pow import IntegerPowRule
+from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
 from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
@@ -31,6 +32,7 @@ RULES: tuple[Rule, ...] = (
     IndexAddRule(),
     IndexPutRule(),
     IntegerPowRule(),
+    KernelRule(),
     MaskedScatterRule(),
     MatmulRule(),
     QuantizedEmbeddingRule(),

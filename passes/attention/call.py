@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,15 +11,26 @@ from torch.fx import Node
 
 import etcuda.kernels  # noqa: F401  registers the operators
 from etcuda.kernels.attention.problem import FULL, UPPER_LEFT, AttentionProblem
+from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.meta import tensor_of
-from etcuda.passes.graph.symbols import bounds, hint
+from etcuda.torch_private import bounds, hint
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
     """One call of ``scaled_dot_product_attention``, as the kernels take it.
 
-    ``q``, ``k``, ``v`` are [batch, heads, length, head_dim]; ``mask``, ``kv_len``, ``positions`` are optional tensors.
+    Attributes:
+        q: [batch, heads, L_q, head_dim].
+        k: [batch, kv_heads, L_kv, head_dim].
+        v: likewise.
+        mask: bool or floating, broadcast to [batch, heads, L_q, L_kv]; ``None`` for none.
+        kv_len: [batch], the number of keys; ``None`` for all.
+        positions: of the query rows, [L_q] or [1 or batch, L_q]; for ``causal`` POSITIONS.
+        scale: of the products.
+        causal: FULL, UPPER_LEFT, LOWER_RIGHT or POSITIONS.
+        window: keys that a row sees; 0 for all.
+        dropout: the probability.
     """
 
     q: Node
@@ -42,20 +54,24 @@ class AttentionCall:
         """The operators' other arguments but the configuration: scale, causal, window, softcap."""
         return [self.scale, self.causal, self.window, 0.0]
 
+    def on(self, tensors: Mapping[Node, Node]) -> AttentionCall:
+        """The call on other tensors: for each of its own the one in ``tensors``."""
+        mask, kv_len, positions = (
+            None if tensor is None else tensors[tensor] for tensor in (self.mask, self.kv_len, self.positions)
+        )
+        q, k, v = tensors[self.q], tensors[self.k], tensors[self.v]
+        return dataclasses.replace(self, q=q, k=k, v=v, mask=mask, kv_len=kv_len, positions=positions)
+
 
 def read_call(node: Node) -> AttentionCall:
     """The arguments of a ``scaled_dot_product_attention`` node."""
-    given = dict(zip(_NAMES, node.args, strict=False)) | dict(node.kwargs)
-    q: Any = given["query"]
-    scale: Any = given.get("scale")
-    mask: Any = given.get("attn_mask")
-    causal = UPPER_LEFT if given.get("is_causal") else FULL
-    width = tensor_of(q).shape[-1]
-    scale = float(width) ** -0.5 if scale is None else float(scale)
-    dropout: Any = given.get("dropout_p", 0.0)
-    key: Any = given["key"]
-    value: Any = given["value"]
-    return AttentionCall(q, key, value, mask, None, None, scale, causal, 0, float(dropout))
+    given = arguments(node)
+    scale = given["scale"]
+    scale = float(tensor_of(given["query"]).shape[-1]) ** -0.5 if scale is None else float(scale)
+    return AttentionCall(
+        given["query"], given["key"], given["value"], given["attn_mask"], None, None, scale,
+        UPPER_LEFT if given["is_causal"] else FULL, 0, float(given["dropout_p"]),
+    )  # fmt: skip
 
 
 def problem_of(call: AttentionCall) -> AttentionProblem:
@@ -77,6 +93,3 @@ def problem_of(call: AttentionCall) -> AttentionProblem:
         dropout=call.dropout,
         max_l_q=bounds(l_q)[1] if isinstance(l_q, torch.SymInt) else 0,
     )
-
-
-_NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")

@@ -1,20 +1,18 @@
-"""A debug option: the rewrite of an attention call is computed both ways, on random numbers, and compared."""
+"""The option ``check_attention``: a call and what it is rewritten to are computed on random numbers and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from etcuda.kernels.attention.reference import attention_reference
+from etcuda.passes.attention.call import AttentionCall
 from etcuda.passes.base import NodeError
-from etcuda.passes.graph.symbols import hint
-
-if TYPE_CHECKING:
-    from etcuda.passes.attention.call import AttentionCall
+from etcuda.torch_private import hint
 
 _MOST_ERROR = 1e-3
 
@@ -69,7 +67,7 @@ class _Values:
     def _run(self, node: Node, argument: Callable[[Node], Any]) -> Any:
         value = node.meta["val"]
         if isinstance(value, torch.SymInt | torch.SymBool):
-            return value.node.hint
+            return hint(value)
         assert callable(node.target)
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), argument)
         return node.target(*args, **kwargs)
@@ -77,7 +75,7 @@ class _Values:
     def _made_up(self, node: Node) -> Any:
         value = node.meta["val"]
         if not isinstance(value, Tensor):
-            return value.node.hint if isinstance(value, torch.SymInt | torch.SymBool) else value
+            return hint(value) if isinstance(value, torch.SymInt | torch.SymBool) else value
         shape = [hint(size) for size in value.shape]
         if value.dtype.is_floating_point:
             return torch.randn(shape, generator=self._random).to(value.dtype)

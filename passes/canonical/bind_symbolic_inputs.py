@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch.export.exported_program import ExportedProgram
-from torch.fx import Node, Proxy
-from torch.utils._sympy.interp import sympy_interp
-from torch.utils._sympy.reference import PythonReferenceAnalysis
+from torch.fx import Node
 
 from etcuda.options import BackendConfig
 from etcuda.passes.base import NodeError, graph_pass
+from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import compute_meta
-from etcuda.passes.graph.symbols import expression, free_symbols, size_symbols
+from etcuda.passes.graph.symbols import free_symbols, size_symbols
+from etcuda.torch_private import build_expression, expression, input_spec
 
 aten = torch.ops.aten
 
@@ -42,7 +41,7 @@ def bind_symbolic_inputs(program: ExportedProgram, config: BackendConfig) -> int
     signature.input_specs = [spec for spec in signature.input_specs if spec.arg.name not in removed]
     for entry in program.module_call_graph:
         if entry.fqn == "" and entry.signature is not None:
-            entry.signature.in_spec = pytree.tree_flatten((tuple(signature.user_inputs), {}))[1]
+            entry.signature.in_spec = input_spec(signature.user_inputs)
     return len(numbers)
 
 
@@ -58,15 +57,12 @@ def _build(node: Node, known: dict[Any, tuple[Node, int]], sizes: dict[Any, Node
     for symbol in free_symbols(node.meta["val"]):
         if symbol not in sizes:
             tensor, dim = known[symbol]
-            with node.graph.inserting_before(first):
-                sizes[symbol] = node.graph.call_function(aten.sym_size.int, (tensor, dim))
-            compute_meta(sizes[symbol])
+            sizes[symbol] = insert_call(first, aten.sym_size.int, (tensor, dim))
     if not free_symbols(node.meta["val"]):
         return value if isinstance(value, bool | int | float) else int(value)
     before = set(node.graph.nodes)
     with node.graph.inserting_before(first):
-        proxies = {symbol: Proxy(sizes[symbol]) for symbol in free_symbols(node.meta["val"])}
-        result = sympy_interp(PythonReferenceAnalysis, proxies, value).node
+        result = build_expression(value, {symbol: sizes[symbol] for symbol in free_symbols(node.meta["val"])})
     for made in node.graph.nodes:
         if made not in before:
             compute_meta(made)

@@ -12,7 +12,7 @@ from torch.fx import Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
 from etcuda.passes.canonical.record_output_layout import OUTPUT_DIM_ORDERS
-from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.calls import insert_call, returns_alias
 from etcuda.passes.graph.meta import tensor_of
 
 aten = torch.ops.aten
@@ -82,7 +82,7 @@ def _base(node: Node) -> Node | None:
     op = node.target
     if not isinstance(op, torch._ops.OpOverload):
         return None
-    is_view = not op._schema.is_mutable and any(r.alias_info is not None for r in op._schema.returns)
+    is_view = not op._schema.is_mutable and returns_alias(op)
     return first if is_view or op in _MAY_RETURN_INPUT else None
 
 

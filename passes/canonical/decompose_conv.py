@@ -153,7 +153,7 @@ def _convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def _slices(conv: _Conv, x: torch.Tensor, kernel: list[int]) -> list[torch.Tensor]:
-    """For each tap of the kernel, the elements of ``x`` that it meets, in the shape of the result."""
+    """For each tap of the kernel, the elements of ``x`` that it is multiplied with, in the shape of the result."""
     results = []
     for dim, length in enumerate(kernel):
         reach = conv.dilation[dim] * (length - 1) + 1

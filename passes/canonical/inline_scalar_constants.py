@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import insert_call
+from etcuda.torch_private import is_fake
 
 aten = torch.ops.aten
 
@@ -53,7 +54,7 @@ def _attribute(module: GraphModule, node: Node) -> torch.Tensor | None:
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and not isinstance(value, torch._subclasses.FakeTensor)
+    return isinstance(value, torch.Tensor) and not is_fake(value)
 
 
 def _replace(node: Node, value: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from torch.fx import Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import NodeError, graph_modules, graph_pass
 from etcuda.passes.graph.edge_ops import ASSERTIONS, DIM_ORDER_OPS, underlying
+from etcuda.torch_private import behind_edge
 
 _MEMORY_FORMATS: dict[tuple[int, ...], torch.memory_format] = {
     (0, 2, 3, 1): torch.channels_last,
@@ -37,7 +38,7 @@ def lower_edge_ops(program: ExportedProgram, config: BackendConfig) -> int:
             if op in ASSERTIONS:
                 module.graph.erase_node(node)
                 continue
-            if str(getattr(node.target, "_op", node.target)) in DIM_ORDER_OPS:
+            if str(behind_edge(node.target)) in DIM_ORDER_OPS:
                 node.kwargs = _with_memory_format(node)
             node.target = op
     return changed

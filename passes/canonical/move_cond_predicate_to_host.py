@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
-from etcuda.passes.graph.meta import compute_meta
+from etcuda.passes.graph.calls import insert_call
 
 aten = torch.ops.aten
 
@@ -97,7 +97,4 @@ def _compute(node: Node, before: Node, seen: dict[Node, object]) -> object | Non
     left, right = (_on_host(arg, before, seen) for arg in node.args)
     if left is None or right is None:
         return None
-    with node.graph.inserting_before(before):
-        made = node.graph.call_function(_INTEGER_OPS[node.target], (left, right))  # type: ignore[arg-type]
-    compute_meta(made)
-    return made
+    return insert_call(before, _INTEGER_OPS[node.target], (left, right))

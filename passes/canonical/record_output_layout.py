@@ -7,6 +7,7 @@ from torch.export.exported_program import ExportedProgram
 
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
+from etcuda.torch_private import hint
 
 OUTPUT_DIM_ORDERS = "etcuda_output_dim_orders"
 
@@ -36,5 +37,5 @@ def dim_order(tensor: torch.Tensor) -> tuple[int, ...]:
         return (0, 2, 3, 1)
     if tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
         return (0, 2, 3, 4, 1)
-    strides = [stride.node.hint if isinstance(stride, torch.SymInt) else stride for stride in tensor.stride()]
+    strides = [hint(stride) for stride in tensor.stride()]
     return tuple(sorted(order, key=lambda d: -strides[d]))

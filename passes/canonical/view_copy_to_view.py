@@ -10,6 +10,7 @@ from torch.fx import Graph, Node
 
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
+from etcuda.passes.graph.calls import arguments, returns_alias
 from etcuda.passes.graph.edge_ops import VIEW_OF_COPY
 from etcuda.passes.graph.meta import refresh_meta
 
@@ -49,28 +50,17 @@ def _written_groups(graph: Graph) -> set[Node]:
     root: dict[Node, Node] = {}
     for node in graph.nodes:
         base = node.args[0] if node.op == "call_function" and node.args else None
-        shares = isinstance(base, Node) and (node.target in VIEW_OF_COPY or _is_view(node))
+        is_view = node.target is operator.getitem or returns_alias(node.target)
+        shares = isinstance(base, Node) and (node.target in VIEW_OF_COPY or is_view)
         root[node] = root[base] if shares and isinstance(base, Node) else node
     roots = {root[node] for node in mutated}
     return {node for node in graph.nodes if root[node] in roots}
-
-
-def _is_view(node: Node) -> bool:
-    if node.target is operator.getitem:
-        return True
-    op = node.target
-    return isinstance(op, torch._ops.OpOverload) and any(r.alias_info is not None for r in op._schema.returns)
 
 
 def _written_inputs(node: Node) -> list[Node]:
     op = node.target
     if node.op != "call_function" or not isinstance(op, torch._ops.OpOverload) or not op._schema.is_mutable:
         return []
-    found = []
-    for index, argument in enumerate(op._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-        if isinstance(value, Node):
-            found.append(value)
-    return found
+    given = arguments(node)
+    written = [a.name for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [given[name] for name in written if isinstance(given[name], Node)]

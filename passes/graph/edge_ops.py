@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+
+from etcuda.torch_private import behind_edge
 
 aten = torch.ops.aten
 
 
-def underlying(target: Any) -> torch._ops.OpOverload | None:
+def underlying(target: object) -> torch._ops.OpOverload | None:
     """The operator behind a call's target: Edge and ATen overloads alike; ``None`` for anything else.
 
     Operators that carry a dim order are given as the ATen operator that takes a memory format.
     """
-    op = getattr(target, "_op", target) if not isinstance(target, torch._ops.OpOverload) else target
+    op = behind_edge(target)
     if not isinstance(op, torch._ops.OpOverload):
         return None
     return DIM_ORDER_OPS.get(str(op), op)

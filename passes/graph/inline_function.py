@@ -1,19 +1,17 @@
-"""Replaces one call by the operators that a Python function makes of it."""
+"""Replaces a call by the operators that a Python function of its tensors calls."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._dispatch.python import enable_python_dispatcher
-from torch._guards import detect_fake_mode
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from etcuda.passes.base import NodeError
 from etcuda.passes.graph.meta import compute_meta
+from etcuda.torch_private import fake_mode_of, on_fake_tensors
 
 Rewrite = Callable[..., torch.Tensor]
 
@@ -36,10 +34,7 @@ def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]
     """
     values = [tensor.meta["val"] for tensor in tensors]
     expected = node.meta["val"]
-    # Without the Python dispatcher, operators implemented in C++ fix symbolic sizes to their hints.
-    # Without the fake mode, ``arange`` of a symbolic size would make a real tensor, of the size at the hint.
-    mode = detect_fake_mode(values) or contextlib.nullcontext()
-    with torch.no_grad(), enable_python_dispatcher(), mode:
+    with torch.no_grad(), on_fake_tensors(fake_mode_of(values)):
         traced = make_fx(function)(*values)
     made: dict[Node, Any] = {}
     nodes = []

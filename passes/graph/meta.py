@@ -1,27 +1,33 @@
-"""Metadata of nodes: the fake values that rewrites keep up to date."""
+"""The metadata of nodes, ``meta["val"]``: fake tensors and symbolic numbers, which rewrites keep up to date."""
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
-from torch._dispatch.python import enable_python_dispatcher
-from torch._guards import detect_fake_mode
 from torch.fx import Graph, Node
 
 from etcuda.passes.base import NodeError
+from etcuda.torch_private import fake_mode_of, is_fake, on_fake_tensors
 
 
 def refresh_meta(graph: Graph) -> None:
-    """Recomputes the fake value of every operator call, in order. Control flow keeps the metadata it has."""
+    """Recomputes the metadata of every operator call, in order. Control flow keeps the metadata it has."""
     for node in graph.nodes:
         if node.op == "call_function" and not isinstance(node.target, torch._ops.HigherOrderOperator):
             compute_meta(node)
 
 
-def fake(value: object) -> object:
-    """What a node argument stands for: the node's fake tensor or symbolic integer, anything else unchanged."""
-    return value.meta.get("val") if isinstance(value, Node) else value
+def compute_meta(node: Node) -> None:
+    """Recomputes ``meta["val"]`` of a call from the metadata of its inputs.
+
+    Raises:
+        NodeError: the node calls nothing.
+    """
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    mode = fake_mode_of([n.meta["val"] for n in node.all_input_nodes]) or _mode_of_graph(node.graph)
+    if not callable(node.target):
+        raise NodeError(node, f"expected a callable target, got {node.target!r}")
+    with on_fake_tensors(mode):
+        node.meta["val"] = node.target(*args, **kwargs)
 
 
 def tensor_of(node: Node) -> torch.Tensor:
@@ -36,21 +42,7 @@ def tensor_of(node: Node) -> torch.Tensor:
     return value
 
 
-def compute_meta(node: Node) -> None:
-    """Recomputes ``meta['val']`` of a call from the metadata of its inputs."""
-    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    mode = detect_fake_mode([n.meta["val"] for n in node.all_input_nodes]) or _graph_mode(node)
-    if not callable(node.target):
-        raise NodeError(node, f"expected a callable target, got {node.target!r}")
-    # Without the Python dispatcher, operators implemented in C++ fix symbolic sizes to their hints.
-    with mode or contextlib.nullcontext(), enable_python_dispatcher():
-        node.meta["val"] = node.target(*args, **kwargs)
-
-
-def _graph_mode(node: Node) -> torch._subclasses.FakeTensorMode | None:
-    """The fake mode of the graph that a node without tensor inputs lies in."""
-    for other in node.graph.nodes:
-        value = other.meta.get("val")
-        if isinstance(value, torch._subclasses.FakeTensor):
-            return value.fake_mode
-    return None
+def _mode_of_graph(graph: Graph) -> object | None:
+    """The fake mode of the first fake tensor in a graph, for a node without tensors among its inputs."""
+    first = next((node.meta["val"] for node in graph.nodes if is_fake(node.meta.get("val"))), None)
+    return None if first is None else fake_mode_of([first])

@@ -1,4 +1,4 @@
-"""Weights of a program: their values, new ones in the place of old ones."""
+"""Weights of a program: their names and values, new ones, and those that nothing reads any more."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.export.exported_program import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
-from torch.multiprocessing import reductions
 
 from etcuda.passes.graph.meta import tensor_of
+from etcuda.torch_private import fake_mode_of, weak_storage
 
 _CONSTANTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-_weak: Any = reductions.StorageWeakRef
-# What was made of which weights: the methods of a program share it, and it lives as long as they do.
+# What was made of which weights. The methods of a program share it, and it lives as long as one of them uses it.
 _MADE: weakref.WeakValueDictionary[Any, Tensor] = weakref.WeakValueDictionary()
 
 
@@ -37,10 +36,16 @@ def value_of(program: ExportedProgram, target: str) -> Tensor:
     return value.data if isinstance(value, torch.nn.Parameter) else value
 
 
-def made_of(parts: Sequence[Tensor], kind: object, make: Callable[[], Tensor]) -> Tensor:
-    """What ``make`` returns, a parameter; the same one for the same parts and kind as long as it is in use."""
-    # A weak reference to a storage keeps its address from being used again.
-    key = (kind, *((_weak(p.untyped_storage()), p.storage_offset(), p.shape, p.stride(), p.dtype) for p in parts))
+def made_of(parts: Sequence[Tensor], purpose: object, make: Callable[[], Tensor]) -> Tensor:
+    """What ``make`` returns, as a parameter: the same one for the same parts and purpose, as long as it is in use.
+
+    Args:
+        parts: the weights that it is made of.
+        purpose: what else its value depends on.
+        make: makes it.
+    """
+    # The key lives as long as what was made, so that no other memory can have it meanwhile.
+    key = (purpose, *((weak_storage(p), p.storage_offset(), p.shape, p.stride(), p.dtype) for p in parts))
     found = _MADE.get(key)
     if found is None:
         found = torch.nn.Parameter(make(), requires_grad=False)
@@ -49,7 +54,14 @@ def made_of(parts: Sequence[Tensor], kind: object, make: Callable[[], Tensor]) -
 
 
 def insert_constant(program: ExportedProgram, before: Node, name: str, value: Tensor) -> Node:
-    """A new weight, an input in front of the weight ``before`` and of its kind."""
+    """Adds a weight to the program; returns its placeholder, which stands in front of that of the weight ``before``.
+
+    Args:
+        program: gets the value, and an input of the kind (parameter, buffer, constant) that ``before`` is.
+        before: the placeholder of another weight.
+        name: fully qualified, of no other weight.
+        value: the weight.
+    """
     signature = program.graph_signature
     index = next(i for i, spec in enumerate(signature.input_specs) if spec.arg.name == before.name)
     old = signature.input_specs[index]
@@ -57,7 +69,7 @@ def insert_constant(program: ExportedProgram, before: Node, name: str, value: Te
     table[name] = value
     with program.graph.inserting_before(before):
         made: Node = program.graph.placeholder(name.replace(".", "_"))
-    mode: Any = tensor_of(before).fake_mode  # type: ignore[attr-defined]
+    mode: Any = fake_mode_of([tensor_of(before)])
     with mode:
         made.meta = {**before.meta, "val": torch.empty(value.shape, dtype=value.dtype, device=value.device)}
     spec = InputSpec(kind=old.kind, arg=TensorArgument(name=made.name), target=name, persistent=old.persistent)

@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-
-def expression(value: object) -> Any | None:
-    """The sympy expression of a symbolic number, the number itself if it is one, else ``None``."""
-    if isinstance(value, torch.SymInt | torch.SymBool | torch.SymFloat):
-        return value.node.expr
-    return value if isinstance(value, bool | int | float) else None
+from etcuda.torch_private import expression
 
 
 def free_symbols(value: object) -> set[Any]:
@@ -32,21 +27,3 @@ def size_symbols(tensors: Iterable[Node]) -> dict[Any, tuple[Node, int]]:
                 if getattr(symbol, "is_Symbol", False):
                     found.setdefault(symbol, (node, dim))
     return found
-
-
-def hint(size: int | torch.SymInt) -> int:
-    """A size at the example inputs."""
-    if not isinstance(size, torch.SymInt):
-        return size
-    found: Any = size.node.hint
-    return int(found)
-
-
-def bounds(size: int | torch.SymInt) -> tuple[int, int | None]:
-    """The least and the greatest value that a size can take; ``None`` where nothing bounds it."""
-    if not isinstance(size, torch.SymInt):
-        return size, size
-    environment: Any = size.node.shape_env
-    found = environment.bound_sympy(size.node.expr)
-    least = int(found.lower) if found.lower.is_Integer else 0
-    return least, int(found.upper) if found.upper.is_Integer else None

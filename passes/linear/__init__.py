@@ -1,1 +1,1 @@
-"""Quantised products: packing, fusing, and which kernel each gets."""
+"""Products with quantised weights: packing, joining, which kernels each gets, and what is fused with them."""

@@ -1,48 +1,50 @@
-"""Calls of the quantised operators in a graph, their arguments by name."""
+"""Calls of the quantised operators in a graph: what their arguments are, and which format their weight has."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch.fx import Node
 
 import etcuda.kernels  # noqa: F401  registers the operators
-from etcuda.kernels.formats.base import GroupFormat
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.formats.int8 import Int8Format
+from etcuda.kernels.formats.base import BLOCK, GroupFormat
+from etcuda.kernels.formats.registry import WeightFormat, by_op, formats
 from etcuda.passes.base import NodeError
+from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.meta import tensor_of
 
-_ops = torch.ops.etcuda
-
-LINEAR_BITS = {_ops.int4_linear.default: 4, _ops.int8_linear.default: 8}
-EMBEDDING_BITS = {_ops.int4_embedding.default: 4, _ops.int8_embedding.default: 8}
-PARTS = ("qdata", "scale", "zero", "scale_step", "zero_step")
+# The tensors that a weight is stored as, in the order in which the operators take them.
+STORED = ("qdata", "scale", "zero", "scale_step", "zero_step")
 # Metadata of a joined product: the numbers of rows of the weights that were joined, in order.
 JOINED = "etcuda_joined"
 # Metadata of a slice: the name of the weight whose rows it is. It is a view, which no kernel writes.
 ROWS_OF = "etcuda_rows_of"
-_FORMATS: dict[int, type[GroupFormat]] = {4: Int4Format, 8: Int8Format}
+
+
+def format_of_integers(dtype: torch.dtype) -> WeightFormat:
+    """The format that stores its integers in a dtype."""
+    (found,) = (each for each in formats() if each.format_type(BLOCK).components(1, BLOCK)["qdata"][1] == dtype)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearCall:
-    """One call of ``int4_linear`` or ``int8_linear``.
+    """One product of activations and a quantised weight.
 
     Attributes:
         node: the call.
-        bits: 4 or 8.
+        weight_format: the record of the weight's format.
         x: activations [..., K].
-        stored: the stored tensors in the order of ``PARTS``; ``None`` where the format has none.
+        stored: the stored tensors in the order of ``STORED``; ``None`` where the format has none.
         bias: [N], or ``None``.
         group_size: weights of a row that share a scale.
         activation_dtype: "int8" or "exact".
     """
 
     node: Node
-    bits: int
+    weight_format: WeightFormat
     x: Node
     stored: tuple[Node | None, ...]
     bias: Node | None
@@ -55,12 +57,18 @@ class LinearCall:
         assert found is not None
         return found
 
+    def on(self, tensors: Mapping[Node, Node]) -> LinearCall:
+        """The call on other tensors: for each of its own the one in ``tensors``."""
+        x, bias, *stored = (None if each is None else tensors[each] for each in (self.x, self.bias, *self.stored))
+        assert x is not None
+        return dataclasses.replace(self, x=x, bias=bias, stored=tuple(stored))
+
     @property
-    def form(self) -> GroupFormat:
-        """Format of the weight."""
-        scale, *rest = (None if part is None else tensor_of(part) for part in self.stored[1:])
+    def format(self) -> GroupFormat:
+        """How scales and offsets of the weight are stored."""
+        scale, *rest = (None if tensor is None else tensor_of(tensor) for tensor in self.stored[1:])
         assert scale is not None
-        return _FORMATS[self.bits].of(self.group_size, scale, *rest)
+        return self.weight_format.format_type.of(self.group_size, scale, *rest)
 
     @property
     def n(self) -> int:
@@ -70,7 +78,7 @@ class LinearCall:
     @property
     def k(self) -> int:
         """Columns of the weight."""
-        return int(tensor_of(self.qdata).shape[1]) * 8 // self.bits
+        return int(tensor_of(self.qdata).shape[1]) * 8 // self.weight_format.bits
 
     @property
     def qdata(self) -> Node:
@@ -79,7 +87,7 @@ class LinearCall:
         return self.stored[0]
 
     @property
-    def parts(self) -> tuple[int, ...]:
+    def joined(self) -> tuple[int, ...]:
         """Rows of the weights that were joined into this one; N alone if none were.
 
         Raises:
@@ -94,18 +102,30 @@ class LinearCall:
 
     @property
     def operands(self) -> list[Node]:
-        """What it takes beside ``x``."""
+        """The tensors that it takes beside ``x``."""
         return [node for node in (*self.stored, self.bias) if node is not None]
+
+    @property
+    def weight(self) -> tuple[object, ...]:
+        """The arguments of the operators that say the weight: stored tensors, bias, group size."""
+        return (*self.stored, self.bias, self.group_size)
 
 
 def read_linear(node: Node) -> LinearCall | None:
-    """The call at ``node``, or ``None`` if it is another one."""
-    if node.op != "call_function" or node.target not in LINEAR_BITS:
-        return None
-    given = arguments(node)
-    stored = tuple(given[part] for part in PARTS)
-    bits = LINEAR_BITS[node.target]
-    return LinearCall(node, bits, given["x"], stored, given["bias"], given["group_size"], given["activation_dtype"])
+    """The call at ``node`` if it is a linear layer that no kernel was chosen for, else ``None``."""
+    found = _format_of(node, "linear")
+    return None if found is None else _read(node, found, arguments(node)["activation_dtype"])
+
+
+def read_matvec(node: Node) -> LinearCall | None:
+    """The call at ``node`` if it is one of integer dot products that quantize activations themselves, else ``None``."""
+    found = _format_of(node, "matvec")
+    return None if found is None else _read(node, found, "int8")
+
+
+def format_of_embedding(node: Node) -> WeightFormat | None:
+    """The weight's format if ``node`` is a look-up of rows, else ``None``."""
+    return _format_of(node, "embedding")
 
 
 def is_everywhere(node: Node) -> bool:
@@ -113,11 +133,13 @@ def is_everywhere(node: Node) -> bool:
     return node.op in ("placeholder", "get_attr") or ROWS_OF in node.meta
 
 
-def arguments(node: Node) -> dict[str, Any]:
-    """Every argument of a call of an operator by name, defaults filled in."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    found: dict[str, Any] = {}
-    for index, argument in enumerate(node.target._schema.arguments):
-        default = node.kwargs.get(argument.name, argument.default_value)
-        found[argument.name] = node.args[index] if index < len(node.args) else default
-    return found
+def _read(node: Node, weight_format: WeightFormat, activation_dtype: str) -> LinearCall:
+    given = arguments(node)
+    stored = tuple(given[name] for name in STORED)
+    return LinearCall(node, weight_format, given["x"], stored, given["bias"], given["group_size"], activation_dtype)
+
+
+def _format_of(node: Node, what: str) -> WeightFormat | None:
+    """The format whose operator of that name ``node`` calls."""
+    found = by_op(node.target)
+    return found if found is not None and str(node.target) == f"etcuda.{found.name}_{what}.default" else None

@@ -1,4 +1,4 @@
-"""Which kernels a quantised linear layer gets for which numbers of rows."""
+"""Which kernels a quantised linear layer gets, by the number of its tokens."""
 
 from __future__ import annotations
 
@@ -16,45 +16,48 @@ from etcuda.kernels.linear.choose.select import (
     choose_matvec,
     matmul_ranges,
     matvec_limit,
-    problem_of,
 )
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.passes.graph.meta import tensor_of
-from etcuda.passes.graph.symbols import bounds, hint
 from etcuda.passes.linear.call import LinearCall
+from etcuda.torch_private import bounds, hint
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What is taken for up to ``most`` rows, and for more than the step before; ``None`` is any number."""
+    """The kernels for a range of M, which begins where the step before ends.
+
+    Attributes:
+        most: the greatest M; ``None`` for any.
+        choices: a kernel and its configuration for each of several calls.
+    """
 
     most: int | None
     choices: tuple[Choice, ...]
 
     @property
     def tokens(self) -> int:
-        """Rows that the matvec kernels of the step take."""
+        """Tokens that the matvec kernels of the step take: ``most``, rounded up to a power of two."""
         assert self.most is not None
         return 1 << max(self.most - 1, 0).bit_length()
 
 
-def rows_of(call: LinearCall) -> int | torch.SymInt:
+def num_tokens(call: LinearCall) -> int | torch.SymInt:
     """M, the product of the leading sizes of ``x``."""
     return math.prod(tensor_of(call.x).shape[:-1])
 
 
 def problem(call: LinearCall) -> LinearProblem:
     """The call in numbers, M at the example inputs."""
-    return problem_of(
-        call.bits, call.form, hint(rows_of(call)), call.n, call.k, call.activation_dtype, tensor_of(call.x).dtype
-    )
+    m, dtype = hint(num_tokens(call)), tensor_of(call.x).dtype
+    return LinearProblem.of(call.format, m, call.n, call.k, call.activation_dtype, dtype)
 
 
 def steps(calls: list[LinearCall], device: Device) -> list[Step]:
-    """For calls of one ``x``: kernels by the number of rows, from few to many; those that cannot occur are left out.
+    """For calls of one ``x``: kernels by M, from few tokens to many; steps that cannot occur are left out.
 
-    What a call gets for a number of rows does not depend on the others: where they change over at different numbers,
-    there are more steps. They do not where formats agree.
+    What a call gets for an M does not depend on the others: where they change kernels at different M, there are more
+    steps. They change at the same M where their formats agree.
     """
     plans = [_plan(call, device) for call in calls]
     ends = sorted({_number(end) for plan in plans for end, _ in plan})
@@ -66,15 +69,15 @@ def steps(calls: list[LinearCall], device: Device) -> list[Step]:
 
 
 def may_take_tensor_cores(call: LinearCall, device: Device) -> bool:
-    """Whether the call can have more rows than integer dot products are taken for; N makes no difference."""
+    """Whether M can be greater than integer dot products are taken for; N makes no difference."""
     return any(choice.kernel == "matmul" for _, choice in _plan(call, device))
 
 
 def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
-    """The choice for up to so many rows, from few to many. Where it changes does not depend on N."""
-    rows, each = rows_of(call), problem(call)
-    # Export takes a dynamic size to be at least 2; whatever is taken for two rows serves one and none as well.
-    least, most = bounds(rows)
+    """The choice for up to so many tokens, from few to many. Where it changes does not depend on N."""
+    m, each = num_tokens(call), problem(call)
+    # Export takes a dynamic size to be at least 2; whatever is taken for two tokens serves one and none as well.
+    least, most = bounds(m)
     limit = matvec_limit(each, device)
     found: list[tuple[int | None, Choice]] = []
     if 0 < limit >= least:
@@ -82,7 +85,7 @@ def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
         found.append((end, choose_matvec(dataclasses.replace(each, m=max(end, 1)), device)))
     if not found or most is None or most > limit:
         first = max(least, limit + 1) if limit else least
-        for part in matmul_ranges(each, device, first, most, hint(rows)):
+        for part in matmul_ranges(each, device, first, most, hint(m)):
             found.append((part.most, choose_matmul(each, device, rows=part.rows)))
     return found
 

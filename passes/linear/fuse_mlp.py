@@ -29,8 +29,8 @@ def fuse_mlp(program: ExportedProgram, config: BackendConfig) -> int:
 
     Before: ``mul(silu(int4_linear(x, gate)), int4_linear(x, up))``, each [I, H].
     After: ``y = int4_linear(x, gate | up)``, [2I, H], ``mul(silu(y[..., :I]), y[..., I:])``.
-    Every row of a product is computed as before, so results are equal bit for bit; where tensor cores come in,
-    ``split_joined`` sees to it. Others stay apart; the log says why.
+    Every row of a product is computed as before, so that results are equal bit for bit; where tensor cores may compute
+    it, ``split_joined`` takes it apart again. Other pairs stay apart; the log says why.
     """
     calls = {call.node: call for call in linear_calls(program)}
     pairs: dict[frozenset[Node], list[LinearCall]] = {}

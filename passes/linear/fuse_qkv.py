@@ -22,8 +22,8 @@ def fuse_qkv(program: ExportedProgram, config: BackendConfig) -> int:
 
     Before: ``q, k, v = int4_linear(x, wq), int4_linear(x, wk), int4_linear(x, wv)``.
     After: ``y = int4_linear(x, wq | wk | wv)``, ``q, k, v`` slices of it.
-    Every row of a product is computed as before, so results are equal bit for bit; where tensor cores come in,
-    ``split_joined`` sees to it. Those of another format (a weight with more bits) stay apart; the log says why.
+    Every row of a product is computed as before, so that results are equal bit for bit; where tensor cores may compute
+    it, ``split_joined`` takes it apart again. A weight of another format (more bits) stays apart; the log says why.
     """
     by_input: dict[Node, list[LinearCall]] = {}
     for call in linear_calls(program):

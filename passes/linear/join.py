@@ -1,4 +1,4 @@
-"""Quantised products of one input become one, whose weight has the rows of all: what the fusing passes share."""
+"""Quantised products of one input become one, whose weight has the rows of all: what fuse_mlp and fuse_qkv share."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def refuse_fusion(program: ExportedProgram, calls: list[LinearCall]) -> str | No
     for call in calls[1:]:
         if call.x is not first.x:
             return f"they read {first.x.name} and {call.x.name}"
-        if (call.bits, call.form) != (first.bits, first.form):
-            return f"formats differ, {first.form} and {call.form}"
+        if call.format != first.format:
+            return f"formats differ, {first.format} and {call.format}"
         if call.activation_dtype != first.activation_dtype:
             return f"activations differ, {first.activation_dtype!r} and {call.activation_dtype!r}"
         if (call.bias is None) != (first.bias is None):
@@ -54,11 +54,11 @@ def refuse_fusion(program: ExportedProgram, calls: list[LinearCall]) -> str | No
             if len(node.users) > 1 or node in seen:
                 return f"{node.name} is used elsewhere too and would be stored twice"
             seen.add(node)
-    return _misaligned(calls)
+    return _refuse_alignment(calls)
 
 
-def _misaligned(calls: list[LinearCall]) -> str | None:
-    """Why the parts of a joined weight could not be multiplied one by one."""
+def _refuse_alignment(calls: list[LinearCall]) -> str | None:
+    """Why kernels could not read the rows of one weight out of the joined one; ``None`` if they can."""
     start = 0
     for call in calls:
         for node in call.operands:
@@ -81,24 +81,24 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
     calls = [call.now() for call in calls]
     first = calls[0]
     joined = [
-        None if call_parts[0] is None else _join(program, [part for part in call_parts if part is not None])
-        for call_parts in zip(*([*call.stored, call.bias] for call in calls), strict=True)
+        None if tensors[0] is None else _join(program, [tensor for tensor in tensors if tensor is not None])
+        for tensors in zip(*([*call.stored, call.bias] for call in calls), strict=True)
     ]
     target: Any = first.node.target
     whole = insert_call(first.node, target, (first.x, *joined, first.group_size, first.activation_dtype))
-    whole.meta[JOINED] = tuple(n for call in calls for n in call.parts)
+    whole.meta[JOINED] = tuple(n for call in calls for n in call.joined)
     start, unused = 0, list(dict.fromkeys(node for call in calls for node in call.operands))
     dim = tensor_of(whole).dim() - 1
-    parts = []
+    slices = []
     for call in calls:
-        parts.append(insert_call(first.node, aten.slice.Tensor, (whole, dim, start, start + call.n)))
+        slices.append(insert_call(first.node, aten.slice.Tensor, (whole, dim, start, start + call.n)))
         start += call.n
-    for call, part in zip(calls, parts, strict=True):
+    for call, part in zip(calls, slices, strict=True):
         call.node.replace_all_uses_with(part)
         program.graph.erase_node(call.node)
     forget_unused(program, unused)
     names = " | ".join(call.node.name for call in calls)
-    log.info("%s: one product with %d rows, %s", names, start, dataclasses.asdict(first.form))
+    log.info("%s: one product with %d rows, %s", names, start, dataclasses.asdict(first.format))
 
 
 def _join(program: ExportedProgram, nodes: list[Node]) -> Node:

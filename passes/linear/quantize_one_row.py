@@ -1,9 +1,8 @@
-"""Products of one row take rounded activations where the kernel in front of them can round, and that is faster."""
+"""Products of one token take quantized activations where the kernel in front can quantize them and that is faster."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from torch.export.exported_program import ExportedProgram
@@ -15,15 +14,16 @@ from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.linear.choose import table
 from etcuda.kernels.linear.choose.configs import MatvecConfig
 from etcuda.kernels.linear.choose.measured import best_matvec, quantizing_before_pays
-from etcuda.kernels.linear.choose.select import matvec_arguments
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
-from etcuda.passes.graph.calls import insert_call, result_of
+from etcuda.passes.graph.calls import arguments, insert_call, result_of
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
-from etcuda.passes.linear.call import PARTS, LinearCall, arguments
-from etcuda.passes.linear.choose import problem, rows_of
-from etcuda.passes.recognize.activation import other_readers, recognize_gate, recognize_norm, same_rows
+from etcuda.passes.linear.call import LinearCall, read_matvec
+from etcuda.passes.linear.choose import num_tokens, problem
+from etcuda.passes.recognize.gate import recognize_gate
+from etcuda.passes.recognize.norm import recognize_norm
+from etcuda.passes.recognize.rows import other_readers, same_rows
 from etcuda.target import CudaTarget
 
 log = logging.getLogger(__name__)
@@ -31,38 +31,36 @@ log = logging.getLogger(__name__)
 aten = torch.ops.aten
 _ops = torch.ops.etcuda
 
-_MATVECS = (_ops.int4_matvec.default, _ops.int8_matvec.default)
-_ROUNDED = {4: _ops.int4_matvec_quantized.default, 8: _ops.int8_matvec_quantized.default}
-
 
 @graph_pass(requires=("route_linear",))
 def quantize_one_row(program: ExportedProgram, config: BackendConfig) -> int:
-    """Puts the rounding in front of products of one row, where a norm or a gated activation then rounds for nothing.
+    """Quantizes in front of products of one token, where a norm or a gated activation then quantizes at no cost.
 
-    Before: ``int4_matvec(y, ...)``, y a norm or a gated activation that quantised products of one row alone read.
-    After: ``int4_matvec_quantized(*quantize_activation(y), ...)``, which ``fuse_quantize`` joins with y.
-    The tables say what it costs: a product that was measured with a rounding of its own costs as much less as that
-    rounding alone was measured to cost. Where a table is missing everything stays.
+    Before: ``int4_matvec(y, ...)``, y a norm or a gated activation that quantised products of one token alone read.
+    After: ``int4_matvec_quantized(*quantize_activation(y), ...)``, which ``fuse_quantize`` fuses with y.
+    The tables say what it costs: a product that was measured with a quantization of its own costs as much less as that
+    quantization alone was measured to cost. Where a table is missing everything stays.
     """
     target = config.target
     changed = 0
     if not isinstance(target, CudaTarget):
         return changed
     for module in graph_modules(program):
-        found: dict[Node, list[Node]] = {}
+        found: dict[Node, list[LinearCall]] = {}
         for node in module.graph.nodes:
-            if node.target in _MATVECS:
-                found.setdefault(same_rows(node.args[0]), []).append(node)
+            call = read_matvec(node)
+            if call is not None:
+                found.setdefault(same_rows(call.x), []).append(call)
         here = 0
-        for y, nodes in found.items():
-            if not _recognized(y):
+        for y, calls in found.items():
+            if not _can_quantize(y):
                 continue
-            plan = _plan(y, [_read(node) for node in nodes], target)
-            if isinstance(plan, str):
-                log.info("%s rounds by itself: %s", ", ".join(node.name for node in nodes), plan)
+            configs = _choose(y, calls, target)
+            if isinstance(configs, str):
+                log.info("%s quantize by themselves: %s", ", ".join(call.node.name for call in calls), configs)
                 continue
-            _rewrite(nodes, plan, target)
-            here += len(nodes)
+            _rewrite(calls, configs, target)
+            here += len(calls)
         if here:
             module.graph.eliminate_dead_code()
             refresh_meta(module.graph)
@@ -70,66 +68,61 @@ def quantize_one_row(program: ExportedProgram, config: BackendConfig) -> int:
     return changed
 
 
-def _recognized(y: Node) -> bool:
+def _can_quantize(y: Node) -> bool:
+    """Whether there is a kernel that computes ``y`` and quantizes it."""
     return not isinstance(recognize_norm(y), str) or not isinstance(recognize_gate(y), str)
 
 
-def _read(node: Node) -> LinearCall:
-    given = arguments(node)
-    stored = tuple(given[part] for part in PARTS)
-    bits = 4 if node.target is _ops.int4_matvec.default else 8
-    return LinearCall(node, bits, given["x"], stored, given["bias"], given["group_size"], "int8")
-
-
-def _plan(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[MatvecConfig] | str:
-    """The configurations of the products on rounded activations, or why they round by themselves."""
+def _choose(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[MatvecConfig] | str:
+    """The configurations of the products on quantized activations, or why they quantize by themselves."""
     problems = [problem(call) for call in calls]
-    rows = rows_of(calls[0])
-    if not statically_known_true(rows == 1):
-        return f"expected one row, got {rows}"
+    m = num_tokens(calls[0])
+    if not statically_known_true(m == 1):
+        return f"expected one token, got {m}"
     others = other_readers(y, [call.node for call in calls])
     if others:
         return f"{others[0].name} reads {y.name} too"
     first = problems[0]
-    rounding = quantize_us(ActivationProblem(1, first.k, first.itemsize), target)
-    if rounding is None:
-        return f"there is no table of what rounding costs on {target.arch}; `etcuda tune rounding` writes it"
+    us = quantize_us(ActivationProblem(1, first.k, first.itemsize), target)
+    if us is None:
+        return f"there is no table of what quantizing costs on {target.arch}; `etcuda tune rounding` writes it"
     configs = []
     for each in problems:
-        config = _after_rounding(each, rounding, target)
+        config = _choose_one(each, us, target)
         if isinstance(config, str):
             return config
         configs.append(config)
-    log.info("%s: rounded before, which takes %.2f us alone", y.name, rounding)
+    log.info("%s: quantized before, which takes %.2f us alone", y.name, us)
     return configs
 
 
-def _after_rounding(each: LinearProblem, rounding: float, target: CudaTarget) -> MatvecConfig | str:
-    """The configuration on rounded activations, or why it does not pay. Neither the order of its sums nor the reason
-    depends on N, so that a joined product and its parts are treated alike."""
-    measured = table.load(each.bits, target.arch)
-    pays = None if measured is None else quantizing_before_pays(measured, each, 1, rounding)
-    best = None if measured is None else best_matvec(measured, each, 1, rounded=1)
+def _choose_one(each: LinearProblem, us: float, target: CudaTarget) -> MatvecConfig | str:
+    """The configuration on quantized activations, or why it does not pay; ``us`` is what quantizing alone takes.
+
+    Neither the split of its sums nor the reason depends on N, so that a joined product and its parts are treated alike.
+    """
+    measured = table.load(each.format_name, target.arch)
+    pays = None if measured is None else quantizing_before_pays(measured, each, 1, us)
+    best = None if measured is None else best_matvec(measured, each, 1, quantized=1)
     if pays is None or best is None:
-        return f"products of one row were not measured on {target.arch} with a rounding in front and without"
+        return f"products of one token were not measured on {target.arch} with a quantization in front and without"
     if not pays:
-        return f"with K = {each.k} they are faster by themselves, though a rounding takes {rounding:.2f} us"
+        return f"with K = {each.k} they are faster by themselves, though quantizing takes {us:.2f} us"
     return best[0]
 
 
-def _rewrite(nodes: list[Node], configs: list[MatvecConfig], target: CudaTarget) -> None:
-    first = nodes[0]
-    pdl = arguments(first)["pdl"]
-    whole = insert_call(first, _ops.quantize_activation.default, (first.args[0], pdl))
-    parts = [result_of(whole, index) for index in range(3)]
-    for node, config in zip(nodes, configs, strict=True):
-        call, given = _read(node), arguments(node)
+def _rewrite(calls: list[LinearCall], configs: list[MatvecConfig], target: CudaTarget) -> None:
+    first = calls[0].node
+    quantized = insert_call(first, _ops.quantize_activation.default, (calls[0].x, arguments(first)["pdl"]))
+    results = [result_of(quantized, index) for index in range(3)]
+    for call, config in zip(calls, configs, strict=True):
+        node, given = call.node, arguments(call.node)
         x = tensor_of(call.x)
-        tokens, _, *rest = matvec_arguments(config, given["tokens"], target.num_sms, given["pdl"])
-        weight: list[Any] = [*call.stored, call.bias, call.group_size]
-        result = insert_call(node, _ROUNDED[call.bits], (*parts, *weight, x.dtype, tokens, *rest))
+        trailing = config.launch(given["tokens"], target.num_sms, given["pdl"]).to_args()
+        op = call.weight_format.matvec_quantized_op
+        result = insert_call(node, op, (*results, *call.weight, x.dtype, *trailing))
         if x.dim() != 2:
-            # One row: the leading sizes are all 1.
+            # One token: the leading sizes are all 1.
             result = insert_call(node, aten.reshape.default, (result, [*(1 for _ in x.shape[:-1]), call.n]))
         node.replace_all_uses_with(result)
         node.graph.erase_node(node)

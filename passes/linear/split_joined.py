@@ -1,4 +1,4 @@
-"""Joined products that may go to tensor cores are computed part by part, from rows of the joined weight."""
+"""Joined products that may go to tensor cores are taken apart again; each reads its rows of the joined weight."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.fx import Node
 
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
-from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.calls import arguments, insert_call
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
-from etcuda.passes.linear.call import ROWS_OF, LinearCall, arguments
+from etcuda.passes.linear.call import ROWS_OF, LinearCall
 from etcuda.passes.linear.choose import may_take_tensor_cores
 from etcuda.passes.linear.join import linear_calls
 from etcuda.target import CudaTarget
@@ -30,14 +30,14 @@ def split_joined(program: ExportedProgram, config: BackendConfig) -> int:
 
     Before: ``y = int4_linear(x, gate | up)``, ``mul(silu(y[..., :I]), y[..., I:])``.
     After: ``mul(silu(int4_linear(x, (gate | up)[:I])), int4_linear(x, (gate | up)[I:]))``.
-    Where a tile of a tensor-core product is cut depends on N, so a joined product would have other bits than its parts.
-    Rows of a weight are views: no weight is copied. A call that never has more rows than integer dot products are taken
-    for stays joined: their sums do not depend on N.
+    How tensor cores split the sums of a product depends on N, so that a joined product would have other bits than its
+    parts. Rows of a weight are views: no weight is copied. A call that never has more tokens than integer dot products
+    are taken for stays joined: their sums do not depend on N.
     """
     target = config.target
     if not isinstance(target, CudaTarget):
         return 0
-    calls = [call for call in linear_calls(program) if len(call.parts) > 1 and may_take_tensor_cores(call, target)]
+    calls = [call for call in linear_calls(program) if len(call.joined) > 1 and may_take_tensor_cores(call, target)]
     inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
     for call in calls:
         # Behind the inputs, where every call of one x finds them.
@@ -49,11 +49,11 @@ def split_joined(program: ExportedProgram, config: BackendConfig) -> int:
 
 
 def _split(call: LinearCall, front: Node) -> None:
-    ends = list(itertools.accumulate(call.parts))
+    ends = list(itertools.accumulate(call.joined))
     spans = list(zip([0, *ends[:-1]], ends, strict=True))
     operands = (*call.stored, call.bias)
     # All rows first: where the call is the first node, they would come behind the first of the parts.
-    rows = [[None if part is None else _rows(front, part, *span) for part in operands] for span in spans]
+    rows = [[None if whole is None else _rows(front, whole, *span) for whole in operands] for span in spans]
     target: Any = call.node.target
     results = {
         span: insert_call(call.node, target, (call.x, *stored, call.group_size, call.activation_dtype))
@@ -67,13 +67,13 @@ def _split(call: LinearCall, front: Node) -> None:
     if any(user.users or user.op == "output" for user in call.node.users):
         whole = insert_call(call.node, aten.cat.default, (list(results.values()), dim))
         call.node.replace_all_uses_with(whole)
-    log.info("%s: its %d parts are multiplied one by one", call.node.name, len(results))
+    log.info("%s: the %d products that were joined are computed one by one", call.node.name, len(results))
 
 
-def _rows(front: Node, part: Node, start: int, end: int) -> Node:
+def _rows(front: Node, whole: Node, start: int, end: int) -> Node:
     """Rows of a weight, marked so that they pass for one."""
-    rows = insert_call(front, aten.slice.Tensor, (part, 0, start, end))
-    rows.meta[ROWS_OF] = part.name
+    rows = insert_call(front, aten.slice.Tensor, (whole, 0, start, end))
+    rows.meta[ROWS_OF] = whole.name
     return rows
 
 

@@ -1,1 +1,1 @@
-"""Proofs about a graph, which change nothing: in doubt, None."""
+"""Proofs about a graph. Each proves what it says or says why not, in doubt not; none changes anything."""

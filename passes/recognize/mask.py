@@ -1,5 +1,8 @@
-"""Recognises attention masks that positions determine, and proves it: the formula of the mask is that of a kernel's
-own arguments."""
+"""Attention masks that positions determine.
+
+``recognize_mask`` proves that the formula of a mask is that of a kernel's own arguments, or says why it is not; in
+doubt it is not. Nothing is changed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torch
 from torch.fx import Node
 
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, UPPER_LEFT
+from etcuda.passes.recognize import elementwise_compute, elementwise_views
 from etcuda.passes.recognize.elementwise_values import Formulas, Index, shape_of
 
 _B, _H, _M, _N = (sympy.Symbol(name, integer=True, nonnegative=True) for name in ("b", "h", "m", "n"))
@@ -65,7 +69,7 @@ def recognize_mask(mask: Node, q: Node, k: Node) -> PositionMask:
     Raises:
         NotRecognizedError: nothing of the kind could be proven.
     """
-    formulas = Formulas()
+    formulas = Formulas({**elementwise_compute.RULES, **elementwise_views.RULES})
     (batch, _, l_q, _), l_kv = shape_of(q), shape_of(k)[2]
     formula = formulas.of(mask).broadcast((_B, _H, _M, _N))
     lowest = False

@@ -11,7 +11,8 @@ namespace etcuda {
 
 Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int cuda_device)
     : blob_(read_blob(data, nbytes)) {
-  const ImageSpec& image = select_image(blob_.images, this_machine(blob_.images, cuda_device));
+  const MachineSpec machine = this_machine(blob_.images, cuda_device);
+  const ImageSpec& image = select_image(blob_.images, machine);
   device_ = image.device;
   if (device_ == kCuda) {
     device_index_ = cuda_device;

@@ -1,6 +1,7 @@
 #include "host/gemm.h"
 
 #include "core/failure.h"
+#include "core/processor.h"
 #include "memory/tensor.h"
 
 namespace etcuda {
@@ -8,14 +9,6 @@ namespace {
 
 bool is_supported(DType dtype) {
   return dtype == kFloat32 || dtype == kFloat64 || dtype == kBFloat16 || dtype == kFloat16;
-}
-
-bool has_avx2() {
-  static const bool has = [] {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  }();
-  return has;
 }
 
 }  // namespace
@@ -35,7 +28,7 @@ void gemm(const GemmProblem& problem) {
   }
   if (problem.m == 0 || problem.n == 0) return;
   const StoragePtr workspace = allocate_storage(static_cast<size_t>(gemm_workspace_bytes(problem)), kHost, 0);
-  if (has_avx2()) {
+  if (processor_has_avx2_fma_f16c()) {
     gemm_avx2(problem, workspace->data);
   } else {
     gemm_portable(problem, workspace->data);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/failure.h"
+#include "core/processor.h"
 #include "cuda/driver.h"
 
 namespace etcuda {
@@ -32,22 +33,6 @@ int rank_for_gpu(const ImageSpec& image, int capability) {
 }
 
 }  // namespace
-
-bool processor_has(const std::string& isa) {
-  __builtin_cpu_init();
-  if (isa.empty() || isa == "x86-64") return true;
-  const bool v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-  if (isa == "x86-64-v2") return v2;
-  const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-                  __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt") &&
-                  __builtin_cpu_supports("movbe");
-  if (isa == "x86-64-v3") return v3;
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
-  return isa == "x86-64-v4" && v4;
-}
 
 MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device) {
   MachineSpec machine;

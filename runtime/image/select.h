@@ -18,7 +18,4 @@ MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device);
 // Throws Failure(NotSupported) that lists what the images are for and what this machine is.
 const ImageSpec& select_image(const std::vector<ImageSpec>& images, const MachineSpec& machine);
 
-// Whether this processor has what an x86-64 level such as "x86-64-v3" promises. Unknown levels are not had.
-bool processor_has(const std::string& isa);
-
 }  // namespace etcuda

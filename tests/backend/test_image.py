@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import pathlib
 import re
+import shutil
 
 import pytest
 import torch
 
 from etcuda import shims
-from etcuda.backend.image import build_image
+from etcuda.backend.image import build_image, find_compiler
 from etcuda.errors import CompileError
 
 WRAPPER = """
@@ -85,6 +87,57 @@ def test_an_unknown_undefined_symbol_fails_the_link(tmp_path: pathlib.Path) -> N
 def test_a_broken_source_shows_the_compiler_s_words(tmp_path: pathlib.Path) -> None:
     with pytest.raises(CompileError, match=r"(?s)wrapper\.cpp.*error"):
         build_image("this is not C++", "", {}, cuda=False, isa="x86-64", folder=tmp_path)
+
+
+@pytest.fixture
+def launcher(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Puts ``fake-ccache`` on PATH, which runs its arguments; the file with what it was called with."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    log = tmp_path / "calls.txt"
+    script = folder / "fake-ccache"
+    script.write_text(f"""#!/bin/sh\necho "$@" >> '{log}'\nexec "$@"\n""")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return log
+
+
+def test_the_compiler_may_have_a_launcher_and_options(
+    launcher: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "fake-ccache g++ -DFROM_CXX='a b'")
+    assert find_compiler() == [str(tmp_path / "bin" / "fake-ccache"), "g++", "-DFROM_CXX=a b"]
+    build = tmp_path / "build"
+    build.mkdir()
+    source = "#ifndef FROM_CXX\n#error no option\n#endif\n"
+    assert build_image(source, source, {}, cuda=False, isa="x86-64", folder=build).data.startswith(b"\x7fELF")
+    calls = launcher.read_text().splitlines()
+    # Two sources and the link.
+    assert len(calls) == 3
+    assert all(call.startswith("g++ -DFROM_CXX=a b ") for call in calls)
+
+
+def test_the_compiler_without_the_variable_is_gxx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    assert find_compiler() == [shutil.which("g++")]
+    monkeypatch.setenv("CXX", "  ")
+    assert find_compiler() == [shutil.which("g++")]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "no-launcher g++",
+            r"C\+\+ compiler 'no-launcher': expected an executable on PATH, found none.*'ccache g\+\+'",
+        ),
+        ("g++ 'a", r"CXX=\"g\+\+ 'a\": expected a command, .* a shell could not read \(No closing quotation\)"),
+    ],
+)
+def test_what_is_no_compiler(command: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(CompileError, match=message):
+        find_compiler()
 
 
 FUNCTIONS = ("exp", "tanh", "erf", "log1p", "lgamma", "expm1", "pow", "atan2", "fmod", "hypot")

@@ -18,7 +18,6 @@ from etcuda.kernels.activations.reorder_op import gate_reorder, reorder_activati
 from etcuda.kernels.linear.choose.configs import MatmulConfig
 from etcuda.kernels.linear.choose.select import Choice
 from etcuda.kernels.linear.hopper.gemm import shared_bytes
-from etcuda.kernels.linear.op import int4_matmul, int4_matmul_reordered
 from etcuda.passes.linear import choose as choose_linear
 from examples.cpp.session import run_calls
 from examples.export import export_program
@@ -33,7 +32,7 @@ from tests.kernels.linear.linear_cases import (
     make,
     untiled,
 )
-from tests.kernels.linear.linear_checks import poison as poison  # the fixture
+from tests.kernels.linear.linear_cases import poison as poison
 from tests.passes.linear.quantized_programs import MLP, quantized
 from tests.passes.linear.quantized_programs import make as make_model
 
@@ -53,7 +52,7 @@ def product(
 ) -> Tensor:  # fmt: skip
     warpgroups, stages = shape
     config = (activation_dtype, 64 * warpgroups, block_m, 8, 4, stages, ctas, 0, warpgroups, pdl)
-    result: Tensor = int4_matmul(x, *weight.stored, weight.bias, weight.form.group_size, *config)
+    result: Tensor = torch.ops.etcuda.int4_matmul(x, *weight.stored, weight.bias, weight.format.group_size, *config)
     return result
 
 
@@ -61,7 +60,7 @@ def product(
 @pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
 @pytest.mark.parametrize(("m", "k"), [(1, 256), (5, 768), (33, 5376), (64, 21504), (0, 512)])
 @pytest.mark.parametrize("block_m", [16, 128])
-def test_order(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int) -> None:
+def test_reorder(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int) -> None:
     x = activations(m, k, dtype)
     if m > 4:
         x[1], x[2], x[3, 7], x[4, 40] = 0, x[2] * 1e-4, 3e4, float("nan")
@@ -72,12 +71,12 @@ def test_order(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_
     assert not semaphores.any()
     got, wanted = untiled(reordered.cpu())[:m], untiled(expected)[:m]
     assert torch.equal(got.isnan().any(1), wanted.isnan().any(1))
-    if m:  # Of a block with a NaN the kernel rounds the others, the reference none.
+    if m:  # Where a block has a NaN, the kernel still reorders the others of the block, the reference none.
         unknown = got.isnan() | wanted.isnan()
         compare_reordered(got.masked_fill(unknown, 0), wanted.masked_fill(unknown, 0), True)
 
 
-# What fits into the shared memory of a block of sm_90.
+# Those that fit into the shared memory of a block of sm_90.
 FORMATS = [
     (offset, block_m, shape)
     for offset in ("zero_point", "symmetric", "minimum")
@@ -101,15 +100,15 @@ FORMATS = [
     ids=str,
 )
 @pytest.mark.parametrize("joined", [True, False])
-def test_order_of_a_gate(
+def test_reorder_of_a_gate(
     gate_activation: str, dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int, joined: bool
 ) -> None:
     both = (torch.randn(m, 2 * k, generator=torch.Generator().manual_seed(k)) * 2).to(dtype)
     if m > 2:
         both[1, 5], both[2, k + 3] = float("nan"), 3e4
-    there = both.cuda()
-    # What is taken apart has rows that lie twice their length apart.
-    pair = (there, None) if joined else (there[:, :k], there[:, k:])
+    on_gpu = both.cuda()
+    # Halves of joined rows have a stride of twice their length.
+    pair = (on_gpu, None) if joined else (on_gpu[:, :k], on_gpu[:, k:])
     reordered, factor, semaphores = gate_reorder(*pair, gate_activation, activation_dtype, block_m, 0)
     y = gate_reference(both, None, gate_activation)
     expected, divided_by, zeros = reorder_activation_reference(y, 4, activation_dtype, block_m, 1)
@@ -117,21 +116,21 @@ def test_order_of_a_gate(
     assert (reordered.shape, reordered.dtype, factor.shape) == (expected.shape, expected.dtype, divided_by.shape)
     got, wanted = untiled(reordered.cpu())[:m].float(), untiled(expected)[:m].float()
     divided = factor.cpu()
-    if m > 2:  # Where NaN is, the power of two is open.
+    if m > 2:  # The power of two of a row with NaN is unspecified.
         assert got[1].isnan().any()
         keep = [row for row in range(m) if row != 1]
         got, wanted, divided, divided_by = got[keep], wanted[keep], divided[..., keep], divided_by[..., keep]
     assert torch.equal(divided, divided_by)
-    # exp and tanh are computed otherwise, which changes a last bit here and there.
+    # exp and tanh are approximations, which changes a last bit here and there.
     eps = max(torch.finfo(dtype).eps, torch.finfo(reordered.dtype).eps)
     most = wanted.abs().amax() if m else 0
     assert ((got - wanted).abs() <= eps * wanted.abs() + 1e-6 * most).all()
 
 
 @pytest.mark.parametrize("m", [16, 64])
-def test_a_product_behind_a_gate_again_and_again(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kernel reads what the one in front of it writes; in a graph, where launches follow each other closely."""
-    # Without the poison: kernels that fill would stand between, and all would wait for them.
+def test_a_product_behind_a_gate_in_a_graph(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel reads what the one in front of it writes, and in a graph launches follow each other closely."""
+    # Without the poison, whose kernels would stand between these, and all kernels behind would wait for them.
     monkeypatch.undo()
     case = Case(n=5376, k=21504, bias=False)
     weight = make(case, torch.bfloat16)
@@ -140,7 +139,9 @@ def test_a_product_behind_a_gate_again_and_again(m: int, monkeypatch: pytest.Mon
 
     def product(pdl: int) -> Tensor:
         reordered = gate_reorder(both, None, "silu", "int8", m, pdl)
-        result: Tensor = int4_matmul_reordered(*reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl)
+        result: Tensor = torch.ops.etcuda.int4_matmul_reordered(
+            *reordered, *weight.stored, None, 32, torch.bfloat16, *config, pdl
+        )
         return result
 
     wanted = product(0)
@@ -188,18 +189,18 @@ def test_dtypes_and_rows_of_the_weight(dtype: torch.dtype, bias: bool, n: int) -
         for ctas in (1, 3):
             got = product(weight, x, block_m=32, ctas=ctas, activation_dtype=activation_dtype)
             assert got.dtype == dtype
-            # Of five rows a few weights decide, whose scales and zero points are rounded to bfloat16 too.
+            # With five rows the error of a few weights counts, whose scales and zero points are rounded to bfloat16.
             most = 3 if n == 5 and dtype == torch.bfloat16 and activation_dtype == "int8" else 2
-            # Where activations may be rounded, parts of sums are, to bfloat16.
+            # With int8, partials are rounded to bfloat16.
             bound = TOLERANCE[torch.bfloat16 if activation_dtype == "int8" else dtype]
             assert error(got, weight.product(x)) < most * bound
 
 
 @pytest.mark.parametrize("m", [0, 1, 2, 16, 17, 33, 64, 65, 150])
 @pytest.mark.parametrize("block_m", [16, 64])
-@pytest.mark.parametrize(("k", "programs"), [(256, 1), (256, 132), (1280, 5), (1280, 132), (5376, 40)])
+@pytest.mark.parametrize(("k", "ctas"), [(256, 1), (256, 132), (1280, 5), (1280, 132), (5376, 40)])
 @pytest.mark.parametrize(("dtype", "activation_dtype"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
-def test_tiles_shared_by_programs(
+def test_tiles_that_ctas_share(
     m: int, block_m: int, k: int, ctas: int, dtype: torch.dtype, activation_dtype: str
 ) -> None:
     case = Case(n=777, k=k, bias=ctas == 5)
@@ -219,31 +220,33 @@ def test_rows_not_dense_and_batches() -> None:
     assert error(got.reshape(24, 300), weight.product(x.reshape(24, 512))) < TOLERANCE[torch.float16]
 
 
-def test_weights_at_odd_addresses() -> None:
+def test_weights_that_are_not_aligned() -> None:
     weight = make(Case(n=300, k=512))
     x = activations(17, 512, torch.float16)
     expected = product(weight, x)
 
-    def moved(part: Tensor | None) -> Tensor | None:
-        if part is None:
+    def misaligned(stored: Tensor | None) -> Tensor | None:
+        if stored is None:
             return None
-        flat = torch.empty(part.numel() + 1, dtype=part.dtype, device=part.device)[1:]
-        return flat.copy_(part.flatten()).view(part.shape)
+        flat = torch.empty(stored.numel() + 1, dtype=stored.dtype, device=stored.device)[1:]
+        return flat.copy_(stored.flatten()).view(stored.shape)
 
-    stored = tuple(moved(part) for part in weight.stored)
-    other = Weight(weight.form, stored, weight.bias, weight.values)  # type: ignore[arg-type]
+    stored = tuple(misaligned(each) for each in weight.stored)
+    other = Weight(weight.format, stored, weight.bias, weight.values)  # type: ignore[arg-type]
     assert torch.equal(product(other, x), expected)
     assert torch.equal(product(other, x, pdl=1), expected)
 
 
 @pytest.mark.parametrize(("dtype", "activation_dtype"), [(torch.float16, "exact"), (torch.bfloat16, "int8")], ids=str)
-def test_the_same_bits_again_early_or_ordered_before(dtype: torch.dtype, activation_dtype: str) -> None:
+def test_the_same_bits_with_pdl_or_reordered_before(dtype: torch.dtype, activation_dtype: str) -> None:
     weight = make(Case(n=5000, k=2560), dtype)
     x = activations(40, 2560, dtype)
     first = product(weight, x, block_m=64, ctas=132, activation_dtype=activation_dtype)
     reordered, factor, semaphores = reorder_activation(x, 4, activation_dtype, 128, 1, 0)
     config = (x.dtype, activation_dtype, 256, 64, 8, 4, 3, 132, 0, 4, 0)
-    again = int4_matmul_reordered(reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config)
+    again = torch.ops.etcuda.int4_matmul_reordered(
+        reordered, factor, semaphores, *weight.stored, weight.bias, 32, *config
+    )
     assert torch.equal(first, again)
     assert not semaphores.any()
     graph = torch.cuda.CUDAGraph()
@@ -263,7 +266,7 @@ def test_large_scales_and_offsets() -> None:
     weight.stored[1].fill_(10.0)
     x = torch.zeros(9, 256, dtype=torch.float32, device="cuda")
     x[:, 5] = torch.arange(9, device="cuda") * 1e-3
-    values = weight.form.dequantize(*weight.stored)  # type: ignore[arg-type]
+    values = weight.format.dequantize(*weight.stored)  # type: ignore[arg-type]
     expected = x.double() @ values.double().T + weight.bias.double()  # type: ignore[union-attr]
     got = product(weight, x, ctas=3)
     assert torch.isfinite(got).all()
@@ -279,14 +282,14 @@ def test_scales_of_any_size(block_m: int) -> None:
     scale.copy_(torch.tensor(sizes, dtype=torch.float16, device="cuda").repeat(8)[:, None].expand_as(scale))
     zero[::3] = 255
     x = activations(9, 1024, torch.bfloat16)
-    expected = x.double() @ weight.form.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
+    expected = x.double() @ weight.format.dequantize(*weight.stored).double().T  # type: ignore[arg-type]
     got = product(weight, x, block_m=block_m, ctas=3, activation_dtype="int8")
     for row, size in enumerate(sizes):
         if size == 0:
             assert not got[:, row::8].any()
         else:
-            # Zero points of 255 make all weights of a block wrong the same way: by the rounding of the scale, of their
-            # offset, of the weight, of the part of a sum and of the result, 2^-9 each.
+            # With zero points of 255 all weights of a block have the same error: from the rounding of the scale, of
+            # the offset, of the weight, of the partial and of the result, 2^-9 each.
             assert error(got[:, row::8], expected[:, row::8]) < 5 * 2**-9
 
 
@@ -300,7 +303,7 @@ def test_other_weights_are_refused() -> None:
 def compare_program(
     model: nn.Module, sizes: tuple[int, ...], shapes: Any, kernel: str, path: pathlib.Path, run_session: pathlib.Path
 ) -> None:
-    """Exports a model for rows of 512, the second of ``sizes`` the example, and runs it for all of them."""
+    """Exports a model for rows of 512, with the second of ``sizes`` as the example, and runs it for all of them."""
     calls = [Call("forward", (torch.randn(size, 512).to(torch.bfloat16),)) for size in sizes]
     program = torch.export.export(model, calls[1].inputs, dynamic_shapes=shapes)
     export_program({"forward": program}, ARCH, path, CompileOptions(progress=False))

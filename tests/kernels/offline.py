@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from triton._C.libtriton import ir
@@ -42,20 +43,42 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
         "BLOCKS": config.blocks, "STAGES": config.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
     }  # fmt: skip
     types = {
-        "x": "*i8" if config.rounded else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,
+        "x": "*i8" if config.quantized else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,
         "scale": scale, "zero": zero, "scale_step": "*fp16", "zero_step": "*fp16", "bias": halves, "out": halves,
         "num_rows": "i32", "num_tokens": "i32",
     }  # fmt: skip
     if not config.resident:
-        constants["QUANTIZED"] = bool(config.rounded)
-    if not config.rounded:
+        constants["QUANTIZED"] = bool(config.quantized)
+    if not config.quantized:
         types |= {"x_scale": halves, "x_sum": halves}
     # Triton takes an argument that is 1 for a constant.
     constants |= {"num_tokens": 1} if tokens == 1 else {}
     constants |= {"num_rows": 1} if rows.one else {}
+    whole = {"num_rows"} if rows.sixteen else set()
+    return compile_kernel(function, types, constants, config.num_warps, stage, whole)
+
+
+def compile_kernel(
+    function: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    num_warps: int,
+    stage: str,
+    whole: Collection[str] = (),
+) -> str:
+    """The code of an sm_90 kernel.
+
+    Args:
+        function: the kernel.
+        types: of its arguments, as Triton writes them; pointers are aligned to 16 bytes.
+        constants: its other arguments.
+        num_warps: of a CTA.
+        stage: "ttgir" or "ptx".
+        whole: integers that 16 divides.
+    """
     names = function.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
-    aligned = {name for name in names if signature[name].startswith("*")} | ({"num_rows"} if rows.sixteen else set())
+    aligned = {name for name in names if signature[name].startswith("*")} | set(whole)
     source = ASTSource(
         function,
         signature,
@@ -64,7 +87,7 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
     )
     target = GPUTarget("cuda", 90, 32)
     backend = make_backend(target)
-    options = backend.parse_options({"num_warps": config.num_warps})
+    options = backend.parse_options({"num_warps": num_warps})
     context = ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)

@@ -10,15 +10,9 @@ import torch
 from torch.export import Dim
 
 from etcuda import CudaPartitioner, partition_report
-from etcuda.errors import OptionError, TargetError
 from etcuda.partitioner import partitioner
-from tests.partitioner.programs import edge, export
-
-X = torch.randn(4, 6)
-
-
-def model(x: torch.Tensor) -> torch.Tensor:
-    return torch.topk(x.sin(), 2)[0].cos() + torch.topk(x.exp(), 2)[0]
+from tests.partitioner.programs import edge
+from tests.partitioner.tagging import X, model
 
 
 def test_counts_and_reasons() -> None:
@@ -49,12 +43,6 @@ def test_values_are_there_for_tools() -> None:
     assert "got int64" in refused.reason
 
 
-def test_a_program_from_torch_export() -> None:
-    report = partition_report(export(lambda x: torch.nn.functional.silu(x @ x.T), X), "host")
-    assert report.refusals == ()
-    assert len(report.partitions) == 1
-
-
 def test_a_buffer_that_stays_is_reported() -> None:
     def state(m: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         y = torch.topk(m.state * x, 6)[0]  # type: ignore[operator]
@@ -83,23 +71,7 @@ def test_a_dynamic_adaptive_pool() -> None:
     assert any("dynamic" in each.reason for each in partition_report(program, "host").refusals)
 
 
-def test_the_program_is_not_changed() -> None:
-    program = edge(model, X)
-    before = [(node.name, node.target, dict(node.meta)) for node in program.graph.nodes]
-    partition_report(program, "host")
-    assert [(node.name, node.target, dict(node.meta)) for node in program.graph.nodes] == before
-
-
 def test_the_partitioner_logs_it(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, partitioner.__name__):
         CudaPartitioner("host").partition(edge(model, X))
     assert "4 of 8 nodes delegated" in caplog.text
-
-
-def test_bad_input() -> None:
-    with pytest.raises(TypeError, match=r"got Linear. Call torch.export.export"):
-        partition_report(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
-    with pytest.raises(TargetError, match="sm_91"):
-        partition_report(export(model, X), "sm_91")
-    with pytest.raises(OptionError, match="speed"):
-        partition_report(export(model, X), "host", {"speed": 11})

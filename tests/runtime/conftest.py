@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
+    """A build tool of this environment, else of the system."""
     beside = pathlib.Path(sys.executable).parent / name
     return str(beside) if beside.is_file() else name
 
@@ -36,11 +37,11 @@ def _build(name: str, *options: str) -> pathlib.Path:
     with FileLock(f"{folder}.lock"):
         for command in (
             (
-                *(_tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
-                *(f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", f"-DPython3_EXECUTABLE={sys.executable}"),
-                *("-DETCUDA_BUILD_TESTS=ON", *options),
+                *(tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
+                *(f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", f"-DPython3_EXECUTABLE={sys.executable}"),
+                *("-DETCUDA_BUILD_TESTS=ON", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON", *options),
             ),
-            (_tool("cmake"), "--build", str(folder), "--parallel", "2"),
+            (tool("cmake"), "--build", str(folder), "--parallel", "2"),
         ):
             done = run(*command)
             assert done.returncode == 0, f"{command}\n{done.stdout[-8000:]}{done.stderr[-8000:]}"

@@ -103,6 +103,46 @@ def test_exit_codes(
 
 
 def test_console_script_finds_the_runner() -> None:
-    done = run(sys.executable, "-m", "etcuda.runtime.runner", "--help")
+    done = run(sys.executable, "-m", "etcuda.runner", "--help")
     assert done.returncode == 0, done.stderr
     assert "--model_path" in done.stdout
+
+
+# Modules of an installation of etcuda that the wheels of executorch and etcuda do not bring. None: an import fails.
+WITHOUT = ("torch", "torchao", "triton", "numpy", "click", "rich", "flatbuffers", "executorch.runtime")
+
+
+def test_the_console_script_needs_no_torch(make_program: MakeProgram, tmp_path: pathlib.Path) -> None:
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({WITHOUT!r}))
+try:
+    import torch
+except ModuleNotFoundError:
+    pass
+import etcuda
+from etcuda.runner import main
+assert "etcuda.runtime" not in sys.modules
+main()
+"""
+    out = tmp_path / "out.bin"
+    done = run(sys.executable, "-c", code, "--model_path", make_program(), "--output_file", out)
+    assert done.returncode == 0, done.stderr
+    assert struct.unpack("<8f", out.read_bytes()) == (1, 2, 3, 4, 5, 6, 7, 8)
+    done = run(sys.executable, "-c", code, "--model_path", tmp_path / "none.pte")
+    assert done.returncode == 3
+    assert "cannot open" in done.stderr
+
+
+def test_the_console_script_without_the_program() -> None:
+    code = """
+import pathlib
+from etcuda import library, runner
+library._roots = lambda: [pathlib.Path("gone")]
+runner.main()
+"""
+    done = run(sys.executable, "-c", code, "--help")
+    assert done.returncode == 3
+    assert done.stderr.startswith(
+        "executor_runner: executor_runner was not found; tried gone/bin/executor_runner. Install"
+    )

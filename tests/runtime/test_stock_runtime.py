@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import etcuda.runtime
-from etcuda.runtime.library import find_library
+from etcuda.library import find_library
 
 from .conftest import MakeProgram, run
 

@@ -1,4 +1,4 @@
-"""Which configuration a call gets, and what rounding by a kernel of its own costs: from the measured table."""
+"""Which configuration a call gets, and what quantisation by a kernel of its own costs: from the measured table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measured table of one architecture: ``kernels/tuned/activations/<arch>.json``, of ``etcuda tune rounding``."""
+"""The measured tables, ``kernels/tuned/activations/ARCH.json``, which ``etcuda tune activations`` writes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from etcuda.kernels.common import tables
 KernelName = Literal["norm", "gate", "quantize"]
 Entry = tables.Entry[KernelName, ActivationProblem, ActivationConfig]
 Table = tables.Table[KernelName, ActivationProblem, ActivationConfig]
-FOLDER = tables.FOLDER / "activations"
-_FAMILY: tables.Family[KernelName, ActivationProblem, ActivationConfig] = tables.Family(
-    tuner="`etcuda tune rounding`",
+FORMAT: tables.TableFormat[KernelName, ActivationProblem, ActivationConfig] = tables.TableFormat(
+    family="activations",
     configs={"norm": ActivationConfig, "gate": ActivationConfig, "quantize": ActivationConfig},
     problem=ActivationProblem,
     shape=("m", "k", "itemsize", "residual"),
     pdl=True,
 )
-to_json = _FAMILY.to_json
-from_json = _FAMILY.from_json
 
 
 @functools.cache
@@ -32,4 +29,4 @@ def load(arch: str) -> Table | None:
     Raises:
         KernelArgumentError: the file is not a table.
     """
-    return _FAMILY.load(FOLDER / f"{arch}.json")
+    return FORMAT.load(arch)

@@ -1,1 +1,1 @@
-"""Reordering of activations in CUDA C++."""
+"""Reordering of activations for the int4 product on Hopper, in CUDA C++."""

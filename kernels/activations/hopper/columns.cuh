@@ -1,5 +1,5 @@
-// Columns of activations that are put in order: of x, or of activation(gate) * up, which is computed here.
-// Defined from outside: X, GATE, UP_OFFSET.
+// The activations that are reordered: columns of x, or of activation(gate) * up, which is computed here. The
+// host defines K, X_DTYPE, GATE and UP_OFFSET.
 
 #pragma once
 
@@ -11,11 +11,11 @@
 
 namespace {
 
-typedef Number<X>::Bits Bits;
-constexpr int kWords = sizeof(Bits);  // of four columns, in which they come
+typedef Number<X_DTYPE>::Bits Bits;
 
-// Four columns.
-struct Four {
+// Four neighbouring columns of a row, as they lie in memory.
+constexpr int kWords = sizeof(Bits);
+struct FourColumns {
   u32 words[kWords];
 
   __device__ __forceinline__ void load(const Bits* from) {
@@ -29,65 +29,73 @@ struct Four {
   }
   __device__ __forceinline__ float operator[](int i) const {
     if (kWords == 4) return __uint_as_float(words[i]);
-    return Number<X>::load((Bits)(words[i / 2] >> (i % 2 * 16)));
+    return Number<X_DTYPE>::load((Bits)(words[i / 2] >> (i % 2 * 16)));
   }
-  // Rounded; two columns from i on.
-  __device__ __forceinline__ void put_two(int i, float low, float high) {
+  // Columns i and i + 1, rounded to X_DTYPE; i is even.
+  __device__ __forceinline__ void set_pair(int i, float low, float high) {
     if (kWords == 4)
       words[i] = __float_as_uint(low), words[(i + 1) % kWords] = __float_as_uint(high);
     else
-      words[i / 2] = X == BFLOAT16 ? wide_pair(low, high) : pair_of(low, high);
+      words[i / 2] = X_DTYPE == BFLOAT16 ? pack_bf16x2(low, high) : pack_f16x2(low, high);
   }
 };
 
+// SourceRow is a row of the input. A thread first loads from it whatever it needs for all of its columns, so
+// that the loads are in flight together, and computes their values afterwards.
+
 #if GATE
 
-// As ../rounding/README.md has them.
+// The formulas of kernels/activations/README.md.
 __device__ __forceinline__ float activate(float g) {
   if (GATE == GELU_ERF) return 0.5f * g * (1.f + erff(g * 0.7071067811865476f));
-  // exp(-g), or that of 2 u, with -log2(e) multiplied in.
+  // exp(-g), or exp(-2 u), as powers of two: the constants contain log2(e).
   const float power =
       GATE == SILU ? g * -1.4426950408889634f : g * (-2.302208198144325f + -0.10294324f * g * g);
-  return g * reciprocal(1.f + exp2_of(power));
+  return g * rcp_approx(1.f + exp2_approx(power));
 }
 
-struct Rows {
+constexpr int kSources = 2;
+struct SourceRow {
   const Bits *gate, *up;
 
-  __device__ __forceinline__ Rows(const Bits* gate, const Bits* up, u64 gate_stride, u64 up_stride, int row)
+  __device__ __forceinline__ SourceRow(const Bits* gate, const Bits* up, u64 gate_stride, u64 up_stride,
+                                       int row)
       : gate(gate + row * gate_stride), up(up + UP_OFFSET + row * up_stride) {}
-  __device__ __forceinline__ void start(int column, Four (&four)[2]) const {
-    four[0].load(gate + column);
-    four[1].load(up + column);
+  __device__ __forceinline__ void load(int column, FourColumns (&loaded)[kSources]) const {
+    loaded[0].load(gate + column);
+    loaded[1].load(up + column);
   }
-  static __device__ __forceinline__ Four finish(const Four (&four)[2]) {
-    Four result;
+  static __device__ __forceinline__ FourColumns value(const FourColumns (&loaded)[kSources]) {
+    FourColumns result;
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
-      result.put_two(i, activate(four[0][i]), activate(four[0][i + 1]));
-      result.put_two(i, result[i] * four[1][i], result[i + 1] * four[1][i + 1]);
+      result.set_pair(i, activate(loaded[0][i]), activate(loaded[0][i + 1]));
+      result.set_pair(i, result[i] * loaded[1][i], result[i + 1] * loaded[1][i + 1]);
     }
     return result;
   }
 };
-constexpr int kSources = 2;
-#define SOURCES const Bits* __restrict__ gate, const Bits* __restrict__ up
-#define STRIDES int gate_stride, int up_stride,
-#define ROWS(row) Rows(gate, up, gate_stride, up_stride, row)
+#define SOURCE_ARGUMENTS const Bits* __restrict__ gate, const Bits* __restrict__ up
+#define STRIDE_ARGUMENTS int gate_stride, int up_stride,
+#define SOURCE_ROW(row) SourceRow(gate, up, gate_stride, up_stride, row)
 
 #else
 
-struct Rows {
+constexpr int kSources = 1;
+struct SourceRow {
   const Bits* x;
 
-  __device__ __forceinline__ Rows(const Bits* x, int row) : x(x + (u64)row * K) {}
-  __device__ __forceinline__ void start(int column, Four (&four)[1]) const { four[0].load(x + column); }
-  static __device__ __forceinline__ Four finish(const Four (&four)[1]) { return four[0]; }
+  __device__ __forceinline__ SourceRow(const Bits* x, int row) : x(x + (u64)row * K) {}
+  __device__ __forceinline__ void load(int column, FourColumns (&loaded)[kSources]) const {
+    loaded[0].load(x + column);
+  }
+  static __device__ __forceinline__ FourColumns value(const FourColumns (&loaded)[kSources]) {
+    return loaded[0];
+  }
 };
-constexpr int kSources = 1;
-#define SOURCES const Bits* __restrict__ x
-#define STRIDES
-#define ROWS(row) Rows(x, row)
+#define SOURCE_ARGUMENTS const Bits* __restrict__ x
+#define STRIDE_ARGUMENTS
+#define SOURCE_ROW(row) SourceRow(x, row)
 
 #endif
 

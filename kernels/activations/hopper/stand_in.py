@@ -1,4 +1,5 @@
-"""What stands for the kernels in ``reorder.cu`` and ``reorder_as_is.cu`` where Triton launches them: ../../cuda/README.md."""
+"""Triton's stand-ins of the kernels in ``reorder.cu`` and ``reorder_as_is.cu``: kernels/cuda/README.md says what
+for."""
 
 from __future__ import annotations
 
@@ -7,18 +8,18 @@ import triton.language as tl
 
 
 @triton.jit
-def hopper_reorder_kernel(x, reordered, factor, semaphores, tokens_and_two, rows, MARK: tl.constexpr):
-    """Stands for the kernels in reorder.cu and reorder_as_is.cu; says which arguments are written."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
+def hopper_reorder_kernel(x, reordered, factor, semaphores, num_tokens_plus_2, reordered_rows, MARK: tl.constexpr):
+    """Stands for the kernels in reorder.cu and reorder_as_is.cu, and stores to the arguments that they write."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [reordered_rows], tl.int32, True, 1)
     tl.store(reordered, done.to(reordered.dtype.element_ty))
     tl.store(factor, done.to(tl.float32))
     tl.store(semaphores, done)
 
 
 @triton.jit
-def hopper_reorder_pdl(x, reordered, factor, semaphores, tokens_and_two, rows, MARK: tl.constexpr):
-    """Like ``hopper_reorder_kernel``, and may be launched while the kernel in front of it runs."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
+def hopper_reorder_pdl(x, reordered, factor, semaphores, num_tokens_plus_2, reordered_rows, MARK: tl.constexpr):
+    """Like ``hopper_reorder_kernel``; the host may launch it while the kernel in front of it runs."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [reordered_rows], tl.int32, True, 1)
     tl.store(reordered, done.to(reordered.dtype.element_ty))
     tl.store(factor, done.to(tl.float32))
     tl.store(semaphores, done)
@@ -26,10 +27,12 @@ def hopper_reorder_pdl(x, reordered, factor, semaphores, tokens_and_two, rows, M
 
 @triton.jit
 def hopper_gate_reorder_kernel(
-    gate, up, reordered, factor, semaphores, gate_stride, up_stride, tokens_and_two, rows, MARK: tl.constexpr
+    gate, up, reordered, factor, semaphores, gate_stride, up_stride, num_tokens_plus_2, reordered_rows,
+    MARK: tl.constexpr,
 ):  # fmt: skip
-    """Stands for the kernels in reorder.cu and reorder_as_is.cu that compute a gated activation first."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
+    """Stands for the kernels in reorder.cu and reorder_as_is.cu that compute a gated activation first, and stores to
+    the arguments that they write."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [reordered_rows], tl.int32, True, 1)
     tl.store(reordered, done.to(reordered.dtype.element_ty))
     tl.store(factor, done.to(tl.float32))
     tl.store(semaphores, done)
@@ -37,10 +40,11 @@ def hopper_gate_reorder_kernel(
 
 @triton.jit
 def hopper_gate_reorder_pdl(
-    gate, up, reordered, factor, semaphores, gate_stride, up_stride, tokens_and_two, rows, MARK: tl.constexpr
+    gate, up, reordered, factor, semaphores, gate_stride, up_stride, num_tokens_plus_2, reordered_rows,
+    MARK: tl.constexpr,
 ):  # fmt: skip
-    """Like ``hopper_gate_reorder_kernel``, and may be launched while the kernel in front of it runs."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows], tl.int32, True, 1)
+    """Like ``hopper_gate_reorder_kernel``; the host may launch it while the kernel in front of it runs."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [reordered_rows], tl.int32, True, 1)
     tl.store(reordered, done.to(reordered.dtype.element_ty))
     tl.store(factor, done.to(tl.float32))
     tl.store(semaphores, done)

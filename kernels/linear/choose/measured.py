@@ -56,46 +56,48 @@ def nearest_but_n(entries: list[Entry], problem: LinearProblem, pdl: int | None 
 
 # Integer dot products
 
+Splits = dict[MatvecConfig, tuple[MatvecConfig, float]]
+
 
 def best_matvec(
-    measured: Table, problem: LinearProblem, pdl: int, rounded: int | None = None
+    measured: Table, problem: LinearProblem, pdl: int, quantized: int | None = None
 ) -> tuple[MatvecConfig, Entry] | None:
-    """The configuration for up to eight rows and where it was measured; ``None`` if none fits.
+    """The configuration for up to eight tokens and where it was measured; ``None`` if none fits.
 
-    With ``rounded`` among those alone that take activations rounded before (1), or that do not (0).
+    With ``quantized`` among those alone that take activations quantized before (1), or that do not (0).
 
-    The order in which a row is summed follows from K, M and the weight's format alone, so that rows of a weight have
-    the same results whatever other rows are beside them: over the shapes measured at the nearest K, the order that
-    loses least to the best of each. Among its configurations the one that was best at the nearest N.
+    How the sum of a row is split follows from K, M and the weight's format alone, so that rows of a weight have the
+    same results whatever other rows are beside them: over the shapes measured at the nearest K, the split that loses
+    least to the best of each. Among its configurations the one that was best at the nearest N.
     """
-    # One row alone is rounded by the product itself at little cost, so that its best kernels are others.
+    # One token alone is quantized by the product itself at little cost, so that its best kernels are others.
     alike = [e for e in measured.of("matvec") if (e.problem.m == 1) == (problem.m == 1)]
-    found = [(entry, _orders(entry, problem)) for entry in nearest_but_n(alike, problem, pdl)]
-    known = {order for _, orders in found for order in orders if rounded in (None, order.rounded)}
+    found = [(entry, _splits(entry, problem)) for entry in nearest_but_n(alike, problem, pdl)]
+    known = {split for _, splits in found for split in splits if quantized in (None, split.quantized)}
     if not known:
         return None
-    order = min(known, key=lambda each: (_loss(each, found), dataclasses.astuple(each)))
-    entry, orders = min(
-        ((entry, orders) for entry, orders in found if order in orders),
+    split = min(known, key=lambda each: (_loss(each, found), dataclasses.astuple(each)))
+    entry, splits = min(
+        ((entry, splits) for entry, splits in found if split in splits),
         key=lambda row: (distance(row[0].problem, problem), row[0].problem.n),
     )
-    return orders[order][0], entry
+    return splits[split][0], entry
 
 
-def _orders(entry: Entry, problem: LinearProblem) -> dict[MatvecConfig, tuple[MatvecConfig, float]]:
-    """For each order of sums that the problem can have: its fastest configuration and microseconds."""
-    found: dict[MatvecConfig, tuple[MatvecConfig, float]] = {}
+def _splits(entry: Entry, problem: LinearProblem) -> Splits:
+    """For each split of sums that the problem can have: its fastest configuration and microseconds."""
+    found: Splits = {}
     for config, us in entry.candidates:
         assert isinstance(config, MatvecConfig)
         fitting = _fitting(config, problem)
         if fitting is not None:
-            found.setdefault(fitting.order, (fitting, us))
+            found.setdefault(fitting.split, (fitting, us))
     return found
 
 
 def _fitting(config: MatvecConfig, problem: LinearProblem) -> MatvecConfig | None:
     """The configuration for another K; ``None`` if there is none."""
-    if not config.rounded and problem.itemsize != 2:
+    if not config.quantized and problem.itemsize != 2:
         return None
     blocks = padded(problem.k // 32)
     if not config.resident or config.blocks == blocks:
@@ -107,21 +109,19 @@ def _fitting(config: MatvecConfig, problem: LinearProblem) -> MatvecConfig | Non
     return dataclasses.replace(config, blocks=blocks, num_warps=int(warps))
 
 
-def _loss(order: MatvecConfig, found: list[tuple[Entry, dict[MatvecConfig, tuple[MatvecConfig, float]]]]) -> float:
-    """How much slower than the best an order is, as a sum of logarithms; where it was not measured, as the slowest."""
-    return sum(math.log(_order_us(entry, orders, order) / entry.us) for entry, orders in found)
+def _loss(split: MatvecConfig, found: list[tuple[Entry, Splits]]) -> float:
+    """How much slower than the best a split is, as a sum of logarithms; where it was not measured, as the slowest."""
+    return sum(math.log(_split_us(entry, splits, split) / entry.us) for entry, splits in found)
 
 
-def _order_us(
-    entry: Entry, orders: dict[MatvecConfig, tuple[MatvecConfig, float]], order: MatvecConfig
-) -> float:  # fmt: skip
-    return orders[order][1] if order in orders else entry.candidates[-1][1]
+def _split_us(entry: Entry, splits: Splits, split: MatvecConfig) -> float:
+    return splits[split][1] if split in splits else entry.candidates[-1][1]
 
 
 def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
-    """Whether integer dot products beat tensor cores for ``problem.m`` rows, over all N measured at the nearest K.
+    """Whether integer dot products beat tensor cores for ``problem.m`` tokens, over all N measured at the nearest K.
 
-    True where the two were not measured together for that many rows.
+    True where the two were not measured together for that many tokens.
     """
     other = {(entry.problem, entry.pdl): entry for entry in measured.of("matmul")}
     both = [
@@ -132,31 +132,31 @@ def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
     total = 0.0
     for entry in nearest_but_n(both, problem):
         picked = best_matvec(measured, entry.problem, entry.pdl)
-        us = entry.us if picked is None else _order_us(entry, _orders(entry, entry.problem), picked[0].order)
+        us = entry.us if picked is None else _split_us(entry, _splits(entry, entry.problem), picked[0].split)
         rival = other[entry.problem, entry.pdl]
         total += math.log(us / min(us for config, us in rival.candidates if _serves(config, problem, measured)))
     return total <= 0
 
 
 def quantizing_before_pays(measured: Table, problem: LinearProblem, pdl: int, quantize_us: float) -> bool | None:
-    """Whether products of one row gain from activations that were rounded for nothing, over all N measured at the
+    """Whether products of one token gain from activations that were quantized for nothing, over all N measured at the
     nearest K; ``None`` if they were not measured both ways.
 
     Args:
         measured: the table.
         problem: the call in numbers; N is not looked at.
         pdl: as of ``best_matvec``.
-        quantize_us: what a rounding alone takes, which is part of the time of products that take its result.
+        quantize_us: what quantizing alone takes, which is part of the time of products that take its result.
     """
-    own, other = (best_matvec(measured, problem, pdl, rounded) for rounded in (0, 1))
+    own, other = (best_matvec(measured, problem, pdl, quantized) for quantized in (0, 1))
     if own is None or other is None:
         return None
     total = 0.0
     alike = [entry for entry in measured.of("matvec") if entry.problem.m == 1]
     for entry in nearest_but_n(alike, problem, pdl):
-        orders = _orders(entry, problem)
-        after = _order_us(entry, orders, other[0].order) - quantize_us
-        total += math.log(max(after, 1e-3) / _order_us(entry, orders, own[0].order))
+        splits = _splits(entry, problem)
+        after = _split_us(entry, splits, other[0].split) - quantize_us
+        total += math.log(max(after, 1e-3) / _split_us(entry, splits, own[0].split))
     return total <= 0
 
 

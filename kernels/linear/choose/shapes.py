@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from etcuda.kernels.formats.registry import find
 from etcuda.kernels.linear.choose.table import KernelName
 from etcuda.kernels.linear.problem import LinearProblem
 
@@ -17,20 +18,21 @@ _FEW = (2, 4, 8)
 _MANY = (16, 32, 64, 512, 2048, 128)
 
 
-def problems(bits: int) -> list[tuple[KernelName, LinearProblem]]:
-    """What the tuner measures for weights of ``bits`` bits: zero points for int4, symmetric int8."""
+def problems(format_name: str) -> list[tuple[KernelName, LinearProblem]]:
+    """What the tuner measures for weights of a format: all shapes, or few, as its record says."""
+    record = find(format_name)
 
     def of(m: int, shape: tuple[int, int]) -> LinearProblem:
-        return LinearProblem(m, *shape, bits, offset="zero_point" if bits == 4 else "symmetric")
+        return LinearProblem(m, *shape, record.name, offset=record.tuned_offset)
 
-    if bits == 8:
+    if record.tuned_shapes == "few":
         shapes = ((43008, 5376), (4096, 4096), (5376, 21504))
         found: list[tuple[KernelName, LinearProblem]] = [("matvec", of(m, s)) for s in shapes for m in (1, 4)]
         return found + [("matmul", of(m, shapes[0])) for m in (4, 16, 512)]
     found = [("matvec", of(1, shape)) for shape in SHAPES]
     found += [("matvec", of(m, LARGE[0])) for m in _FEW]
     found += [("matmul", of(m, shape)) for shape in LARGE for m in _MANY[:5]]
-    # Where the two meet.
+    # Where one gives way to the other.
     found += [("matmul", of(m, LARGE[0])) for m in (8, 4, 1)]
     found += [("matvec", of(m, LARGE[1])) for m in _FEW] + [("matmul", of(m, LARGE[1])) for m in (8, 4)]
     small = (4096, 4096)

@@ -1,4 +1,4 @@
-"""The measured table of one architecture: ``kernels/tuned/<family>/<arch>.json``, written by ``etcuda tune``."""
+"""The measured tables, ``kernels/tuned/FORMAT/ARCH.json``, which ``etcuda tune FORMAT`` writes: int4, int8."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ KernelName = Literal["matvec", "matmul"]
 Config = MatvecConfig | MatmulConfig
 Entry = tables.Entry[KernelName, LinearProblem, Config]
 Table = tables.Table[KernelName, LinearProblem, Config]
+TableFormat = tables.TableFormat[KernelName, LinearProblem, Config]
 FOLDER = tables.FOLDER
-FAMILIES = {4: "int4", 8: "int8"}
-_FAMILY: tables.Family[KernelName, LinearProblem, Config] = tables.Family(
-    tuner="`etcuda tune int4` or `etcuda tune int8`",
-    configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
-    problem=LinearProblem,
-    shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
-    pdl=True,
-)
-to_json = _FAMILY.to_json
-from_json = _FAMILY.from_json
 
 
 @functools.cache
-def load(bits: int, arch: str) -> Table | None:
-    """The table of weights of ``bits`` bits on an architecture, or ``None`` if it was never measured.
+def format_of(format_name: str) -> TableFormat:
+    """How the tables of a weight format are written."""
+    return tables.TableFormat(
+        family=format_name,
+        configs={"matvec": MatvecConfig, "matmul": MatmulConfig},
+        problem=LinearProblem,
+        shape=tuple(field.name for field in dataclasses.fields(LinearProblem)),
+        pdl=True,
+    )
+
+
+@functools.cache
+def load(format_name: str, arch: str) -> Table | None:
+    """The table of a weight format on an architecture, or ``None`` if it was never measured.
 
     Raises:
         KernelArgumentError: the file is not a table.
     """
-    return _FAMILY.load(FOLDER / FAMILIES[bits] / f"{arch}.json")
+    return format_of(format_name).load(arch)

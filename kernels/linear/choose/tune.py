@@ -1,51 +1,42 @@
-"""Measures every candidate configuration on the local GPU and writes the table: ``etcuda tune int4``, ``... int8``."""
+"""What the tuner needs to know of products with quantized weights: ``etcuda tune int4``, ``etcuda tune int8``."""
 
 from __future__ import annotations
 
-import argparse
-import concurrent.futures
 import dataclasses
-import datetime
-import itertools
 import math
-import multiprocessing
-import os
-import pathlib
-import platform
-import sys
-import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from etcuda.errors import KernelArgumentError
-from etcuda.kernels.common.device import LocalDevice, supports_pdl
-from etcuda.kernels.common.timing import Timer
+from etcuda.kernels.common.device import Device, LocalDevice, supports_pdl
+from etcuda.kernels.common.tuning import Job, Tuning
 from etcuda.kernels.formats.base import GroupFormat
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.linear.check import Stored
-from etcuda.kernels.linear.choose.configs import MatmulConfig, MatvecConfig, matmul_candidates, matvec_candidates
-from etcuda.kernels.linear.choose.select import run_config
+from etcuda.kernels.formats.registry import WeightFormat, formats
+from etcuda.kernels.formats.stored import StoredWeight
+from etcuda.kernels.linear.choose import table
+from etcuda.kernels.linear.choose.configs import MatmulConfig, matmul_candidates, matvec_candidates
 from etcuda.kernels.linear.choose.shapes import problems
-from etcuda.kernels.linear.choose.table import Config, Entry, KernelName, Table, from_json, to_json
+from etcuda.kernels.linear.choose.table import Config, KernelName
 from etcuda.kernels.linear.problem import LinearProblem
+from etcuda.kernels.linear.run import run_config
 
-Job = tuple[KernelName, LinearProblem, Config]
+Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+LinearJob = Job[KernelName, LinearProblem, Config]
 _COLD_BYTES = 160 << 20
 _MOST_SETS = 96
-_SAVE_EVERY_S = 20.0
-_MOST_ERROR = 1e-2
 # Rows of the small weight on which a configuration is compiled and checked: all tuned sizes are multiples of 16, as it
 # is, so that the compiled kernel is the same.
 _CHECK_ROWS = 512
+_EXPECTED_ROWS = 16384  # Of a weight, that are dequantized at a time.
 
 
 def make_weight(problem: LinearProblem, rows: int) -> tuple[GroupFormat, Stored]:
     """A random weight of so many rows on the GPU."""
-    form = format_of(problem)
+    weight_format = format_of(problem)
     parts: dict[str, Tensor] = {}
-    for name, (shape, dtype) in form.components(rows, problem.k).items():
+    for name, (shape, dtype) in weight_format.components(rows, problem.k).items():
         if dtype == torch.int8:
             parts[name] = torch.randint(-128, 128, shape, dtype=dtype, device="cuda")
         elif dtype == torch.uint8:
@@ -54,15 +45,12 @@ def make_weight(problem: LinearProblem, rows: int) -> tuple[GroupFormat, Stored]
         else:
             parts[name] = torch.empty(shape, dtype=dtype, device="cuda").uniform_(0.005, 0.015)
     qdata, scale = parts["qdata"], parts["scale"]
-    return form, (qdata, scale, parts.get("zero"), parts.get("scale_step"), parts.get("zero_step"))
+    return weight_format, (qdata, scale, parts.get("zero"), parts.get("scale_step"), parts.get("zero_step"))
 
 
 def format_of(problem: LinearProblem) -> GroupFormat:
     """The format of a problem's weight."""
-    from etcuda.kernels.formats.int8 import Int8Format
-
-    kind = Int4Format if problem.bits == 4 else Int8Format
-    return kind(problem.group_size, problem.storage, problem.offset)
+    return problem.weight_format
 
 
 def make_activations(problem: LinearProblem) -> Tensor:
@@ -71,174 +59,86 @@ def make_activations(problem: LinearProblem) -> Tensor:
 
 
 def call_kernel(
-    problem: LinearProblem, config: Config, x: Tensor, form: GroupFormat, stored: Stored, num_sms: int, pdl: int
+    problem: LinearProblem,
+    config: Config,
+    x: Tensor,
+    weight_format: GroupFormat,
+    stored: Stored,
+    num_sms: int,
+    pdl: int,
 ) -> Tensor:
     """Runs a problem by a configuration, without a bias."""
-    return run_config(problem.bits, form, x, stored, None, problem.activation_dtype, config, num_sms, pdl)
+    return run_config(
+        StoredWeight(weight_format, *stored), x, config, None, problem.activation_dtype, num_sms, pdl
+    )  # fmt: skip
 
 
-def expected(problem: LinearProblem, x: Tensor, form: GroupFormat, stored: Stored) -> Tensor:
-    """The product with the dequantised weight and exact activations in fp32, some rows of the weight at a time."""
+def expected(problem: LinearProblem, x: Tensor, weight_format: GroupFormat, stored: Stored) -> Tensor:
+    """The product with the dequantized weight and exact activations in fp32, some rows of the weight at a time."""
     pieces = []
-    for start in range(0, stored[0].shape[0], 16384):
-        parts = [None if part is None else part[start : start + 16384] for part in stored]
-        pieces.append(x.float() @ form.dequantize(*parts).T)  # type: ignore[arg-type]
+    for start in range(0, stored[0].shape[0], _EXPECTED_ROWS):
+        parts = [None if part is None else part[start : start + _EXPECTED_ROWS] for part in stored]
+        pieces.append(x.float() @ weight_format.dequantize(*parts).T)  # type: ignore[arg-type]
     return torch.cat(pieces, 1)
 
 
-def check_config(job: Job) -> str | None:
-    """Compiles a configuration and compares it with the reference on a small weight; the reason if it is no good."""
-    _, problem, config = job
-    torch.manual_seed(0)
-    form, stored = make_weight(problem, _CHECK_ROWS)
-    device = LocalDevice.current()
-    x = make_activations(problem)
-    try:
-        got = call_kernel(problem, config, x, form, stored, device.num_sms, int(supports_pdl(device)))
-        torch.cuda.synchronize()
-    except Exception as error:  # a configuration that does not fit is an answer, not a failure
-        return f"{type(error).__name__}: {str(error)[:120]}"
-    wanted = expected(problem, x, form, stored)
-    relative = float((got.float() - wanted).norm() / wanted.norm())
-    return None if relative < _MOST_ERROR else f"relative error {relative:.2e}"
-
-
-class Tuner:
-    """Measures problems until the time is up.
+class LinearTuning(Tuning[KernelName, LinearProblem, Config]):
+    """Products with weights of one format: bf16 activations.
 
     Args:
-        device: the local GPU.
-        jobs: processes that compile.
+        record: of the format.
     """
 
-    def __init__(self, device: LocalDevice, jobs: int) -> None:
-        self.device = device
-        self.jobs = jobs
-        self.timer = Timer()
-        self.rejected: dict[Job, str] = {}
-
-    def candidates(self, kernel: KernelName, problem: LinearProblem) -> list[Config]:
-        """Configurations to measure."""
-        listed: list[Config] = []
-        if kernel == "matvec":
-            listed += matvec_candidates(problem, self.device)
-        else:
-            listed += matmul_candidates(problem, self.device)
-        return [config for config in listed if compiled(kernel, problem, config) not in self.rejected]
-
-    def compile(self, work: list[tuple[KernelName, LinearProblem]]) -> None:
-        """Compiles what the problems need, in parallel; configurations that fail are left out from then on."""
-        jobs = dict.fromkeys(compiled(k, p, c) for k, p in work for c in self.candidates(k, p))
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(self.jobs, mp_context=context) as pool:
-            for job, reason in zip(jobs, pool.map(check_config, jobs, chunksize=2), strict=True):
-                if reason is not None:
-                    self.rejected[job] = reason
-                    print(f"rejected {job[2]} at {job[1]}: {reason}", file=sys.stderr)
-        print(f"compiled {len(jobs)} configurations, {len(self.rejected)} rejected so far", flush=True)
-
-    def measure(self, kernel: KernelName, problem: LinearProblem) -> Entry | None:
-        """Times every candidate, the best ones longer."""
-        sets = max(2, min(_MOST_SETS, math.ceil(_COLD_BYTES / problem.weight_bytes)))
-        weights = [make_weight(problem, problem.n) for _ in range(sets)]
-        x = make_activations(problem)
-        pdl = int(supports_pdl(self.device))
-
-        def timed(config: Config, repetitions: int) -> float:
-            def run(index: int) -> object:
-                return call_kernel(problem, config, x, *weights[index % sets], self.device.num_sms, pdl)
-
-            run(0)
-            calls = max(sets, 2) if problem.m > 64 else max(sets, 12)
-            return self.timer.graph_us(run, calls, repetitions).median_us
-
-        measured = {config: timed(config, 3) for config in self.candidates(kernel, problem)}
-        for config in sorted(measured, key=measured.__getitem__)[:4]:
-            measured[config] = timed(config, 9)
-        rows = sorted(measured.items(), key=lambda row: row[1])
-        return Entry(kernel, problem, tuple(rows), pdl) if rows else None
-
-
-def compiled(kernel: KernelName, problem: LinearProblem, config: Config) -> Job:
-    """What tells one compiled kernel from another: the weight's rows and the number of programs do not."""
-    same = dataclasses.replace(problem, n=_CHECK_ROWS)
-    if isinstance(config, MatvecConfig):
-        return kernel, same, dataclasses.replace(config, ctas_per_sm=min(config.ctas_per_sm, 1))
-    # A number of rows that is a multiple of 16 compiles as every other does.
-    m = 16 if problem.m % 16 == 0 else problem.m
-    assert isinstance(config, MatmulConfig)
-    return kernel, dataclasses.replace(same, m=m), dataclasses.replace(config, ctas_per_sm=min(config.ctas_per_sm, 1))
-
-
-def environment(device: LocalDevice) -> dict[str, object]:
-    """What the figures were measured on."""
     timing = "microseconds per call in a CUDA graph, weights not in the L2 cache, bf16 activations, median"
-    return {
-        "gpu": torch.cuda.get_device_name(0),
-        "num_sms": device.num_sms,
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
-        "timing": timing,
-    }
+
+    def __init__(self, record: WeightFormat) -> None:
+        self.record = record
+        self.table_format = table.format_of(record.name)
+
+    def problems(self) -> list[list[tuple[KernelName, LinearProblem]]]:
+        """One group."""
+        return [problems(self.record.name)]
+
+    def candidates(self, kernel: KernelName, problem: LinearProblem, device: Device) -> Sequence[Config]:
+        """Configurations worth measuring."""
+        return matvec_candidates(problem, device) if kernel == "matvec" else matmul_candidates(problem, device)
+
+    def job(self, kernel: KernelName, problem: LinearProblem, config: Config) -> LinearJob:
+        """The weight's rows and the number of CTAs do not change what is compiled."""
+        small = dataclasses.replace(problem, n=_CHECK_ROWS)
+        if isinstance(config, MatmulConfig) and problem.m % 16 == 0:
+            # A number of rows that is a multiple of 16 compiles as every other does.
+            small = dataclasses.replace(small, m=16)
+        return LinearJob(kernel, small, dataclasses.replace(config, ctas_per_sm=min(config.ctas_per_sm, 1)))
+
+    def num_sets(self, problem: LinearProblem) -> int:
+        """As many weights as do not fit the L2 cache."""
+        return max(2, min(_MOST_SETS, math.ceil(_COLD_BYTES / problem.weight_bytes)))
+
+    def num_calls(self, problem: LinearProblem, num_sets: int) -> int:
+        """Few of long calls."""
+        return max(num_sets, 2 if problem.m > 64 else 12)
+
+    def make_inputs(self, kernel: KernelName, problem: LinearProblem, num_sets: int) -> Any:
+        """Weights and activations."""
+        weights = [make_weight(problem, problem.n) for _ in range(num_sets)]
+        return make_activations(problem), weights
+
+    def call(self, kernel: KernelName, problem: LinearProblem, config: Config, inputs: Any, index: int) -> Tensor:
+        """The kernel on one of the weights."""
+        x, weights = inputs
+        weight_format, stored = weights[index]
+        device = LocalDevice.current()
+        return call_kernel(problem, config, x, weight_format, stored, device.num_sms, int(supports_pdl(device)))
+
+    def expected(self, kernel: KernelName, problem: LinearProblem, inputs: Any) -> Tensor:
+        """The product with exact activations."""
+        x, weights = inputs
+        return expected(problem, x, *weights[0])
+
+    def describe(self, problem: LinearProblem) -> str:
+        """Its sizes."""
+        return f"M {problem.m} {problem.n}x{problem.k}"
 
 
-def save(path: pathlib.Path, table: Table) -> None:
-    """Writes the table to a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(to_json(table))
-    os.replace(partial, path)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("--arch", required=True, help="architecture of the local GPU, sm_90; the table is for it")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the table to write")
-    parser.add_argument("--resume", type=pathlib.Path, help="a table whose entries are kept and not measured again")
-    parser.add_argument("--budget-s", type=float, default=math.inf, help="seconds after which no shape is started")
-    parser.add_argument("--jobs", type=int, default=min(14, os.cpu_count() or 1), help="processes that compile")
-
-
-def tune(arguments: argparse.Namespace, bits: int = 4) -> int:
-    """Measures and writes the table; what was measured before the time was up is written.
-
-    Raises:
-        KernelArgumentError: there is no GPU, or it is not of the architecture named.
-    """
-    started = time.monotonic()
-    device = LocalDevice.current()
-    if device.arch != arguments.arch:
-        raise KernelArgumentError(
-            f"tune: --arch: expected the local GPU's, {device.arch}, got {arguments.arch}. "
-            f"Run it on a {arguments.arch}."
-        )
-    entries: dict[tuple[KernelName, LinearProblem], Entry] = {}
-    others: tuple[Entry, ...] = ()
-    if arguments.resume is not None:
-        kept = from_json(arguments.resume.read_text(), str(arguments.resume)).entries
-        entries = {(entry.kernel, entry.problem): entry for entry in kept if entry.pdl == int(supports_pdl(device))}
-        others = tuple(entry for entry in kept if entry.pdl != int(supports_pdl(device)))
-    tuner = Tuner(device, arguments.jobs)
-    deadline = started + arguments.budget_s
-    saved = time.monotonic()
-    wanted = problems(bits)
-    work = [each for each in wanted if each not in entries]
-    if work and time.monotonic() < deadline:
-        tuner.compile(work)
-    for kernel, problem in itertools.takewhile(lambda _: time.monotonic() < deadline, work):
-        entry = tuner.measure(kernel, problem)
-        if entry is None:
-            print(f"{kernel} {problem}: no configuration fits", file=sys.stderr)
-            continue
-        entries[kernel, problem] = entry
-        shape = f"M {problem.m} {problem.n}x{problem.k}"
-        print(f"{kernel} {shape}: {entry.us:.2f} us {dataclasses.astuple(entry.best)}", flush=True)
-        if time.monotonic() - saved > _SAVE_EVERY_S:
-            save(arguments.out, Table(device.arch, environment(device), (*entries.values(), *others)))
-            saved = time.monotonic()
-    save(arguments.out, Table(device.arch, environment(device), (*entries.values(), *others)))
-    print(f"{len(entries)} of {len(wanted)} shapes in {arguments.out}, {time.monotonic() - started:.0f} s")
-    return 0
+TUNINGS = {record.name: LinearTuning(record) for record in formats() if record.kernels}

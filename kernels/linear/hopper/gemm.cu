@@ -1,104 +1,127 @@
-// out[m, n] = sum over k of x[m, k] * w[n, k] + bias[n], for int4 weights in groups of 32 with float16
-// scales, on the tensor cores of Hopper. README.md says how it works. Defined from outside: NAME, K, BLOCK_M,
-// WARPGROUPS, STAGES, X_STAGES, TYPE, HALF_SUMS, RUN, OFFSET, HAS_BIAS, OUT, BIAS; and in products.cuh the
-// product itself, whose text depends on BLOCK_M, TYPE and HALF_SUMS.
+// out[m, n] = sum over k of x[m, k] * w[n, k] + bias[n] on the tensor cores of Hopper, for int4 weights in
+// groups of 32 with float16 scales. README.md says how it works. The host defines NAME, K, BLOCK_M,
+// WARPGROUPS, STAGES, X_STAGES, MMA_DTYPE, F16_ACCUMULATE, SEGMENT_STEPS, OFFSET, HAS_BIAS, OUT_DTYPE,
+// BIAS_DTYPE and SHARED_BYTES, and writes wgmma.cuh, whose one instruction depends on BLOCK_M, MMA_DTYPE and
+// F16_ACCUMULATE.
 
-#include "products.cuh"
+#include "fixup.cuh"
 #include "producer.cuh"
-#include "epilogue.cuh"
-#include "dequantize.cuh"
+#include "wgmma.cuh"
 
 namespace {
 
-// Whether copies are started behind the first products of a step, while these are computed, and not in front.
-// With many sums in float32 there are no registers for it.
-constexpr bool kBringLate = HALF_SUMS || BLOCK_M <= 64;
+// Whether a thread issues the copies for later steps behind the first products of a step, while the tensor
+// cores compute these, and not in front of them. With many sums in float32 there are too few registers for
+// it.
+constexpr bool kPrefetchLate = F16_ACCUMULATE || BLOCK_M <= 64;
 
-// Warps that multiply: 16 rows of a tile each, four warps a product.
-__device__ __forceinline__ void consume(const Work& work, u32 base, int warp, const float* factor,
-                                        const u8* qdata, const u8* scale, const u8* zero, const Bias* bias,
-                                        Out* out, u8* partial, int num_rows, int num_tokens) {
+// Loads the scales of both halves of a step, those of the thread's two rows in one word. Returns, for
+// RowFactors, the largest magnitude of each row's scales and of a sixteenth of its minima.
+__device__ __forceinline__ u32 load_scales(u32 (&scales)[2], u32 scale_at, u32 zero_at) {
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+    scales[half] =
+        ld_shared_u16(scale_at + half * 8) | ld_shared_u16(scale_at + half * 8 + 8 * kScaleRowBytes) << 16;
+  u32 sizes = max_u16x2(abs_f16x2(scales[0]), abs_f16x2(scales[1]));
+  if (OFFSET == MINIMUM) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const u32 at = zero_at + half * (kZeroBytes / 2);
+      const u32 minima = ld_shared_u16(at) | ld_shared_u16(at + 8 * kZeroRowBytes) << 16;
+      sizes = max_u16x2(sizes, abs_f16x2(mul_f16x2(minima, 0x2c002c00u)));
+    }
+  }
+  return sizes;
+}
+
+// Loads the zeros of half a step, as they are stored, of the thread's two rows.
+__device__ __forceinline__ void load_zeros(u32 (&zeros)[2], u32 zero_at) {
+  zeros[0] = zeros[1] = 0;
+  if (OFFSET == ZERO_POINT) {
+    zeros[0] = ld_shared_u8(zero_at);
+    zeros[1] = ld_shared_u8(zero_at + 8 * kZeroRowBytes);
+  } else if (OFFSET == MINIMUM) {
+    zeros[0] = ld_shared_u16(zero_at);
+    zeros[1] = ld_shared_u16(zero_at + 8 * kZeroRowBytes);
+  }
+}
+
+// A warp multiplies 16 rows of each tile; four warps issue a wgmma together. Then it stores the results of a
+// whole tile, or its partial of a shared one, and at the end of the CTA's range it does its share of the
+// fixup.
+__device__ __forceinline__ void consume(const TileScheduler& scheduler, u32 smem, int warp,
+                                        const float* factor, const u8* qdata, const u8* scale, const u8* zero,
+                                        const Bias* bias, Out* out, u8* partials, int out_features,
+                                        int num_tokens) {
   const int lane = threadIdx.x % 32;
-  const u32 warp_at = base + kWAt + warp * 512, thread_at = warp_at + lane * 16;
-  const u32 s_to = base + kSAt + (warp * 16 + lane / kUnit) * kSRow;
-  const u32 z_to = base + kZAt + (warp * 16 + lane / kUnit) * kZRow;
+  const u32 warp_w = smem + kSmemW + warp * 512, thread_w = warp_w + lane * 16;
+  const u32 scale_to = smem + kSmemScales + (warp * 16 + lane / kScaleSteps) * kScaleRowBytes;
+  const u32 zero_to = smem + kSmemZeros + (warp * 16 + lane / kScaleSteps) * kZeroRowBytes;
 
-  Ahead ahead(work);
-  u32 ahead_at = 0;
-  const auto bring_more = [&] {
-    if (ahead.next(work, warp, num_rows)) ahead.copy(qdata, scale, zero, thread_at + ahead_at, s_to, z_to);
-    commit_copies();
-    ahead_at = ahead_at == (STAGES - 1) * kWBytes ? 0 : ahead_at + kWBytes;
+  WeightPrefetcher prefetcher(scheduler);
+  u32 prefetch_stage = 0;  // in bytes, as the other stages below
+  const auto prefetch = [&] {
+    if (prefetcher.next(scheduler, warp, out_features))
+      prefetcher.copy(qdata, scale, zero, thread_w + prefetch_stage, scale_to, zero_to);
+    cp_async_commit();
+    prefetch_stage = prefetch_stage == (STAGES - 1) * kWStageBytes ? 0 : prefetch_stage + kWStageBytes;
   };
-  // Weights are not written by the kernel in front; all else waits for its end.
+  // The kernel in front does not write the weights, but it may write everything else.
 #pragma unroll
-  for (int i = 0; i < STAGES - 1; i++) bring_more();
-  wait_for_previous();
+  for (int i = 0; i < STAGES - 1; i++) prefetch();
+  wait_for_previous_grid();
 
-  Part part = work.start();
-  u32 stage_at = 0, read_at = 0;
-  // These go on from step to step: places computed anew each time take more instructions.
-  u32 s_at = s_to + lane % 4 * 2, z_at = z_to + lane % 4 * (kZero / 8);
+  WorkTileInfo work = scheduler.initial_work();
+  u32 stage = 0, last_stage = 0;
+  // Addresses that are carried from step to step take fewer instructions than addresses computed in each.
+  u32 scale_at = scale_to + lane % 4 * 2, zero_at = zero_to + lane % 4 * (kZeroBytes / 8);
   int scale_stage = 0;
-  Turn<kXTurns> turn{0, 0};
-  const u32 factor_at = base + kFactorAt + warp * kFactorBytes;
-  const u64 first_x = describe_rows_of_128(base + kXAt);
-  while (work.next(part)) {
-    RowFactors factors;
-    float numbers[BLOCK_M / 2];
-    const int first_m = work.first_m(part);
-    int run_from = part.first, run_to = 0;
+  PipelineState<kXGroups> x_state{0, 0};
+  const u32 factor_smem = smem + kSmemFactors + warp * kFactorBytes;
+  const u64 first_x = wgmma_descriptor(smem + kSmemX);
+  while (scheduler.next_work(work)) {
+    RowFactors row_factors;
+    float sums[BLOCK_M / 2];
+    const int first_m = scheduler.first_m(work);
+    int segment_begin = work.k_begin, segment_end = 0;
     do {
-      run_to = min(part.last, (run_from / kRun + 1) * kRun);
-      const TokenFactors of_tokens{factor_at, factor + (u64)(run_from / kRun) * num_tokens + first_m,
-                                   num_tokens - first_m};
-      if (HALF_SUMS) of_tokens.bring();
-      Sum sums[kSums];
+      const int segment = segment_begin / kSegmentSteps;
+      segment_end = min(work.k_end, (segment + 1) * kSegmentSteps);
+      const TokenFactors token_factors{factor_smem, factor + (u64)segment * num_tokens + first_m,
+                                       num_tokens - first_m};
+      if (F16_ACCUMULATE) token_factors.copy_to_smem();
+      Accumulator accumulators[kAccumulators];
 #pragma unroll
-      for (int j = 0; j < kSums; j++) sums[j] = 0;
+      for (int j = 0; j < kAccumulators; j++) accumulators[j] = 0;
 #pragma unroll 1
-      for (int left = run_to - run_from; left > 0; left--) {
-        wait_for_copies<STAGES - 2>();
+      for (int steps = segment_end - segment_begin; steps > 0; steps--) {
+        cp_async_wait<STAGES - 2>();
         __syncwarp();
-        if (!kBringLate) bring_more();
+        if (!kPrefetchLate) prefetch();
         u32 scales[2] = {0, 0};
-        if (HALF_SUMS) {
-#pragma unroll
-          for (int half = 0; half < 2; half++)
-            scales[half] = load2(s_at + half * 8) | load2(s_at + half * 8 + 8 * kSRow) << 16;
-          u32 sizes = greater_halves(without_signs(scales[0]), without_signs(scales[1]));
-          if (OFFSET == MINIMUM) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-              const u32 z = z_at + half * (kZero / 2);
-              const u32 minimum = mul2(load2(z) | load2(z + 8 * kZRow) << 16, 0x2c002c00u);
-              sizes = greater_halves(sizes, without_signs(minimum));
-            }
-          }
-          factors.admit(sizes, sums);
+        if (F16_ACCUMULATE) {
+          const u32 sizes = load_scales(scales, scale_at, zero_at);
+          row_factors.update(sizes, accumulators);
         }
 #pragma unroll
-        for (int half = 0; half < 2; half++) {  // 128 columns: lane t of four has block t of rows r and r + 8
+        for (int half = 0; half < 2; half++) {
+          // A lane has a block of 32 of the half's 128 columns, lane t of four block t, of rows r and r + 8.
           u32 upper_words[4], lower_words[4];
-          load16(upper_words, thread_at + stage_at + half * (kWBytes / 4));
-          load16(lower_words, thread_at + stage_at + kWBytes / 2 + half * (kWBytes / 4));
-          const u32 x_stage = turn.stage * kXTogether + half % kXTogether;
-          // Only the low word differs.
-          const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + x_stage * (kXBytes / 16));
-          const u32 s = s_at + half * 8, z = z_at + half * (kZero / 2);
-          u32 zeros[2] = {0, 0};
-          if (OFFSET == ZERO_POINT) {
-            zeros[0] = load1(z);
-            zeros[1] = load1(z + 8 * kZRow);
-          } else if (OFFSET == MINIMUM) {
-            zeros[0] = load2(z);
-            zeros[1] = load2(z + 8 * kZRow);
-          }
-          const auto blocks = [&] {
-            if constexpr (HALF_SUMS)
-              return HalfBlocks(scales[half], zeros[0] | zeros[1] << 16, factors);
+          ld_shared_v4(upper_words, thread_w + stage + half * (kWStageBytes / 4));
+          ld_shared_v4(lower_words, thread_w + stage + kWStageBytes / 2 + half * (kWStageBytes / 4));
+          const u32 x_stage = x_state.index * kXGroup + half % kXGroup;
+          // Descriptors of the stages differ in the low word alone.
+          const u64 x = first_x >> 32 << 32 | (u32)((u32)first_x + x_stage * (kXStageBytes / 16));
+          const u32 half_scale_at = scale_at + half * 8;
+          u32 zeros[2];
+          load_zeros(zeros, zero_at + half * (kZeroBytes / 2));
+          const auto dequantizer = [&] {
+            if constexpr (F16_ACCUMULATE)
+              return F16SumDequantizer(scales[half], zeros[0] | zeros[1] << 16, row_factors);
             else
-              return Blocks<TYPE>(load2(s), load2(s + 8 * kSRow), zeros[0], zeros[1]);
+              return Dequantizer<MMA_DTYPE>(ld_shared_u16(half_scale_at),
+                                            ld_shared_u16(half_scale_at + 8 * kScaleRowBytes), zeros[0],
+                                            zeros[1]);
           }();
 #pragma unroll
           for (int pair = 0; pair < 2; pair++) {
@@ -106,111 +129,112 @@ __device__ __forceinline__ void consume(const Work& work, u32 base, int warp, co
 #pragma unroll
             for (int j = 0; j < 2; j++) {
               const int word = pair * 2 + j;
-              blocks.template weights<0>(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0],
-                                         a[2 * j + 1][2]);
-              blocks.template weights<1>(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1],
-                                         a[2 * j + 1][3]);
+              dequantizer.template dequantize<0>(upper_words[word], a[2 * j][0], a[2 * j][2], a[2 * j + 1][0],
+                                                 a[2 * j + 1][2]);
+              dequantizer.template dequantize<1>(lower_words[word], a[2 * j][1], a[2 * j][3], a[2 * j + 1][1],
+                                                 a[2 * j + 1][3]);
             }
-            if (pair == 0) barrier_wait(base + kFullAt + 8 * x_stage, turn.parity);
-            products_fence();
+            if (pair == 0) mbarrier_wait(smem + kSmemFull + 8 * x_stage, x_state.phase);
+            wgmma_fence();
 #pragma unroll
             for (int j = 0; j < 2; j++) {
               // 16 columns are 32 bytes; the high halves of the blocks are in the second slice of 64 columns.
               const int word = pair * 2 + j;
-              product(sums, a[2 * j], x + word * 2);
-              product(sums, a[2 * j + 1], x + kXBytes / 32 + word * 2);
+              wgmma(accumulators, a[2 * j], x + word * 2);
+              wgmma(accumulators, a[2 * j + 1], x + kXStageBytes / 32 + word * 2);
             }
-            products_commit();
+            wgmma_commit();
           }
-          if (kBringLate && half == 0) bring_more();
-          products_wait();
-          if (lane == 0) barrier_arrive(base + kEmptyAt + 8 * x_stage);
-          if (half % kXTogether == kXTogether - 1) turn.go_on();
+          if (kPrefetchLate && half == 0) prefetch();
+          wgmma_wait();
+          if (lane == 0) mbarrier_arrive(smem + kSmemEmpty + 8 * x_stage);
+          if (half % kXGroup == kXGroup - 1) x_state.advance();
         }
-        read_at = stage_at;
-        stage_at = stage_at == (STAGES - 1) * kWBytes ? 0 : stage_at + kWBytes;
-        const bool around = scale_stage == kScaleStages - 1;
-        s_at += around ? 16 - kSRow : 16;
-        z_at += around ? kZero - kZRow : kZero;
-        scale_stage = around ? 0 : scale_stage + 1;
+        last_stage = stage;
+        stage = stage == (STAGES - 1) * kWStageBytes ? 0 : stage + kWStageBytes;
+        const bool wraps = scale_stage == kScaleStages - 1;
+        scale_at += wraps ? 16 - kScaleRowBytes : 16;
+        zero_at += wraps ? kZeroBytes - kZeroRowBytes : kZeroBytes;
+        scale_stage = wraps ? 0 : scale_stage + 1;
       }
-      as_floats(sums, factors, of_tokens, numbers);
-      if (kRun < kSteps) {
-        if (run_from > part.first) add_aside(numbers, aside(partial, work, warp));
-        if (run_to < part.last) put_aside(numbers, aside(partial, work, warp));
+      to_float(accumulators, row_factors, token_factors, sums);
+      if (kSegmentSteps < kSteps) {
+        if (segment_begin > work.k_begin) add_spilled(sums, spill_address(partials, scheduler, warp));
+        if (segment_end < work.k_end) spill(sums, spill_address(partials, scheduler, warp));
       }
-      run_from = run_to;
-    } while (kRun < kSteps && run_from < part.last);
-    const Place to{out, bias, factor, warp_at + read_at, num_rows, num_tokens};  // in what was read last
-    if (part.last - part.first == kSteps) {
-      store<BLOCK_M>(numbers, to, work.first_n(part) + warp * 16, first_m);
+      segment_begin = segment_end;
+    } while (kSegmentSteps < kSteps && segment_begin < work.k_end);
+    // The scratch is in the stage of weights that the warp has read last.
+    const Epilogue epilogue{out, bias, factor, warp_w + last_stage, out_features, num_tokens};
+    if (work.is_whole()) {
+      store<BLOCK_M>(sums, epilogue, scheduler.first_n(work) + warp * 16, first_m);
       continue;
     }
-    barrier_wait(base + kClearAt, 0);
-    store_part(numbers, part_of(partial, part.slot, warp));
-    if (part.unit < work.end) continue;  // who has another tile to go on with waits for nobody
-    barrier_wait(base + kReadyAt, 0);
-    u32 chunks = __shfl_sync(0xffffffff, load4(base + kOwnAt), 0);
+    mbarrier_wait(smem + kSmemCleared, 0);
+    store_partial(sums, partial_address(partials, work.slot, warp));
+    if (scheduler.has_next_work(work)) continue;  // all partials are stored before the warp waits for others
+    mbarrier_wait(smem + kSmemPlanned, 0);
+    u32 chunks = __shfl_sync(0xffffffff, ld_shared_u32(smem + kSmemChunks), 0);
 #pragma unroll 1
     while (chunks != 0) {
       const int i = __ffs(chunks) - 1;
-      const Task task = load_task(base, i / kChunks);
-      // Two take as long as one, if all their parts can be read at once.
-      if (kChunks > 1 && task.count <= kAtOnce / 2 && i % kChunks + 1 < kChunks && chunks >> i & 2) {
+      const SharedTile tile = load_shared_tile(smem, i / kChunks);
+      // Two chunks take as long as one if the fragments of all peers are loaded at once.
+      if (kChunks > 1 && tile.num_peers <= kFragmentsInFlight / 2 && i % kChunks + 1 < kChunks &&
+          chunks >> i & 2) {
         chunks &= ~(3u << i);
-        sum_and_store<2>(task, i % kChunks, partial, warp, to);
+        fixup<2>(tile, i % kChunks, partials, warp, epilogue);
       } else {
         chunks &= ~(1u << i);
-        sum_and_store<1>(task, i % kChunks, partial, warp, to);
+        fixup<1>(tile, i % kChunks, partials, warp, epilogue);
       }
     }
   }
 }
 
-// As if a block had more threads, so that each takes 80 registers at most, or 128, where that is enough: more
-// of the order's programs start beside this kernel's then.
-constexpr bool kFewSums = HALF_SUMS || BLOCK_M <= 32;
-constexpr int kBoundThreads = kFewSums && WARPGROUPS == 4                     ? 768
-                              : kFewSums && WARPGROUPS == 2 && BLOCK_M == 128 ? 512
-                                                                              : kThreads;
+// __launch_bounds__ for more threads than there are, so that a thread gets 80 registers at most, or 128,
+// where that is enough: more CTAs of a reorder kernel that is launched early find room beside this kernel
+// then.
+constexpr bool kFewAccumulators = F16_ACCUMULATE || BLOCK_M <= 32;
+constexpr int kBoundThreads = kFewAccumulators && WARPGROUPS == 4                     ? 768
+                              : kFewAccumulators && WARPGROUPS == 2 && BLOCK_M == 128 ? 512
+                                                                                      : kThreads;
 
 }  // namespace
 
-// A program per block; each of its warpgroups multiplies 64 rows of a tile.
+// Grid: num_ctas. Each warpgroup of a CTA multiplies 64 rows of its tiles; one warp more loads activations,
+// and one plans the fixup.
 extern "C" __global__ void __launch_bounds__(kBoundThreads, 1)
-    NAME(const u8* __restrict__ x,          // [K / 64][rows_of_x][64] of TYPE, as reorder.cu makes it
-         const float* __restrict__ factor,  // [num_tokens], of each run
+    NAME(const u8* __restrict__ x,          // [K / 64][x_rows][64] of MMA_DTYPE, as reorder.cu makes it
+         const float* __restrict__ factor,  // [k segments][num_tokens]
          const u8* __restrict__ qdata, const u8* __restrict__ scale, const u8* __restrict__ zero,
          const Bias* __restrict__ bias, Out* __restrict__ out,
-         float* __restrict__ partial,  // [2 * programs][BLOCK_N / 16][BLOCK_M / 16][32][8], or half of it
-         int* __restrict__ semaphores,    // zero before and after
-         int rows_and_two, int tokens_and_two, int rows_of_x, void*, void*) {
+         float* __restrict__ workspace,  // 2 * num_ctas * kBlockN * BLOCK_M; partials.cuh says what for
+         int* __restrict__ semaphores,   // [num_ctas or more], zero when the kernel begins and when it ends
+         int out_features_plus_2, int num_tokens_plus_2, int x_rows, void*, void*) {
   extern __shared__ __align__(1024) u8 shared[];
-  const u32 base = (u32)__cvta_generic_to_shared(shared);
-  const int num_rows = rows_and_two - 2, num_tokens = tokens_and_two - 2;
+  const u32 smem = (u32)__cvta_generic_to_shared(shared);
+  u8* const partials = (u8*)workspace;
+  const int out_features = out_features_plus_2 - 2, num_tokens = num_tokens_plus_2 - 2;
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
   launch_dependents();
   if (threadIdx.x == 0) {
     for (int i = 0; i < X_STAGES; i++) {
-      barrier_init(base + kFullAt + 8 * i, 1);
-      barrier_init(base + kEmptyAt + 8 * i, kWarps);
+      mbarrier_init(smem + kSmemFull + 8 * i, 1);
+      mbarrier_init(smem + kSmemEmpty + 8 * i, kMmaWarps);
     }
-    barrier_init(base + kReadyAt, 1);
-    barrier_init(base + kStartedAt, 1);
-    barrier_init(base + kClearAt, 1);
-    barrier_init_fence();
+    mbarrier_init(smem + kSmemPlanned, 1);
+    mbarrier_init(smem + kSmemStarted, 1);
+    mbarrier_init(smem + kSmemCleared, 1);
+    mbarrier_init_fence();
   }
   __syncthreads();
-  const Work work(num_rows, num_tokens);
-  if (warp == kWarps) {
-    if (threadIdx.x == kWarps * 32) produce(work, base, x, rows_of_x);
-  } else if (warp == kWarps + 1) {
-    if (work.begin < work.end) {
-      wait_for_previous();
-      barrier_wait(base + kStartedAt, 0);  // the first activations are waited for, and come first
-      meet(work, base, (u8*)partial, kWarps * kPartBytes, kMissing, semaphores);
-    }
+  const TileScheduler scheduler(out_features, num_tokens);
+  if (warp == kMmaWarps) {
+    if (threadIdx.x == kMmaWarps * 32) produce_activations(scheduler, smem, x, x_rows);
+  } else if (warp == kMmaWarps + 1) {
+    plan_fixup(scheduler, smem, partials, semaphores);
   } else {
-    consume(work, base, warp, factor, qdata, scale, zero, bias, out, (u8*)partial, num_rows, num_tokens);
+    consume(scheduler, smem, warp, factor, qdata, scale, zero, bias, out, partials, out_features, num_tokens);
   }
 }

@@ -1,5 +1,4 @@
-"""What stands for the kernels in ``reorder.cu``, ``reorder_as_is.cu`` and ``gemm.cu`` where Triton launches them:
-../native/README.md."""
+"""Triton's stand-ins of the kernel in ``gemm.cu``: kernels/cuda/README.md says what for."""
 
 from __future__ import annotations
 
@@ -9,22 +8,22 @@ import triton.language as tl
 
 @triton.jit
 def hopper_gemm_kernel(
-    x, factor, qdata, scale, zero, bias, out, partial, semaphores, rows_and_two, tokens_and_two, rows_of_x,
+    x, factor, qdata, scale, zero, bias, out, workspace, semaphores, out_features_plus_2, num_tokens_plus_2, x_rows,
     MARK: tl.constexpr,
 ):  # fmt: skip
-    """Stands for the kernel in gemm.cu; says which arguments are written. Semaphores are zero when it begins and when
-    it ends. Numbers of rows and tokens come as two more: an argument that is 1 would be left out."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows_of_x], tl.int32, True, 1)
+    """Stands for the kernel in gemm.cu, and stores to the arguments that it writes. Semaphores are not among them: the
+    kernel leaves them zero, as it finds them. Two is added to sizes because Triton would leave out one that is 1."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [x_rows], tl.int32, True, 1)
     tl.store(out, done.to(out.dtype.element_ty))
-    tl.store(partial, done.to(tl.float32))
+    tl.store(workspace, done.to(tl.float32))
 
 
 @triton.jit
 def hopper_gemm_pdl(
-    x, factor, qdata, scale, zero, bias, out, partial, semaphores, rows_and_two, tokens_and_two, rows_of_x,
+    x, factor, qdata, scale, zero, bias, out, workspace, semaphores, out_features_plus_2, num_tokens_plus_2, x_rows,
     MARK: tl.constexpr,
 ):  # fmt: skip
-    """Like ``hopper_gemm_kernel``, and may be launched while the kernel in front of it runs."""
-    done = tl.inline_asm_elementwise(MARK, "=r,r", [rows_of_x], tl.int32, True, 1)
+    """Like ``hopper_gemm_kernel``; the host may launch it while the kernel in front of it runs."""
+    done = tl.inline_asm_elementwise(MARK, "=r,r", [x_rows], tl.int32, True, 1)
     tl.store(out, done.to(out.dtype.element_ty))
-    tl.store(partial, done.to(tl.float32))
+    tl.store(workspace, done.to(tl.float32))

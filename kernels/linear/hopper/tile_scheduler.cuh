@@ -1,4 +1,15 @@
-// How the programs of gemm.cu share the tiles of a product.
+// Stream-K: which tiles a CTA multiplies, and which steps of K of each.
+//
+//   const TileScheduler scheduler(out_features, num_tokens);
+//   WorkTileInfo work = scheduler.initial_work();
+//   while (scheduler.next_work(work)) { ... }
+//
+// A tile is kBlockN rows of the weight by BLOCK_M tokens, and takes kSteps steps. The CTAs take whole tiles
+// in waves, one each, as long as there are enough for all of them. The steps of the tiles that remain are
+// divided evenly: each of the first stream_k_ctas CTAs takes one range of consecutive steps, after its whole
+// tiles. (The other way round, with the fixup at the end of the whole tiles, the kernel takes up to 12%
+// longer.) A range is at most kSteps long, so it lies in two tiles at most. Where two or more CTAs have steps
+// of a tile, each stores a partial, and fixup.cuh adds them up.
 
 #pragma once
 
@@ -6,62 +17,87 @@
 
 namespace {
 
-// A part of a tile, all of it if it has kSteps: what a program takes at a time. Whole tiles in turns, then
-// its share of the steps of the others. (The other way round, with sums at the end of whole tiles, it takes
-// up to 12% longer.)
-struct Part {
-  int turn, unit, tile, first, last, slot;
+// The steps [k_begin, k_end) of a tile, and what the scheduler needs to find the next ones.
+struct WorkTileInfo {
+  int wave, next_step;  // next_step is the first of the CTA's range that it has not taken
+  int tile, k_begin, k_end;
+  int slot;  // of its partial, if the tile is shared
+
+  __device__ __forceinline__ bool is_whole() const { return k_end - k_begin == kSteps; }
+  __device__ __forceinline__ bool is_shared() const { return k_end - k_begin < kSteps; }
 };
 
-struct Work {
-  int program, programs, sharing, tiles_m, turns, begin, end;
-  u32 steps;  // that are shared
+struct TileScheduler {
+  int cta, num_ctas, stream_k_ctas, tiles_m, waves, range_begin, range_end;
+  u32 stream_k_steps;  // of all shared tiles
 
-  __device__ __forceinline__ Work(int num_rows, int num_tokens) {
-    program = blockIdx.x;
-    programs = gridDim.x;
+  __device__ __forceinline__ TileScheduler(int out_features, int num_tokens) {
+    cta = blockIdx.x;
+    num_ctas = gridDim.x;
     tiles_m = max((num_tokens + BLOCK_M - 1) / BLOCK_M, 1);
-    const int tiles = (num_rows + kBlockN - 1) / kBlockN * tiles_m;
-    turns = tiles / programs;
-    // The host sees to it that these products fit.
-    const int rest = tiles - turns * programs;
-    steps = (u32)rest * kSteps;
-    // As few programs share them as do without a longer share: they make fewer parts.
-    const u32 longest = max((steps + programs - 1) / programs, 1u);
-    sharing = (int)((steps + longest - 1) / longest);
-    begin = program < sharing ? (int)(steps * (u32)program / (u32)sharing) : 0;
-    end = program < sharing ? (int)(steps * (u32)(program + 1) / (u32)sharing) : 0;
+    const int tiles = (out_features + kBlockN - 1) / kBlockN * tiles_m;
+    waves = tiles / num_ctas;
+    // The host refuses problems for which these products overflow.
+    const int rest = tiles - waves * num_ctas;
+    stream_k_steps = (u32)rest * kSteps;
+    // The fewest CTAs with which the longest range stays as short: fewer of them store fewer partials.
+    const u32 longest = max((stream_k_steps + num_ctas - 1) / num_ctas, 1u);
+    stream_k_ctas = (int)((stream_k_steps + longest - 1) / longest);
+    range_begin = cta < stream_k_ctas ? (int)first_step_of(cta) : 0;
+    range_end = cta < stream_k_ctas ? (int)first_step_of(cta + 1) : 0;
   }
-  __device__ __forceinline__ Part start() const { return {0, begin, 0, 0, 0, 0}; }
-  __device__ __forceinline__ bool next(Part& part) const {
-    if (part.turn < turns) {
-      part.tile = part.turn * programs + program;
-      part.first = 0;
-      part.last = kSteps;
+  __device__ __forceinline__ WorkTileInfo initial_work() const { return {0, range_begin, 0, 0, 0, 0}; }
+  // The same after all whole tiles.
+  __device__ __forceinline__ WorkTileInfo initial_stream_k_work() const {
+    return {waves, range_begin, 0, 0, 0, 0};
+  }
+  // False if there are no more.
+  __device__ __forceinline__ bool next_work(WorkTileInfo& work) const {
+    if (work.wave < waves) {
+      work.tile = work.wave * num_ctas + cta;
+      work.k_begin = 0;
+      work.k_end = kSteps;
     } else {
-      if (part.unit >= end) return false;
-      part.slot = 2 * program + (part.unit > begin);
-      part.tile = turns * programs + part.unit / kSteps;
-      part.first = part.unit % kSteps;
-      part.last = min(kSteps, part.first + (end - part.unit));
-      part.unit += part.last - part.first;
+      if (work.next_step >= range_end) return false;
+      work.slot = 2 * cta + (work.next_step > range_begin);
+      work.tile = waves * num_ctas + work.next_step / kSteps;
+      work.k_begin = work.next_step % kSteps;
+      work.k_end = min(kSteps, work.k_begin + (range_end - work.next_step));
+      work.next_step += work.k_end - work.k_begin;
     }
-    part.turn++;
+    work.wave++;
     return true;
   }
-  // The programs that have parts of a tile that is shared, from first to last.
-  __device__ __forceinline__ void share(const Part& part, int& first, int& last) const {
-    const u32 from = (u32)(part.tile - turns * programs) * kSteps;
-    first = (int)(((from + 1) * (u32)sharing - 1) / steps);
-    last = (int)(((from + kSteps) * (u32)sharing - 1) / steps);
+  __device__ __forceinline__ bool has_next_work(const WorkTileInfo& work) const {
+    return work.next_step < range_end;
   }
-  // Where the part of one of them is. What begins in front of the tile has a part of another one first.
-  __device__ __forceinline__ int slot(const Part& part, int of) const {
-    const u32 from = (u32)(part.tile - turns * programs) * kSteps;
-    return 2 * of + (steps * (u32)of / (u32)sharing < from);
+  // Of a tile that is shared: which one it is of them.
+  __device__ __forceinline__ int shared_index(const WorkTileInfo& work) const {
+    return work.tile - waves * num_ctas;
   }
-  __device__ __forceinline__ int first_n(const Part& part) const { return part.tile / tiles_m * kBlockN; }
-  __device__ __forceinline__ int first_m(const Part& part) const { return part.tile % tiles_m * BLOCK_M; }
+  // The CTAs that have steps of a shared tile: all from first to last.
+  __device__ __forceinline__ void peers(const WorkTileInfo& work, int& first, int& last) const {
+    const u32 tile_begin = (u32)shared_index(work) * kSteps;
+    first = (int)(((tile_begin + 1) * (u32)stream_k_ctas - 1) / stream_k_steps);
+    last = (int)(((tile_begin + kSteps) * (u32)stream_k_ctas - 1) / stream_k_steps);
+  }
+  // The slot of a peer's partial of a shared tile. A peer whose range begins in the tile before has stored a
+  // partial of that one in its first slot.
+  __device__ __forceinline__ int slot_of(const WorkTileInfo& work, int peer) const {
+    const u32 tile_begin = (u32)shared_index(work) * kSteps;
+    return 2 * peer + (first_step_of(peer) < tile_begin);
+  }
+  __device__ __forceinline__ int first_n(const WorkTileInfo& work) const {
+    return work.tile / tiles_m * kBlockN;
+  }
+  __device__ __forceinline__ int first_m(const WorkTileInfo& work) const {
+    return work.tile % tiles_m * BLOCK_M;
+  }
+
+ private:
+  __device__ __forceinline__ u32 first_step_of(int peer) const {
+    return stream_k_steps * (u32)peer / (u32)stream_k_ctas;
+  }
 };
 
 }  // namespace

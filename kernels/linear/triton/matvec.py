@@ -17,8 +17,8 @@ from etcuda.kernels.common.blocks import (
     MAGIC,
     MAGIC_BITS,
     dp4a,
-    load_codes,
     load_pairs,
+    load_quantized,
     quantize_pairs,
     split4,
     to_float,
@@ -295,7 +295,7 @@ def _stepped(
             num_rows, K, BITS, GROUP, OFFSET, CODES, STAGES == 1,
         )  # fmt: skip
         if QUANTIZED:
-            q0, q1, q2, q3, q4, q5, q6, q7, xs, xt = load_codes(
+            q0, q1, q2, q3, q4, q5, q6, q7, xs, xt = load_quantized(
                 x, x_scale, x_sum, token4, token3, b4, b3, num_tokens, K
             )
         else:

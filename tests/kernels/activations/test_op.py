@@ -1,4 +1,4 @@
-"""The operators that compute activations and round them, without a GPU: results on the CPU, refusals, fake tensors."""
+"""The activation operators without a GPU: results on the CPU, refusals, fake tensors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from etcuda.kernels.activations.op import gate_quantize, rms_norm_quantize
 from etcuda.kernels.activations.problem import (
     ActivationProblem,
     gate_cost,
+    gate_reorder_cost,
     norm_cost,
     refuse,
-    refuse_reorder,
-    reorder_cost,
+    refuse_gate_reorder,
 )
 from etcuda.kernels.activations.reference import (
     gate_reference,
@@ -70,15 +70,15 @@ def reorder_arguments(**changes: Any) -> dict[str, Any]:
         "gate": torch.randn(2, 3, 512, generator=torch.Generator().manual_seed(0)).bfloat16(),
         "up": None,
         "gate_activation": "silu",
-        "activation": "int8",
+        "activation_dtype": "int8",
         "block_m": 64,
         "pdl": 0,
     }
     return good | changes
 
 
-def check_quantized(y: Tensor, rounded: tuple[Tensor, ...]) -> None:
-    for got, wanted in zip(rounded, quantize_activation_reference(y), strict=True):
+def check_quantized(y: Tensor, quantized: tuple[Tensor, ...]) -> None:
+    for got, wanted in zip(quantized, quantize_activation_reference(y), strict=True):
         assert torch.equal(got, wanted)
 
 
@@ -93,10 +93,10 @@ def test_norm_on_the_cpu_is_that_of_the_libraries(dtype: torch.dtype) -> None:
     llama = weight * wide.to(dtype)
     for wanted, offset, cast_first in ((plain, 0.0, False), (gemma, 1.0, False), (llama, 0.0, True)):
         changes = {"x": x, "residual": residual, "weight": weight, "weight_offset": offset, "cast_first": cast_first}
-        got_h, y, *rounded = rms_norm_quantize(*norm_arguments(**changes).values())
+        got_h, y, *quantized = rms_norm_quantize(*norm_arguments(**changes).values())
         assert torch.equal(got_h, h)
         torch.testing.assert_close(y, wanted, rtol=1e-6 if dtype == torch.float32 else 0, atol=0)
-        check_quantized(y, tuple(rounded))
+        check_quantized(y, tuple(quantized))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -111,21 +111,21 @@ def test_gate_on_the_cpu(dtype: torch.dtype, activation: str) -> None:
     }
     wanted = functions[activation](gate) * up
     for pair in ((gate, up), (torch.cat([gate, up], -1), None)):
-        y, *rounded = gate_quantize(*pair, activation, True, 8, 1, 0)
+        y, *quantized = gate_quantize(*pair, activation, True, 8, 1, 0)
         # Vectors and single numbers differ in the last bits of fp32, where 1 + erf cancels.
         torch.testing.assert_close(y, wanted, rtol=1e-6 if dtype == torch.float32 else 0, atol=1e-6)
-        check_quantized(y, tuple(rounded))
+        check_quantized(y, tuple(quantized))
         assert gate_quantize(*pair, activation, False, 8, 1, 0)[0].shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("activation", "block_m"), [("int8", 16), ("int8", 64), ("exact", 32)])
-def test_gate_in_order_on_the_cpu(dtype: torch.dtype, activation: str, block_m: int) -> None:
+@pytest.mark.parametrize(("activation_dtype", "block_m"), [("int8", 16), ("int8", 64), ("exact", 32)])
+def test_reordered_gate_on_the_cpu(dtype: torch.dtype, activation_dtype: str, block_m: int) -> None:
     both = reorder_arguments()["gate"].to(dtype)
     y = gate_reference(both, None, "gelu_erf")
-    wanted = reorder_activation_reference(y, 4, activation, block_m, 1)
+    wanted = reorder_activation_reference(y, 4, activation_dtype, block_m, 1)
     for pair in ((both, None), both.chunk(2, -1)):
-        got = gate_reorder(*pair, "gelu_erf", activation, block_m, 0)
+        got = gate_reorder(*pair, "gelu_erf", activation_dtype, block_m, 0)
         for one, other in zip(got, wanted, strict=True):
             assert torch.equal(one, other)
 
@@ -144,11 +144,11 @@ BAD_NORM: dict[str, tuple[dict[str, Any], str]] = {
     "scalar": ({"x": torch.ones(())}, "x: expected at least one dimension [..., K], got []."),
     "K": (
         {"x": torch.ones(2, 48)},
-        "x: K is a multiple of 32, got 48. Pad the rows, or round them as they are computed.",
+        "x: K is a multiple of 32, got 48. Pad the rows, or do not quantize them.",
     ),
     "no K": (
         {"x": torch.ones(2, 0)},
-        "x: K is a multiple of 32, got 0. Pad the rows, or round them as they are computed.",
+        "x: K is a multiple of 32, got 0. Pad the rows, or do not quantize them.",
     ),
     "residual dtype": (
         {"residual": torch.ones(2, 3, 64)},
@@ -172,7 +172,7 @@ BAD_GATE: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"gate": torch.ones(2, 64).int()}, "gate: expected bfloat16, float16 or float32, got torch.int32."),
     "K": (
         {"gate": torch.ones(2, 48), "up": torch.ones(2, 48)},
-        "gate: K is a multiple of 32, got 48. Pad the rows, or round them as they are computed.",
+        "gate: K is a multiple of 32, got 48. Pad the rows, or do not quantize them.",
     ),
     "both": (
         {"gate": torch.ones(2, 96), "up": None},
@@ -204,7 +204,10 @@ BAD_REORDER: dict[str, tuple[dict[str, Any], str]] = {
         {"gate_activation": "relu"},
         "gate_activation: expected one of 'silu', 'gelu_tanh', 'gelu_erf', got 'relu'.",
     ),
-    "handling": ({"activation": "round"}, "activation: expected 'int8' or 'exact', got 'round'."),
+    "activation_dtype": (
+        {"activation_dtype": "int4"},
+        "activation_dtype: expected 'int8' or 'exact', got 'int4'.",
+    ),
     "rows of tiles": ({"block_m": 24}, "block_m: expected a power of two of at least 16, got 24."),
 }
 
@@ -218,7 +221,7 @@ BAD_REORDER: dict[str, tuple[dict[str, Any], str]] = {
     ],
     ids=[
         f"{kind}-{name}"
-        for kind, bad in (("norm", BAD_NORM), ("gate", BAD_GATE), ("order", BAD_REORDER))
+        for kind, bad in (("norm", BAD_NORM), ("gate", BAD_GATE), ("reorder", BAD_REORDER))
         for name in bad
     ],
 )
@@ -260,16 +263,23 @@ def test_export_for_any_number_of_rows() -> None:
             assert torch.equal(got, wanted)
 
 
-def test_the_records() -> None:
-    for name in ("rms_norm_quantize", "gate_quantize", "gate_reorder"):
-        assert registry.find(f"etcuda::{name}").owner == "etcuda.kernels.activations"
+def test_calls_in_numbers() -> None:
+    for name, arguments, problem in (
+        ("rms_norm_quantize", norm_arguments(), ActivationProblem(6, 64, 2, residual=True)),
+        ("rms_norm_quantize", norm_arguments(residual=None), ActivationProblem(6, 64)),
+        ("gate_quantize", gate_arguments(), ActivationProblem(6, 64)),
+        ("gate_reorder", reorder_arguments(), ActivationProblem(6, 256)),
+        ("quantize_activation", {"x": torch.ones(3, 32)}, ActivationProblem(3, 32, 4)),
+        ("reorder_activation", {"x": torch.ones(2, 3, 96).half()}, ActivationProblem(6, 96)),
+    ):
+        assert registry.find(f"etcuda::{name}").problem_of(arguments) == problem
 
 
-def test_problems_of_an_order() -> None:
-    assert refuse_reorder(ActivationProblem(1, 256)) is None
+def test_problems_of_a_reordered_gate() -> None:
+    assert refuse_gate_reorder(ActivationProblem(1, 256)) is None
     for k in (0, 128, 65536):
-        assert refuse_reorder(ActivationProblem(1, k)) == f"K is a multiple of 256 below 65536, got {k}"
-    assert reorder_cost(ActivationProblem(2, 256)).nbytes == 3 * 2 * 256 * 2
+        assert refuse_gate_reorder(ActivationProblem(1, k)) == f"K is a multiple of 256 below 65536, got {k}"
+    assert gate_reorder_cost(ActivationProblem(2, 256)).nbytes == 3 * 2 * 256 * 2
 
 
 def test_problems() -> None:
@@ -277,10 +287,10 @@ def test_problems() -> None:
     assert refuse(ActivationProblem(1, 100)) == "K is a multiple of 32, got 100"
     assert refuse(ActivationProblem(1, 1 << 20)) == "K is less than 1048576, got 1048576"
     few, summed = ActivationProblem(2, 64), ActivationProblem(2, 64, residual=True)
-    rounded = 2 * 64 + 2 * 2 * 8
-    assert norm_cost(few).nbytes == (2 * 64 + 64) * 2 + rounded
-    assert norm_cost(summed).nbytes == (3 * 2 * 64 + 64) * 2 + rounded
-    assert gate_cost(few).nbytes == 2 * 2 * 64 * 2 + rounded
+    stored = 2 * 64 + 2 * 2 * 8
+    assert norm_cost(few).nbytes == (2 * 64 + 64) * 2 + stored
+    assert norm_cost(summed).nbytes == (3 * 2 * 64 + 64) * 2 + stored
+    assert gate_cost(few).nbytes == 2 * 2 * 64 * 2 + stored
 
 
 @pytest.mark.parametrize(

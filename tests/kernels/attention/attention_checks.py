@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from random import Random
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etcuda.kernels.attention import op
+from etcuda.kernels.attention import launch, op
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, UPPER_LEFT
 from tests.kernels.attention.attention_cases import DEVICE, DTYPES, PDL, Case, check, make
+from tests.kernels.poison import Poisoned
 
 ON_GPU = DEVICE == "cuda"
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results and workspaces start as NaN."""
-    made = torch.Tensor.new_empty
-
-    def new_empty(self: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        tensor = made(self, *arguments, **keywords)
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-
-
-def test_the_poison_reaches_the_operators() -> None:
-    assert op._empty_like_result(torch.zeros(1, 2, 3, 4)).isnan().all()
 
 
 CASES = {
@@ -82,75 +66,6 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CASES)
-def test_case(name: str, dtype: torch.dtype) -> None:
-    check(dataclasses.replace(CASES[name], dtype=dtype))
-
-
-@pytest.mark.parametrize("num_splits", [1, 2, 5, 33])
-@pytest.mark.parametrize("block_n", [16, 64])
-def test_every_number_of_parts(num_splits: int, block_n: int) -> None:
-    check(Case(batch=2, l_kv=200, kv_len=(200, 31), causal=LOWER_RIGHT, l_q=2), block_n, num_splits)
-
-
-def test_rows_that_are_masked_entirely() -> None:
-    case = Case(mask=("bool", (3, 40)), l_q=3)
-    (q, k, v), _, _, _ = make(case)
-    mask = torch.ones(3, 40, dtype=torch.bool, device=DEVICE)
-    mask[1] = False
-    tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
-    results = [
-        op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
-        op.attention_split(q, k, v, mask, None, None, *tail, 1, 2, 16, PDL),
-        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, PDL),
-    ]
-    for result in results:
-        assert not result[:, :, 1].any()
-        assert result[:, :, (0, 2)].abs().amin(-1).min() >= 0
-        assert result[:, :, 0].any()
-        assert not result.isnan().any()
-
-
-def test_a_row_of_lowest_finite_numbers_is_an_average() -> None:
-    """As in PyTorch: such a mask adds the same to every logit."""
-    (q, k, v), _, _, _ = make(Case())
-    mask = torch.full((3, 40), torch.finfo(torch.float32).min, device=DEVICE)
-    expected = v.float().mean(2).repeat_interleave(2, 1)
-    tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
-    for got in (
-        op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
-        op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, PDL),
-    ):
-        torch.testing.assert_close(got[:, :, 2].float(), expected, atol=2e-2, rtol=2e-2)
-
-
-def test_what_lies_beyond_the_keys_is_not_read() -> None:
-    case = Case(layout="padded", batch=2, kv_len=(40, 9), causal=LOWER_RIGHT)
-    (q, k, v), _, kv_len, _ = make(case)
-    for tensor in (k, v):
-        whole = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // 2,), (1,), 0)
-        inside = tensor.clone()
-        whole.fill_(torch.nan)
-        tensor.copy_(inside)
-        tensor[1, :, 9:] = torch.nan
-    tail = (0.25, LOWER_RIGHT, 0, 0.0, 16, 16, 4, 2)
-    assert not op.attention_tiled(q, k, v, None, kv_len, None, *tail, 1, 4).isnan().any()
-    assert not op.attention_split(q, k, v, None, kv_len, None, *tail, 3, 2, 16, PDL).isnan().any()
-
-
-@pytest.mark.parametrize(("l_q", "l_kv", "batch"), [(3, 0, 1), (0, 5, 1), (2, 3, 0)])
-def test_empty_tensors(l_q: int, l_kv: int, batch: int) -> None:
-    q, k = (torch.ones(batch, 2, length, 16, dtype=torch.float16, device=DEVICE) for length in (l_q, l_kv))
-    tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
-    for got in (
-        op.attention_tiled(q, k, k, None, None, None, *tail, 1, 4),
-        op.attention_split(q, k, k, None, None, None, *tail, 2, 2, 16, PDL),
-    ):
-        assert got.shape == q.shape
-        assert not got.any()
-
-
 @st.composite
 def cases(draw: st.DrawFn, causal: int, kind: str | None) -> Case:
     kv_heads, group, batch = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 2))
@@ -180,25 +95,91 @@ def cases(draw: st.DrawFn, causal: int, kind: str | None) -> Case:
     )
 
 
-@pytest.mark.parametrize("kind", [None, "bool", "float", "inf"])
-@pytest.mark.parametrize("causal", [FULL, UPPER_LEFT, LOWER_RIGHT, POSITIONS])
-@settings(
-    # On a GPU nearly every example compiles its kernels.
-    max_examples=12 if ON_GPU else 2,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(data=st.data())
-def test_any_case(causal: int, kind: str | None, data: st.DataObject) -> None:
-    case = data.draw(cases(causal, kind))
-    check(case, data.draw(st.sampled_from([16, 32])), data.draw(st.integers(1, 5)))
+class AttentionChecks(Poisoned):
+    def test_the_poison_reaches_the_operators(self) -> None:
+        assert launch.empty_like_result(torch.zeros(1, 2, 3, 4)).isnan().all()
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("name", CASES)
+    def test_case(self, name: str, dtype: torch.dtype) -> None:
+        check(dataclasses.replace(CASES[name], dtype=dtype))
 
-@pytest.mark.parametrize("head_dim", [64, 96, 128, 256, 512] if ON_GPU else [])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_sizes_of_models(head_dim: int, dtype: torch.dtype) -> None:
-    case = Case(2, 16, 4, 1, 5000, head_dim, dtype, layout="blhd")
-    check(case, 32, 7)
-    check(dataclasses.replace(case, l_q=700, l_kv=700, causal=UPPER_LEFT), 32, 7)
-    check(dataclasses.replace(case, l_q=700, l_kv=1500, causal=LOWER_RIGHT, window=300), 32, 7)
+    @pytest.mark.parametrize("num_splits", [1, 2, 5, 33])
+    @pytest.mark.parametrize("block_n", [16, 64])
+    def test_every_number_of_splits(self, num_splits: int, block_n: int) -> None:
+        check(Case(batch=2, l_kv=200, kv_len=(200, 31), causal=LOWER_RIGHT, l_q=2), block_n, num_splits)
+
+    def test_rows_that_are_masked_entirely(self) -> None:
+        case = Case(mask=("bool", (3, 40)), l_q=3)
+        (q, k, v), _, _, _ = make(case)
+        mask = torch.ones(3, 40, dtype=torch.bool, device=DEVICE)
+        mask[1] = False
+        tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
+        results = [
+            op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
+            op.attention_split(q, k, v, mask, None, None, *tail, 1, 2, 16, PDL),
+            op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, PDL),
+        ]
+        for result in results:
+            assert not result[:, :, 1].any()
+            assert result[:, :, (0, 2)].abs().amin(-1).min() >= 0
+            assert result[:, :, 0].any()
+            assert not result.isnan().any()
+
+    def test_a_row_of_lowest_finite_numbers_is_an_average(self) -> None:
+        """As in PyTorch: such a mask adds the same to every logit."""
+        (q, k, v), _, _, _ = make(Case())
+        mask = torch.full((3, 40), torch.finfo(torch.float32).min, device=DEVICE)
+        expected = v.float().mean(2).repeat_interleave(2, 1)
+        tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
+        for got in (
+            op.attention_tiled(q, k, v, mask, None, None, *tail, 1, 4),
+            op.attention_split(q, k, v, mask, None, None, *tail, 3, 2, 16, PDL),
+        ):
+            torch.testing.assert_close(got[:, :, 2].float(), expected, atol=2e-2, rtol=2e-2)
+
+    def test_what_lies_beyond_the_keys_is_not_read(self) -> None:
+        case = Case(layout="padded", batch=2, kv_len=(40, 9), causal=LOWER_RIGHT)
+        (q, k, v), _, kv_len, _ = make(case)
+        for tensor in (k, v):
+            whole = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // 2,), (1,), 0)
+            inside = tensor.clone()
+            whole.fill_(torch.nan)
+            tensor.copy_(inside)
+            tensor[1, :, 9:] = torch.nan
+        tail = (0.25, LOWER_RIGHT, 0, 0.0, 16, 16, 4, 2)
+        assert not op.attention_tiled(q, k, v, None, kv_len, None, *tail, 1, 4).isnan().any()
+        assert not op.attention_split(q, k, v, None, kv_len, None, *tail, 3, 2, 16, PDL).isnan().any()
+
+    @pytest.mark.parametrize(("l_q", "l_kv", "batch"), [(3, 0, 1), (0, 5, 1), (2, 3, 0)])
+    def test_empty_tensors(self, l_q: int, l_kv: int, batch: int) -> None:
+        q, k = (torch.ones(batch, 2, length, 16, dtype=torch.float16, device=DEVICE) for length in (l_q, l_kv))
+        tail = (0.25, FULL, 0, 0.0, 16, 16, 4, 2)
+        for got in (
+            op.attention_tiled(q, k, k, None, None, None, *tail, 1, 4),
+            op.attention_split(q, k, k, None, None, None, *tail, 2, 2, 16, PDL),
+        ):
+            assert got.shape == q.shape
+            assert not got.any()
+
+    @pytest.mark.parametrize("kind", [None, "bool", "float", "inf"])
+    @pytest.mark.parametrize("causal", [FULL, UPPER_LEFT, LOWER_RIGHT, POSITIONS])
+    @settings(
+        # On a GPU nearly every example compiles its kernels.
+        max_examples=12 if ON_GPU else 2,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(data=st.data())
+    def test_any_case(self, causal: int, kind: str | None, data: st.DataObject) -> None:
+        case = data.draw(cases(causal, kind))
+        check(case, data.draw(st.sampled_from([16, 32])), data.draw(st.integers(1, 5)))
+
+    @pytest.mark.parametrize("head_dim", [64, 96, 128, 256, 512] if ON_GPU else [])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_sizes_of_models(self, head_dim: int, dtype: torch.dtype) -> None:
+        case = Case(2, 16, 4, 1, 5000, head_dim, dtype, layout="blhd")
+        check(case, 32, 7)
+        check(dataclasses.replace(case, l_q=700, l_kv=700, causal=UPPER_LEFT), 32, 7)
+        check(dataclasses.replace(case, l_q=700, l_kv=1500, causal=LOWER_RIGHT, window=300), 32, 7)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-import subprocess
-import sys
+import dataclasses
 from typing import Any
 
-import numpy
 import pytest
 import torch
-import triton
 from torch._subclasses import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError
@@ -19,25 +14,13 @@ from etcuda.kernels.attention.op import attention_split, attention_tiled
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, UPPER_LEFT, AttentionProblem, cost, refuse
 from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.common import registry
-
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-
-# The interpreter of Triton 3.6 fails with NumPy 2.4: it takes arrays of one element for numbers.
-_BROKEN = int(triton.__version__.split(".")[1]) < 8 and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0"
+from tests.kernels.interpreter import BROKEN, run_checks
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(_BROKEN, reason="the interpreter of this Triton fails with this NumPy")
+@pytest.mark.skipif(BROKEN, reason="the interpreter of this Triton fails with this NumPy")
 def test_kernels_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    for name in [name for name in environment if name.startswith("PYTEST_")]:
-        del environment[name]
-    checks = ROOT / "tests" / "kernels" / "attention_checks.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(checks)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    assert "failed" not in done.stdout
+    run_checks("attention/interpreted.py")
 
 
 def arguments(**changes: Any) -> list[Any]:
@@ -58,6 +41,7 @@ def arguments(**changes: Any) -> list[Any]:
 
 
 HALF = torch.float16
+NAMES = ("q", "k", "v", "mask", "kv_len", "positions", "scale", "causal", "window", "softcap")
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"q": torch.ones(2, 4, 3, 16)}, "q: expected bfloat16 or float16, got torch.float32"),
     "dtypes": ({"v": torch.ones(2, 2, 8, 16, dtype=torch.bfloat16)}, "v: expected the dtype of q, torch.float16, got"),
@@ -186,25 +170,22 @@ def test_the_references_positions() -> None:
         attention_reference(q, k, k, causal=POSITIONS)
 
 
-# The registry
+# Problems
 
 
-def test_the_records() -> None:
-    names = [record.op for record in registry.records()]
-    assert names == sorted(names)
-    assert {"etcuda::attention_split", "etcuda::attention_tiled"} <= set(names)
-    split = registry.find("etcuda::attention_split")
+def test_the_most_rows_of_the_split_kernel() -> None:
+    split, tiled = (registry.find(f"etcuda::attention_{name}") for name in ("split", "tiled"))
     problem = AttentionProblem(1, 8, 2, 64, 17, 100)
     assert split.refuse(problem) == "L_q is at most 16, got 17"
-    assert registry.find("etcuda::attention_tiled").refuse(problem) is None
-    with pytest.raises(
-        ValueError, match=r"'etcuda::attention_split' is registered twice: .*got etcuda.* and elsewhere"
-    ):
-        registry.register(registry.KernelRecord(**{**vars(split), "owner": "elsewhere"}))
-    with pytest.raises(ValueError, match="expected at least one implementation, got none"):
-        registry.register(registry.KernelRecord(**{**vars(split), "op": "etcuda::x", "implementations": {}}))
-    with pytest.raises(KeyError, match=r"'etcuda::none' is not registered; expected one of: etcuda::attention_split"):
-        registry.find("etcuda::none")
+    assert split.refuse(dataclasses.replace(problem, l_q=5, max_l_q=None)) == "L_q is at most 16, got 5"
+    assert split.refuse(dataclasses.replace(problem, l_q=5, max_l_q=16)) is None
+    assert tiled.refuse(problem) is None
+
+
+def test_a_call_in_numbers() -> None:
+    given = dict(zip(NAMES, arguments(causal=LOWER_RIGHT, window=2, mask=torch.ones(3, 8).bool()), strict=True))
+    expected = AttentionProblem(2, 4, 2, 16, 3, 8, HALF, LOWER_RIGHT, 2, has_mask=True, scale=0.25)
+    assert registry.find("etcuda::attention_tiled").problem_of(given) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,69 +1,53 @@
-"""The tuner's logic, with a clock and kernels that are made up; the real ones need a GPU."""
+"""The tuner of attention and the choice from its table, with times that are made up; the real ones need a GPU."""
 
 from __future__ import annotations
 
-import concurrent.futures
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 import pytest
-import torch
 
-from etcuda.cli import main
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.attention import table, tune
 from etcuda.kernels.attention.configs import SplitConfig, split_candidates, tiled_candidates
 from etcuda.kernels.attention.problem import AttentionProblem
 from etcuda.kernels.attention.select import choose_split, choose_tiled
 from etcuda.kernels.attention.shapes import DECODE_LENGTHS, GEMMA, split_problems, tiled_problems
-from etcuda.kernels.common.timing import Times
+from etcuda.kernels.attention.tune import AttentionTuning
+from etcuda.kernels.common.device import LocalDevice
+from etcuda.kernels.common.tuner import TuneOptions, run
+from tests.kernels.common.fake_tuning import H200, fake_gpu
+
+from_json, to_json = table.FORMAT.from_json, table.FORMAT.to_json
 
 
-class FakeTimer:
-    """A call takes longer the further its configuration is from 7 parts of 32 keys."""
-
-    last: Any = None
-
-    def graph_us(self, call: Any, calls: int, repetitions: int, hot: bool = False) -> Times:
-        assert calls >= 2
-        assert repetitions >= 3
-        call(1)
-        config = FakeTimer.last
-        time = 1 + abs(getattr(config, "num_splits", 7) - 7) + abs(config.block_n - 32) + config.num_stages / 10
-        return Times(time, time, 0.0)
+def time_us(kernel: str, problem: AttentionProblem, config: Any) -> float:
+    """A call takes longer the further its configuration is from 7 splits of 32 keys."""
+    return 1 + abs(getattr(config, "num_splits", 7) - 7) + abs(config.block_n - 32) + config.num_stages / 10
 
 
 @pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def call_kernel(kernel: str, problem: AttentionProblem, config: Any, *_tensors: Any) -> None:
-        FakeTimer.last = config
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    def reject(job: Any) -> str | None:
+        return "too large" if job.config.num_stages == 3 else None
 
-    def check(job: Any) -> str | None:
-        return "too large" if job[2].num_stages == 3 else None
-
-    device = tune.LocalDevice("sm_90", 132, 227 << 10, 60 << 20)
-    monkeypatch.setattr(tune.LocalDevice, "current", lambda: device)
-    monkeypatch.setattr(tune, "call_kernel", call_kernel)
-    monkeypatch.setattr(tune, "check_config", check)
-    monkeypatch.setattr(tune, "Timer", FakeTimer)
-    monkeypatch.setattr(tune, "make_inputs", lambda problem, sets=1: (None, [None] * sets, [None] * sets))
-    monkeypatch.setattr(tune, "environment", lambda device: {"gpu": "made up"})
-    threads = lambda jobs, mp_context: concurrent.futures.ThreadPoolExecutor(jobs)  # noqa: E731
-    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", threads)
+    return fake_gpu(monkeypatch, AttentionTuning, time_us, reject)
 
 
-@pytest.mark.usefixtures("fake_gpu")
-def test_a_whole_run_and_a_resumed_one(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_run_and_a_resumed_one(
+    timed: list[tuple[int, int]], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "sm_90.json"
-    arguments = ["tune", "attention", "--arch", "sm_90", "--out", str(out)]
-    assert main([*arguments, "--only", "tiled"]) == 0
-    tiled = table.from_json(out.read_text(), "out")
+    assert run("attention", TuneOptions(arch="sm_90", out=out, only="tiled")) == 0
+    tiled = from_json(out.read_text(), "out")
     assert {e.kernel for e in tiled.entries} == {"tiled"}
-    assert main([*arguments, "--resume", str(out)]) == 0
-    both = table.from_json(out.read_text(), "out")
+    assert run("attention", TuneOptions(arch="sm_90", out=out, resume=out)) == 0
+    both = from_json(out.read_text(), "out")
     assert len(both.entries) == len(split_problems()) + len(tiled_problems())
-    assert table.from_json(table.to_json(both), "again") == both
+    assert from_json(to_json(both), "again") == both
+    assert all(calls >= 2 and repetitions >= 3 for calls, repetitions in timed)
     assert f"{len(both.entries)} of {len(both.entries)} shapes" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [out]
     for entry in both.entries:
@@ -76,23 +60,25 @@ def test_a_whole_run_and_a_resumed_one(tmp_path: pathlib.Path, capsys: pytest.Ca
     assert len({c.chunk_d for c, _ in gemma.candidates if isinstance(c, SplitConfig)}) > 1
 
 
-@pytest.mark.usefixtures("fake_gpu")
-def test_a_run_without_time_writes_what_it_has(tmp_path: pathlib.Path) -> None:
-    out = tmp_path / "sm_90.json"
-    assert main(["tune", "attention", "--arch", "sm_90", "--out", str(out), "--budget-s", "0"]) == 0
-    assert table.from_json(out.read_text(), "out").entries == ()
-
-
-@pytest.mark.usefixtures("fake_gpu")
-def test_another_architecture(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tune", "attention", "--arch", "sm_80", "--out", str(tmp_path / "x.json")]) == 2
-    assert "--arch: expected the local GPU's, sm_90, got sm_80" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tune", "attention", "--arch", "sm_90", "--out", str(tmp_path / "x.json")]) == 2
-    assert "expected an NVIDIA GPU, found none" in capsys.readouterr().err
+def test_lengths_batches_and_splits_do_not_change_what_is_compiled() -> None:
+    problem = GEMMA.problem(8, 1, 4096)
+    first, *_ = split_candidates(problem, H200)
+    short = GEMMA.problem(1, 1, 64)
+    assert tune.TUNING.job("split", problem, first) == tune.TUNING.job(
+        "split", short, dataclasses.replace(first, num_splits=2)
+    )
+    assert tune.TUNING.job("split", problem, first) != tune.TUNING.job("split", GEMMA.problem(1, 4, 64), first)
+    tiled, *_ = tiled_candidates(problem, H200)
+    other = dataclasses.replace(tiled, one_loop=1 - tiled.one_loop)
+    assert tune.TUNING.job("tiled", problem, tiled) != tune.TUNING.job("tiled", problem, other)
+    # Every reduction that a variant of a candidate needs is compiled, whatever its number of splits is.
+    jobs = list(tune.TUNING.variant_jobs("split", problem, H200))
+    reductions = {(job.config.block_s, job.config.chunk_d) for job in jobs if isinstance(job.config, SplitConfig)}
+    for config in split_candidates(problem, H200):
+        for variant in tune.TUNING.variants(problem, config):
+            assert isinstance(variant, SplitConfig)
+            assert variant.num_splits in (1, *range(129, 1 << 20)) or (variant.block_s, variant.chunk_d) in reductions
+    assert not list(tune.TUNING.variant_jobs("tiled", problem, H200))
 
 
 def test_the_most_important_shapes_come_first() -> None:
@@ -105,7 +91,7 @@ def test_the_most_important_shapes_come_first() -> None:
 
 @pytest.mark.parametrize("shared", [99 << 10, 163 << 10, 227 << 10])
 def test_candidates_fit_the_shared_memory(shared: int) -> None:
-    device = tune.LocalDevice("sm_89", 100, shared, 48 << 20)
+    device = LocalDevice("sm_89", 100, shared, 48 << 20)
     for _, problem in split_problems():
         candidates = split_candidates(problem, device)
         assert candidates
@@ -128,21 +114,21 @@ def test_candidates_fit_the_shared_memory(shared: int) -> None:
     ],
 )
 def test_what_is_no_table(change: dict[str, Any], message: str) -> None:
-    good = json.loads(table.to_json(table.Table("sm_90", {}, ())))
+    good = json.loads(to_json(table.Table("sm_90", {}, ())))
     with pytest.raises(KernelArgumentError, match=r"there: expected a table that .*tune attention") as caught:
-        table.from_json(json.dumps(good | change), "there")
+        from_json(json.dumps(good | change), "there")
     assert message in str(caught.value)
     with pytest.raises(KernelArgumentError, match="Run the tuner again"):
-        table.from_json("{", "there")
+        from_json("{", "there")
 
 
-@pytest.mark.parametrize("path", sorted(table.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(table.FORMAT.folder.glob("*.json")), ids=lambda path: path.stem)
 def test_export_picks_the_best_of_what_was_measured(path: pathlib.Path) -> None:
     measured = table.load(path.stem)
     assert measured is not None
     assert measured.arch == path.stem
     assert {"gpu", "torch", "triton", "num_sms"} <= measured.environment.keys()
-    device = tune.LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30, 60 << 20)
+    device = LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30, 60 << 20)
     for entry in measured.entries:
         pick = choose_split if entry.kernel == "split" else choose_tiled
         times = dict(entry.candidates)

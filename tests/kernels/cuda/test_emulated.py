@@ -1,8 +1,8 @@
-"""Kernels in CUDA C++ without a GPU: compiled by the host's compiler, their threads run one after another.
+"""Kernels in CUDA C++ without a GPU: the host's compiler compiles them, and their threads run one after another.
 
-What such a kernel says in PTX is emulated (``emulator/``): barriers, copies that come late or at any moment, products
-whose sums are NaN until they are waited for. Programs run in turns, or at once in processes that share memory. It shows
-wrong addresses, missing waits and wrong arithmetic, not races of memory.
+The folder ``emulator`` emulates their PTX: barriers, copies that happen late or at any moment, wgmma whose sums are NaN
+until a thread waits. Blocks run one after another, or at the same time as processes that share memory. This finds wrong
+addresses, missing waits and wrong arithmetic, but no races of memory.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="etcuda-emulated-")
 
 @functools.cache
 def program(main: str, native: Native) -> pathlib.Path:
-    """The kernel as a program of its own."""
+    """The kernel as an executable."""
     to = pathlib.Path(_FOLDER.name) / f"{main}{len(list(pathlib.Path(_FOLDER.name).iterdir()))}"
-    defines = {"BLOCK_M": 8, "TYPE": 1, "HALF_SUMS": 0, **dict(native.defines)}
+    # What the emulated wgmma.cuh needs, also beside a kernel that does not use it.
+    defines = {"BLOCK_M": 8, "MMA_DTYPE": 1, "F16_ACCUMULATE": 0, **dict(native.defines)}
     defines |= {"SHARED_BYTES": native.shared, "NAME": "kernel"}
     subprocess.run(
         [COMPILER, "-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover", f"-I{EMULATOR}",
@@ -59,8 +60,8 @@ def program(main: str, native: Native) -> pathlib.Path:
 
 
 def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], written: int) -> int:
-    """Runs a kernel on CPU tensors, and puts back the last so many, which it has written. Returns how often a warp gave
-    up waiting for other programs."""
+    """Runs a kernel on CPU tensors, of which it writes the last ``written``. Returns how often a planning warp left its
+    chunks to another CTA."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder) / str(i) for i in range(len(memory))]
         for path, tensor in zip(paths, memory, strict=True):
@@ -80,7 +81,7 @@ def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], writ
 )
 @pytest.mark.parametrize(("m", "k"), [(5, 256), (3, 1280), (2, 8704), (0, 256), (1, 33024)])
 @pytest.mark.parametrize("block_m", [16, 128])
-def test_order(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int) -> None:
+def test_reorder(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int) -> None:
     x = activations(m, k, dtype).cpu()
     if m > 4:
         x[1], x[2], x[3, 7] = 0, x[2] * 1e-4, 3e4
@@ -96,10 +97,10 @@ def run_reorder(
     gate: str = "",
     up_offset: int = 0,
 ) -> None:
-    """Compares what the kernel makes of its sources with the reference for ``x``."""
+    """Compares the kernel's result for its sources with the reference for ``x``."""
     m, k = x.shape
-    kind = reorder.multiplies_in(x.dtype, activation_dtype, block_m)
-    if kind == torch.bfloat16:
+    dtype = reorder.multiplies_in(x.dtype, activation_dtype, block_m)
+    if dtype == torch.bfloat16:
         ctas, native = reorder.ctas_as_is(k), reorder.native_reorder_as_is(k, gate, up_offset)
     else:
         ctas = num_k_segments(k, activation_dtype, block_m)
@@ -107,10 +108,10 @@ def run_reorder(
         native = reorder.native_reorder(k, name, activation_dtype, ctas, gate, up_offset)
     expected, divided_by, zeros = reorder_activation_reference(x, 4, activation_dtype, block_m, 1)
     reordered = torch.full_like(expected, float("nan"))
-    assert reordered.dtype == kind
+    assert reordered.dtype == dtype
     factor, semaphores = torch.full_like(divided_by, float("nan")), torch.full_like(zeros, -1)
     numbers = [max(m, 1), ctas, m, block_m, 1, *strides]
-    emulate(program("order", native), numbers, [*sources, reordered, factor, semaphores], 3)
+    emulate(program("reorder", native), numbers, [*sources, reordered, factor, semaphores], 3)
     assert torch.equal(factor, divided_by)
     assert not semaphores.any()
     got, wanted = untiled(reordered), untiled(expected)
@@ -118,9 +119,9 @@ def run_reorder(
     if m and gate:
         # exp and tanh are computed otherwise, which changes a last bit here and there.
         got, wanted = got[:m].float(), wanted[:m].float()
-        eps = max(torch.finfo(x.dtype).eps, torch.finfo(kind).eps)
+        eps = max(torch.finfo(x.dtype).eps, torch.finfo(dtype).eps)
         assert ((got - wanted).abs() <= eps * wanted.abs() + 1e-6 * wanted.abs().max()).all()
-        assert (got != wanted).float().mean() < (0.05 if kind != torch.float32 else 1)
+        assert (got != wanted).float().mean() < (0.05 if dtype != torch.float32 else 1)
     elif m:
         compare_reordered(got[:m], wanted[:m], True)
 
@@ -137,7 +138,7 @@ def run_reorder(
     ids=str,
 )
 @pytest.mark.parametrize("joined", [True, False])
-def test_order_of_a_gate(
+def test_reorder_of_a_gate(
     gate: str, dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int, joined: bool
 ) -> None:
     both = (torch.randn(m, 2 * k, generator=torch.Generator().manual_seed(k)) * 2).to(dtype)
@@ -153,44 +154,44 @@ def test_order_of_a_gate(
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """One product: a weight, rows of activations, and a configuration."""
+    """One product: a weight, a number of tokens, and a configuration."""
 
     case: Case
     m: int
     block_m: int
     warpgroups: int
-    stages: int
+    num_stages: int
     ctas: int
     out: torch.dtype = torch.bfloat16
     activation_dtype: str = "exact"
-    ordered_for: int = 0  # Rows of the tiles that activations are put in order for, if others.
+    reordered_for: int = 0  # Tokens of the tiles for which activations are reordered, if it is not block_m.
 
     def tolerance(self) -> float:
         if self.activation_dtype == "exact":
             return TOLERANCE[self.out]
-        # Parts of sums are rounded to bfloat16. Many products in float16 add to that; of a few rows the worst is worse.
+        # Partials are rounded to bfloat16. Many sums in float16 add to that error.
         return TOLERANCE[torch.bfloat16] if self.case.k < 8192 else 8e-3
 
 
 def run(
     launch: Launch, weight: Weight, x: Tensor, semaphores: Tensor, seed: int = 1, at_once: bool = False
 ) -> tuple[Tensor, int]:
-    """The product by the emulated kernel, and how often a warp gave up waiting for other programs."""
-    name = str(launch.out).removeprefix("torch.")
+    """The product by the emulated kernel, and how often a planning warp left its chunks to another CTA."""
     bias = weight.bias
     reordered, factor, _ = reorder_activation_reference(
-        x, 4, launch.activation_dtype, launch.ordered_for or launch.block_m, 1
+        x, 4, launch.activation_dtype, launch.reordered_for or launch.block_m, 1
     )
-    native = gemm.native(
-        launch.case.k, str(reordered.dtype).removeprefix("torch."), launch.activation_dtype,
-        factor.shape[0] if factor.dim() == 2 else 1, launch.case.offset,
-        launch.block_m, launch.warpgroups, launch.stages, name,
-        None if bias is None else str(bias.dtype).removeprefix("torch."),
-    )  # fmt: skip
+    native = gemm.GemmConfig(
+        k=launch.case.k, mma_dtype=str(reordered.dtype).removeprefix("torch."),
+        activation_dtype=launch.activation_dtype, k_segments=factor.shape[0] if factor.dim() == 2 else 1,
+        offset=launch.case.offset, block_m=launch.block_m, warpgroups=launch.warpgroups, num_stages=launch.num_stages,
+        out_dtype=str(launch.out).removeprefix("torch."),
+        bias_dtype=None if bias is None else str(bias.dtype).removeprefix("torch."),
+    ).native()  # fmt: skip
     stored = [part.cpu() for part in weight.stored if part is not None]
     zero = stored[2] if len(stored) > 2 else torch.zeros(0)
     out = torch.full((launch.m, launch.case.n), float("nan"), dtype=launch.out)
-    partial = torch.full((2 * launch.ctas * 64 * launch.warpgroups * launch.block_m,), float("nan"))
+    workspace = torch.full((2 * launch.ctas * 64 * launch.warpgroups * launch.block_m,), float("nan"))
     numbers = [launch.ctas, launch.case.n, launch.m, reordered.shape[0], seed, int(at_once)]
     memory = [
         reordered,
@@ -199,11 +200,11 @@ def run(
         zero,
         torch.zeros(0) if bias is None else bias.cpu(),
         out,
-        partial,
+        workspace,
         semaphores,
     ]
-    gave_up = emulate(program("warpgroup", native), numbers, memory, 3)
-    return out, gave_up
+    chunks_left = emulate(program("gemm", native), numbers, memory, 3)
+    return out, chunks_left
 
 
 LAUNCHES = [
@@ -218,17 +219,17 @@ LAUNCHES = [
     Launch(Case(n=300, k=2304, offset="minimum", bias=False), 40, 64, 2, 3, 5, activation_dtype="int8"),
     Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, torch.float16, activation_dtype="int8"),
     Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, torch.float32, activation_dtype="int8"),
-    # Put in order for other tiles: sums in float16 of small ones, in float32 of greater ones.
-    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation_dtype="int8", ordered_for=128),
-    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation_dtype="int8", ordered_for=64),
-    # So few parts of a tile that chunks of it are summed two at a time, by who begins in another tile too.
+    # Reordered for other tiles: sums in float16 for small tiles, in float32 for large ones.
+    Launch(Case(n=150, k=1280), 16, 16, 1, 3, 4, activation_dtype="int8", reordered_for=128),
+    Launch(Case(n=131, k=768, offset="symmetric"), 17, 32, 1, 4, 3, activation_dtype="int8", reordered_for=64),
+    # So few partials of a tile that a CTA sums two chunks at a time, also one whose range begins in another tile.
     Launch(Case(n=150, k=1280), 40, 64, 1, 3, 6, activation_dtype="int8"),
     Launch(Case(n=150, k=1280, bias=False), 100, 128, 1, 3, 4, torch.float32, activation_dtype="int8"),
     Launch(Case(n=150, k=1280, offset="minimum"), 33, 64, 1, 3, 4),
-    # More steps than sums in float16 have, of whole tiles and of shared ones.
+    # More steps than a k segment has, in whole tiles and in shared ones.
     Launch(Case(n=40, k=24832, bias=False), 20, 64, 1, 3, 1, activation_dtype="int8"),
     Launch(Case(n=100, k=26624, offset="minimum"), 5, 16, 1, 3, 3, torch.float16, activation_dtype="int8"),
-    # More parts of a tile than a warp has lanes.
+    # More partials of a tile than a warp has lanes.
     Launch(Case(n=40, k=8704, bias=False), 20, 32, 1, 3, 34, activation_dtype="int8"),
     Launch(Case(n=40, k=8704), 20, 32, 1, 3, 36, torch.float16),
 ]
@@ -239,18 +240,18 @@ def test_product(launch: Launch) -> None:
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
     semaphores = torch.zeros(reorder.SEMAPHORES, dtype=torch.int32)
-    got, gave_up = run(launch, weight, x, semaphores)
+    got, chunks_left = run(launch, weight, x, semaphores)
     assert not semaphores.any()
-    assert gave_up == 0 or launch.block_m > 16
+    assert chunks_left == 0 or launch.block_m > 16
     expected = weight.product(x.to(weight.stored[0].device)).cpu()
     assert error(got, expected) < launch.tolerance()
-    # What comes when changes no bit, nor which program runs first.
+    # Neither the order of copies nor that of CTAs changes a bit.
     assert torch.equal(run(launch, weight, x, semaphores, seed=2)[0], got)
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
-def test_parts_of_one_step_each(seed: int) -> None:
-    """They are computed while what was in their memory is still being cleared."""
+def test_partials_of_one_step_each(seed: int) -> None:
+    """They are computed while the planning warp still clears their slots."""
     launch = Launch(Case(n=64, k=1024, bias=False), 20, 32, 1, 3, 4, activation_dtype="int8")
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
@@ -258,6 +259,20 @@ def test_parts_of_one_step_each(seed: int) -> None:
     got, _ = run(launch, weight, x, semaphores, seed=seed)
     assert not semaphores.any()
     assert error(got, weight.product(x.to(weight.stored[0].device)).cpu()) < launch.tolerance()
+
+
+@pytest.mark.parametrize("launch", [LAUNCHES[1], LAUNCHES[6]], ids=str)
+def test_nan_passes_through_partials(launch: Launch) -> None:
+    weight = make(launch.case, launch.out)
+    x = activations(launch.m, launch.case.k, launch.out).cpu()
+    x[2, 7] = float("nan")
+    semaphores = torch.zeros(reorder.SEMAPHORES, dtype=torch.int32)
+    got, _ = run(launch, weight, x, semaphores)
+    assert not semaphores.any()
+    assert got[2].isnan().all()
+    keep = [row for row in range(launch.m) if row != 2]
+    expected = weight.product(x.to(weight.stored[0].device)).cpu()
+    assert error(got[keep], expected[keep]) < launch.tolerance()
 
 
 @pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
@@ -275,7 +290,7 @@ def test_scales_of_any_size_in_float16_sums(offset: str, ends: tuple[float, floa
         weight.stored[2].copy_((scale.float() * -7).clamp(-65504, 65504))
     # Activations in proportion, so that all columns count.
     x = (activations(launch.m, launch.case.k, launch.out).cpu() / sizes.repeat_interleave(32)).float()
-    values = weight.form.dequantize(*weight.stored).double().cpu()  # type: ignore[arg-type]
+    values = weight.format.dequantize(*weight.stored).double().cpu()  # type: ignore[arg-type]
     expected = x.double() @ values.T
     got, _ = run(launch, weight, x, torch.zeros(reorder.SEMAPHORES, dtype=torch.int32))
     assert not got[:, 5].any()
@@ -283,19 +298,19 @@ def test_scales_of_any_size_in_float16_sums(offset: str, ends: tuple[float, floa
     if ends[0] == ends[1]:
         assert error(got[:, keep], expected[:, keep]) < launch.tolerance()
     else:
-        # Over so many sizes neither weights nor activations are exact beside the greatest of their rows.
+        # Over so many sizes, weights and activations are exact only relative to the largest of their row.
         bound = 2**-12 * (x.abs().amax(1, keepdim=True) * values.abs().amax(1)) * launch.case.k**0.5
         assert ((got - expected).abs() <= bound)[:, keep].all()
 
 
 @pytest.mark.parametrize("launch", [LAUNCHES[-1], Launch(Case(n=150, k=1280), 20, 32, 1, 3, 4)], ids=str)
-def test_programs_that_wait_for_each_other(launch: Launch) -> None:
+def test_ctas_that_run_at_the_same_time(launch: Launch) -> None:
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
     semaphores = torch.zeros(reorder.SEMAPHORES, dtype=torch.int32)
-    alone, gave_up = run(launch, weight, x, semaphores, seed=2)
-    assert gave_up > 0
-    together, gave_up = run(launch, weight, x, semaphores, seed=3, at_once=True)
-    assert gave_up == 0
+    alone, chunks_left = run(launch, weight, x, semaphores, seed=2)
+    assert chunks_left > 0
+    together, chunks_left = run(launch, weight, x, semaphores, seed=3, at_once=True)
+    assert chunks_left == 0
     assert torch.equal(together, alone)
     assert not semaphores.any()

@@ -1,4 +1,4 @@
-"""Kernels in CUDA C++: compiled for a GPU that need not be here, in the place of what stands for them in Triton."""
+"""Kernels in CUDA C++, compiled in place of their stand-ins in Triton, for a GPU that need not be here."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from etcuda.backend.inspect import inspect_program
 from etcuda.backend.worker import client
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.activations.hopper import reorder
+from etcuda.kernels.activations.hopper import stand_in as reorder_stand_in
 from etcuda.kernels.activations.reference import num_k_segments
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.cuda import Native, native_kernels
@@ -34,7 +35,8 @@ from examples.export import export_program
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
 TYPES = {
     "x": "*bf16", "factor": "*fp32", "qdata": "*u8", "scale": "*fp16", "zero": "*u8", "bias": "*bf16", "out": "*bf16",
-    "partial": "*fp32", "semaphores": "*i32", "rows_and_two": "i32", "tokens_and_two": "i32", "rows_of_x": "i32",
+    "workspace": "*fp32", "semaphores": "*i32", "out_features_plus_2": "i32", "num_tokens_plus_2": "i32",
+    "x_rows": "i32",
 }  # fmt: skip
 
 
@@ -44,12 +46,14 @@ def candidates(m: int, offset: str = "zero_point") -> list[MatmulConfig]:
 
 
 def native(
-    config: MatmulConfig, offset: str = "zero_point", bias: str | None = None, k: int = 5376, kind: str = "float16",
+    config: MatmulConfig, offset: str = "zero_point", bias_dtype: str | None = None, mma_dtype: str = "float16",
     activation_dtype: str = "int8",
 ) -> Native:  # fmt: skip
-    return gemm.native(
-        k, kind, activation_dtype, 1, offset, config.block_m, config.warpgroups, config.num_stages, "bfloat16", bias
-    )
+    return gemm.GemmConfig(
+        k=5376, mma_dtype=mma_dtype, activation_dtype=activation_dtype, k_segments=1, offset=offset,
+        block_m=config.block_m, warpgroups=config.warpgroups, num_stages=config.num_stages, out_dtype="bfloat16",
+        bias_dtype=bias_dtype,
+    ).native()  # fmt: skip
 
 
 def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = stand_in.hopper_gemm_pdl) -> Any:
@@ -62,22 +66,22 @@ def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = 
 @pytest.mark.parametrize("m", [16, 32, 64, 128])
 @pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
 @pytest.mark.parametrize(
-    ("kind", "activation_dtype"), [("bfloat16", "int8"), ("float16", "int8"), ("float16", "exact")]
+    ("mma_dtype", "activation_dtype"), [("bfloat16", "int8"), ("float16", "int8"), ("float16", "exact")]
 )
-def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation_dtype: str) -> None:
+def test_candidates_compile_and_fit(m: int, offset: str, mma_dtype: str, activation_dtype: str) -> None:
     found = candidates(m, offset)
     assert found
     for config in found:
         with native_kernels():
-            made = native(config, offset, "float32" if m == 16 else None, kind=kind, activation_dtype=activation_dtype)
-            kernel = compile_stand_in(made, TYPES | {"x": {"bfloat16": "*bf16", "float16": "*fp16"}[kind]})
+            made = native(config, offset, "float32" if m == 16 else None, mma_dtype, activation_dtype)
+            kernel = compile_stand_in(made, TYPES | {"x": {"bfloat16": "*bf16", "float16": "*fp16"}[mma_dtype]})
         assert kernel.metadata.name == "hopper_gemm_pdl"
         assert kernel.metadata.num_warps == 4 * config.warpgroups + 2
         assert kernel.metadata.shared <= DEVICE.shared_memory_per_block
         assert kernel.asm["ptx"].count("wgmma.mma_async") >= 8
         registers = resource_usage(kernel.asm["cubin"])[0]
-        # Of each quarter of a multiprocessor, by the warps that it has. Beside four warpgroups a program of the order's
-        # as they are fits.
+        # In each quarter of a multiprocessor, those of its warps, and beside four warpgroups a warp of the kernel that
+        # reorders bfloat16 as it is.
         beside = 32 if config.warpgroups == 4 and m < 64 else 0
         assert 32 * (-(-registers // 8) * 8 * -(-kernel.metadata.num_warps // 4) + beside) <= 16384
 
@@ -85,26 +89,27 @@ def test_candidates_compile_and_fit(m: int, offset: str, kind: str, activation_d
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("k", [256, 5376, 21504, 65280])
 @pytest.mark.parametrize(("activation_dtype", "block_m"), [("int8", 64), ("int8", 128), ("exact", 16)])
-def test_the_order_compiles(dtype: str, k: int, activation_dtype: str, block_m: int) -> None:
+def test_the_reorder_kernel_compiles(dtype: str, k: int, activation_dtype: str, block_m: int) -> None:
     types = {
         "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "reordered": "*fp16",
-        "factor": "*fp32", "semaphores": "*i32", "tokens_and_two": "i32", "rows": "i32",
+        "factor": "*fp32", "semaphores": "*i32", "num_tokens_plus_2": "i32", "reordered_rows": "i32",
     }  # fmt: skip
     made = reorder.native_reorder(k, dtype, activation_dtype, num_k_segments(k, activation_dtype, block_m))
     with native_kernels():
-        kernel = compile_stand_in(made, types, stand_in.hopper_reorder_pdl)
+        kernel = compile_stand_in(made, types, reorder_stand_in.hopper_reorder_pdl)
     assert kernel.metadata.num_warps == made.threads // 32 <= 32
     assert resource_usage(kernel.asm["cubin"])[0] * made.threads <= 65536
 
 
 @pytest.mark.parametrize("k", [256, 5376, 21504])
-def test_the_order_as_it_is_compiles(k: int) -> None:
+def test_the_reorder_kernel_for_bfloat16_as_it_is_compiles(k: int) -> None:
     types = {
-        "x": "*bf16", "reordered": "*bf16", "factor": "*fp32", "semaphores": "*i32", "tokens_and_two": "i32", "rows": "i32",
+        "x": "*bf16", "reordered": "*bf16", "factor": "*fp32", "semaphores": "*i32", "num_tokens_plus_2": "i32",
+        "reordered_rows": "i32",
     }  # fmt: skip
     made = reorder.native_reorder_as_is(k)
     with native_kernels():
-        kernel = compile_stand_in(made, types, stand_in.hopper_reorder_pdl)
+        kernel = compile_stand_in(made, types, reorder_stand_in.hopper_reorder_pdl)
     assert (kernel.metadata.num_warps, kernel.metadata.shared) == (4, 0)
     assert resource_usage(kernel.asm["cubin"])[0] <= 32
     assert reorder.ctas_as_is(k) * 2048 >= k
@@ -112,16 +117,16 @@ def test_the_order_as_it_is_compiles(k: int) -> None:
 
 @pytest.mark.parametrize("gate", ["silu", "gelu_tanh", "gelu_erf"])
 @pytest.mark.parametrize(("k", "block_m"), [(256, 64), (21504, 64), (65280, 128)])
-def test_the_order_of_a_gate_compiles(gate: str, k: int, block_m: int) -> None:
+def test_the_reorder_kernels_of_a_gate_compile(gate: str, k: int, block_m: int) -> None:
     types = {
-        "gate": "*bf16", "up": "*bf16", "reordered": "*fp16", "factor": "*fp32", "semaphores": "*i32", "gate_stride": "i32",
-        "up_stride": "i32", "tokens_and_two": "i32", "rows": "i32",
+        "gate": "*bf16", "up": "*bf16", "reordered": "*fp16", "factor": "*fp32", "semaphores": "*i32",
+        "gate_stride": "i32", "up_stride": "i32", "num_tokens_plus_2": "i32", "reordered_rows": "i32",
     }  # fmt: skip
     as_is = reorder.native_reorder_as_is(k, gate, k)
     for made in (reorder.native_reorder(k, "bfloat16", "int8", num_k_segments(k, "int8", block_m), gate, k), as_is):
-        kind = {"reordered": "*bf16"} if made is as_is else {}
+        reordered = {"reordered": "*bf16"} if made is as_is else {}
         with native_kernels():
-            kernel = compile_stand_in(made, types | kind, stand_in.hopper_gate_reorder_pdl)
+            kernel = compile_stand_in(made, types | reordered, reorder_stand_in.hopper_gate_reorder_pdl)
         assert resource_usage(kernel.asm["cubin"])[0] * made.threads <= 65536
 
 
@@ -160,31 +165,31 @@ def test_a_mark_has_no_capital_letters(made: Native) -> None:
     assert Native.find(made.mark) == made
 
 
-def test_a_mark_says_all() -> None:
-    made = native(candidates(64)[0], "minimum", "float16", kind="float16")
+def test_a_kernel_is_found_by_its_mark() -> None:
+    made = native(candidates(64)[0], "minimum", "float16")
     assert Native.find(f"first line\n\t{made.mark}\n// the last") == made
     bare = dataclasses.replace(made, defines=())
     assert Native.find(bare.mark) == bare
 
 
 def test_arguments_that_are_not_those_of_the_stand_in_are_refused() -> None:
-    types = TYPES | {"rows_of_x": "i64"}
+    types = TYPES | {"x_rows": "i64"}
     with (
         native_kernels(),
-        pytest.raises(KernelArgumentError, match=r"warpgroup\.cu: expected the arguments of its"),
+        pytest.raises(KernelArgumentError, match=r"gemm\.cu: expected the arguments of its"),
     ):
         compile_stand_in(native(candidates(16)[0]), types)
 
 
-def test_what_does_not_compile_says_why() -> None:
+def test_a_source_that_does_not_compile_is_an_error() -> None:
     made = dataclasses.replace(native(candidates(16)[0]), shared=1)
-    message = r"(?s)gemm.cu: expected NVRTC to compile it, got exit status 1:.*the host computes the same"
+    message = r"(?s)gemm\.cu: expected NVRTC to compile it, got exit status 1:.*the host computes the same"
     with pytest.raises(KernelArgumentError, match=message):
         made.ptx("kernel")
 
 
 @pytest.mark.parametrize(
-    "change", [{"group_size": 64}, {"storage": "codes", "offset": "minimum"}, {"bits": 8}, {"k": 5504}]
+    "change", [{"group_size": 64}, {"storage": "codes", "offset": "minimum"}, {"format_name": "int8"}, {"k": 5504}]
 )  # fmt: skip
 def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
     problem = dataclasses.replace(LinearProblem(16, 1024, 5376), **change)
@@ -195,16 +200,19 @@ def test_other_weights_have_no_candidates(change: dict[str, Any]) -> None:
 
 def test_sources_are_part_of_the_package() -> None:
     folder = pathlib.Path(etcuda.kernels.__file__).parent
-    parts = {f"warpgroup_{part}.cuh" for part in ("copies", "layout", "meeting", "results", "weights", "work")}
-    kernels = {"reorder.cu", "reorder_as_is.cu", "columns.cuh", "gemm.cu", "ptx.cuh"}
-    assert {path.name for path in folder.glob("*/*.cu*")} == kernels | parts
+    headers = (
+        "dequantize", "epilogue", "factors", "fixup", "partials", "producer", "smem", "tile_scheduler"
+    )  # fmt: skip
+    expected = {"cuda/ptx.cuh", "linear/hopper/gemm.cu"} | {f"linear/hopper/{header}.cuh" for header in headers}
+    expected |= {f"activations/hopper/{name}" for name in ("reorder.cu", "reorder_as_is.cu", "columns.cuh")}
+    assert {path.relative_to(folder).as_posix() for path in folder.glob("**/*.cu*")} == expected
 
 
 @pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
 def test_pytorch_knows_what_the_kernels_of_a_program_write(
     activation_dtype: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it takes all tensors of a kernel to be written, and copies those that are needed again."""
+    """Otherwise it assumes that a kernel writes all of its tensors, and copies those that are read again."""
     logs: list[str] = []
     read = client.read_result
 

@@ -1,4 +1,4 @@
-"""The layout of int4 weights, and what it shares with that of int8 ones."""
+"""The format of int4 weights, and what it shares with that of int8 ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from etcuda.errors import WeightFormatError
 from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.formats.int4 import Int4Format
-from tests.kernels.weights.weight_cases import FORMATS, INT4_FORMATS, random_parts, values_one_by_one
+from tests.kernels.weights.weight_cases import FORMATS, INT4_FORMATS, random_components, values_one_by_one
 
 
 @st.composite
@@ -75,25 +75,25 @@ def test_pack_refuses(q: torch.Tensor, words: str) -> None:
         Int4Format.pack(q)
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_dequantize_matches_the_values_one_by_one(form: GroupFormat) -> None:
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+def test_dequantize_matches_the_values_one_by_one(weight_format: GroupFormat) -> None:
     n, k = 3, 512
-    parts = random_parts(form, n, k)
-    expected = values_one_by_one(form, parts, n, k)
-    values = form.dequantize(**parts)
+    components = random_components(weight_format, n, k)
+    expected = values_one_by_one(weight_format, components, n, k)
+    values = weight_format.dequantize(**components)
     assert values.dtype == torch.float32
-    if form.bits == 4 and form.scale_storage != "fp32":
+    if weight_format.bits == 4 and weight_format.scale_storage != "fp32":
         assert torch.equal(values, expected.to(torch.float32))
-    torch.testing.assert_close(values.double(), expected, rtol=1e-6, atol=1e-4 if form.bits == 8 else 1e-6)
+    torch.testing.assert_close(values.double(), expected, rtol=1e-6, atol=1e-4 if weight_format.bits == 8 else 1e-6)
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_bits_per_weight_are_those_stored(form: GroupFormat) -> None:
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+def test_bits_per_weight_are_those_stored(weight_format: GroupFormat) -> None:
     n, k = 4, 512
-    parts = random_parts(form, n, k)
-    stored = sum(tensor.numel() * tensor.element_size() for tensor in parts.values())
-    assert form.nbytes(n, k) == stored
-    assert form.bits_per_weight() == 8 * stored / (n * k)
+    components = random_components(weight_format, n, k)
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in components.values())
+    assert weight_format.nbytes(n, k) == stored
+    assert weight_format.bits_per_weight() == 8 * stored / (n * k)
 
 
 def test_bits_per_weight_of_the_readme() -> None:
@@ -104,15 +104,15 @@ def test_bits_per_weight_of_the_readme() -> None:
         Int4Format(32, "codes", "minimum"): 4.625,
         Int4Format(128, "fp16", "zero_point"): 4.1875,
     }
-    assert {form: form.bits_per_weight() for form in table} == table
+    assert {weight_format: weight_format.bits_per_weight() for weight_format in table} == table
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_the_format_is_told_from_the_stored_tensors(form: GroupFormat) -> None:
-    parts: dict[str, Any] = dict.fromkeys(("scale", "zero", "scale_step", "zero_step"))
-    parts |= random_parts(form, 2, 512)
-    del parts["qdata"]
-    assert type(form).of(form.group_size, **parts) == form
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+def test_the_format_is_told_from_the_stored_tensors(weight_format: GroupFormat) -> None:
+    components: dict[str, Any] = dict.fromkeys(("scale", "zero", "scale_step", "zero_step"))
+    components |= random_components(weight_format, 2, 512)
+    del components["qdata"]
+    assert type(weight_format).of(weight_format.group_size, **components) == weight_format
 
 
 @pytest.mark.parametrize(
@@ -131,33 +131,38 @@ def test_formats_that_are_none(arguments: tuple[Any, ...], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "n", "k", "words"),
+    ("weight_format", "n", "k", "words"),
     [
-        (Int4Format(32), 0, 64, r"N and K at least 1, got \[0, 64\]"),
+        (Int4Format(32), 0, 64, r"expected \[\*, N, K\] with every size at least 1, got \[0, 64\]"),
         (Int4Format(32), 4, 0, r"got \[4, 0\]"),
         (Int4Format(64), 4, 96, "multiple of 64.*got K = 96"),
         (Int4Format(32, "codes"), 4, 128, "multiple of 256.*got K = 128"),
     ],
 )
-def test_sizes_that_do_not_fit(form: Int4Format, n: int, k: int, words: str) -> None:
+def test_sizes_that_do_not_fit(weight_format: Int4Format, n: int, k: int, words: str) -> None:
     with pytest.raises(WeightFormatError, match=words) as raised:
-        form.check_size(n, k, "layer.3.weight")
+        weight_format.check_size((n, k), "layer.3.weight")
     assert str(raised.value).startswith("layer.3.weight: ")
 
 
-def changed(form: GroupFormat, **changes: Any) -> dict[str, Any]:
-    return {**random_parts(form, 4, 512), **changes}
+def changed(weight_format: GroupFormat, **changes: Any) -> dict[str, Any]:
+    return {**random_components(weight_format, 4, 512), **changes}
 
 
 _MINIMA = Int4Format(32, "codes", "minimum")
 
 
 @pytest.mark.parametrize(
-    ("form", "changes", "words"),
+    ("weight_format", "changes", "words"),
     [
-        (Int4Format(32), {"qdata": None}, "qdata: expected a tensor with 2 dimensions, got None"),
+        (Int4Format(32), {"qdata": None}, "qdata: expected a tensor with at least 2 dimensions, got None"),
         (Int4Format(32), {"qdata": torch.zeros(4, 256)}, "qdata: expected torch.uint8.*got torch.float32"),
-        (Int4Format(32), {"qdata": torch.zeros(2, 4, 256)}, r"got \(2, 4, 256\)"),
+        (Int4Format(32), {"qdata": torch.zeros(256)}, r"at least 2 dimensions, got \(256,\)"),
+        (
+            Int4Format(32),
+            {"qdata": torch.zeros(2, 4, 256, dtype=torch.uint8)},
+            r"scale: expected shape \[2, 4, 16\] for a weight \[2, 4, 512\], got \[4, 16\]",
+        ),
         (Int4Format(32), {"scale": None}, "scale: expected torch.float16.*got None"),
         (Int4Format(32), {"scale": torch.ones(4, 16)}, "scale: expected torch.float16"),
         (Int4Format(32), {"scale": torch.ones(16, 4).half()}, r"scale: expected shape \[4, 16\].*got \[16, 4\]"),
@@ -168,20 +173,20 @@ _MINIMA = Int4Format(32, "codes", "minimum")
         (_MINIMA, {"scale": torch.ones(4, 16, dtype=torch.uint8, device="meta")}, "the device of qdata, cpu, got meta"),
     ],
 )
-def test_stored_tensors_that_do_not_fit(form: GroupFormat, changes: dict[str, Any], words: str) -> None:
+def test_stored_tensors_that_do_not_fit(weight_format: GroupFormat, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(WeightFormatError, match=words) as raised:
-        form.check_components(changed(form, **changes), "layer.weight")
+        weight_format.check_components(changed(weight_format, **changes), "layer.weight")
     assert str(raised.value).startswith("layer.weight: ")
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("part", ["scale_step", "zero_step"])
 def test_scales_that_are_not_finite(part: str, value: float) -> None:
-    parts = random_parts(_MINIMA, 4, 512)
-    _MINIMA.check_finite(parts)
-    parts[part][2, 1] = value
+    components = random_components(_MINIMA, 4, 512)
+    _MINIMA.check_finite(components)
+    components[part][2, 1] = value
     with pytest.raises(WeightFormatError, match=rf"layer.weight: {part}: expected finite.*\[2, 1\]"):
-        _MINIMA.check_finite(parts, "layer.weight")
+        _MINIMA.check_finite(components, "layer.weight")
 
 
 def test_formats_are_values() -> None:

@@ -1,4 +1,4 @@
-"""What is particular to the layout of int8 weights; the rest is in test_int4_layout.py."""
+"""What is particular to the format of int8 weights; the rest is in test_int4.py."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_integers_that_do_not_fit(value: int) -> None:
 
 
 def test_a_group_may_be_the_whole_row() -> None:
-    form = Int8Format(96)
-    form.check_size(4, 96)
-    assert form.components(4, 96)["scale"] == ((4, 1), torch.float16)
-    assert form.bits_per_weight() == 8 + 16 / 96
+    weight_format = Int8Format(96)
+    weight_format.check_size((4, 96))
+    assert weight_format.components(4, 96)["scale"] == ((4, 1), torch.float16)
+    assert weight_format.bits_per_weight() == 8 + 16 / 96
     with pytest.raises(WeightFormatError, match="group_size: expected one of 16, 32, 64, 128, 256, got 96"):
-        form.check_size(4, 192)
+        weight_format.check_size((4, 192))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_group_may_be_the_whole_row() -> None:
 )
 def test_sizes_that_do_not_fit(group_size: int, k: int, words: str) -> None:
     with pytest.raises(WeightFormatError, match=words):
-        Int8Format(group_size).check_size(4, k)
+        Int8Format(group_size).check_size((4, k))
 
 
 def test_formats_that_are_none() -> None:

@@ -6,14 +6,17 @@ The kernels run on the GPU if there is one; else in Triton's interpreter, which 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from etcuda.kernels.formats.base import GroupFormat
-from etcuda.kernels.formats.int4 import Int4Format
-from etcuda.kernels.formats.int8 import Int8Format
-from etcuda.kernels.linear.check import Stored
+from etcuda.kernels.formats.base import COMPONENTS, GroupFormat
+from etcuda.kernels.formats.registry import find
+from etcuda.kernels.formats.stored import StoredWeight
+
+Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter multiplies the bit patterns of bfloat16 matrices.
@@ -26,7 +29,7 @@ TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 5e-3, torch.float32: 2e-3}
 class Case:
     """A weight: N is odd where nothing else is said."""
 
-    bits: int = 4
+    format_name: str = "int4"
     n: int = 9
     k: int = 256
     group_size: int = 32
@@ -36,20 +39,32 @@ class Case:
     seed: int = 0
 
     @property
-    def form(self) -> GroupFormat:
+    def format(self) -> GroupFormat:
         """The weight's format."""
-        kind = Int4Format if self.bits == 4 else Int8Format
-        return kind(self.group_size, self.storage, self.offset)
+        return find(self.format_name).format_type(self.group_size, self.storage, self.offset)
+
+    @property
+    def bits(self) -> int:
+        """Of an integer."""
+        return self.format.bits
+
+    def __str__(self) -> str:
+        return f"{self.format_name}-{self.storage}-{self.offset}-{self.group_size}-{self.k}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
     """Stored tensors, the bias, and both in double precision."""
 
-    form: GroupFormat
+    format: GroupFormat
     stored: Stored
     bias: Tensor | None
     values: Tensor
+
+    @property
+    def quantized(self) -> StoredWeight:
+        """The stored tensors with their format."""
+        return StoredWeight(self.format, *self.stored)
 
     def product(self, x: Tensor) -> Tensor:
         """x @ weight.T + bias in double precision."""
@@ -57,27 +72,39 @@ class Weight:
         return result if self.bias is None else result + self.bias.double()
 
 
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel does not write is not a number."""
+    plain = Tensor.new_empty
+
+    def new_empty(self: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        made = plain(self, *arguments, **keywords)
+        return made.fill_(float("nan")) if made.is_floating_point() else made.fill_(77)
+
+    monkeypatch.setattr(Tensor, "new_empty", new_empty)
+
+
 def make(case: Case, dtype: torch.dtype = torch.float16) -> Weight:
     """A random weight."""
     random = torch.Generator().manual_seed(case.seed)
-    form = case.form
-    least, most = (0, 15) if case.bits == 4 else (-128, 127)
+    weight_format = case.format
+    least, most = weight_format.integers
     q = torch.randint(least, most + 1, (case.n, case.k), generator=random)
     parts: dict[str, Tensor] = {}
-    for name, (shape, kind) in form.components(case.n, case.k).items():
+    for name, (shape, stored_dtype) in weight_format.components(case.n, case.k).items():
         if name == "qdata":
-            parts[name] = Int4Format.pack(q) if case.bits == 4 else Int8Format.pack(q)
-        elif kind == torch.uint8:
-            most = 255 if name == "zero" and form.offset == "zero_point" else 63
+            parts[name] = weight_format.pack(q)
+        elif stored_dtype == torch.uint8:
+            most = 255 if name == "zero" and weight_format.offset == "zero_point" else 63
             parts[name] = torch.randint(0, most + 1, shape, generator=random, dtype=torch.uint8)
         else:
             size = (1e-2 if "zero" not in name else 5e-2) * (1.0 if case.bits == 4 else 0.1)
-            parts[name] = (torch.randn(shape, generator=random) * size).to(kind)
-    stored = tuple(parts.get(name) for name in ("qdata", "scale", "zero", "scale_step", "zero_step"))
+            parts[name] = (torch.randn(shape, generator=random) * size).to(stored_dtype)
+    stored = tuple(parts.get(name) for name in COMPONENTS)
     bias = torch.randn(case.n, generator=random).to(dtype) if case.bias else None
-    values = _values(form, q, parts)
+    values = _values(weight_format, q, parts)
     moved = tuple(None if part is None else part.to(DEVICE) for part in stored)
-    return Weight(form, moved, None if bias is None else bias.to(DEVICE), values.to(DEVICE))  # type: ignore[arg-type]
+    return Weight(weight_format, moved, None if bias is None else bias.to(DEVICE), values.to(DEVICE))  # type: ignore[arg-type]
 
 
 def activations(m: int, k: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
@@ -90,7 +117,8 @@ def activations(m: int, k: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Activations rounded to int8 per block of 32, in double precision; written down without the code under test."""
+    """What int8 activations per block of 32 stand for, in double precision; written down without the code under
+    test."""
     blocks = x.double().reshape(x.shape[0], -1, 32)
     step = (blocks.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
     return (torch.round(blocks / step) * step).reshape(x.shape)
@@ -102,15 +130,15 @@ def error(got: Tensor, expected: Tensor) -> float:
     return float((difference / expected.norm(dim=-1)).max())
 
 
-def _values(form: GroupFormat, q: Tensor, parts: dict[str, Tensor]) -> Tensor:
-    grouped = q.reshape(q.shape[0], -1, form.group_size).double()
+def _values(weight_format: GroupFormat, q: Tensor, parts: dict[str, Tensor]) -> Tensor:
+    grouped = q.reshape(q.shape[0], -1, weight_format.group_size).double()
     scale = _wide(parts["scale"], parts.get("scale_step"))
-    if form.offset == "symmetric":
-        grouped = grouped - (8 if isinstance(form, Int4Format) else 0)
-    elif form.offset == "zero_point":
+    if weight_format.offset == "symmetric":
+        grouped = grouped - {"int4": 8, "int8": 0}[weight_format.name]
+    elif weight_format.offset == "zero_point":
         grouped = grouped - parts["zero"].double()[..., None]
     values = grouped * scale[..., None]
-    if form.offset == "minimum":
+    if weight_format.offset == "minimum":
         minimum = _wide(parts["zero"], parts.get("zero_step"))
         values = values - minimum[..., None] if "zero_step" in parts else values + minimum[..., None]
     return values.reshape(q.shape)
@@ -134,7 +162,7 @@ def untiled(reordered: Tensor) -> Tensor:
 
 
 def compare_reordered(got: Tensor, wanted: Tensor, same: bool) -> None:
-    """Checks activations put in order, on the CPU, against the reference's: the same, or rounded to int8 by other
+    """Checks reordered activations, on the CPU, against the reference's: the same, or quantized by other
     instructions."""
     got, wanted = got.float(), wanted.float()
     if same:

@@ -1,4 +1,4 @@
-"""The kernels of int4 and int8 weights in Triton's interpreter."""
+"""The kernels of quantised weights in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from tests.kernels.interpreter import BROKEN, run_checks
 @pytest.mark.slow
 @pytest.mark.skipif(BROKEN, reason="the interpreter of this Triton fails with this NumPy")
 def test_kernels_in_the_interpreter() -> None:
-    run_checks("linear_checks.py")
+    run_checks("linear/linear_checks.py")

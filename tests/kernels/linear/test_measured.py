@@ -20,7 +20,7 @@ from etcuda.kernels.linear.problem import MAX_TOKENS, LinearProblem
 
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
 TABLES = sorted(table.FOLDER.glob("int*/*.json"))
-# What one order of sums for every N costs at most, of the time of the best one measured for each N.
+# What one split of sums for every N costs at most, of the time of the best one measured for each N.
 MOST_LOSS = 1.05
 
 Use = Callable[[Table | None], None]
@@ -28,7 +28,7 @@ Use = Callable[[Table | None], None]
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    return lambda made: monkeypatch.setattr(table, "load", lambda bits, arch: made)
+    return lambda made: monkeypatch.setattr(table, "load", lambda name, arch: made)
 
 
 def name(path: pathlib.Path) -> str:
@@ -36,7 +36,7 @@ def name(path: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize("path", TABLES, ids=name)
-def test_one_order_for_every_number_of_rows_costs_little(path: pathlib.Path) -> None:
+def test_one_split_for_every_number_of_rows_costs_little(path: pathlib.Path) -> None:
     found = table.from_json(path.read_text(), str(path))
     device = LocalDevice(found.arch, int(found.environment["num_sms"]), 227 << 10)
     losses = {}
@@ -53,10 +53,10 @@ def test_one_order_for_every_number_of_rows_costs_little(path: pathlib.Path) -> 
 def test_what_does_not_depend_on_n(
     path: pathlib.Path | None, n: int, blocks: int, m: int, size: int, eight: bool
 ) -> None:
-    """For weights of any N and K: the order of a row's sum, and where one kernel gives way to another."""
-    bits = int(path.parent.name.removeprefix("int")) if path else 8 if eight else 4
+    """For weights of any N and K: how a row's sum is split, and where one kernel gives way to another."""
+    format_name = path.parent.name if path else "int8" if eight else "int4"
     device = LocalDevice(path.stem if path else "sm_89", 132, 227 << 10)
-    one = LinearProblem(m, n, 32 * blocks, bits, offset="symmetric", itemsize=size)
+    one = LinearProblem(m, n, 32 * blocks, format_name, offset="symmetric", itemsize=size)
     other = dataclasses.replace(one, n=4096)
     assert matvec_limit(one, device) == matvec_limit(other, device)
     arguments = (device, 1, None, m)
@@ -65,18 +65,18 @@ def test_what_does_not_depend_on_n(
         first, second = (choose_matvec(each, device).config for each in (one, other))
         assert isinstance(first, MatvecConfig)
         assert isinstance(second, MatvecConfig)
-        assert first.order == second.order
+        assert first.split == second.split
     if path and size == 2:
         found = table.from_json(path.read_text(), str(path))
         pays = [
             measured.quantizing_before_pays(found, dataclasses.replace(each, m=1), 1, 0.01 * m) for each in (one, other)
         ]
         assert pays[0] == pays[1]
-        after = [measured.best_matvec(found, dataclasses.replace(each, m=1), 1, rounded=1) for each in (one, other)]
+        after = [measured.best_matvec(found, dataclasses.replace(each, m=1), 1, quantized=1) for each in (one, other)]
         assert (after[0] is None) == (after[1] is None)
         if after[0] is not None and after[1] is not None:
-            assert after[0][0].order == after[1][0].order
-            assert after[0][0].rounded
+            assert after[0][0].split == after[1][0].split
+            assert after[0][0].quantized
 
 
 def entry(kernel: str, m: int, n: int, k: int, *candidates: tuple[table.Config, float]) -> Entry:
@@ -92,7 +92,7 @@ def made(*entries: Entry) -> Table:
     return Table("sm_90", {"num_sms": 132}, entries)
 
 
-def test_the_order_that_loses_least_over_all_n(use: Use) -> None:
+def test_the_split_that_loses_least_over_all_n(use: Use) -> None:
     # A and C are best at one end each; B is a little slower than either at both.
     use(made(
         entry("matvec", 1, 1024, 4096, (A, 1.0), (B, 1.1), (C, 2.0)),
@@ -100,7 +100,7 @@ def test_the_order_that_loses_least_over_all_n(use: Use) -> None:
     ))  # fmt: skip
     problem = LinearProblem(1, 1024, 4096)
     assert [choose_matvec(dataclasses.replace(problem, n=n), DEVICE).config for n in (8, 1024, 1 << 18)] == [B] * 3
-    # Of one order, the number of programs is free.
+    # Of one split, the number of CTAs is free.
     use(made(
         entry("matvec", 1, 1024, 4096, (FEW, 1.0), (MANY, 1.1), (A, 0.9)),
         entry("matvec", 1, 65536, 4096, (MANY, 10.0), (FEW, 11.0), (A, 12.0)),
@@ -118,7 +118,7 @@ def test_the_nearest_k_decides_alone(use: Use) -> None:
         assert found == [A, A, B]
 
 
-def test_an_order_that_was_not_measured_everywhere_counts_as_the_slowest(use: Use) -> None:
+def test_a_split_that_was_not_measured_everywhere_counts_as_the_slowest(use: Use) -> None:
     use(made(
         entry("matvec", 1, 1024, 4096, (A, 1.0), (B, 1.2)),
         entry("matvec", 1, 65536, 4096, (B, 1.0), (C, 3.0)),
@@ -232,7 +232,9 @@ def test_a_number_of_rows_between_measured_ones_takes_what_wastes_least(use: Use
 def test_the_kernel_for_warpgroups_is_taken_where_it_serves(m: int, shape: tuple[int, int]) -> None:
     device = LocalDevice("sm_90", 132, 227 << 10)
     problem = LinearProblem(m, *shape)
-    others = [dataclasses.replace(problem, **change) for change in ({"group_size": 64}, {"k": 5504}, {"bits": 8})]
+    others = [
+        dataclasses.replace(problem, **change) for change in ({"group_size": 64}, {"k": 5504}, {"format_name": "int8"})
+    ]
     for each in others:
         config = choose_matmul(each, device).config
         assert isinstance(config, MatmulConfig)

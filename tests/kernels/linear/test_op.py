@@ -1,7 +1,8 @@
-"""The operators on int4 and int8 weights without a GPU: results on the CPU, refusals, fake tensors, export."""
+"""The operators on quantised weights without a GPU: results on the CPU, refusals, fake tensors, export."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -12,22 +13,22 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from etcuda.errors import KernelArgumentError, WeightFormatError
-from etcuda.kernels.activations.problem import quantize_cost, reorder_cost
 from etcuda.kernels.activations.quantize_op import quantize_activation
 from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.common import registry
-from etcuda.kernels.linear import launch
-from etcuda.kernels.linear.op import int4_matmul, int4_matmul_reordered, int4_matvec, int4_matvec_quantized
-from etcuda.kernels.linear.problem import LinearProblem, cost, refuse, refuse_matvec
+from etcuda.kernels.common.memory import aligned
+from etcuda.kernels.formats.registry import find
+from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch
 from tests.kernels.linear.linear_cases import Case, error, make, rounded
 
-MATVEC = (1, 0, 4, 32, 1, 1, 0)
-MATMUL = ("int8", 64, 16, 4, 4, 3, 0, 0, 0, 0)
-ORDERED = (torch.bfloat16, "int8", *MATMUL[1:])
+ops = torch.ops.etcuda
+
+MATVEC = MatvecLaunch(False, 1, 0, 4, 32, 1, 1, 0)
+MATMUL = MatmulLaunch(64, 16, 4, 4, 3, 0, 0, 0, 0)
 CASES = [
     Case(),
     Case(offset="minimum", group_size=128),
-    Case(bits=8, offset="symmetric", storage="codes", group_size=16),
+    Case("int8", offset="symmetric", storage="codes", group_size=16),
 ]
 
 
@@ -44,7 +45,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
         **dict(zip(("qdata", "scale", "zero", "scale_step", "zero_step"), stored, strict=True)),
         "bias": torch.zeros(8),
         "group_size": 32,
-        "activation": "int8",
+        "activation_dtype": "int8",
     }
     return good | changes
 
@@ -56,7 +57,7 @@ def test_linear_on_the_cpu(case: Case, dtype: torch.dtype) -> None:
     stored, bias, values = cpu(weight.stored), cpu([weight.bias])[0], weight.values.cpu()
     torch.manual_seed(0)
     x = torch.randn(2, 3, case.k).to(dtype)
-    operator = torch.ops.etcuda.int4_linear if case.bits == 4 else torch.ops.etcuda.int8_linear
+    operator = find(case.format_name).linear_op
     flat = x.reshape(-1, case.k)
     for activation, wanted in (("exact", flat.double()), ("int8", rounded(flat))):
         got = operator(x, *stored, bias, case.group_size, activation)
@@ -69,7 +70,7 @@ def test_linear_on_the_cpu(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_embedding_on_the_cpu(case: Case) -> None:
     weight = make(case)
-    operator = torch.ops.etcuda.int4_embedding if case.bits == 4 else torch.ops.etcuda.int8_embedding
+    operator = find(case.format_name).embedding_op
     indices = torch.tensor([[0, 8], [3, 3]])
     got = operator(indices, *cpu(weight.stored), case.group_size, torch.float16)
     assert (got.shape, got.dtype) == ((2, 2, case.k), torch.float16)
@@ -81,14 +82,27 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "dtype": ({"x": torch.ones(2, 256).int()}, KernelArgumentError, "x: expected bfloat16, float16 or float32, got"),
     "K": ({"x": torch.ones(2, 128)}, KernelArgumentError, "x: expected its last dimension to be 256, got 128"),
     "scalar": ({"x": torch.ones(())}, KernelArgumentError, r"x: expected at least one dimension .*, got \(\)"),
-    "activation": ({"activation": "int4"}, KernelArgumentError, "activation: expected 'int8' or 'exact', got 'int4'"),
+    "activation_dtype": (
+        {"activation_dtype": "int4"},
+        KernelArgumentError,
+        "activation_dtype: expected 'int8' or 'exact', got 'int4'",
+    ),
+    "several weights": (
+        {
+            "qdata": torch.ones(3, 8, 128).byte(),
+            "scale": torch.ones(3, 8, 8).half(),
+            "zero": torch.ones(3, 8, 8).byte(),
+        },
+        WeightFormatError,
+        r"qdata: expected the integers of one weight \[N, K\], got those of a weight \[3, 8, 256\]. Take one of",
+    ),
     "bias size": ({"bias": torch.ones(9)}, KernelArgumentError, "bias: expected its size to be 8, got 9"),
     "bias rank": ({"bias": torch.ones(8, 1)}, KernelArgumentError, r"bias: expected one dimension \[N\], got \(8, 1\)"),
     "bias dtype": ({"bias": torch.ones(8).int()}, KernelArgumentError, "bias: expected a floating dtype, got"),
     "group": ({"group_size": 64}, WeightFormatError, r"scale: expected shape \[8, 4\] .*, got \[8, 8\]"),
     "no group": ({"group_size": 48}, WeightFormatError, "expected one of 32, 64, 128, 256, got 48"),
     "qdata": ({"qdata": torch.ones(8, 128)}, WeightFormatError, "qdata: expected torch.uint8 .*, got torch.float32"),
-    "no rows": ({"qdata": torch.ones(0, 128).byte()}, WeightFormatError, r"N and K at least 1, got \[0, 256\]"),
+    "no rows": ({"qdata": torch.ones(0, 128).byte()}, WeightFormatError, r"every size at least 1, got \[0, 256\]"),
     "scale": (
         {"scale": torch.ones(7, 8).half()},
         WeightFormatError,
@@ -109,33 +123,38 @@ def test_bad_arguments(name: str) -> None:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good.values()]
         with pytest.raises(kind, match=message):
             torch.ops.etcuda.int4_linear(*fakes)
-    if name != "activation":
-        good = {key: value for key, value in good.items() if key != "activation"}
+    if name != "activation_dtype":
+        good = {key: value for key, value in good.items() if key != "activation_dtype"}
         with pytest.raises(kind, match=f"{owner.format('matvec')}: .*{message}"):
-            int4_matvec(*good.values(), *MATVEC)
+            ops.int4_matvec(*good.values(), *MATVEC.to_args())
         with pytest.raises(kind, match=f"{owner.format('matmul')}: .*{message}"):
-            int4_matmul(*good.values(), *MATMUL)
+            ops.int4_matmul(*good.values(), "int8", *MATMUL.to_args())
 
 
-def test_rows_beyond_the_kernels() -> None:
-    good = {key: value for key, value in arguments().items() if key != "activation"}
+def _for_tokens(tokens: int) -> MatvecLaunch:
+    return dataclasses.replace(MATVEC, tokens=tokens)
+
+
+def test_tokens_beyond_the_kernels() -> None:
+    good = {key: value for key, value in arguments().items() if key != "activation_dtype"}
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good.values()]
         with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected at most 4 rows, got 6"):
-            int4_matvec(*fakes, 4, *MATVEC[1:])
+            ops.int4_matvec(*fakes, *_for_tokens(4).to_args())
         with pytest.raises(KernelArgumentError, match="int4_matvec: tokens: expected 1, 2, 4 or 8, got 3"):
-            int4_matvec(*fakes, 3, *MATVEC[1:])
-        assert int4_matvec(*fakes, 8, *MATVEC[1:]).shape == (2, 3, 8)
-        assert int4_matmul(*fakes, *MATMUL).shape == (2, 3, 8)
+            ops.int4_matvec(*fakes, *_for_tokens(3).to_args())
+        assert ops.int4_matvec(*fakes, *_for_tokens(8).to_args()).shape == (2, 3, 8)
+        assert ops.int4_matmul(*fakes, "int8", *MATMUL.to_args()).shape == (2, 3, 8)
         q, scale, total = quantize_activation(fakes[0])
         assert (q.shape, q.dtype, scale.shape, total.dtype) == ((6, 256), torch.int8, (6, 8), torch.float32)
-        rest = (*fakes[1:], torch.bfloat16, 8, *MATVEC[2:])
-        out = int4_matvec_quantized(q, scale, total, *rest)
+        how = dataclasses.replace(_for_tokens(8), quantized=True)
+        rest = (*fakes[1:], torch.bfloat16, *how.to_args())
+        out = ops.int4_matvec_quantized(q, scale, total, *rest)
         assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
         with pytest.raises(KernelArgumentError, match=r"q_sum: expected its last dimension to be 8, got 7"):
-            int4_matvec_quantized(q, scale, total[:, :7], *rest)
+            ops.int4_matvec_quantized(q, scale, total[:, :7], *rest)
         with pytest.raises(KernelArgumentError, match=r"q: expected int8, got torch\.float32"):
-            int4_matvec_quantized(fakes[0][0], scale, total, *rest)
+            ops.int4_matvec_quantized(fakes[0][0], scale, total, *rest)
 
 
 BAD_REORDERED: dict[str, tuple[dict[str, Any], str]] = {
@@ -156,7 +175,7 @@ BAD_REORDERED: dict[str, tuple[dict[str, Any], str]] = {
     "factor type": ({"factor": torch.ones(6).half()}, "factor: expected float32, got torch.float16."),
     "factor rank": ({"factor": torch.ones(6, 1)}, "factor: expected one dimension [M], got (6, 1)."),
     "dtype": ({"dtype": torch.int8}, "dtype: expected bfloat16, float16 or float32, got torch.int8."),
-    "activation": ({"activation": "int4"}, "activation: expected 'int8' or 'exact', got 'int4'."),
+    "activation_dtype": ({"activation_dtype": "int4"}, "activation_dtype: expected 'int8' or 'exact', got 'int4'."),
     "block_m": ({"block_m": 24}, "block_m: expected a power of two of at least 16, got 24."),
     "bias": ({"bias": torch.ones(9)}, "bias: expected its size to be 8, got 9."),
 }
@@ -165,30 +184,27 @@ BAD_REORDERED: dict[str, tuple[dict[str, Any], str]] = {
 def reordered_arguments(**changes: Any) -> list[Any]:
     """Good arguments of ``int4_matmul_reordered`` for 6 rows, with changes."""
     weight = arguments()
-    reordered, factor, semaphores = reorder_activation(weight.pop("x"), 4, weight.pop("activation"), 64, 0, 0)
-    names = (
-        "dtype", "activation", "block_n", "block_m", "blocks", "num_warps", "num_stages", "programs", "max_registers",
-        "warpgroups", "pdl",
-    )  # fmt: skip
+    reordered, factor, semaphores = reorder_activation(weight.pop("x"), 4, weight.pop("activation_dtype"), 64, 0, 0)
     good = (
         {"reordered": reordered, "factor": factor, "semaphores": semaphores}
         | weight
-        | dict(zip(names, ORDERED, strict=True))
+        | {"dtype": torch.bfloat16, "activation_dtype": "int8"}
+        | dataclasses.asdict(MATMUL)
     )
     return list((good | changes).values())
 
 
 def _refuses(given: list[Any], message: str) -> None:
     with pytest.raises(KernelArgumentError, match=re.escape(f"int4_matmul_reordered: {message}")):
-        int4_matmul_reordered(*given)
+        ops.int4_matmul_reordered(*given)
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in given]
         with pytest.raises(KernelArgumentError, match=re.escape(message)):
-            int4_matmul_reordered(*fakes)
+            ops.int4_matmul_reordered(*fakes)
 
 
 @pytest.mark.parametrize("name", BAD_REORDERED)
-def test_what_is_not_in_order(name: str) -> None:
+def test_what_is_not_reordered(name: str) -> None:
     changes, message = BAD_REORDERED[name]
     _refuses(reordered_arguments(**changes), message)
 
@@ -200,29 +216,20 @@ def test_addresses_are_as_round_as_copies_need(first: int, to: int, copied: bool
     assert x.untyped_storage().data_ptr() % 16 == 0
     if fake:
         x = FakeTensorMode().from_tensor(x)
-    got = launch.aligned(x, to)
+    got = aligned(x, to)
     assert (got is not x) == copied
     assert fake or (torch.equal(got, x) and got.data_ptr() % to == 0)
 
 
-def test_rows_that_kernels_read_by_fours() -> None:
-    wide = torch.randn(6, 40)
-    assert launch._rows_of_fours(wide[:, :32]).stride() == (40, 1)
-    for rows in (torch.randn(32, 1).t(), torch.randn(6, 33)[:, :32], torch.randn(32, 6).t()):
-        got = launch._rows_of_fours(rows)
-        assert torch.equal(got, rows)
-        assert got.stride() == (32, 1)
-
-
-WARPGROUPS = {"block_n": 256, "programs": 4, "warpgroups": 4}
+WARPGROUPS = {"block_n": 256, "ctas": 4, "warpgroups": 4}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"block_n": 128}, "block_n: expected 64 for each of 4 warpgroups, got 128."),
-        ({"programs": 0}, "ctas: expected 1 to 1024, got 0."),
-        ({"programs": 1025}, "ctas: expected 1 to 1024, got 1025."),
+        ({"ctas": 0}, "ctas: expected 1 to 1024, got 0."),
+        ({"ctas": 1025}, "ctas: expected 1 to 1024, got 1025."),
         (
             {"reordered": torch.ones(64, 256)},
             "reordered: expected float16, or bfloat16 as reordered for warpgroups, got torch.float32.",
@@ -247,7 +254,7 @@ def test_shapes_of_ordered_activations() -> None:
     good = reordered_arguments()
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(each) if isinstance(each, Tensor) else each for each in good]
-        out = int4_matmul_reordered(*fakes)
+        out = ops.int4_matmul_reordered(*fakes)
         assert (out.shape, out.dtype) == ((6, 8), torch.bfloat16)
     for shape, rows in (((2, 3, 160), 64), ((0, 160), 64), ((65, 160), 128)):
         for bits in (4, 8):
@@ -262,13 +269,13 @@ def test_shapes_of_ordered_activations() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_kernels_want_a_gpu() -> None:
-    good = [value for key, value in arguments().items() if key != "activation"]
+    good = [value for key, value in arguments().items() if key != "activation_dtype"]
     with pytest.raises(KernelArgumentError, match="int4_matvec: x: expected a tensor on a GPU, got one on cpu"):
-        int4_matvec(*good, 8, *MATVEC[1:])
+        ops.int4_matvec(*good, *_for_tokens(8).to_args())
     with pytest.raises(KernelArgumentError, match="int4_matmul: x: expected a tensor on a GPU, got one on cpu"):
-        int4_matmul(*good, *MATMUL)
+        ops.int4_matmul(*good, "int8", *MATMUL.to_args())
     with pytest.raises(KernelArgumentError, match="matmul_reordered: x: expected a tensor on a GPU, got one on cpu"):
-        int4_matmul_reordered(*reordered_arguments())
+        ops.int4_matmul_reordered(*reordered_arguments())
 
 
 @pytest.mark.parametrize(
@@ -290,7 +297,7 @@ def test_what_cannot_be_rounded(x: Tensor, message: str) -> None:
     ("how", "message"),
     [
         ((5, "int8", 16), "bits: expected 4 or 8, got 5."),
-        ((4, "int4", 16), "activation: expected 'int8' or 'exact', got 'int4'."),
+        ((4, "int4", 16), "activation_dtype: expected 'int8' or 'exact', got 'int4'."),
         ((4, "int8", 8), "block_m: expected a power of two of at least 16, got 8."),
         ((4, "int8", 48), "block_m: expected a power of two of at least 16, got 48."),
     ],
@@ -325,38 +332,3 @@ def test_export_keeps_one_node_for_any_number_of_rows() -> None:
 def test_the_records() -> None:
     names = {"int4_matvec", "int4_matmul", "int8_matvec", "int8_matmul", "quantize_activation", "reorder_activation"}
     assert {f"etcuda::{name}" for name in names} <= {record.op for record in registry.records()}
-
-
-@pytest.mark.parametrize(
-    ("change", "matvec", "any_kernel"),
-    [
-        ({}, None, None),
-        ({"m": 9}, "at most 8 rows, got 9", None),
-        ({"activation": "exact"}, "activations are rounded to int8, got activation 'exact'", None),
-        ({"k": 100}, "K is a multiple of 32, got 100", "K is a multiple of 32, got 100"),
-        (
-            {"bits": 8, "group_size": 16, "offset": "minimum"},
-            "groups of 16 are symmetric, got offset minimum",
-            "groups of 16 are symmetric, got offset minimum",
-        ),
-        ({"group_size": 300}, "a group is 16, .*, got 300", "a group is 16, .*, got 300"),
-    ],
-)
-def test_reasons(change: dict[str, Any], matvec: str | None, any_kernel: str | None) -> None:
-    problem = LinearProblem(**({"m": 1, "n": 64, "k": 256} | change))
-    for got, wanted in ((refuse_matvec(problem), matvec), (refuse(problem), any_kernel)):
-        assert (got is None) == (wanted is None)
-        if wanted is not None:
-            assert got is not None
-            assert re.fullmatch(wanted, got)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_costs(case: Case) -> None:
-    form = case.form
-    problem = LinearProblem(3, 64, 512, case.bits, case.group_size, form.scale_storage, form.offset)
-    assert problem.weight_bytes == form.nbytes(64, 512)
-    assert cost(problem).nbytes == form.nbytes(64, 512) + 2 * 3 * (512 + 64)
-    assert cost(problem).flops == 2 * 3 * 64 * 512
-    assert quantize_cost(problem).nbytes == 3 * 512 * 3 + 3 * 16 * 8
-    assert reorder_cost(problem).nbytes == 3 * (512 * 2 + 512 * 2 + 4)

@@ -61,7 +61,7 @@ def test_intx(bits: int, mapping: MappingType, block: tuple[int, int], dtype: to
     ours = from_torchao(theirs, "layer.weight")
     assert isinstance(ours, Int4CoalescedTensor if bits <= 4 else Int8CoalescedTensor)
     assert ours.dtype == dtype
-    assert ours.activation == "exact"
+    assert ours.activation_dtype == "exact"
     close(ours, affine_values(theirs))
     symmetric = bool((theirs.zero_point == 0).all())
     assert ours.format.offset == ("symmetric" if symmetric else "zero_point" if bits <= 4 else "minimum")
@@ -161,7 +161,7 @@ def test_models_are_converted_and_compute_the_same() -> None:
         expected = model(tokens)
         assert etcuda.convert_model(model) == ["1.weight", "2.weight"]
         assert isinstance(model[1].weight, Int4CoalescedTensor | Int8CoalescedTensor)
-        assert model[1].weight.activation == activation
+        assert model[1].weight.activation_dtype == activation
         tolerance = 1e-5 if activation == "exact" else 2e-2 * float(expected.abs().max())
         torch.testing.assert_close(model(tokens), expected, rtol=0, atol=tolerance)
         assert etcuda.convert_model(model) == []
@@ -173,7 +173,7 @@ def test_shared_weights_stay_shared() -> None:
     model[0].weight = model[1].weight = nn.Parameter(quantized, requires_grad=False)
     assert etcuda.convert_model(model, activation_dtype="int8") == ["0.weight", "1.weight"]
     assert model[0].weight is model[1].weight
-    assert model[0].weight.activation == "int8"
+    assert model[0].weight.activation_dtype == "int8"
 
 
 def scaled(tensor: Any) -> Any:

@@ -63,9 +63,9 @@ def test_random_blocks_match_the_package(kind: str, tmp_path: pathlib.Path) -> N
     file = write(tmp_path / "w.gguf", {"blk.0.w": (raw, kind)})
     tensor = etcuda.read_gguf(file, dtype=torch.float32)["blk.0.w"]
     block = BLOCK_TYPES[kind]
-    assert isinstance(tensor, Int4CoalescedTensor if block.form.bits == 4 else Int8CoalescedTensor)
-    assert tensor.format == block.form
-    assert tensor.stored_bytes == n * k * block.form.bits_per_weight() / 8
+    assert isinstance(tensor, Int4CoalescedTensor if block.format.bits == 4 else Int8CoalescedTensor)
+    assert tensor.format == block.format
+    assert tensor.stored_bytes == n * k * block.format.bits_per_weight() / 8
     expected = torch.from_numpy(gguf.dequantize(raw, gguf.GGMLQuantizationType[kind]))
     # The package's own arithmetic is float32 and rounds at most once: equality says that nothing was recomputed.
     assert torch.equal(tensor.dequantize(), expected)
@@ -114,7 +114,7 @@ def test_plain_tensors_and_choice_of_names(tmp_path: pathlib.Path) -> None:
     for tensor in read.values():
         assert torch.equal(tensor.float(), torch.from_numpy(values))
     exact = etcuda.read_gguf(file, ["q"], activation_dtype="exact", dtype=torch.float16)["q"]
-    assert (exact.activation, exact.dtype) == ("exact", torch.float16)
+    assert (exact.activation_dtype, exact.dtype) == ("exact", torch.float16)
 
 
 def test_large_tensors_are_read_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

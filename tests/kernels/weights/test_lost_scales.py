@@ -95,6 +95,13 @@ def test_what_float32_does_not_hold() -> None:
         quantize_weight(weight, Int4Format(64, "fp32", "zero_point"))
 
 
+def test_rows_of_several_matrices() -> None:
+    weight = torch.randn(2, 3, 64)
+    weight[1, 2] = 1e-9
+    with pytest.raises(WeightFormatError, match=r"w: row \[1, 2\]: "):
+        quantize_weight(weight, Int4Format(32), name="w")
+
+
 def test_many_rows() -> None:
     with pytest.raises(WeightFormatError, match=r"w: rows 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: "):
         quantize_weight(_with_small_rows(1e-9, *range(1, 12)), Int4Format(32), name="w")

@@ -27,54 +27,61 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 QUANTIZABLE = [*INT4_FORMATS, Int8Format(16), Int8Format(512), Int8Format(32, "codes"), Int8Format(64, "fp32")]
 
 
-def error(form: GroupFormat, weight: Tensor, parts: dict[str, Tensor]) -> float:
+def error(weight_format: GroupFormat, weight: Tensor, components: dict[str, Tensor]) -> float:
     """Squared error over the weight's squares."""
-    return float((form.dequantize(**parts).double() - weight.double()).square().sum() / weight.double().square().sum())
+    return float(
+        (weight_format.dequantize(**components).double() - weight.double()).square().sum()
+        / weight.double().square().sum()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("form", QUANTIZABLE, ids=str)
-def test_values_are_within_half_a_step(form: GroupFormat, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("weight_format", QUANTIZABLE, ids=str)
+def test_values_are_within_half_a_step(weight_format: GroupFormat, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     weight = torch.randn(5, 512).to(dtype)
     weight[1] = 0
     weight[2] = weight[2].abs() + 1
     weight[3] = -weight[3].abs() - 1
-    parts = quantize_weight(weight.t().contiguous().t(), form)
-    form.check_components(parts)
-    groups = (5, 512 // form.group_size, form.group_size)
-    values = form.dequantize(**parts).reshape(groups)
-    steps = form.effective_scale(parts["scale"], parts.get("scale_step")).abs().unsqueeze(-1)
+    components = quantize_weight(weight.t().contiguous().t(), weight_format)
+    weight_format.check_components(components)
+    groups = (5, 512 // weight_format.group_size, weight_format.group_size)
+    values = weight_format.dequantize(**components).reshape(groups)
+    steps = weight_format.effective_scale(components["scale"], components.get("scale_step")).abs().unsqueeze(-1)
     off = (values - weight.float().reshape(groups)).abs()
     # Stored scales are rounded, and offsets of "zero_point" and codes too, which may move the ends of the range.
-    slack = {"fp16": 0.02, "fp32": 0.001, "codes": 0.15}[form.scale_storage] + (form.offset == "zero_point") * 0.5
-    if form.offset == "symmetric" and form.bits == 4:
+    slack = {"fp16": 0.02, "fp32": 0.001, "codes": 0.15}[weight_format.scale_storage] + (
+        weight_format.offset == "zero_point"
+    ) * 0.5
+    if weight_format.offset == "symmetric" and weight_format.bits == 4:
         slack += 0.5  # 8 steps to one side and 7 to the other.
     assert bool((off <= steps * (0.5 + slack) + 1e-6).all()), float((off / steps.clamp(min=1e-9)).max())
     assert torch.equal(values[1], torch.zeros_like(values[1]))
 
 
-@pytest.mark.parametrize("form", QUANTIZABLE, ids=str)
-def test_the_stored_integers_are_the_nearest(form: GroupFormat) -> None:
+@pytest.mark.parametrize("weight_format", QUANTIZABLE, ids=str)
+def test_the_stored_integers_are_the_nearest(weight_format: GroupFormat) -> None:
     torch.manual_seed(1)
     weight = torch.randn(3, 512)
-    parts = quantize_weight(weight, form, "least_squares")
-    best = error(form, weight, parts)
-    q = form.unpack(parts["qdata"]).to(torch.int16)
-    least, most = (0, 15) if form.bits == 4 else (-127, 127)
+    components = quantize_weight(weight, weight_format, "least_squares")
+    best = error(weight_format, weight, components)
+    q = weight_format.unpack(components["qdata"]).to(torch.int16)
+    least, most = {"int4": (0, 15), "int8": (-127, 127)}[weight_format.name]
     for step in (-1, 1):
-        moved = {**parts, "qdata": form.pack((q + step).clamp(least, most))}
-        nearer = (form.dequantize(**moved) - weight).abs() < (form.dequantize(**parts) - weight).abs() - 1e-6
+        moved = {**components, "qdata": weight_format.pack((q + step).clamp(least, most))}
+        nearer = (weight_format.dequantize(**moved) - weight).abs() < (
+            weight_format.dequantize(**components) - weight
+        ).abs() - 1e-6
         assert not bool(nearer.any())
-    assert best < (0.05 if form.bits == 4 else 1e-4)
+    assert best < (0.05 if weight_format.bits == 4 else 1e-4)
 
 
-@pytest.mark.parametrize("form", QUANTIZABLE, ids=str)
-def test_quantising_twice_changes_nothing(form: GroupFormat) -> None:
+@pytest.mark.parametrize("weight_format", QUANTIZABLE, ids=str)
+def test_quantising_twice_changes_nothing(weight_format: GroupFormat) -> None:
     torch.manual_seed(2)
-    values = form.dequantize(**quantize_weight(torch.randn(4, 512), form))
-    again = error(form, values, quantize_weight(values, form, "least_squares"))
-    assert again < (2e-3 if form.bits == 4 else 2e-5)
+    values = weight_format.dequantize(**quantize_weight(torch.randn(4, 512), weight_format))
+    again = error(weight_format, values, quantize_weight(values, weight_format, "least_squares"))
+    assert again < (2e-3 if weight_format.bits == 4 else 2e-5)
 
 
 @pytest.mark.parametrize("group_size", [32, 128])
@@ -87,21 +94,21 @@ def test_the_search_is_at_least_as_good_as_hqq(group_size: int, outliers: bool) 
     q, scale, zero, _ = hqq(weight, 4, group_size, compute_dtype=torch.float32, device="cpu")
     values = (q.reshape(*scale.shape, -1).float() - 8) * scale.unsqueeze(-1) + zero.unsqueeze(-1)
     theirs = float((values.reshape(weight.shape) - weight).square().sum() / weight.square().sum())
-    for form in (Int4Format(group_size, "fp16", "minimum"), Int4Format(group_size, "codes", "minimum")):
-        assert error(form, weight, quantize_weight(weight, form, "least_squares")) < theirs
-    for form in QUANTIZABLE:
-        if form == Int8Format(512):
+    for weight_format in (Int4Format(group_size, "fp16", "minimum"), Int4Format(group_size, "codes", "minimum")):
+        assert error(weight_format, weight, quantize_weight(weight, weight_format, "least_squares")) < theirs
+    for weight_format in QUANTIZABLE:
+        if weight_format == Int8Format(512):
             continue
-        searched = error(form, weight, quantize_weight(weight, form, "least_squares"))
-        assert searched <= error(form, weight, quantize_weight(weight, form)) * 1.001
+        searched = error(weight_format, weight, quantize_weight(weight, weight_format, "least_squares"))
+        assert searched <= error(weight_format, weight, quantize_weight(weight, weight_format)) * 1.001
 
 
 def test_rows_are_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(37, 512)
-    form = Int4Format(32, "codes", "minimum")
-    whole = quantize_weight(weight, form)
+    weight_format = Int4Format(32, "codes", "minimum")
+    whole = quantize_weight(weight, weight_format)
     monkeypatch.setitem(__import__("etcuda.kernels.weights.quantize", fromlist=["CHUNK"]).CHUNK, "cpu", 5 * 512)
-    pieces = quantize_weight(weight, form)
+    pieces = quantize_weight(weight, weight_format)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
 
@@ -130,7 +137,7 @@ def test_quantize_of_torchao_with_a_filter() -> None:
     assert not isinstance(model.layers[1].weight, Int4CoalescedTensor)
     quantize_(model, Int8CoalescedConfig(group_size=None), lambda module, name: name == "embedding")
     assert model.embedding.weight.group_size == 64
-    assert model.embedding.weight.activation == "int8"
+    assert model.embedding.weight.activation_dtype == "int8"
 
 
 def test_quantize_of_torchao_by_name() -> None:
@@ -143,7 +150,7 @@ def test_quantize_of_torchao_by_name() -> None:
     )
     quantize_(model, config, filter_fn=None)
     assert model.layers[0].weight.format == Int4Format(64, "fp16", "zero_point")
-    assert model.layers[0].weight.activation == "exact"
+    assert model.layers[0].weight.activation_dtype == "exact"
     assert model.layers[1].weight.format == Int8Format(16)
 
 
@@ -174,7 +181,7 @@ def bad_models() -> dict[str, tuple[nn.Module, str]]:
         "K is 0": (nn.Linear(0, 4), r"at least 1, got \[4, 0\]"),
         "N is 0": (nn.Linear(64, 0), r"at least 1, got \[0, 64\]"),
         "dtype": (nn.Linear(64, 4).double(), "float32, got a (Parameter|Tensor) of torch.float64"),
-        "kind": (nn.LayerNorm(64), "Linear or an Embedding, got one of a LayerNorm"),
+        "module": (nn.LayerNorm(64), "Linear or an Embedding, got one of a LayerNorm"),
         "meta": (nn.Linear(64, 4, device="meta"), "weight with values, got one on the meta device"),
         "nan": (nan, "finite weights"),
         "great": (great, r"scale: expected finite values, got inf at \[2, 0\]"),
@@ -182,7 +189,7 @@ def bad_models() -> dict[str, tuple[nn.Module, str]]:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize("case", ["K", "K is 0", "N is 0", "dtype", "kind", "meta", "nan", "great"])
+@pytest.mark.parametrize("case", ["K", "K is 0", "N is 0", "dtype", "module", "meta", "nan", "great"])
 def test_weights_that_cannot_be_quantised(case: str) -> None:
     bad, words = bad_models()[case]
     model = nn.Sequential(nn.Linear(64, 64), nn.Sequential(bad))
@@ -210,7 +217,7 @@ def test_a_quantised_weight_is_not_quantised_again() -> None:
     [
         (Int4CoalescedConfig, {"group_size": 48}, "group_size: expected one of 32, 64, 128, 256, got 48"),
         (Int4CoalescedConfig, {"scale_storage": "codes"}, "got 'zero_point'"),
-        (Int4CoalescedConfig, {"activation": "int4"}, "activation: expected 'int8' or 'exact', got 'int4'"),
+        (Int4CoalescedConfig, {"activation_dtype": "int4"}, "activation_dtype: expected 'int8' or 'exact', got 'int4'"),
         (Int4CoalescedConfig, {"scale_search": "hqq"}, "scale_search: expected 'minmax' or 'least_squares'"),
         (Int8CoalescedConfig, {"group_size": 0}, "group_size"),
         (Int8CoalescedConfig, {"scale_storage": "fp8"}, "scale_storage"),

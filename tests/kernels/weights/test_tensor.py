@@ -22,42 +22,47 @@ from etcuda.kernels.formats.int4 import Int4Format
 from etcuda.kernels.formats.int8 import Int8Format
 from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
 from etcuda.kernels.weights.tensor import CoalescedTensor
-from tests.kernels.weights.weight_cases import FORMATS, random_parts, random_weight, values_one_by_one
+from tests.kernels.weights.weight_cases import FORMATS, random_components, random_weight, values_one_by_one
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SOME = [Int4Format(32, "fp16", "zero_point"), Int4Format(32, "codes", "minimum"), Int8Format(16, "codes")]
 
 
 def exact(weight: CoalescedTensor) -> Tensor:
-    return values_one_by_one(weight.format, weight.parts, *weight.shape)
+    return values_one_by_one(weight.format, weight.components, *weight.shape)
 
 
 def same(left: Any, right: Any) -> bool:
-    parts, others = left.parts, right.parts
-    attributes = all(getattr(left, name) == getattr(right, name) for name in ("group_size", "activation", "dtype"))
-    return attributes and parts.keys() == others.keys() and all(torch.equal(parts[n], others[n]) for n in parts)
+    components, others = left.components, right.components
+    if any(getattr(left, name) != getattr(right, name) for name in ("group_size", "activation_dtype", "dtype")):
+        return False
+    return components.keys() == others.keys() and all(torch.equal(components[n], others[n]) for n in components)
 
 
 class Model(nn.Module):
     """An embedding, a linear layer with a bias and one without, that shares the embedding's weight."""
 
-    def __init__(self, form: GroupFormat, activation: str = "exact") -> None:
+    def __init__(self, weight_format: GroupFormat, activation_dtype: str = "exact") -> None:
         super().__init__()
         self.embedding = nn.Embedding(33, 512)
         self.hidden = nn.Linear(512, 512)
         self.head = nn.Linear(512, 33, bias=False)
-        shared = nn.Parameter(random_weight(form, 33, 512, activation), requires_grad=False)
+        shared = nn.Parameter(
+            random_weight(weight_format, 33, 512, activation_dtype=activation_dtype), requires_grad=False
+        )
         self.embedding.weight = self.head.weight = shared
-        self.hidden.weight = nn.Parameter(random_weight(form, 512, 512, activation), requires_grad=False)
+        self.hidden.weight = nn.Parameter(
+            random_weight(weight_format, 512, 512, activation_dtype=activation_dtype), requires_grad=False
+        )
         self.hidden.bias.requires_grad_(False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.hidden(self.embedding(tokens)))
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_linear_and_embedding_use_the_values(form: GroupFormat) -> None:
-    weight = random_weight(form, 7, 512)
+@pytest.mark.parametrize("weight_format", FORMATS, ids=str)
+def test_linear_and_embedding_use_the_values(weight_format: GroupFormat) -> None:
+    weight = random_weight(weight_format, 7, 512)
     values = exact(weight)
     x, bias = torch.randn(2, 3, 512), torch.randn(7)
     expected = x.double() @ values.T
@@ -78,9 +83,9 @@ def test_linear_and_embedding_use_the_values(form: GroupFormat) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("form", SOME, ids=str)
-def test_results_have_the_dtype_of_input_and_weight(form: GroupFormat, dtype: torch.dtype) -> None:
-    weight = random_weight(form, 8, 512, dtype=dtype)
+@pytest.mark.parametrize("weight_format", SOME, ids=str)
+def test_results_have_the_dtype_of_input_and_weight(weight_format: GroupFormat, dtype: torch.dtype) -> None:
+    weight = random_weight(weight_format, 8, 512, dtype=dtype)
     assert functional.embedding(torch.tensor([1]), weight).dtype == dtype
     assert weight.dequantize().dtype == dtype
     assert torch.equal(weight.dequantize(), weight.dequantize(torch.float32).to(dtype))
@@ -92,19 +97,19 @@ def test_results_have_the_dtype_of_input_and_weight(form: GroupFormat, dtype: to
 
 
 def test_rounded_activations_are_near_exact_ones() -> None:
-    weight = random_weight(SOME[0], 64, 512, "int8")
+    weight = random_weight(SOME[0], 64, 512, activation_dtype="int8")
     x = torch.randn(5, 512)
     expected = x.double() @ exact(weight).T
     error = (functional.linear(x, weight).double() - expected).norm() / expected.norm()
     assert 1e-5 < error < 2e-2
-    assert same(weight, weight.with_activation("exact").with_activation("int8"))
-    exact_result = functional.linear(x, weight.with_activation("exact"))
+    assert same(weight, weight.with_activation_dtype("exact").with_activation_dtype("int8"))
+    exact_result = functional.linear(x, weight.with_activation_dtype("exact"))
     assert (exact_result.double() - expected).norm() / expected.norm() < 1e-6
 
 
-@pytest.mark.parametrize("form", SOME, ids=str)
-def test_rows_are_sliced_as_views(form: GroupFormat) -> None:
-    weight = random_weight(form, 9, 512)
+@pytest.mark.parametrize("weight_format", SOME, ids=str)
+def test_rows_are_sliced_as_views(weight_format: GroupFormat) -> None:
+    weight = random_weight(weight_format, 9, 512)
     part = weight[2:7:2]
     assert type(part) is type(weight)
     assert part.shape == (3, 512)
@@ -120,7 +125,7 @@ def test_rows_are_sliced_as_views(form: GroupFormat) -> None:
 
 def test_what_is_refused() -> None:
     weight = random_weight(SOME[0], 8, 512)
-    with pytest.raises(WeightFormatError, match="expected dimension 0"):
+    with pytest.raises(WeightFormatError, match="expected a dimension before the last, such as 0, got dimension 1"):
         weight[:, :256]
     with pytest.raises(WeightFormatError, match=r"\[0, 512\]"):
         weight[3:3]
@@ -139,25 +144,25 @@ def test_what_is_refused() -> None:
 
 
 def test_parts_are_checked() -> None:
-    parts = random_parts(SOME[0], 8, 512)
+    components = random_components(SOME[0], 8, 512)
     with pytest.raises(WeightFormatError, match=r"layer\.weight: zero: expected shape"):
-        Int4CoalescedTensor.from_parts({**parts, "zero": parts["zero"][:4]}, 32, name="layer.weight")
+        Int4CoalescedTensor.from_components({**components, "zero": components["zero"][:4]}, 32, name="layer.weight")
     with pytest.raises(WeightFormatError, match=r"layer\.weight: expected qdata and scale"):
-        Int4CoalescedTensor.from_parts({"qdata": parts["qdata"]}, 32, name="layer.weight")
-    parts["scale"][5, 3] = float("nan")
+        Int4CoalescedTensor.from_components({"qdata": components["qdata"]}, 32, name="layer.weight")
+    components["scale"][5, 3] = float("nan")
     with pytest.raises(WeightFormatError, match=r"layer.weight: scale: expected finite values, got nan at \[5, 3\]"):
-        Int4CoalescedTensor.from_parts(parts, 32, name="layer.weight")
-    with pytest.raises(WeightFormatError, match="activation: expected 'int8' or 'exact', got 'int4'"):
-        Int4CoalescedTensor.from_parts(random_parts(SOME[0], 8, 512), 32, activation="int4")
+        Int4CoalescedTensor.from_components(components, 32, name="layer.weight")
+    with pytest.raises(WeightFormatError, match="activation_dtype: expected 'int8' or 'exact', got 'int4'"):
+        Int4CoalescedTensor.from_components(random_components(SOME[0], 8, 512), 32, activation_dtype="int4")
 
 
-@pytest.mark.parametrize("form", SOME, ids=str)
-def test_moves_and_copies(form: GroupFormat) -> None:
-    weight = random_weight(form, 8, 512)
+@pytest.mark.parametrize("weight_format", SOME, ids=str)
+def test_moves_and_copies(weight_format: GroupFormat) -> None:
+    weight = random_weight(weight_format, 8, 512)
     half = weight.to(torch.float16)
     assert half.dtype == torch.float16
-    assert {name: part.dtype for name, part in half.parts.items()} == {
-        name: part.dtype for name, part in weight.parts.items()
+    assert {name: part.dtype for name, part in half.components.items()} == {
+        name: part.dtype for name, part in weight.components.items()
     }
     assert half.qdata.data_ptr() != weight.qdata.data_ptr()
     assert same(half.to(torch.float32), weight)
@@ -167,7 +172,7 @@ def test_moves_and_copies(form: GroupFormat) -> None:
         assert weight.to("meta").device.type == "meta"
     for made in (weight.clone(), weight.detach(), weight.contiguous(), copy.deepcopy(weight)):
         assert same(made, weight)
-    other = random_weight(form, 8, 512)
+    other = random_weight(weight_format, 8, 512)
     other.qdata.zero_()
     other.copy_(weight)
     assert same(other, weight)
@@ -183,9 +188,9 @@ def test_modules_move() -> None:
     assert model.to("meta").hidden.weight.qdata.device.type == "meta"
 
 
-@pytest.mark.parametrize("form", SOME, ids=str)
-def test_torch_save(form: GroupFormat) -> None:
-    model, other = Model(form), Model(form)
+@pytest.mark.parametrize("weight_format", SOME, ids=str)
+def test_torch_save(weight_format: GroupFormat) -> None:
+    model, other = Model(weight_format), Model(weight_format)
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
@@ -196,9 +201,9 @@ def test_torch_save(form: GroupFormat) -> None:
     assert torch.equal(model(tokens), other(tokens))
 
 
-@pytest.mark.parametrize("form", SOME, ids=str)
-def test_safetensors(form: GroupFormat, tmp_path: pathlib.Path) -> None:
-    model = Model(form, "int8")
+@pytest.mark.parametrize("weight_format", SOME, ids=str)
+def test_safetensors(weight_format: GroupFormat, tmp_path: pathlib.Path) -> None:
+    model = Model(weight_format, "int8")
     file = tmp_path / "weights.safetensors"
     etcuda.save_weights(model, file)
     assert list(tmp_path.iterdir()) == [file]
@@ -206,7 +211,7 @@ def test_safetensors(form: GroupFormat, tmp_path: pathlib.Path) -> None:
     assert loaded["head.weight"] is loaded["embedding.weight"]
     stored = sum(weight.stored_bytes for weight in (model.head.weight, model.hidden.weight)) + 512 * 4
     assert stored < file.stat().st_size < stored + 4096
-    other = Model(form)
+    other = Model(weight_format)
     other.load_state_dict(loaded, assign=True)
     assert same(other.hidden.weight, model.hidden.weight)
     assert same(other.head.weight, model.head.weight)
@@ -264,10 +269,10 @@ def test_damaged_files(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("form", SOME, ids=str)
-def test_export_keeps_one_node_per_call(form: GroupFormat, dynamic: bool) -> None:
-    model = Model(form, "int8").eval()
-    family = "int4" if form.bits == 4 else "int8"
+@pytest.mark.parametrize("weight_format", SOME, ids=str)
+def test_export_keeps_one_node_per_call(weight_format: GroupFormat, dynamic: bool) -> None:
+    model = Model(weight_format, "int8").eval()
+    family = "int4" if weight_format.bits == 4 else "int8"
     shapes = {"tokens": {0: torch.export.Dim("length", max=64)}} if dynamic else None
     program = torch.export.export(model, (torch.arange(5),), dynamic_shapes=shapes)
     lowered = to_edge_transform_and_lower(program, partitioner=[]).exported_program()
@@ -278,7 +283,7 @@ def test_export_keeps_one_node_per_call(form: GroupFormat, dynamic: bool) -> Non
         f"{family}_linear",
     ]
     dtypes = {tensor.dtype for tensor in lowered.state_dict.values()}
-    assert (torch.uint8 if form.bits == 4 else torch.int8) in dtypes
+    assert (torch.uint8 if weight_format.bits == 4 else torch.int8) in dtypes
     for tokens in [torch.arange(5), *([torch.arange(1), torch.arange(33)] if dynamic else [])]:
         torch.testing.assert_close(lowered.module()(tokens), model(tokens), rtol=0, atol=0)
 

@@ -8,8 +8,7 @@ from torch import Tensor
 from etcuda.kernels.formats.base import BLOCK, STEP, GroupFormat
 from etcuda.kernels.formats.int4 import Int4Format
 from etcuda.kernels.formats.int8 import Int8Format
-from etcuda.kernels.weights.int4_tensor import Int4CoalescedTensor
-from etcuda.kernels.weights.int8_tensor import Int8CoalescedTensor
+from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 INT4_FORMATS = [
@@ -33,50 +32,52 @@ INT8_FORMATS = [
 FORMATS = [*INT4_FORMATS, *INT8_FORMATS]
 
 
-def random_parts(form: GroupFormat, n: int, k: int, seed: int = 0) -> dict[str, Tensor]:
-    """Stored tensors with random bytes and random finite scales, negative ones too."""
+def random_components(weight_format: GroupFormat, *shape: int, seed: int = 0) -> dict[str, Tensor]:
+    """Stored tensors of a weight [*, N, K] with random bytes and random finite scales, negative ones too."""
     generator = torch.Generator().manual_seed(seed)
-    parts = {}
-    for name, (shape, dtype) in form.components(n, k).items():
+    components = {}
+    for name, (size, dtype) in weight_format.components(*shape).items():
         if dtype.is_floating_point:
-            parts[name] = (torch.randn(shape, generator=generator) * 0.1).to(dtype)
+            components[name] = (torch.randn(size, generator=generator) * 0.1).to(dtype)
         else:
             info = torch.iinfo(dtype)
-            parts[name] = torch.randint(info.min, info.max + 1, shape, generator=generator, dtype=dtype)
-    return parts
+            components[name] = torch.randint(info.min, info.max + 1, size, generator=generator, dtype=dtype)
+    return components
 
 
 def random_weight(
-    form: GroupFormat, n: int, k: int, activation: str = "exact", dtype: torch.dtype = torch.float32
+    weight_format: GroupFormat, *shape: int, activation_dtype: str = "exact", dtype: torch.dtype = torch.float32
 ) -> CoalescedTensor:
-    """One of our tensors with random stored tensors."""
-    kind: type[CoalescedTensor] = Int4CoalescedTensor if isinstance(form, Int4Format) else Int8CoalescedTensor
-    made: CoalescedTensor = kind.from_parts(random_parts(form, n, k), form.group_size, activation, dtype)
+    """One of our tensors [*, N, K] with random stored tensors."""
+    components = random_components(weight_format, *shape)
+    made: CoalescedTensor = find(weight_format.name).tensor_type.from_components(
+        components, weight_format.group_size, activation_dtype, dtype
+    )
     return made
 
 
-def values_one_by_one(form: GroupFormat, parts: dict[str, Tensor], n: int, k: int) -> Tensor:
+def values_one_by_one(weight_format: GroupFormat, components: dict[str, Tensor], n: int, k: int) -> Tensor:
     """Values float64 [n, k] by the README's words, in plain Python."""
-    lists = {name: tensor.tolist() for name, tensor in parts.items()}
+    lists = {name: tensor.tolist() for name, tensor in components.items()}
     out = []
     for row in range(n):
         values = []
         for column in range(k):
-            group, step = column // form.group_size, column // STEP
-            if form.bits == 4:
+            group, step = column // weight_format.group_size, column // STEP
+            if weight_format.bits == 4:
                 block, inside = divmod(column, BLOCK)
                 byte = lists["qdata"][row][block * 16 + inside % 16]
                 q = byte % 16 if inside < 16 else byte // 16
             else:
                 q = lists["qdata"][row][column]
             scale = lists["scale"][row][group]
-            if form.scale_storage == "codes":
+            if weight_format.scale_storage == "codes":
                 scale = lists["scale_step"][row][step] * scale
-            if form.offset == "symmetric":
-                values.append(scale * (q - (8 if form.bits == 4 else 0)))
-            elif form.offset == "zero_point":
+            if weight_format.offset == "symmetric":
+                values.append(scale * (q - (8 if weight_format.bits == 4 else 0)))
+            elif weight_format.offset == "zero_point":
                 values.append(scale * (q - lists["zero"][row][group]))
-            elif form.scale_storage == "codes":
+            elif weight_format.scale_storage == "codes":
                 values.append(scale * q - lists["zero_step"][row][step] * lists["zero"][row][group])
             else:
                 values.append(scale * q + lists["zero"][row][group])

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
-import pytest
 import torch
-from executorch.exir import to_edge_transform_and_lower
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
-from etcuda.backend import preprocess
 from etcuda.kernels.attention.reference import attention_reference
 from etcuda.options import BackendConfig, CompileOptions
 from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.passes.manager import run_passes
 from etcuda.target import TARGETS
+from tests.passes.handed_over import handed_over
 
 SDPA = torch.nn.functional.scaled_dot_product_attention
 SPLIT, TILED = torch.ops.etcuda.attention_split.default, torch.ops.etcuda.attention_tiled.default
@@ -26,22 +23,9 @@ CHECKED = BackendConfig(H200, CompileOptions(check_attention=True))
 BF16 = torch.bfloat16
 
 
-class _CapturedError(Exception):
-    """Ends an export where the backend is called; the argument is what it was given."""
-
-
-def _capture(jobs: list[tuple[str, ExportedProgram, Any]]) -> Any:
-    raise _CapturedError(jobs)
-
-
 def routed(program: ExportedProgram, config: BackendConfig = CHECKED) -> ExportedProgram:
     """The program as the backend gets it, after the passes."""
-    with mock.patch.object(preprocess, "_preprocess_all", _capture), pytest.raises(_CapturedError) as caught:
-        to_edge_transform_and_lower(
-            program, partitioner=[CudaPartitioner(target=H200, options={"attention_kernels": True})]
-        )
-    ((_, edge, _),) = caught.value.args[0]
-    edge = preprocess.copy_graph(edge)
+    edge = handed_over(program, CudaPartitioner(target=H200, options={"attention_kernels": True}))
     assert any("scaled_dot_product" in str(node.target) for m in modules(edge) for node in m.graph.nodes)
     run_passes(edge, config)
     assert not any("scaled_dot_product" in str(node.target) for m in modules(edge) for node in m.graph.nodes)

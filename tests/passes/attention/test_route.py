@@ -13,7 +13,7 @@ from etcuda.errors import PassError
 from etcuda.kernels.attention.problem import UPPER_LEFT
 from etcuda.kernels.attention.split import MAX_QUERY
 from etcuda.options import BackendConfig
-from etcuda.passes.attention import route as route
+from etcuda.passes.attention import simplify
 from etcuda.passes.recognize.mask import PositionMask
 from tests.partitioner.programs import export
 from tests.passes.attention.attention_routing import (
@@ -118,7 +118,7 @@ def test_reasons(change: dict[str, Any], reason: str, caplog: pytest.LogCaptureF
 
 
 def test_the_debug_option_finds_a_wrong_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(route, "recognize_mask", lambda mask, q, k: PositionMask(UPPER_LEFT, window=2))
+    monkeypatch.setattr(simplify, "recognize_mask", lambda mask, q, k: PositionMask(UPPER_LEFT, window=2))
     program = export(self_attention, *tensors(24, 24))
     with pytest.raises(
         PassError, match=r"check_attention: expected the rewritten call to be equal, got a relative err"

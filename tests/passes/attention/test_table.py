@@ -18,8 +18,9 @@ from etcuda.kernels.attention.configs import split_candidates, tiled_candidates
 from etcuda.kernels.attention.problem import LOWER_RIGHT, UPPER_LEFT, AttentionProblem
 from etcuda.kernels.attention.select import choose, choose_split, split_limit
 from etcuda.partitioner.rules import attention as attention_rule
-from etcuda.passes.attention import route as route
+from etcuda.passes.attention import route, simplify
 from etcuda.passes.recognize import mask as recognize_mask
+from etcuda.passes.recognize import repeated_heads
 from etcuda.target import PORTABLE, TARGETS
 from tests.partitioner.programs import export
 from tests.passes.attention.attention_routing import (
@@ -86,7 +87,7 @@ def test_each_bucket_picks_what_the_table_says(monkeypatch: pytest.MonkeyPatch) 
     assert choose(dataclasses.replace(near, l_kv=40000), H200).config.block_n == LARGE.block_n
     assert choose(AttentionProblem(1, 4, 2, 64, 700, 700, causal=UPPER_LEFT), H200).config.block_m == TILE.block_m
     assert choose(AttentionProblem(1, 4, 2, 64, 5000, 5000, causal=UPPER_LEFT), H200).config.block_m == WIDE.block_m
-    # Other heads: as many blocks in all. Fewer keys: no part without keys.
+    # Other heads: as many blocks in all. Fewer keys: no split without keys.
     assert choose_split(AttentionProblem(5, 4, 2, 64, 1, 1024), H200).config.num_splits == 1  # type: ignore[union-attr]
     assert choose_split(AttentionProblem(1, 2, 1, 64, 1, 1024), H200).config.num_splits == 10  # type: ignore[union-attr]
     assert choose_split(AttentionProblem(1, 4, 2, 64, 1, 64), H200).config.num_splits == 2  # type: ignore[union-attr]
@@ -131,7 +132,7 @@ def test_changing_the_crossover_changes_the_kernel(monkeypatch: pytest.MonkeyPat
 
 # The tables in the repository
 
-TABLES = sorted(table.FOLDER.glob("sm_*.json"))
+TABLES = sorted(table.FORMAT.folder.glob("sm_*.json"))
 
 
 def recorded(path: pathlib.Path) -> dict[AttentionProblem, dict[tuple[str, tuple[int, ...]], float]]:
@@ -198,7 +199,9 @@ def _has_number(part: ast.expr) -> bool:
     return any(type(number) is int and number > 1 for number in numbers)
 
 
-@pytest.mark.parametrize("module", [route, recognize_mask, attention_rule], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [route, simplify, recognize_mask, repeated_heads, attention_rule], ids=lambda module: module.__name__
+)
 def test_no_threshold_stands_in_the_pass(module: types.ModuleType) -> None:
     source = inspect.getsource(module)
     assert thresholds(source) == []

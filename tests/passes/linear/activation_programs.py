@@ -1,4 +1,4 @@
-"""What the tests of norms and gates that round share: models as libraries write them, and a way to run programs."""
+"""What the tests of fused norms and gates share: models as libraries write them, and a way to run programs."""
 
 from __future__ import annotations
 

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
-import pytest
 import torch
-from executorch.exir import to_edge_transform_and_lower
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig, quantize_weights
-from etcuda.backend import preprocess
-from etcuda.kernels.linear.reference import int4_linear_reference, int8_linear_reference
+from etcuda.kernels.formats.registry import formats
+from etcuda.kernels.linear.reference import linear_reference
 from etcuda.options import BackendConfig
 from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.passes.manager import PASSES, run_passes
 from etcuda.target import TARGETS
+from tests.passes.handed_over import handed_over
 
 OPS = torch.ops.etcuda
 H200 = TARGETS["sm_90"]
 GPU, HOST = BackendConfig(H200), BackendConfig("host")
 # Passes that join products, and the one that takes the joined ones apart.
 FUSION = ("fuse_mlp", "fuse_qkv", "split_joined")
-_LINEAR = {4: int4_linear_reference, 8: int8_linear_reference}
-
-
-class _CapturedError(Exception):
-    """Ends an export where the backend is called; the argument is what it was given."""
-
-
-def _capture(jobs: list[tuple[str, ExportedProgram, Any]]) -> Any:
-    raise _CapturedError(jobs)
+KERNELS = tuple(f"int{bits}_{what}" for bits in (4, 8) for what in ("matvec", "matvec_quantized", "matmul_reordered"))
+_LINEAR = {record.bits: functools.partial(linear_reference, record.format_type) for record in formats()}
 
 
 def delegated(program: ExportedProgram, config: BackendConfig = GPU) -> ExportedProgram:
     """The one program that the backend gets, before the passes."""
-    with mock.patch.object(preprocess, "_preprocess_all", _capture), pytest.raises(_CapturedError) as caught:
-        to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target=config.target)])
-    ((_, edge, _),) = caught.value.args[0]
-    return preprocess.copy_graph(edge)
+    return handed_over(program, CudaPartitioner(target=config.target))
 
 
 def lowered(program: ExportedProgram, config: BackendConfig = GPU, without: tuple[str, ...] = ()) -> ExportedProgram:
@@ -54,10 +43,10 @@ def lowered(program: ExportedProgram, config: BackendConfig = GPU, without: tupl
 
 def quantized(model: nn.Module, config: Any = None, every: bool = True) -> nn.Module:
     """The model with its linear layers, and its embeddings if ``every``, in int4."""
-    kinds = (nn.Linear, nn.Embedding) if every else (nn.Linear,)
+    layers = (nn.Linear, nn.Embedding) if every else (nn.Linear,)
     config = Int4CoalescedConfig() if config is None else config
     assert isinstance(config, Int4CoalescedConfig | Int8CoalescedConfig)
-    quantize_weights(model.eval().requires_grad_(False), config, lambda module, name: isinstance(module, kinds))
+    quantize_weights(model.eval().requires_grad_(False), config, lambda module, name: isinstance(module, layers))
     return model
 
 
@@ -90,7 +79,7 @@ def _matvec(bits: int) -> Callable[..., Tensor]:
     return run
 
 
-def _rounded(bits: int) -> Callable[..., Tensor]:
+def _matvec_quantized(bits: int) -> Callable[..., Tensor]:
     def run(q: Tensor, scale: Tensor, total: Tensor, *rest: Any) -> Tensor:
         assert q.shape[0] <= rest[8]
         x = (q.float().reshape(*scale.shape, 32) * scale.unsqueeze(-1)).flatten(-2)
@@ -101,7 +90,8 @@ def _rounded(bits: int) -> Callable[..., Tensor]:
 
 def _matmul_reordered(bits: int) -> Callable[..., Tensor]:
     # Column 128 u + 64 h + 16 c + 8 o + 2 t + e goes back to 128 u + 32 t + 16 h + 4 c + 2 e + o, of int8
-    # 128 u + 16 c + 8 o + 2 t + e to 128 u + 32 t + 4 c + 2 o + e: kernels/linear/README.md, without the code under test.
+    # 128 u + 16 c + 8 o + 2 t + e to 128 u + 32 t + 4 c + 2 o + e: by kernels/linear/README.md, not by the code under
+    # test.
     sizes, back = ((2, 4, 2, 4, 2), (4, 1, 2, 5, 3)) if bits == 4 else ((8, 2, 4, 2), (3, 1, 2, 4))
 
     def run(reordered: Tensor, factor: Tensor, semaphores: Tensor, *rest: Any) -> Tensor:
@@ -119,7 +109,7 @@ def _matmul_reordered(bits: int) -> Callable[..., Tensor]:
 
 
 _STAND_INS = {f"int{bits}_matvec": _matvec(bits) for bits in (4, 8)}
-_STAND_INS |= {f"int{bits}_matvec_quantized": _rounded(bits) for bits in (4, 8)}
+_STAND_INS |= {f"int{bits}_matvec_quantized": _matvec_quantized(bits) for bits in (4, 8)}
 _STAND_INS |= {f"int{bits}_matmul_reordered": _matmul_reordered(bits) for bits in (4, 8)}
 
 
@@ -139,6 +129,18 @@ def runnable(program: ExportedProgram) -> Callable[..., Any]:
         return result[0] if isinstance(result, tuple | list) and len(result) == 1 else result
 
     return run
+
+
+class Linear(nn.Module):
+    """One product."""
+
+    def __init__(self, k: int = 64, n: int = 48, bias: bool = True) -> None:
+        super().__init__()
+        self.fc = nn.Linear(k, n, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x)
+        return out
 
 
 class MLP(nn.Module):

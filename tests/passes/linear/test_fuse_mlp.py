@@ -48,7 +48,7 @@ def test_results_are_equal_bit_for_bit(config: Any, target: BackendConfig, bias:
     fused, apart = lowered(program, target), lowered(program, target, without=FUSION)
     if not target.is_host:
         # Tensor cores compute the parts one by one.
-        assert [len(calls(each, *KERNELS)) for each in (fused, apart)] == [2 + (config.activation == "exact"), 3]
+        assert [len(calls(each, *KERNELS)) for each in (fused, apart)] == [2 + (config.activation_dtype == "exact"), 3]
     assert torch.equal(runnable(fused)(X), runnable(apart)(X))
     assert sorted(_bytes(fused)) != sorted(_bytes(apart))
     assert sum(_bytes(fused)) == sum(_bytes(apart)), "the weights are there once"
@@ -91,7 +91,7 @@ def _one_bias() -> nn.Module:
 
 def _activations() -> nn.Module:
     model = quantized(make(MLP))
-    model.up.weight = nn.Parameter(model.up.weight.with_activation("exact"), requires_grad=False)
+    model.up.weight = nn.Parameter(model.up.weight.with_activation_dtype("exact"), requires_grad=False)
     return model
 
 

@@ -15,6 +15,7 @@ from tests.passes.linear.quantized_programs import (
     FUSION,
     GPU,
     HOST,
+    KERNELS,
     calls,
     close,
     constants,
@@ -24,8 +25,6 @@ from tests.passes.linear.quantized_programs import (
     quantized,
     runnable,
 )
-
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_quantized", "matmul_reordered"))
 
 
 class Attention(nn.Module):

@@ -1,4 +1,4 @@
-"""Gated activations are joined with the order that tensor cores read, and the program computes the same."""
+"""Gated activations are fused with their reordering for tensor cores, and the program computes the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from etcuda.passes.linear.fuse_quantize import fuse_quantize
+from etcuda.passes.linear.fuse_reorder import fuse_reorder
 from tests.passes.linear.activation_programs import arguments
 from tests.passes.linear.quantized_programs import GPU, calls, export, lowered, quantized
 
@@ -20,7 +20,7 @@ ACTS = [(F.silu, "silu"), (F.gelu, "gelu_erf"), (lambda x: F.gelu(x, approximate
 
 
 class Reordered(nn.Module):
-    """A gated activation that is put in order; what else is read is a parameter."""
+    """A gated activation that is reordered; what else is read is a parameter."""
 
     def __init__(self, act: Any = F.silu, tiled: int = 1, read: bool = False, joined: bool = False) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def compare(model: nn.Module, *x: Tensor, dynamic: tuple[Any, ...] | None = None
     """The program after the pass alone, which keeps its results. (On the way through the Edge dialect, calls of the
     operator that are in a model would fall apart.)"""
     program = export(model, *x, dynamic=dynamic)
-    fuse_quantize.run(program, GPU)
+    fuse_reorder.run(program, GPU)
     program.graph_module.recompile()
     same(program, model, *x)
     return program
@@ -62,7 +62,7 @@ def test_gates(act: Any, name: str, joined: bool, shape: tuple[int, ...]) -> Non
     program = compare(Reordered(act, joined=joined), *inputs(*shape))
     (found,) = (arguments(node) for node in calls(program, "gate_reorder"))
     assert (found["gate_activation"], found["up"] is None) == (name, joined)
-    assert (found["activation"], found["block_m"], found["pdl"]) == ("int8", 64, 1)
+    assert (found["activation_dtype"], found["block_m"], found["pdl"]) == ("int8", 64, 1)
     assert not calls(program, "reorder_activation")
     targets = {str(node.target) for node in program.graph.nodes}
     assert not targets & {"aten.silu.default", "aten.gelu.default", "aten.mul.Tensor"}
@@ -85,19 +85,19 @@ def test_what_stays_and_the_log_says_why(given: Any, reason: str, caplog: pytest
     assert re.search(rf"reorder_activation stays by itself: .*{reason}", caplog.text), caplog.text
 
 
-def test_two_orders_of_one_gate_stay() -> None:
+def test_two_reorderings_of_one_gate_stay() -> None:
     class Two(Reordered):
         def forward(self, gate: Tensor, up: Tensor) -> Any:
             y = F.silu(gate) * up
-            orders = (torch.ops.etcuda.reorder_activation(y, 4, kind, 16, 1, 0) for kind in ("int8", "exact"))
-            return tuple(part for order in orders for part in order)
+            calls = (torch.ops.etcuda.reorder_activation(y, 4, dtype, 16, 1, 0) for dtype in ("int8", "exact"))
+            return tuple(part for results in calls for part in results)
 
     program = compare(Two(), *inputs(3))
     assert len(calls(program, "reorder_activation")) == 2
 
 
 class MLP(nn.Module):
-    """A gated block whose rows are enough for tensor cores."""
+    """A gated block with tokens enough for tensor cores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def test_a_block_by_the_repository_s_table(dynamic: bool) -> None:
     products = [arguments(node) for node in calls(program, "int4_matmul_reordered")]
     assert products
     assert all(each["warpgroups"] for each in products)
-    # Gate and up have one order of their own, down's comes with the gate.
+    # What gate and up read is reordered alone, what down reads with the gate.
     assert (len(calls(program, "reorder_activation")), len(calls(program, "gate_reorder"))) == (1, 1)
 
 

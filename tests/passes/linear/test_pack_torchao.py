@@ -76,7 +76,7 @@ def test_the_program_holds_the_packed_weights_alone() -> None:
     assert sorted({name.rsplit("_", 1)[1] for name in constants(program)}) == ["qdata", "scale"]
     assert set(program.state_dict) == set(constants(program))
     assert sum(t.nbytes for t in constants(program).values()) == sum(
-        part.nbytes for layer in _converted(model) for part in layer.weight.parts.values()
+        part.nbytes for layer in _converted(model) for part in layer.weight.components.values()
     )
 
 

@@ -14,6 +14,7 @@ from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.kernels.activations.choose import table as activation_table
 from etcuda.kernels.activations.choose.configs import ActivationConfig
 from etcuda.kernels.activations.problem import ActivationProblem
+from etcuda.kernels.formats.registry import find
 from etcuda.kernels.linear.choose import table as int4_table
 from etcuda.kernels.linear.choose.configs import MatvecConfig
 from etcuda.kernels.linear.problem import LinearProblem
@@ -36,7 +37,7 @@ X = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)).to(torch.bflo
 
 
 def linear_table(bits: int, own: float = 2.0, before: float = 3.0) -> int4_table.Table:
-    problem = LinearProblem(1, 64, 64, bits, offset="symmetric" if bits == 8 else "zero_point")
+    problem = LinearProblem(1, 64, 64, f"int{bits}", offset="symmetric" if bits == 8 else "zero_point")
     candidates = tuple(sorted(((OWN, own), (BEFORE, before)), key=lambda row: row[1]))
     many = int4_table.Entry("matvec", dataclasses.replace(problem, m=2), ((BEFORE, 1.0),), 1)
     return int4_table.Table("sm_90", {"gpu": "made up"}, (int4_table.Entry("matvec", problem, candidates, 1), many))
@@ -44,7 +45,7 @@ def linear_table(bits: int, own: float = 2.0, before: float = 3.0) -> int4_table
 
 def measured(monkeypatch: pytest.MonkeyPatch, rounding: float | None, own: float = 2.0, before: float = 3.0) -> None:
     """Tables: a product takes ``own`` us rounding by itself, ``before`` with a rounding that takes ``rounding``."""
-    monkeypatch.setattr(int4_table, "load", lambda bits, arch: linear_table(bits, own, before))
+    monkeypatch.setattr(int4_table, "load", lambda name, arch: linear_table(find(name).bits, own, before))
     entry = activation_table.Entry(
         "quantize", ActivationProblem(1, 64), ((ActivationConfig(1, 1), rounding or 0.0),), 1
     )

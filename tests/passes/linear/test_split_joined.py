@@ -18,6 +18,7 @@ from etcuda.passes.manager import PASSES, run_passes
 from tests.passes.linear.quantized_programs import (
     GPU,
     HOST,
+    KERNELS,
     MLP,
     calls,
     close,
@@ -32,7 +33,6 @@ from tests.passes.linear.quantized_programs import (
 )
 
 APART = ("fuse_mlp", "fuse_qkv", "split_joined")
-KERNELS = tuple(f"int{bits}_{kind}" for bits in (4, 8) for kind in ("matvec", "matvec_quantized", "matmul_reordered"))
 
 
 class Projections(nn.Module):
@@ -46,12 +46,12 @@ class Projections(nn.Module):
         return tuple(layer(x) for layer in self.layers)
 
 
-def order(call: Node) -> tuple[Any, ...]:
-    """What decides about the bits of a product, as far as the configuration does."""
+def split(call: Node) -> tuple[Any, ...]:
+    """What decides how the sums of a product are split, and so its bits, as far as the configuration does."""
     name = str(call.target).split(".")[1]
     if name.endswith("matmul_reordered"):
         return (name, call.meta["val"].shape[-1], *call.args[-7:])
-    if name.endswith("rounded"):
+    if name.endswith("quantized"):
         return (name, *call.args[-6:])
     tokens, ctas, *rest = call.args[-7:]
     return (name, tokens, ctas > 0, *rest)  # type: ignore[operator]
@@ -74,11 +74,11 @@ def test_every_number_of_rows(config: Any, rows: int) -> None:
     one, many = calls(fused, *KERNELS), calls(apart, *KERNELS)
     assert len(many) == 3
     if "matmul" in str(one[0].target):
-        assert [order(call) for call in one] == [order(call) for call in many]
+        assert [split(call) for call in one] == [split(call) for call in many]
         assert len(calls(fused, "reorder_activation")) == 1
     else:
         assert len(one) == 1
-        assert {order(call) for call in many} == {order(one[0])}
+        assert {split(call) for call in many} == {split(one[0])}
     assert len(constants(fused)) < len(constants(apart))
     for got, expected in zip(runnable(fused)(x), runnable(apart)(x), strict=True):
         assert torch.equal(got, expected)
@@ -95,8 +95,8 @@ def test_a_dynamic_number_of_rows(bias: bool, measured: bool, monkeypatch: pytes
     fused, apart = lowered(program), lowered(program, without=APART)
     # One branch after another: the same limits, and in each the same kernels.
     assert [_limits(each) for each in (fused,)] == [_limits(apart)]
-    assert sorted(order(call) for call in calls(fused, *KERNELS)) == sorted(
-        order(call) for call in calls(apart, *KERNELS)
+    assert sorted(split(call) for call in calls(fused, *KERNELS)) == sorted(
+        split(call) for call in calls(apart, *KERNELS)
     )
     assert sum(t.untyped_storage().nbytes() for t in constants(fused).values()) == sum(
         t.untyped_storage().nbytes() for t in constants(apart).values()

@@ -1,4 +1,4 @@
-"""A gated activation whose number of rows is dynamic is computed where it is rounded or put in order: in branches."""
+"""A gated activation of a dynamic number of tokens is computed where it is quantized or reordered: in branches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from etcuda import Int4CoalescedConfig
 from etcuda.kernels.linear.choose import table
-from etcuda.passes.recognize.gate import gate_nodes, inputs_of
+from etcuda.passes.graph.branches import inputs_of
+from etcuda.passes.recognize.gate import gate_nodes
 from tests.passes.linear.activation_programs import arguments
 from tests.passes.linear.quantized_programs import (
     MLP,
@@ -94,7 +95,7 @@ def test_both_side_by_side() -> None:
 
 
 def test_behind_products() -> None:
-    # Products of many rows do not round where those of few do; exact ones are the same.
+    # Products of many tokens do not quantize where those of few do; exact ones are the same.
     model = quantized(make(MLP, dim=K, hidden=2 * K), Int4CoalescedConfig(activation_dtype="exact"))
     x = torch.randn(1, 40, K).bfloat16()
     program = lowered(export(model, x, dynamic=({1: Dim("rows", min=1, max=300)},)))

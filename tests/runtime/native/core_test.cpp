@@ -1,9 +1,12 @@
 #include <cmath>
+#include <fstream>
 #include <limits>
 #include <random>
+#include <set>
 
 #include "check.h"
 #include "core/half.h"
+#include "core/processor.h"
 #include "core/sha256.h"
 #include "host/strided_copy.h"
 #include "image/select.h"
@@ -260,4 +263,32 @@ TEST(shims_are_found_by_name) {
     if (i > 0) CHECK(std::strcmp(names[i - 1], names[i]) < 0);
   }
   CHECK(find_shim("aoti_torch_no_such_function") == nullptr);
+}
+
+// The kernel's list of what the processor has.
+TEST(processor_levels_match_what_linux_reports) {
+  std::ifstream info("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(info, line) && line.compare(0, 5, "flags") != 0) {
+  }
+  std::istringstream words(line.substr(line.find(':') + 1));
+  std::set<std::string> flags;
+  for (std::string word; words >> word;) flags.insert(word);
+  const auto has_all = [&](const std::vector<const char*>& names) {
+    for (const char* name : names) {
+      if (flags.count(name) == 0) return false;
+    }
+    return true;
+  };
+  const bool products = has_all({"avx2", "fma", "f16c"});
+  const bool v2 = has_all({"sse4_2", "popcnt"});
+  const bool v3 = v2 && products && has_all({"bmi1", "bmi2", "abm", "movbe"});
+  const bool v4 = v3 && has_all({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"});
+  CHECK(flags.count("fpu") == 1);
+  CHECK(processor_has("") && processor_has("x86-64"));
+  CHECK_EQ(processor_has_avx2_fma_f16c(), products);
+  CHECK_EQ(processor_has("x86-64-v2"), v2);
+  CHECK_EQ(processor_has("x86-64-v3"), v3);
+  CHECK_EQ(processor_has("x86-64-v4"), v4);
+  CHECK(!processor_has("x86-64-v5"));
 }

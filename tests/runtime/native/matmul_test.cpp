@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "core/half.h"
+#include "core/processor.h"
 #include "host/convolution.h"
 #include "host/gemm.h"
 #include "host/strided_copy.h"
@@ -115,10 +116,7 @@ TEST(gemm_portable_matches_double_precision) {
 }
 
 TEST(gemm_avx2_matches_double_precision) {
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    check_all_gemms(gemm_avx2);
-  }
+  if (processor_has_avx2_fma_f16c()) check_all_gemms(gemm_avx2);
 }
 
 TEST(gemm_refuses_other_dtypes) {

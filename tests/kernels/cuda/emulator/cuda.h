@@ -1,4 +1,4 @@
-// Of CUDA C++ what the kernels use, for a host compiler. Included in front of a kernel's source.
+// What the kernels use of CUDA C++, for a host compiler. Included before a kernel's source.
 
 #pragma once
 
@@ -65,38 +65,39 @@ extern unsigned char shared[];
 
 namespace emulator {
 
-constexpr int kMostThreads = 1024;
+constexpr int kMaxThreads = 1024;
 constexpr int kSharedBytes = 227 << 10;
 
-// What threads exchange: a word each, and where they meet, by warps and by blocks.
-extern unsigned words[kMostThreads];
-extern Meeting warps[kMostThreads / 32], all;
+// A word of each thread, which others of its warp can read, and the points at which the threads of a warp and
+// of the block wait for each other.
+extern unsigned words[kMaxThreads];
+extern SyncPoint warps[kMaxThreads / 32], all;
 extern int num_threads;
 
 inline int lane() {
   return threadIdx.x % 32;
 }
-inline void meet_warp() {
-  block.meet(warps[threadIdx.x / 32], std::min(32, num_threads - (int)threadIdx.x / 32 * 32));
+inline void sync_warp() {
+  block.sync(warps[threadIdx.x / 32], std::min(32, num_threads - (int)threadIdx.x / 32 * 32));
 }
 
-// A word of each lane of the warp, as `pick` says.
+// Each lane writes a word; `pick` reads the words of all lanes, and its result is returned.
 template <typename Pick>
 inline unsigned exchange(unsigned word, Pick pick) {
   words[threadIdx.x] = word;
-  meet_warp();
+  sync_warp();
   const unsigned found = pick(words + threadIdx.x / 32 * 32);
-  meet_warp();
+  sync_warp();
   return found;
 }
 
 }  // namespace emulator
 
 inline void __syncthreads() {
-  emulator::block.meet(emulator::all, emulator::num_threads);
+  emulator::block.sync(emulator::all, emulator::num_threads);
 }
 inline void __syncwarp() {
-  emulator::meet_warp();
+  emulator::sync_warp();
 }
 inline int __shfl_sync(unsigned, int value, int from) {
   return (int)emulator::exchange(value, [from](const unsigned* lanes) { return lanes[from]; });

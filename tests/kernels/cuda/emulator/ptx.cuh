@@ -1,6 +1,5 @@
-// What kernels/cuda/ptx.cuh has, emulated. Copies by threads happen as late as they may, or at any moment
-// before; so do copies in bulk. Products are computed when they are asked for, and their registers become NaN
-// until somebody waits for them.
+// kernels/cuda/ptx.cuh, emulated. A copy happens as late as it may, or at any moment before. A wgmma is
+// computed when it is issued, but the registers of its sums are NaN until the thread waits.
 
 #pragma once
 
@@ -32,7 +31,7 @@ struct Copy {
 struct Copies {
   std::deque<std::vector<Copy>> groups{1};
 };
-extern Copies copies[kMostThreads];
+extern Copies copies[kMaxThreads];
 
 struct Barrier {
   int count = 0, missing = 0, bytes = 0;
@@ -70,17 +69,17 @@ inline void start_copy(u32 to, const void* from, u32 bytes) {
 
 }  // namespace emulator
 
-inline void copy16(u32 to, const void* from) {
+inline void cp_async16(u32 to, const void* from) {
   emulator::start_copy(to, from, 16);
 }
-inline void copy8(u32 to, const void* from) {
+inline void cp_async8(u32 to, const void* from) {
   emulator::start_copy(to, from, 8);
 }
-inline void commit_copies() {
+inline void cp_async_commit() {
   emulator::copies[threadIdx.x].groups.emplace_back();
 }
 template <int Newest>
-inline void wait_for_copies() {
+inline void cp_async_wait() {
   auto& groups = emulator::copies[threadIdx.x].groups;
   while (groups.size() > Newest + 1) {
     for (auto& copy : groups.front()) copy.make();
@@ -88,25 +87,25 @@ inline void wait_for_copies() {
   }
 }
 
-inline void barrier_init(u32 barrier, u32 count) {
+inline void mbarrier_init(u32 barrier, u32 count) {
   emulator::check_shared(barrier, 8);
   emulator::barriers[barrier] = {(int)count, (int)count, 0, 0};
 }
-inline void barrier_init_fence() {}
-inline void barrier_arrive(u32 barrier) {
+inline void mbarrier_init_fence() {}
+inline void mbarrier_arrive(u32 barrier) {
   auto& at = emulator::barrier_at(barrier);
   if (at.missing == 0) emulator::fail("expected no more arrivals than the barrier waits for");
   at.missing--;
   at.settle();
 }
-inline void barrier_expect(u32 barrier, u32 bytes) {
+inline void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
   emulator::barrier_at(barrier).bytes += bytes;
-  barrier_arrive(barrier);
+  mbarrier_arrive(barrier);
 }
-inline void barrier_wait(u32 barrier, u32 parity) {
+inline void mbarrier_wait(u32 barrier, u32 parity) {
   emulator::block.until([&] { return (emulator::barrier_at(barrier).phase & 1) != parity; });
 }
-inline void copy_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
+inline void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
   emulator::check_shared(to, 16);
   if (to + bytes > SHARED_BYTES || bytes % 16 != 0 || (uintptr_t)from % 16 != 0)
     emulator::fail("expected a copy in bulk of multiples of 16 bytes within shared memory");
@@ -120,28 +119,28 @@ inline Word load_shared(u32 at) {
   std::memcpy(&word, shared + at, sizeof word);
   return word;
 }
-inline void load16(u32 (&to)[4], u32 at) {
+inline void ld_shared_v4(u32 (&to)[4], u32 at) {
   emulator::check_shared(at, 16);
   std::memcpy(to, shared + at, 16);
 }
-inline void load8(u32 (&to)[2], u32 at) {
+inline void ld_shared_v2(u32 (&to)[2], u32 at) {
   emulator::check_shared(at, 8);
   std::memcpy(to, shared + at, 8);
 }
-inline u32 load4(u32 at) {
+inline u32 ld_shared_u32(u32 at) {
   return load_shared<u32>(at);
 }
-inline u32 load2(u32 at) {
+inline u32 ld_shared_u16(u32 at) {
   return load_shared<u16>(at);
 }
-inline u32 load1(u32 at) {
+inline u32 ld_shared_u8(u32 at) {
   return load_shared<u8>(at);
 }
-inline void store4(u32 at, u32 value) {
+inline void st_shared_u32(u32 at, u32 value) {
   emulator::check_shared(at, 4);
   std::memcpy(shared + at, &value, 4);
 }
-inline void store2(u32 at, u16 value) {
+inline void st_shared_u16(u32 at, u16 value) {
   emulator::check_shared(at, 2);
   std::memcpy(shared + at, &value, 2);
 }
@@ -161,91 +160,91 @@ inline u32 by_halves(Operation operation, u32 a, u32 b, u32 c = 0) {
 
 }  // namespace emulator
 
-inline u32 twice(u32 half) {
+inline u32 splat_u16(u32 half) {
   return half * 0x10001u;
 }
-inline u32 sub2(u32 a, u32 b) {
+inline u32 sub_f16x2(u32 a, u32 b) {
   return emulator::by_halves<emulator::Half>([](double x, double y, double) { return x - y; }, a, b);
 }
-inline u32 mul2(u32 a, u32 b) {
+inline u32 mul_f16x2(u32 a, u32 b) {
   return emulator::by_halves<emulator::Half>([](double x, double y, double) { return x * y; }, a, b);
 }
-inline u32 fma2(u32 a, u32 b, u32 c) {
+inline u32 fma_f16x2(u32 a, u32 b, u32 c) {
   return emulator::by_halves<emulator::Half>([](double x, double y, double z) { return x * y + z; }, a, b, c);
 }
-inline u32 wide_mul2(u32 a, u32 b) {
+inline u32 mul_bf16x2(u32 a, u32 b) {
   return emulator::by_halves<emulator::Bfloat>([](double x, double y, double) { return x * y; }, a, b);
 }
-inline u32 wide_fma2(u32 a, u32 b, u32 c) {
+inline u32 fma_bf16x2(u32 a, u32 b, u32 c) {
   return emulator::by_halves<emulator::Bfloat>([](double x, double y, double z) { return x * y + z; }, a, b,
                                                c);
 }
-inline u32 wide_negative2(u32 a) {
+inline u32 neg_bf16x2(u32 a) {
   return a ^ 0x80008000u;
 }
-inline u32 wide_pair(float low, float high) {
+inline u32 pack_bf16x2(float low, float high) {
   return emulator::Bfloat::store(low) | (u32)emulator::Bfloat::store(high) << 16;
 }
 template <int Which>
-inline u32 one_twice(u32 pair) {
+inline u32 splat_half(u32 pair) {
   return (pair >> 16 * Which & 0xffff) * 0x10001u;
 }
-inline u32 without_signs(u32 pair) {
+inline u32 abs_f16x2(u32 pair) {
   return pair & 0x7fff7fffu;
 }
-inline u32 negative2(u32 a) {
+inline u32 neg_f16x2(u32 a) {
   return a ^ 0x80008000u;
 }
 template <int Which>
-inline float one_of(u32 pair) {
+inline float unpack_f16(u32 pair) {
   return (float)emulator::Half::load((u16)(pair >> 16 * Which));
 }
-inline u32 pair_of(float low, float high) {
+inline u32 pack_f16x2(float low, float high) {
   return emulator::Half::store(low) | (u32)emulator::Half::store(high) << 16;
 }
-inline float exp2_of(float a) {
+inline float exp2_approx(float a) {
   return std::exp2(a);
 }
-inline float reciprocal(float a) {
+inline float rcp_approx(float a) {
   return 1.f / a;
 }
 template <u32 Others>
-inline u32 masked_or(u32 word, u32 mask) {
+inline u32 and_or(u32 word, u32 mask) {
   return (word & mask) | Others;
 }
-inline u32 greater_halves(u32 a, u32 b) {
+inline u32 max_u16x2(u32 a, u32 b) {
   return max(a & 0xffff, b & 0xffff) | max(a >> 16, b >> 16) << 16;
 }
 
 namespace emulator {
-extern bool at_once;  // blocks run beside each other, each in a process
-extern int* gave_up;  // how often a warp left its share to others
+extern bool concurrent;   // blocks run at the same time, each in a process
+extern int* chunks_left;  // how often a planning warp left its chunks to another CTA
 }  // namespace emulator
 
-inline u32 add_to_semaphore(int* semaphore, u32 number) {
-  if (number >> 8 & 0xff) __atomic_fetch_add(emulator::gave_up, 1, __ATOMIC_RELAXED);
+inline u32 semaphore_add(int* semaphore, u32 number) {
+  if (number >> 8 & 0xff) __atomic_fetch_add(emulator::chunks_left, 1, __ATOMIC_RELAXED);
   return __atomic_fetch_add(semaphore, number, __ATOMIC_ACQ_REL);
 }
-inline u32 read_semaphore(const int* semaphore) {
-  if (emulator::at_once && emulator::lane() == 0) usleep(100000);
+inline u32 semaphore_load(const int* semaphore) {
+  if (emulator::concurrent && emulator::lane() == 0) usleep(100000);
   return __atomic_load_n(semaphore, __ATOMIC_ACQUIRE);
 }
-inline void put_words(void* to, const u32 (&words)[4]) {
+inline void st_relaxed_v4(void* to, const u32 (&words)[4]) {
   if ((uintptr_t)to % 16 != 0) emulator::fail("expected words at a multiple of 16 bytes");
-  emulator::block.yield();  // others may be faster
+  emulator::block.yield();  // other warps may store first
   for (int i = 0; i < 4; i++) __atomic_store_n((u32*)to + i, words[i], __ATOMIC_RELAXED);
 }
-inline void see_words(u32 (&words)[4], const void* from) {
+inline void ld_relaxed_v4(u32 (&words)[4], const void* from) {
   if ((uintptr_t)from % 16 != 0) emulator::fail("expected words at a multiple of 16 bytes");
   for (int i = 0; i < 4; i++) words[i] = __atomic_load_n((const u32*)from + i, __ATOMIC_RELAXED);
-  // Who waits for them tries again.
-  if (emulator::at_once && emulator::lane() == 0 && words[0] == 0xffffffffu) usleep(100000);
+  // A warp that polls them tries again.
+  if (emulator::concurrent && emulator::lane() == 0 && words[0] == 0xffffffffu) usleep(100000);
 }
 
 inline void launch_dependents() {}
-inline void wait_for_previous() {}
+inline void wait_for_previous_grid() {}
 
-inline u64 describe_rows_of_128(u32 at) {
+inline u64 wgmma_descriptor(u32 at) {
   if (at % 1024 != 0) emulator::fail("expected rows of 128 bytes at a multiple of 1024");
   return at >> 4;
 }
@@ -254,7 +253,7 @@ inline u64 describe_rows_of_128(u32 at) {
 #define FLOAT16 1
 #define FLOAT32 2
 
-template <int Kind>
+template <int Dtype>
 struct Number {
   typedef float Bits;
   static float load(float value) { return value; }

@@ -1,9 +1,9 @@
-// The kernels in reorder.cu and reorder_as_is.cu, emulated. Arguments: blocks, programs a row, tokens, rows,
-// seed, and of a gate the distances of rows of gate and up; files: x, or gate and up; reordered, factor,
-// semaphores, of which these three are written.
+// The kernels in reorder.cu and reorder_as_is.cu, emulated. Arguments: rows, CTAs of a row, tokens, rows of
+// the result, seed, and with a gate the strides of gate and up; files: x, or gate and up; reordered, factor,
+// semaphores, which the kernel writes.
 
 #include "memory.h"
-#include "products.cuh"
+#include "wgmma.cuh"
 #include SOURCE
 #include "launch.h"
 
@@ -20,7 +20,8 @@ int main(int argc, char** argv) {
   emulator::launch(arguments[0], arguments[1], THREADS, arguments[4], false, [&] {
 #if GATE
     NAME((const Bits*)x.data(), (const Bits*)up.data(), (u16*)reordered.data(), (float*)factor.data(),
-         (int*)semaphores.data(), arguments[5], arguments[6], arguments[2] + 2, arguments[3], nullptr, nullptr);
+         (int*)semaphores.data(), arguments[5], arguments[6], arguments[2] + 2, arguments[3], nullptr,
+         nullptr);
 #else
     NAME((const Bits*)x.data(), (u16*)reordered.data(), (float*)factor.data(), (int*)semaphores.data(),
          arguments[2] + 2, arguments[3], nullptr, nullptr);

@@ -8,7 +8,7 @@ Block block;
 
 namespace {
 constexpr size_t kStackBytes = 128 << 10;
-constexpr int kMostRounds = 1 << 22;  // without an end in sight: threads wait for each other
+constexpr int kMaxRounds = 1 << 22;  // then the threads wait for each other
 constexpr unsigned kSlower = 4;
 }  // namespace
 
@@ -41,7 +41,7 @@ void Block::run(int threads, const std::function<void()>& body, const std::funct
   // One warp is much slower than the others.
   const int slow = random() % ((threads + 31) / 32);
   for (int round = 0; !order.empty(); round++) {
-    if (round == kMostRounds) fail("expected an end, but all threads wait");
+    if (round == kMaxRounds) fail("expected an end, but all threads wait");
     std::shuffle(order.begin(), order.end(), random);
     const bool rests = random() % kSlower != 0;
     for (int index : order) {
@@ -61,14 +61,14 @@ void Block::yield() {
   swapcontext(&threads_[index].context, &scheduler_);
 }
 
-void Block::meet(Meeting& meeting, int count) {
-  const unsigned round = meeting.round;
-  if (++meeting.come == count) {
-    meeting.come = 0;
-    meeting.round++;
+void Block::sync(SyncPoint& point, int count) {
+  const unsigned round = point.round;
+  if (++point.arrived == count) {
+    point.arrived = 0;
+    point.round++;
     return;
   }
-  until([&] { return meeting.round != round; });
+  until([&] { return point.round != round; });
 }
 
 }  // namespace emulator

@@ -1,4 +1,4 @@
-// Threads of a block, one after another on one CPU thread: a thread runs until it has to wait for another.
+// The threads of a block on one CPU thread: each runs until it has to wait for another one.
 
 #pragma once
 
@@ -20,26 +20,28 @@ extern Index threadIdx, blockIdx, gridDim;
 
 namespace emulator {
 
-// Where threads meet: as many as `count` come before any goes on.
-struct Meeting {
-  int come = 0;
+// A point at which threads wait until a number of them has arrived.
+struct SyncPoint {
+  int arrived = 0;
   unsigned round = 0;
 };
 
 class Block {
  public:
-  // Runs `body` once for each thread, in an order that `random` decides anew each time round. `between` runs
-  // between the threads: what copies and other things that go on by themselves do meanwhile.
+  // Runs `body` once for each thread. In each round, every thread that has not ended runs until it waits, in
+  // an order that `random` decides. `between` runs after each: it makes progress with what needs no thread,
+  // such as copies.
   void run(int threads, const std::function<void()>& body, const std::function<void()>& between,
            std::mt19937& random);
-  // Of the running thread: lets others run.
+  // The running thread lets others run.
   void yield();
-  // Lets others run until the condition holds.
+  // The running thread lets others run until the condition holds.
   template <typename Condition>
   void until(Condition condition) {
     while (!condition()) yield();
   }
-  void meet(Meeting& meeting, int count);
+  // The running thread waits at a point until `count` threads have arrived.
+  void sync(SyncPoint& point, int count);
 
  private:
   struct Thread {

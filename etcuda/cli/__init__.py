@@ -1,0 +1,35 @@
+"""The command ``etcuda``; also ``python -m etcuda`` and ``python -m etcuda.cli``.
+
+One file a command, imported when the command is called. A new command is a file with a ``command`` and a row in
+``COMMANDS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+import etcuda
+from etcuda.cli.group import LazyGroup
+
+# Module below etcuda.cli, and the line that --help shows for it.
+COMMANDS = {
+    "inspect": "Tell what a .pte holds: targets, kernels, inputs, outputs, weights.",
+    "tune": "Measure a kernel family's configurations on the local GPU.",
+}
+
+
+@click.group(cls=LazyGroup, commands_in=__name__, summaries=COMMANDS, context_settings={"max_content_width": 100})
+@click.version_option(etcuda.__version__, prog_name="etcuda", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A CUDA backend for ExecuTorch."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status, 2 for an error that the user can act on."""
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="etcuda")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0

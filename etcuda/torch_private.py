@@ -1,0 +1,160 @@
+"""What the partitioner and the passes ask of PyTorch, Inductor and ExecuTorch beyond their public interfaces.
+
+Each function has a test of its own in ``tests/ground/test_torch_private.py``, on the real objects, which fails when a
+release changes them. What generating code needs (Inductor's code generators, Triton's compiler) is in
+``etcuda.backend.inductor``.
+
+The line: some names with an underscore, or called experimental, are used where they are needed, because no public name
+stands for them and every project that rewrites graphs relies on them: ``torch._ops.OpOverload`` with its ``_schema``,
+``torch._ops.HigherOrderOperator``, ``make_fx``, ``statically_known_true`` and ``free_unbacked_symbols``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree
+from torch._dispatch.python import enable_python_dispatcher
+from torch._guards import detect_fake_mode
+from torch.fx import Node, Proxy
+from torch.multiprocessing import reductions
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+# Symbolic numbers: sizes that are not fixed, and what is computed from them.
+
+
+def expression(value: object) -> Any | None:
+    """The sympy expression of a symbolic number, the number itself if it is one, else ``None``."""
+    if isinstance(value, torch.SymInt | torch.SymBool | torch.SymFloat):
+        return value.node.expr
+    return value if isinstance(value, bool | int | float) else None
+
+
+def hint(value: int | torch.SymInt | torch.SymBool) -> int:
+    """A number at the example inputs; a truth value stays one."""
+    if not isinstance(value, torch.SymInt | torch.SymBool):
+        return value
+    found: Any = value.node.hint
+    return found if isinstance(found, bool) else int(found)
+
+
+def bounds(size: int | torch.SymInt) -> tuple[int, int | None]:
+    """The least and the greatest value that a size can take; 0 and ``None`` where nothing bounds it."""
+    if not isinstance(size, torch.SymInt):
+        return size, size
+    environment: Any = size.node.shape_env
+    if environment is None:
+        return 0, None
+    found = environment.bound_sympy(size.node.expr)
+    least = int(found.lower) if found.lower.is_Integer else 0
+    return least, int(found.upper) if found.upper.is_Integer else None
+
+
+def build_expression(value: Any, symbols: Mapping[Any, Node]) -> Node:
+    """Inserts the calls that compute a sympy expression, at the graph's insertion point; returns the last of them.
+
+    Args:
+        value: an expression with a symbol in it at least.
+        symbols: for each of its symbols the node that yields it.
+    """
+    proxies = {symbol: Proxy(node) for symbol, node in symbols.items()}
+    made: Node = sympy_interp(PythonReferenceAnalysis, proxies, value).node
+    return made
+
+
+# Fake tensors: shape, strides and dtype without memory.
+
+
+def is_fake(value: object) -> bool:
+    """Whether a value is a tensor without memory."""
+    return isinstance(value, torch._subclasses.FakeTensor)
+
+
+def fake_mode_of(values: Sequence[object]) -> Any | None:
+    """The mode that the fake tensors among ``values`` belong to, or the active one; ``None`` without either."""
+    return detect_fake_mode(list(values))
+
+
+@contextlib.contextmanager
+def on_fake_tensors(mode: Any | None) -> Iterator[None]:
+    """Inside, operators on fake tensors compute shapes, and sizes that are symbolic stay so.
+
+    Without ``mode``, ``arange`` of a symbolic size would make a real tensor, of the size at the hint. Without the
+    Python dispatcher, operators implemented in C++ would fix symbolic sizes to their hints.
+    """
+    with mode or contextlib.nullcontext(), enable_python_dispatcher():
+        yield
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """Equal for two tensors that share memory, of fake ones too, as long as both live."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def weak_storage(tensor: torch.Tensor) -> Hashable:
+    """A key for the memory of a tensor: while the key lives, no other memory has an equal one. Keeps no bytes alive."""
+    # torch declares no types here.
+    made: Any = reductions.StorageWeakRef
+    reference: Hashable = made(tensor.untyped_storage())
+    return reference
+
+
+# Programs and their operators.
+
+
+def input_spec(names: Sequence[str]) -> Any:
+    """How a program says that it is called with these inputs, by position."""
+    return torch.utils._pytree.tree_flatten((tuple(names), {}))[1]
+
+
+def behind_edge(target: object) -> object:
+    """The ATen operator behind an operator of ExecuTorch's Edge dialect; anything else unchanged."""
+    return target if isinstance(target, torch._ops.OpOverload) else getattr(target, "_op", target)
+
+
+class Lowering(enum.Enum):
+    """How Inductor turns an operator into code."""
+
+    GENERATED = "generated"  # a kernel of its own making
+    DECOMPOSED = "decomposed"  # other operators, lowered in turn
+    FALLBACK = "fallback"  # a call to a library kernel
+    NONE = "none"  # unknown to it: would be a call to PyTorch
+
+
+@functools.cache
+def lowering_of(op: torch._ops.OpOverload) -> Lowering:
+    """How Inductor lowers ``op`` for every argument alike; what depends on arguments is for the rules to know.
+
+    The set ``lowering.fallbacks`` is not asked: lowering a graph can add to it, so that the answer would depend on
+    what the process did before.
+    """
+    from torch._inductor import lowering
+    from torch._inductor.decomposition import select_decomp_table
+
+    if op in select_decomp_table():
+        return Lowering.DECOMPOSED
+    handler = lowering.lowerings.get(op) or lowering.lowerings.get(op.overloadpacket)
+    if handler is not None:
+        return Lowering.FALLBACK if getattr(handler, "_is_fallback_handler", False) else Lowering.GENERATED
+    if torch._C._dispatch_has_kernel_for_dispatch_key(str(op._schema.name), "CompositeImplicitAutograd"):
+        return Lowering.DECOMPOSED
+    return Lowering.NONE
+
+
+def has_device_function(op: torch._ops.OpOverload) -> bool:
+    """Whether a special function (``digamma``, ``igamma``) has code for the GPU; true of every other operator."""
+    return op.overloadpacket not in _without_device_code()
+
+
+@functools.cache
+def _without_device_code() -> frozenset[torch._ops.OpOverloadPacket]:
+    from torch._inductor.codegen.common import pointwise_overrides_data
+
+    missing = (data.name for data in pointwise_overrides_data.values() if data.triton is None)
+    return frozenset(getattr(torch.ops.aten, name) for name in missing if hasattr(torch.ops.aten, name))

@@ -1,0 +1,48 @@
+"""Calls of the attention operators, for the tests of the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from etcuda.kernels.attention.configs import SplitConfig, TiledConfig
+from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT
+
+
+def split_samples(device: str) -> list[dict[str, Any]]:
+    """Calls of ``attention_split``: one split and several, with and without masks."""
+    common = {"block_m": 16, "block_n": 16, "num_warps": 4, "num_stages": 2, "block_s": 2, "chunk_d": 16, "pdl": 0}
+    return [
+        _call(device, l_q=1) | vars(SplitConfig(**common, num_splits=1)),
+        _call(device, l_q=3, causal=LOWER_RIGHT, window=20) | vars(SplitConfig(**common, num_splits=3)),
+    ]
+
+
+def tiled_samples(device: str) -> list[dict[str, Any]]:
+    """Calls of ``attention_tiled``: three loops and one, with and without masks."""
+    common = {"block_m": 16, "block_n": 16, "num_warps": 4, "num_stages": 2, "section": 4}
+    return [
+        _call(device, l_q=21) | vars(TiledConfig(**common, one_loop=0)),
+        _call(device, l_q=21, causal=LOWER_RIGHT) | vars(TiledConfig(**common, one_loop=1)),
+    ]
+
+
+def _call(device: str, l_q: int, causal: int = FULL, window: int = 0) -> dict[str, Any]:
+    random = torch.Generator().manual_seed(0)
+
+    def heads(count: int, length: int) -> torch.Tensor:
+        return torch.randn(2, count, length, 16, generator=random).to(torch.float16).to(device)
+
+    return {
+        "q": heads(4, l_q),
+        "k": heads(2, 40),
+        "v": heads(2, 40),
+        "mask": None,
+        "kv_len": torch.tensor([40, 33], dtype=torch.int32, device=device),
+        "positions": None,
+        "scale": 0.25,
+        "causal": causal,
+        "window": window,
+        "softcap": 0.0,
+    }

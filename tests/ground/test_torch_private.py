@@ -1,0 +1,229 @@
+"""Private objects of PyTorch, Inductor and ExecuTorch are what ``etcuda.torch_private`` takes them for.
+
+One test, or more, a function: each fails when a release changes what the function rests on.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import operator
+from typing import Any
+
+import pytest
+import sympy
+import torch
+from torch.export import Dim
+from torch.fx import Graph, GraphModule
+
+from etcuda import torch_private
+from etcuda.torch_private import (
+    Lowering,
+    behind_edge,
+    bounds,
+    build_expression,
+    expression,
+    fake_mode_of,
+    has_device_function,
+    hint,
+    input_spec,
+    is_fake,
+    lowering_of,
+    on_fake_tensors,
+    storage_key,
+    weak_storage,
+)
+
+aten = torch.ops.aten
+
+
+def program(low: int | None = 2, high: int | None = 9, x: torch.Tensor | None = None) -> torch.export.ExportedProgram:
+    """y = x + 1 with a dynamic first size."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(x.shape[0] * 3) + 1
+
+    shape = Dim.DYNAMIC if low is None else Dim("n", min=low, max=high)
+    return torch.export.export(Model(), (torch.zeros(4, 3) if x is None else x,), dynamic_shapes=({0: shape},))
+
+
+def fake(low: int | None = 2, high: int | None = 9) -> torch.Tensor:
+    """The fake tensor [n, 3] of a program's input, n = 4 in the example."""
+    (value,) = (node.meta["val"] for node in program(low, high).graph.nodes if node.op == "placeholder")
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+def test_every_function_has_a_test_here() -> None:
+    here = inspect.getsource(inspect.getmodule(test_every_function_has_a_test_here))  # type: ignore[arg-type]
+    own = [
+        name for name, value in vars(torch_private).items()
+        if callable(value) and getattr(value, "__module__", "") == torch_private.__name__ and not name.startswith("_")
+    ]  # fmt: skip
+    assert len(own) >= 14
+    assert [name for name in own if f"def test_{name.lower()}" not in here] == []
+
+
+# Symbolic numbers
+
+
+def test_expression() -> None:
+    size = fake().shape[0]
+    symbol = expression(size)
+    assert isinstance(symbol, sympy.Symbol)
+    assert expression(size * 3 + 1) == 3 * symbol + 1
+    assert expression(size > 5) == sympy.Gt(symbol, 5)
+    assert expression(size / 2) == symbol / 2.0 or str(symbol) in str(expression(size / 2))
+    assert [expression(value) for value in (7, 0.5, True, None, "7")] == [7, 0.5, True, None, None]
+
+
+def test_hint() -> None:
+    size = fake().shape[0]
+    assert (hint(size), hint(size * 3 + 1), hint(7)) == (4, 13, 7)
+    assert type(hint(size)) is int
+    assert (hint(size > 3), hint(size > 4)) == (True, False)  # type: ignore[arg-type]
+    assert type(hint(size > 3)) is bool  # type: ignore[arg-type]
+
+
+def test_bounds() -> None:
+    size = fake(2, 9).shape[0]
+    assert (bounds(size), bounds(size * 3), bounds(7)) == ((2, 9), (6, 27), (7, 7))
+
+
+def test_bounds_of_a_size_that_nothing_bounds() -> None:
+    least, most = bounds(fake(None, None).shape[0])
+    assert least in (0, 2)
+    assert most is None
+
+
+def test_build_expression() -> None:
+    size = fake().shape[0]
+    symbol = expression(size)
+    graph = Graph()
+    n = graph.placeholder("n")
+    last = build_expression(expression((size * 3 + 1) // 2), {symbol: n})
+    graph.output(last)
+    assert {node.op for node in graph.nodes} == {"placeholder", "call_function", "output"}
+    run = GraphModule(torch.nn.Module(), graph)
+    assert [run(value) for value in (1, 4, 7)] == [2, 6, 11]
+
+
+# Fake tensors
+
+
+def test_is_fake() -> None:
+    assert is_fake(fake())
+    assert not is_fake(torch.zeros(4, 3))
+    assert not is_fake(None)
+
+
+def test_fake_mode_of() -> None:
+    value: Any = fake()
+    assert fake_mode_of([None, 7, value]) is value.fake_mode
+    assert fake_mode_of([torch.zeros(2), 7]) is None
+    with fake_mode_of([value]):  # type: ignore[union-attr]
+        assert is_fake(torch.empty(3))
+
+
+def test_on_fake_tensors() -> None:
+    value = fake()
+    with on_fake_tensors(fake_mode_of([value])):
+        made = aten.arange.default(value.shape[0])
+        # Implemented in C++: without the Python dispatcher its sizes would be those of the example.
+        flat = aten.flatten.using_ints(value, 0, 1)
+    assert is_fake(made)
+    assert isinstance(made.shape[0], torch.SymInt)
+    assert expression(flat.shape[0]) == 3 * expression(value.shape[0])
+    assert bounds(value.shape[0]) == (2, 9)
+
+
+def test_on_fake_tensors_without_a_mode_computes() -> None:
+    with on_fake_tensors(None):
+        assert torch.equal(torch.ones(2) + 1, torch.tensor([2.0, 2.0]))
+
+
+def test_storage_key() -> None:
+    real, value = torch.zeros(4, 3), fake()
+    for each in (real, value):
+        assert storage_key(each) == storage_key(each[1:].t())
+    assert storage_key(real) != storage_key(real.clone())
+    assert storage_key(value) != storage_key(fake())
+
+
+def test_weak_storage() -> None:
+    tensor = torch.zeros(4, 3)
+    keys = {weak_storage(tensor): "found"}
+    assert keys[weak_storage(tensor[1:])] == "found"
+    assert weak_storage(torch.zeros(4, 3)) not in keys
+    # A new tensor in the memory of one that is gone is another one as long as the key lives.
+    for _ in range(20):
+        del tensor
+        gc.collect()
+        tensor = torch.zeros(4, 3)
+        assert weak_storage(tensor) not in keys
+
+
+# Programs and operators
+
+
+def test_input_spec() -> None:
+    spec = input_spec(["x", "y"])
+    before = program()
+    (entry,) = (entry for entry in before.module_call_graph if entry.fqn == "")
+    assert entry.signature is not None
+    assert input_spec(["x"]) == entry.signature.in_spec
+    assert type(spec) is type(entry.signature.in_spec)
+    assert spec != entry.signature.in_spec
+    assert spec.num_leaves == 2
+
+
+def test_behind_edge() -> None:
+    from executorch.exir.dialects._ops import ops
+
+    edge = ops.edge.aten.add.Tensor
+    assert edge is not aten.add.Tensor
+    assert behind_edge(edge) is aten.add.Tensor
+    assert behind_edge(aten.add.Tensor) is aten.add.Tensor
+    assert behind_edge(operator.getitem) is operator.getitem
+    assert behind_edge("placeholder") == "placeholder"
+
+
+# Inductor
+
+
+@pytest.mark.parametrize(
+    ("op", "lowering"),
+    [
+        (aten.sin.default, Lowering.GENERATED),
+        (aten.cumsum.default, Lowering.GENERATED),
+        (aten.embedding.default, Lowering.GENERATED),
+        (aten.gelu.default, Lowering.DECOMPOSED),
+        (aten.linear.default, Lowering.DECOMPOSED),
+        (aten.nonzero.default, Lowering.FALLBACK),
+        (aten._embedding_bag.default, Lowering.FALLBACK),
+        (aten._fft_c2r.default, Lowering.NONE),
+    ],
+)
+def test_lowering_of(op: torch._ops.OpOverload, lowering: Lowering) -> None:
+    assert lowering_of(op) is lowering
+
+
+def test_lowering_members_are_what_the_tables_hold() -> None:
+    from torch._inductor import lowering
+    from torch._inductor.decomposition import select_decomp_table
+
+    assert len(lowering.lowerings) > 500
+    assert len(select_decomp_table()) > 100
+    marked = [each for each in lowering.lowerings.values() if getattr(each, "_is_fallback_handler", False)]
+    assert 50 < len(marked) < len(lowering.lowerings)
+    found = {
+        lowering_of(op) for op in (aten.sin.default, aten.gelu.default, aten.nonzero.default, aten._fft_c2r.default)
+    }
+    assert found == set(Lowering)
+
+
+def test_has_device_function() -> None:
+    assert not has_device_function(aten.digamma.default)
+    assert has_device_function(aten.erf.default)
+    assert has_device_function(aten.add.Tensor)

@@ -1,0 +1,7 @@
+"""What test_registry.py runs in Triton's interpreter."""
+
+from tests.kernels.common.registry_checks import RecordChecks
+
+
+class TestInterpreted(RecordChecks):
+    pass

@@ -1,0 +1,66 @@
+"""Refusals that hold for every operator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.fx import Graph
+
+from etcuda.options import BackendConfig
+from etcuda.partitioner.support import refuse
+
+aten = torch.ops.aten
+HOST = BackendConfig("host")
+
+
+def _call(op: object, *values: object) -> object:
+    graph = Graph()
+    inputs = []
+    for value in values:
+        node = graph.placeholder("x")
+        node.meta["val"] = value
+        inputs.append(node)
+    call = graph.call_function(op, tuple(inputs))  # type: ignore[arg-type]
+    call.meta["val"] = values[0]
+    refusal = refuse(call, HOST)
+    return None if refusal is None else refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "part"),
+    [
+        (aten.sin.default, torch.zeros(2, dtype=torch.complex64), "torch.complex64"),
+        (aten.sin.default, torch.zeros(2, dtype=torch.float8_e4m3fn), "torch.float8_e4m3fn"),
+        (aten.sin.default, torch.zeros(2).to_sparse(), "torch.sparse_coo"),
+        (aten.sin.default, torch.zeros([1] * 17), "got 17"),
+        (aten.sin.default, None, "no metadata"),
+        (len, torch.zeros(2), "not an ATen operator"),
+        (aten.threshold_backward.default, torch.zeros(2), "gradients"),
+        (torch.ops.higher_order.map_impl, torch.zeros(2), "control flow map_impl"),
+    ],
+)
+def test_refusals_that_hold_for_every_operator(op: object, value: object, part: str) -> None:
+    reason = _call(op, value)
+    assert isinstance(reason, str)
+    assert part in reason
+
+
+def test_quantized_operators_are_refused() -> None:
+    import executorch.exir  # noqa: F401  registers them
+
+    reason = _call(torch.ops.quantized_decomposed.dequantize_per_tensor.default, torch.zeros(2, dtype=torch.int8))
+    assert "quantized operators are not compiled" in str(reason)
+
+
+def test_a_table_inside_a_branch_is_refused() -> None:
+    branch = torch.fx.symbolic_trace(torch.nn.Identity())
+    branch.register_buffer("table", torch.zeros(3))
+    with branch.graph.inserting_before(branch.graph.output_node()):
+        branch.graph.get_attr("table")
+    owner = torch.fx.GraphModule(torch.nn.Module(), Graph())
+    owner.add_module("branch", branch)
+    call = owner.graph.call_function(torch.ops.higher_order.cond, (True, owner.graph.get_attr("branch"), None, ()))
+    call.meta["val"] = [torch.zeros(2)]
+    refusal = refuse(call, HOST)
+    assert refusal is not None
+    assert "table inside it is a constant of shape (3,)" in refusal.reason
