@@ -185,8 +185,10 @@ namespace {
 std::string real_file(const std::string& path, std::optional<mode_t>* mode) {
   struct stat status{};
   if (stat(path.c_str(), &status) != 0) {
-    // A link to nothing, or a name that is free.
-    if (errno != ENOENT || lstat(path.c_str(), &status) != 0) return path;
+    const int reason = errno;
+    if (reason != ENOENT)
+      throw RunnerError(kOutputFailed, "cannot write " + path + ": " + std::strerror(reason) + ".");
+    if (lstat(path.c_str(), &status) != 0) return path;  // a name that is free
     throw RunnerError(kOutputFailed,
                       "cannot write " + path + ": it is a link to a file that does not exist.");
   }
