@@ -147,7 +147,7 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
     delegate.graphCapturable = not config.is_host and _is_static(prepared.program, delegate)
     delegate.allowTf32 = config.options.allow_tf32
     store = NamedDataStore()
-    tag = config.options.ptd_name if config.options.weights == "ptd" else None
+    tag = config.options.external_tag
     for index in used:
         entry = prepared.constants.storages[index]
         if entry.sha256 is not None:

@@ -2,44 +2,112 @@
 
 from __future__ import annotations
 
+import filecmp
+import mmap
 import os
 import pathlib
+import re
+import shutil
+import struct
 import tempfile
 from typing import TYPE_CHECKING
 
 from etcuda.errors import SaveError
+from etcuda.files import real_file, replacing, saving
+from etcuda.options import OWN_PTD_TAG
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager
 
+_WEIGHT_KEY = re.compile(rb"etcuda/w/[0-9a-f]{64}")
+# ExecuTorch's flat tensor: identifier at byte 4; then, at byte 8, magic, size of the header, offset and size of the
+# flatbuffer that holds the keys.
+_FLAT_TENSOR = struct.Struct("<4x4s4sIQQ")
 
-def save_program(program: ExecutorchProgramManager, path: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Writes ``program`` to ``path``, and its external weights, if any, beside it as ``<ptd_name>.ptd``.
 
-    Files are written to a temporary folder beside ``path`` and renamed, so that a reader sees a whole file or the old
-    one. ExecuTorch's own ``program.save`` logs a failed write and returns.
+def save_program(
+    program: ExecutorchProgramManager, path: str | os.PathLike[str], *, overwrite_weights: bool = False
+) -> list[pathlib.Path]:
+    """Writes ``program`` to ``path``, and its external weights, if any, beside it: ``model.ptd`` beside ``model.pte``,
+    or ``<ptd_name>.ptd``.
+
+    A reader sees the old files or the new ones, whole; if one cannot be written, all stay what they were. Links are
+    followed, and the mode of a file that is replaced is kept. ExecuTorch's own ``program.save`` logs a failed write and
+    returns.
+
+    Args:
+        program: what ``to_executorch()`` returns.
+        path: of the program.
+        overwrite_weights: replace a ``.ptd`` file of another program. Otherwise one is replaced only if the program at
+            ``path`` has its weights there; one of the same content serves both programs.
 
     Returns:
-        The files written, the program last.
+        The files of the program, the ``.pte`` last.
 
     Raises:
-        SaveError: a file cannot be written.
+        SaveError: a file cannot be written, ``path`` is no path of a file, or another program's weights are in the way.
     """
     target = pathlib.Path(path)
-    if target.is_dir():
-        raise SaveError(f"{target}: expected the path of a file, got a folder. Append a file name.")
-    try:
+    with saving(target):
+        real_file(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".etcuda-") as name:
-            folder = pathlib.Path(name)
             program.write_tensor_data_to_file(name)
-            weights = sorted(folder.iterdir())
-            with open(folder / "program", "wb") as file:
-                program.write_to_file(file)
-            written = [each.rename(target.with_name(each.name)) for each in weights]
-            (folder / "program").replace(target)
-            return [*written, target]
-    except OSError as error:
-        raise SaveError(
-            f"{target}: expected a path that can be written, got: {error.strerror or error}. "
-            "Check that the folder exists, that you may write there, and that there is room."
-        ) from error
+            weights = _placed(target, sorted(pathlib.Path(name).iterdir()))
+            changed = [beside for beside, source in weights.items() if not _same(source, real_file(beside))]
+            if not overwrite_weights:
+                for beside in changed:
+                    _check_owner(beside, target)
+            with replacing([*changed, target]) as written:
+                for beside, new in zip(changed, written[:-1], strict=True):
+                    shutil.move(weights[beside], new)
+                with open(written[-1], "wb") as file:
+                    program.write_to_file(file)
+    return [*weights, target]
+
+
+def _placed(target: pathlib.Path, sources: list[pathlib.Path]) -> dict[pathlib.Path, pathlib.Path]:
+    """Files that ExecuTorch named after the tags of their weights, by the paths that they go to."""
+    placed: dict[pathlib.Path, pathlib.Path] = {}
+    for source in sources:
+        own = source.name == f"{OWN_PTD_TAG}.ptd"
+        beside = target.with_name(target.name.removesuffix(".pte") + ".ptd" if own else source.name)
+        if beside in placed:
+            raise SaveError(
+                f"{beside}: expected one file of external weights for it, got those of ptd_name={beside.stem!r} and "
+                "those that are named after the program. Give the program or the weights another name."
+            )
+        placed[beside] = source
+    return placed
+
+
+def _same(source: pathlib.Path, real: pathlib.Path) -> bool:
+    return real.exists() and filecmp.cmp(source, real, shallow=False)
+
+
+def _check_owner(weights: pathlib.Path, program: pathlib.Path) -> None:
+    if not weights.exists():
+        return
+    keys = _weight_keys(weights)
+    if keys and program.exists() and program.stat().st_size:
+        with open(program, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            if all(held.find(key) >= 0 for key in keys):
+                return
+    got = "the weights of another program" if keys else "a file that is not etcuda's"
+    raise SaveError(
+        f"{weights}: expected no such file, or the weights of the {program.name} that is replaced, got {got}. Save to "
+        "another folder, give the weights a name of their own (options={'ptd_name': ...}; without that option it is "
+        "the program's), or pass overwrite_weights=True, and the other program loses its weights."
+    )
+
+
+def _weight_keys(path: pathlib.Path) -> set[bytes]:
+    """Keys of etcuda's weights in an external data file; none if it is another file."""
+    with open(path, "rb") as file:
+        head = file.read(_FLAT_TENSOR.size)
+        if len(head) < _FLAT_TENSOR.size:
+            return set()
+        identifier, magic, _, offset, size = _FLAT_TENSOR.unpack(head)
+        if identifier[:2] != b"FT" or magic != b"FH01" or offset + size > path.stat().st_size:
+            return set()
+        file.seek(offset)
+        return set(_WEIGHT_KEY.findall(file.read(size)))

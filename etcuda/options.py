@@ -13,6 +13,9 @@ from etcuda.target import CudaTarget, resolve_target
 
 BACKEND_ID = "EtcudaBackend"
 COMPILE_SPEC_KEY = "etcuda"
+# Tag of external weights without a name of their own: ``save_program`` names their file after the program's. No
+# ``ptd_name`` can be the same.
+OWN_PTD_TAG = "etcuda-weights"
 
 WeightsLocation = Literal["pte", "ptd"]
 
@@ -29,7 +32,7 @@ class CompileOptions:
     Attributes:
         allow_tf32: let fp32 matrix products use TF32 tensor cores (relative error near 3e-4 instead of 1e-6).
         weights: ``"pte"`` keeps weights in the program; ``"ptd"`` puts them into an external data file.
-        ptd_name: name, without suffix, of the external data file.
+        ptd_name: name, without suffix, of the external data file; ``None`` gives it the name of the program's file.
         host_isa: least x86-64 processor level that host code runs on: ``"x86-64-v3"`` (AVX2, FMA) or ``"x86-64-v4"``.
         progress: show a progress bar on a terminal while compiling; ``None`` decides by whether stderr is one.
         timeout_s: seconds after which one compile is given up.
@@ -40,7 +43,7 @@ class CompileOptions:
 
     allow_tf32: bool = False
     weights: WeightsLocation = "pte"
-    ptd_name: str = "etcuda"
+    ptd_name: str | None = None
     host_isa: Literal["x86-64-v3", "x86-64-v4"] = "x86-64-v3"
     progress: bool | None = None
     timeout_s: float = 3600.0
@@ -51,9 +54,8 @@ class CompileOptions:
     def __post_init__(self) -> None:
         _expect(isinstance(self.allow_tf32, bool), "allow_tf32", "True or False", self.allow_tf32)
         _expect(self.weights in ("pte", "ptd"), "weights", "'pte' or 'ptd'", self.weights)
-        _expect(
-            isinstance(self.ptd_name, str) and self.ptd_name.isidentifier(), "ptd_name", "an identifier", self.ptd_name
-        )
+        is_name = self.ptd_name is None or (isinstance(self.ptd_name, str) and self.ptd_name.isidentifier())
+        _expect(is_name, "ptd_name", "None or an identifier", self.ptd_name)
         _expect(self.host_isa in ("x86-64-v3", "x86-64-v4"), "host_isa", "'x86-64-v3' or 'x86-64-v4'", self.host_isa)
         _expect(self.progress in (None, True, False), "progress", "None, True or False", self.progress)
         is_flag = isinstance(self.attention_kernels, bool)
@@ -64,6 +66,13 @@ class CompileOptions:
         _expect(
             self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "None or a path", self.cache_dir
         )
+
+    @property
+    def external_tag(self) -> str | None:
+        """Tag of the data file that weights go to; ``None`` keeps them in the program."""
+        if self.weights == "pte":
+            return None
+        return OWN_PTD_TAG if self.ptd_name is None else self.ptd_name
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> CompileOptions:

@@ -38,7 +38,7 @@ ETCUDA_API int etcuda_set_memory_limit(int32_t device_type, int32_t device_index
 ETCUDA_API int64_t etcuda_reset_state(void);
 // Copies the sentence behind the failure of this thread's last call, cut to `capacity`; returns its full
 // length. It is etcuda's own, or ExecuTorch's where ExecuTorch refused the call; empty if the call succeeded.
-// Calls are loading and executing a method, and the functions above that return a status.
+// Calls are loading and executing a method, and the functions above that change something.
 ETCUDA_API size_t etcuda_last_error(char* text, size_t capacity);
 // Whether the bytes of weights are compared with their digests when they are loaded, from now on. Otherwise
 // the environment variable ETCUDA_VERIFY_WEIGHTS says so: 0 or 1, which is also what holds without it.

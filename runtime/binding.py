@@ -131,9 +131,9 @@ def memory_stats() -> list[MemoryStats]:
 
 
 def last_error() -> str:
-    """The sentence behind the failure of this thread's last call: etcuda's, or ExecuTorch's where ExecuTorch refused
-    the call; empty if the call succeeded. Calls are loading and executing a method, and the functions of this module
-    that raise."""
+    """The sentence behind the failure of this thread's last call: etcuda's own, or ExecuTorch's where ExecuTorch
+    refused the call; empty if the call succeeded. Calls are loading and executing a method, and the functions of this
+    module that change something."""
     library = load()
     length = library.etcuda_last_error(None, 0)
     text = ctypes.create_string_buffer(length + 1)

@@ -18,6 +18,7 @@ from torchao.utils import TorchAOBaseTensor
 from etcuda.errors import WeightFormatError
 from etcuda.kernels.formats.base import MINIMUM, SYMMETRIC, ZERO_POINT, GroupFormat
 from etcuda.kernels.formats.registry import WeightFormat, formats
+from etcuda.kernels.weights.lost_scales import TOLERANCE, LostRows, lost_groups
 from etcuda.kernels.weights.renamed import renamed_keyword
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
@@ -60,7 +61,7 @@ def from_torchao(
         name: of the weight, for messages.
         activation_dtype: "int8" or "exact"; ``None`` as the tensor has it. Ours are quantized per block of 32, not per
             token.
-        exact: scales and minima that float16 would round are kept as float32; if false they are rounded.
+        exact: scales and minima that float16 would round are kept as float32; if false they are rounded, by 1% at most.
 
     Raises:
         WeightFormatError: the type is not served, or the weight cannot be stored so; the message has ``name``.
@@ -101,11 +102,16 @@ def from_affine(
         for component, (shape, dtype) in weight_format.components(n, k).items()
     }
     height, repeats = n // rows, (k // columns) // group_size
+    lost = LostRows()
     for start, stop in _chunks(rows, columns * height * repeats):
-        for component, values in _scales(affine, added, weight_format, start, stop).items():
+        scales = _scales(affine, added, weight_format, start, stop)
+        if not exact:
+            _add_lost(lost, affine, added, weight_format, scales, start, stop)
+        for component, values in scales.items():
             # A block of several rows, or one that is longer than our groups, is several groups of the same scale.
             spread = values.repeat_interleave(height, dim=0).repeat_interleave(repeats, dim=1)
             components[component][start * height : stop * height] = spread
+    lost.check(weight_format, name, "Convert with exact=True, which keeps scales of float32")
     for start, stop in _chunks(n, k):
         components["qdata"][start:stop] = format_type.pack(affine.integers(start, stop).to(torch.int16) + added)
     made: CoalescedTensor = record.tensor_type.from_components(
@@ -197,6 +203,29 @@ def _scales(affine: Affine, added: int, weight_format: GroupFormat, start: int, 
     elif weight_format.offset == MINIMUM:
         components["zero"] = _minimum(affine, added, start, stop).to(dtype)
     return components
+
+
+def _add_lost(
+    lost: LostRows,
+    affine: Affine,
+    added: int,
+    weight_format: GroupFormat,
+    stored: dict[str, Tensor],
+    start: int,
+    stop: int,
+) -> None:
+    """Adds rows of blocks whose scales float16 does not hold, but for those of which all weights are zero."""
+    scale, minimum = affine.scale[start:stop].to(torch.float32), _minimum(affine, added, start, stop).to(torch.float32)
+    held = stored["scale"].to(torch.float32)
+    held_minimum = stored["zero"].to(torch.float32) if weight_format.offset == MINIMUM else minimum
+    found = lost_groups(weight_format, scale, minimum, held, held_minimum)
+    height, width = affine.shape[0] // affine.scale.shape[0], affine.shape[1] // affine.scale.shape[1]
+    for row in torch.nonzero(found.any(dim=-1)).flatten().tolist():
+        first = (start + row) * height
+        q = affine.integers(first, first + height).to(torch.float32) + added
+        values = q.reshape(height, -1, width) * scale[row].unsqueeze(-1) + minimum[row].unsqueeze(-1)
+        found[row] &= (values.abs().amax(dim=(0, 2)) > TOLERANCE * scale[row].abs()).to(found.device)
+    lost.add(found, scale, minimum, start * height, height)
 
 
 def _zero(affine: Affine, added: int, start: int, stop: int) -> Tensor:

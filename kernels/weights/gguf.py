@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from torch import Tensor
 from etcuda.errors import GgufError, WeightFormatError
 from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES, BlockType
+from etcuda.kernels.weights.gguf_parts import check_part, check_total, other_parts
 from etcuda.kernels.weights.renamed import renamed_keyword
 
 try:
@@ -30,33 +32,43 @@ _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError, 
 
 
 class GgufFile:
-    """An open GGUF file. It is mapped, not read: opening costs the header.
+    """An open GGUF file, with the other parts of its model if there are any. It is mapped, not read: opening costs the
+    header.
 
     Attributes:
-        path: of the file.
+        path: of the file; of a model in several files the first.
         architecture: ``general.architecture``, or "" if the file does not say.
 
     Raises:
-        GgufError: it cannot be opened, is not GGUF, is damaged or truncated, or is big-endian; or a tensor has a type
-            that the ``gguf`` package does not know.
+        GgufError: it cannot be opened, is not GGUF, is damaged or truncated, or is big-endian; a tensor has a type
+            that the ``gguf`` package does not know; or a part is missing or belongs to another model.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        try:
-            reader = _Reader(self.path)
-        except GgufError as problem:
-            raise GgufError(f"{self.path}: {problem}") from problem
-        except _DAMAGE as problem:
-            raise GgufError(
-                f"{self.path}: expected a GGUF file, got bytes that cannot be read as one: "
-                f"{problem}. Is the download complete?"
-            ) from problem
-        if reader.byte_order == "S":
-            raise GgufError(f"{self.path}: expected a little-endian file, got a big-endian one. Convert it.")
+        reader = _open(self.path)
         self._fields = reader.fields
-        self._tensors: dict[str, Any] = {tensor.name: tensor for tensor in reader.tensors}
+        self._tensors: dict[str, Any] = {}
+        self._paths: dict[str, str] = {}  # Of the part that holds a tensor.
+        self._add(reader, self.path)
+        others = other_parts(self.path, self.field)
+        for number, part in enumerate(others, start=1):
+            reader = _open(part)
+            check_part(part, functools.partial(_contents, part, reader.fields), number, len(others) + 1)
+            self._add(reader, part)
+        if others:
+            check_total(self.path, self.field, len(self._tensors))
         self.architecture = str(self.field("general.architecture") or "")
+
+    def _add(self, reader: Any, path: str) -> None:
+        for tensor in reader.tensors:
+            if tensor.name in self._tensors:
+                raise GgufError(
+                    f"{path}: {tensor.name}: expected each tensor once, got it in {self._paths[tensor.name]} too. "
+                    "Download the parts again."
+                )
+            self._tensors[tensor.name] = tensor
+            self._paths[tensor.name] = path
 
     @property
     def types(self) -> Mapping[str, str]:
@@ -73,8 +85,7 @@ class GgufFile:
 
     def field(self, key: str) -> Any:
         """A value of the header, or ``None``."""
-        found = self._fields.get(key)
-        return None if found is None else found.contents()
+        return _contents(self.path, self._fields, key)
 
     @renamed_keyword("activation", "activation_dtype")
     def read(self, name: str, activation_dtype: str = "int8", dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -92,15 +103,17 @@ class GgufFile:
         if block is None:
             known = ", ".join([*_FLOATS, *BLOCK_TYPES])
             raise GgufError(
-                f"{self.path}: {name}: expected one of the types {known}, got {gguf_type}. Requantise the file."
+                f"{self._paths[name]}: {name}: expected one of the types {known}, got {gguf_type}. Requantise the file."
             )
         shape = self.shape(name)
         if len(shape) != 2:
-            raise GgufError(f"{self.path}: {name}: expected a quantised weight [N, K], got shape {list(shape)}.")
+            raise GgufError(
+                f"{self._paths[name]}: {name}: expected a quantised weight [N, K], got shape {list(shape)}."
+            )
         try:
             return _from_blocks(tensor.data, block, shape, name, activation_dtype, dtype)
         except WeightFormatError as problem:
-            raise GgufError(f"{self.path}: {problem}") from problem
+            raise GgufError(f"{self._paths[name]}: {problem}") from problem
 
     def _find(self, name: str) -> Any:
         if name not in self._tensors:
@@ -122,7 +135,7 @@ def read_gguf(
     """Tensors of a GGUF file by their names there: quantised ones as our types, the others in the file's dtype.
 
     Args:
-        path: of the file.
+        path: of the file, or of the first of several.
         names: which tensors; by default all.
         activation_dtype: "int8" or "exact", of the quantised ones.
         dtype: of the quantised ones.
@@ -150,6 +163,28 @@ def _from_blocks(
     tensor_type = find(stored.name).tensor_type
     made: Tensor = tensor_type.from_components(components, stored.group_size, activation_dtype, dtype, name)
     return made
+
+
+def _open(path: str) -> Any:
+    try:
+        reader = _Reader(path)
+    except GgufError as problem:
+        raise GgufError(f"{path}: {problem}") from problem
+    except _DAMAGE as problem:
+        raise GgufError(
+            f"{path}: expected a GGUF file, got bytes that cannot be read as one: {problem}. Is the download complete?"
+        ) from problem
+    if reader.byte_order == "S":
+        raise GgufError(f"{path}: expected a little-endian file, got a big-endian one. Convert it.")
+    return reader
+
+
+def _contents(path: str, fields: Mapping[str, Any], key: str) -> Any:
+    found = fields.get(key)
+    try:
+        return None if found is None else found.contents()
+    except _DAMAGE as problem:
+        raise GgufError(f"{path}: {key}: expected a value, got bytes that are none: {problem}.") from problem
 
 
 class _Reader(gguf.GGUFReader):

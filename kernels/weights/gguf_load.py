@@ -26,6 +26,8 @@ _AS_THEY_ARE = ("qwen2", "qwen3")
 _ROTATED = ("llama",)  # Rows of q and k are interleaved per head.
 _SHIFTED = ("gemma2", "gemma3")  # Norms have 1 added.
 
+_CHECKED = 1 << 20  # Values that are looked at at a time.
+
 
 @dataclasses.dataclass(frozen=True)
 class _Placement:
@@ -51,7 +53,7 @@ def load_gguf(
 
     Args:
         model: its parameters have the shapes of the file's tensors.
-        path: of the file.
+        path: of the file, or of the first of several, such as ``model-00001-of-00003.gguf``.
         names: the parameter's name by the tensor's, or a function from one to the other that gives ``None`` for a
             tensor to leave out. By default a tensor goes to the parameter of its own name, or, for models of
             ``transformers``, to the one that the ``gguf`` package maps it to; that serves the architectures llama,
@@ -62,8 +64,9 @@ def load_gguf(
         GGUF type of each parameter that was loaded, by its name in the model.
 
     Raises:
-        GgufError: a tensor's name matches no parameter, a parameter has no tensor, or shape, type or module do not
-            fit; the message has the names.
+        GgufError: the file is damaged, or a part is missing; a tensor's name matches no parameter, a parameter has no
+            tensor, or shape, type or module do not fit; or the parameter's dtype does not hold a tensor's values. The
+            message has the names.
     """
     file = GgufFile(path)
     named = names is not None
@@ -75,7 +78,7 @@ def load_gguf(
         if not named and item.source != item.target:
             tensor = _as_transformers(tensor, item.source, file)
         if not isinstance(tensor, CoalescedTensor):
-            tensor = tensor.to(old.dtype)
+            tensor = _in_dtype(tensor, old.dtype, f"{file.path}: {item.source}")
         where = "cpu" if old.device.type == "meta" else old.device
         parameter = nn.Parameter(tensor.to(where), requires_grad=False)
         for module, attribute in item.owners:
@@ -193,6 +196,28 @@ def _rotated_rows(rows: int, heads: Any, source: str) -> Tensor:
     if not isinstance(heads, int) or heads < 1 or rows % (2 * heads):
         raise GgufError(f"{source}: expected rows for whole pairs of each head, got {rows} rows and {heads} heads.")
     return torch.arange(rows).reshape(heads, rows // heads // 2, 2).transpose(1, 2).flatten()
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """The values in ``dtype``: finite ones must stay so, and a row of a weight must not become zero."""
+    made = tensor.to(dtype)
+    if dtype in (tensor.dtype, torch.float32):
+        return made
+    width = tensor.shape[-1] if tensor.dim() > 1 else 1
+    step = max(1, _CHECKED // width)
+    values, stored = tensor.reshape(-1, width), made.reshape(-1, width)
+    for start in range(0, len(values), step):
+        before, after = values[start : start + step], stored[start : start + step]
+        is_lost = (torch.isfinite(before) & ~torch.isfinite(after)).any(dim=-1)
+        if tensor.dim() > 1:
+            is_lost |= (before != 0).any(dim=-1) & ~(after != 0).any(dim=-1)
+        if bool(is_lost.any()):
+            row = int(torch.nonzero(is_lost)[0])
+            raise GgufError(
+                f"{name}: row {start + row}: expected values that the parameter's dtype holds, {dtype}, got "
+                f"{float(before[row].abs().max()):.3g} at most. Load into a model of float32 or bfloat16."
+            )
+    return made
 
 
 def _take_rows(tensor: Tensor, rows: Tensor) -> Tensor:

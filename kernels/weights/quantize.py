@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from etcuda.errors import WeightFormatError
 from etcuda.kernels.formats.base import DTYPES, MINIMUM, STEP, SYMMETRIC, ZERO_POINT, GroupFormat
+from etcuda.kernels.weights.lost_scales import LostRows, lost_groups
 
 SEARCHES = ("minmax", "least_squares")
 
@@ -36,24 +38,19 @@ def quantize_weight(
         The stored tensors by name, on the device of ``weight``.
 
     Raises:
-        WeightFormatError: the shape or dtype is not one that the format takes, or a weight is infinite or NaN.
+        WeightFormatError: the shape or dtype is not one that the format takes, a weight is infinite or NaN, or rows are
+            so near to zero that the format does not hold their scales.
     """
     check_weight(weight, weight_format, name)
     if search not in SEARCHES:
         raise WeightFormatError(f"{name}: scale_search: expected 'minmax' or 'least_squares', got {search!r}.")
-    *leading, n, k = weight.shape
-    group_size = weight_format.group_size
     components = {
         component: torch.empty(shape, dtype=dtype, device=weight.device)
         for component, (shape, dtype) in weight_format.components(*weight.shape).items()
     }
-    rows = max(1, CHUNK.get(weight.device.type, _CHUNK_ON_DEVICE) // k)
-    for index in itertools.product(*map(range, leading)):
-        for start in range(0, n, rows):
-            chosen: Any = (*index, slice(start, start + rows))
-            grouped = weight[chosen].to(torch.float32).reshape(-1, k // group_size, group_size)
-            for component, tensor in _quantize_rows(grouped, weight_format, search).items():
-                components[component][chosen] = tensor
+    for chosen, grouped in _some_rows(weight, weight_format):
+        for component, tensor in _quantize_rows(grouped, weight_format, search).items():
+            components[component][chosen] = tensor
     weight_format.check_finite(components, name)
     return components
 
@@ -78,16 +75,44 @@ def check_weight(weight: Tensor, weight_format: GroupFormat, name: str = "weight
         known = " or ".join(map(repr, weight_format.quantized_offsets))
         got = weight_format.offset
         raise WeightFormatError(f"{name}: offset: expected {known} for {weight_format.name}, got {got!r}.")
-    # NaN comes through, and nothing of the weight's size is needed.
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
-        raise WeightFormatError(f"{name}: expected finite weights, got an infinite one or NaN. Check the checkpoint.")
+    lost = LostRows()
+    for (*index, rows), grouped in _some_rows(weight.detach(), weight_format):
+        # NaN comes through.
+        low, high = torch.aminmax(grouped, dim=-1)
+        if not bool(torch.isfinite(torch.stack([low, high])).all()):
+            raise WeightFormatError(
+                f"{name}: expected finite weights, got an infinite one or NaN. Check the checkpoint."
+            )
+        scale, minimum = _from_range(low, high, weight_format)
+        vanished = (scale == 0) & (minimum == 0) & (high != low)
+        lost.add(vanished | _is_lost(weight_format, scale, minimum), scale, minimum, rows.start, index=index)
+    lost.check(weight_format, name)
+
+
+def _some_rows(weight: Tensor, weight_format: GroupFormat) -> Iterator[tuple[Any, Tensor]]:
+    """Where some rows stand in a weight, and those rows float32 [rows, G, group_size], for all rows."""
+    *leading, n, k = weight.shape
+    group_size = weight_format.group_size
+    rows = max(1, CHUNK.get(weight.device.type, _CHUNK_ON_DEVICE) // k)
+    for index in itertools.product(*map(range, leading)):
+        for start in range(0, n, rows):
+            chosen: Any = (*index, slice(start, start + rows))
+            yield chosen, weight[chosen].to(torch.float32).reshape(-1, k // group_size, group_size)
+
+
+def _is_lost(weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:
+    stored = _stored(weight_format, _store(weight_format, scale, minimum))
+    return lost_groups(weight_format, scale, minimum, *stored)
 
 
 def _quantize_rows(w: Tensor, weight_format: GroupFormat, search: str) -> dict[str, Tensor]:
     """Stored tensors of rows ``w`` float32 [rows, G, group_size]."""
     scale, minimum = _from_extremes(w, weight_format)
     if search == "least_squares":
-        scale, minimum = _fitted(w, weight_format, scale, minimum)
+        fitted = _fitted(w, weight_format, scale, minimum)
+        # A narrower range may be too narrow for the format.
+        lost = _is_lost(weight_format, *fitted)
+        scale, minimum = torch.where(lost, scale, fitted[0]), torch.where(lost, minimum, fitted[1])
     components = _store(weight_format, scale, minimum)
     # The integers are chosen for the scales as they are stored.
     q = _integers(w, weight_format, *_stored(weight_format, components))
@@ -97,7 +122,10 @@ def _quantize_rows(w: Tensor, weight_format: GroupFormat, search: str) -> dict[s
 
 def _from_extremes(w: Tensor, weight_format: GroupFormat) -> tuple[Tensor, Tensor]:
     """Scale and minimum of each group, float32 [rows, G], such that the extremes are represented."""
-    low, high = torch.aminmax(w, dim=-1)
+    return _from_range(*torch.aminmax(w, dim=-1), weight_format)
+
+
+def _from_range(low: Tensor, high: Tensor, weight_format: GroupFormat) -> tuple[Tensor, Tensor]:
     least, most = weight_format.quantized_integers
     if weight_format.offset != SYMMETRIC:
         if weight_format.offset == ZERO_POINT or weight_format.scale_storage == "codes":
@@ -180,7 +208,11 @@ def _as_codes(values: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     rows, groups = values.shape
     per_step = STEP // group_size
     blocks = values.reshape(rows, groups // per_step, per_step)
-    step = (blocks.amax(dim=-1) / 255).to(torch.float16)
+    greatest = blocks.amax(dim=-1)
+    step = (greatest / 255).to(torch.float16)
+    # Where float16 has few digits, a step that was rounded down would cut the greatest off.
+    short = step.to(torch.float32) * 255 < greatest * 0.998
+    step = torch.where(short, (step.view(torch.int16) + 1).view(torch.float16), step)
     scale_codes = torch.round(_divide(blocks, step.to(torch.float32).unsqueeze(-1), torch.zeros_like(blocks)))
     return scale_codes.clamp(0, 255).to(torch.uint8).reshape(rows, groups), step
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from etcuda.errors import SaveError, WeightFormatError
+from etcuda.errors import WeightFormatError
+from etcuda.files import replacing, saving
 from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
@@ -37,16 +37,11 @@ def save_weights(weights: nn.Module | Mapping[str, Tensor], path: str | os.PathL
     named = weights.state_dict() if isinstance(weights, nn.Module) else weights
     tensors, header = _flattened(named)
     target = pathlib.Path(path)
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".etcuda-") as folder:
-            written = pathlib.Path(folder) / "weights"
+    with saving(target), replacing([target]) as (written,):
+        try:
             save_file(tensors, written, metadata={_KEY: json.dumps(header)})
-            written.replace(target)
-    except (OSError, SafetensorError) as error:
-        raise SaveError(
-            f"{target}: expected a path that can be written, got: {error}. "
-            "Check that the folder exists, that you may write there, and that there is room."
-        ) from error
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load_weights(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 #include "tool/values.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "core/dtype.h"
@@ -178,12 +180,36 @@ void Inputs::add_number(const Options& options, size_t index, Tag tag) {
 
 namespace {
 
-void write_file(const std::string& path, const void* data, size_t nbytes) {
+// The file behind `path` and its links, which need not exist yet, and its mode. Renaming a file over a device
+// would replace the device.
+std::string real_file(const std::string& path, std::optional<mode_t>* mode) {
+  struct stat status{};
+  if (stat(path.c_str(), &status) != 0) {
+    const int reason = errno;
+    if (reason != ENOENT)
+      throw RunnerError(kOutputFailed, "cannot write " + path + ": " + std::strerror(reason) + ".");
+    if (lstat(path.c_str(), &status) != 0) return path;  // a name that is free
+    throw RunnerError(kOutputFailed,
+                      "cannot write " + path + ": it is a link to a file that does not exist.");
+  }
+  if (!S_ISREG(status.st_mode))
+    throw RunnerError(kOutputFailed, "cannot write " + path + ": it is a folder or a device, not a file.");
+  *mode = status.st_mode & 07777;
+  const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr), &std::free);
+  if (real == nullptr)
+    throw RunnerError(kOutputFailed, "cannot write " + path + ": " + std::strerror(errno) + ".");
+  return real.get();
+}
+
+void write_file(const std::string& given, const void* data, size_t nbytes) {
+  std::optional<mode_t> mode;
+  const std::string path = real_file(given, &mode);
   const std::string temporary = path + ".tmp." + std::to_string(getpid());
   std::FILE* file = std::fopen(temporary.c_str(), "wb");
   bool written = file != nullptr;
   if (written) {
     written = nbytes == 0 || std::fwrite(data, 1, nbytes, file) == nbytes;
+    if (written && mode) written = fchmod(fileno(file), *mode) == 0;
     written = std::fclose(file) == 0 && written;
     written = written && std::rename(temporary.c_str(), path.c_str()) == 0;
   }
