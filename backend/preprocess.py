@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib.metadata
 import logging
+import time
 from typing import Any
 
 import torch
@@ -88,6 +89,7 @@ def copy_graph(program: ExportedProgram) -> ExportedProgram:
 
 
 def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) -> list[PreprocessResult]:
+    start, start_cpu = time.perf_counter(), time.process_time()
     prepared = [_prepare(*job) for job in jobs]
     labels = _labels([each.method for each in prepared])
     requests = [
@@ -95,7 +97,17 @@ def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) 
         for each in prepared
     ]
     compiled = compile_all(requests, labels)
-    return [_result(each, job) for each, job in zip(prepared, compiled, strict=True)]
+    results = [_result(each, job) for each, job in zip(prepared, compiled, strict=True)]
+    if prepared:
+        target = prepared[0].config.target
+        seconds = time.perf_counter() - start
+        cpu_seconds = time.process_time() - start_cpu + sum(job.cpu_seconds for job in compiled)
+        cost = {
+            "target": target if isinstance(target, str) else target.arch, "seconds": seconds, "cpu_seconds": cpu_seconds
+        }  # fmt: skip
+        what = "%s for %s: %.1f s, %.1f s of processor time"
+        log.info(what, ", ".join(labels), cost["target"], seconds, cpu_seconds, extra={"export_cost": cost})
+    return results
 
 
 def _labels(methods: list[str]) -> list[str]:

@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Last, so that an installed etcuda stands before the checkout's; examples and the rest come from the checkout.
 sys.path.append(str(ROOT))
 
+pytest_plugins = ["tests.export_costs"]
+
 NO_GPU = "no NVIDIA GPU here"
 Export = Callable[[str, str], pathlib.Path]
 
@@ -51,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(folder):
             item.add_marker(pytest.mark.gpu)
+    # Slow ones first: workers take them one by one, and none is left with a long one while the others have ended.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ _START_TIMEOUT_S = 300.0
 def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[JobResult]:
     """Compiles several graphs, as many at a time as there are processors.
 
-    Whatever ends this call early (an error, a timeout, Ctrl-C), no worker and no temporary file outlives it.
+    Whatever ends this call early (an error, a timeout, Ctrl-C), no job and no temporary file outlives it.
 
     Raises:
         CompileError: a job failed or took longer than its ``timeout_s``; the message says which and why.
@@ -39,15 +40,16 @@ def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[J
             folder.mkdir()
             write_request(folder, request)
         server = _server(options.cache_dir)
-        finished = False
         try:
             with _progress(options.progress, labels) as report:
-                server.run(folders, labels, options.timeout_s, report)
-            finished = True
+                cpu_seconds = server.run(folders, labels, options.timeout_s, report)
         finally:
-            if not finished:
+            if server.is_busy():
                 server.kill()
-        return [read_result(folder) for folder in folders]
+        results = [read_result(folder) for folder in folders]
+        return [
+            dataclasses.replace(result, cpu_seconds=used) for result, used in zip(results, cpu_seconds, strict=True)
+        ]
 
 
 class _Server:
@@ -82,6 +84,8 @@ class _Server:
             start_new_session=True,
         )
         self._buffer = b""
+        # Folders of jobs, and when each is given up.
+        self._running: dict[str, float] = {}
         deadline = time.monotonic() + _START_TIMEOUT_S
         try:
             while self._next_event(deadline).get("event") != "ready":
@@ -93,18 +97,24 @@ class _Server:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, folders: Sequence[pathlib.Path], labels: Sequence[str], timeout_s: float, report: Any) -> None:
+    def is_busy(self) -> bool:
+        """Whether jobs were begun that have not ended."""
+        return bool(self._running)
+
+    def run(self, folders: Sequence[pathlib.Path], labels: Sequence[str], timeout_s: float, report: Any) -> list[float]:
+        """Compiles jobs; returns the seconds of processor time that each took."""
         waiting = list(folders)
-        running: dict[str, float] = {}
+        running = self._running
+        used: dict[str, float] = {}
         label_of = {str(folder): label for folder, label in zip(folders, labels, strict=True)}
         limit = max(1, len(os.sched_getaffinity(0)))
         while waiting or running:
             while waiting and len(running) < limit:
                 folder = str(waiting.pop(0))
+                running[folder] = time.monotonic() + timeout_s
                 stdin = _require(self._process.stdin)
                 stdin.write(folder.encode() + b"\n")
                 stdin.flush()
-                running[folder] = time.monotonic() + timeout_s
             late, deadline = min(running.items(), key=lambda item: item[1])
             try:
                 event = self._next_event(deadline)
@@ -118,9 +128,11 @@ class _Server:
                 report(label_of[job], event["phase"], event["done"], event["total"])
             else:
                 running.pop(job)
+                used[job] = event["cpu_s"]
                 report(label_of[job], "done", 1, 1)
                 if event["status"] != 0:
                     raise _failure(pathlib.Path(job), label_of[job], event["status"])
+        return [used[str(folder)] for folder in folders]
 
     def kill(self) -> None:
         """Ends the worker and everything it started."""

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import io
 import json
+import os
 import pathlib
 from typing import Any, Literal
 
@@ -24,23 +25,44 @@ _PROGRAM, _REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.jso
 _DEFINED_IN = {"torchao": "torchao.quantization.quant_primitives"}
 
 
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("CXX", "PATH") if name in os.environ}
+
+
 @dataclasses.dataclass(frozen=True)
 class JobRequest:
-    """A graph to compile. ``tied`` maps a constant's name to the name of an equal view of the same bytes."""
+    """A graph to compile.
+
+    Attributes:
+        program: the graph.
+        target: what to compile it for.
+        options: how.
+        tied: a constant's name, and the name of an equal view of the same bytes.
+        environment: variables that decide which C++ compiler runs, as they are now: the worker may have started before.
+    """
 
     program: ExportedProgram
     target: CudaTarget | Literal["host"]
     options: CompileOptions
     tied: dict[str, str]
+    environment: dict[str, str] = dataclasses.field(default_factory=_environment)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobResult:
-    """A compiled graph. ``constants`` holds (name in the image, fully qualified name) in the image's order."""
+    """A compiled graph.
+
+    Attributes:
+        image: the code image.
+        constants: (name in the image, fully qualified name), in the image's order.
+        num_kernels: kernels in the image.
+        cpu_seconds: processor time that compiling took, of all processes together.
+    """
 
     image: bytes
     constants: list[tuple[str, str]]
     num_kernels: int
+    cpu_seconds: float = 0.0
 
 
 def tied_constants(table: ConstantTable) -> dict[str, str]:
@@ -65,6 +87,7 @@ def write_request(folder: pathlib.Path, request: JobRequest) -> None:
         "target": target,
         "options": dataclasses.asdict(request.options),
         "tied": request.tied,
+        "environment": request.environment,
         "imports": _imports(request.program),
     }
     (folder / _REQUEST).write_text(json.dumps(value))
@@ -81,6 +104,7 @@ def read_request(folder: pathlib.Path) -> JobRequest:
         target="host" if target == "host" else CudaTarget(**target),
         options=CompileOptions.from_mapping(value["options"]),
         tied=value["tied"],
+        environment=value["environment"],
     )
 
 

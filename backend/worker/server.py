@@ -70,10 +70,13 @@ def _import_compilers() -> None:
 def _reap(children: dict[int, str], events: int) -> None:
     while children:
         with contextlib.suppress(ChildProcessError):
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
-            _send(events, {"event": "end", "job": children.pop(pid), "status": os.waitstatus_to_exitcode(status)})
+            code = os.waitstatus_to_exitcode(status)
+            # With what the compilers took that the child started.
+            event = {"event": "end", "job": children.pop(pid), "status": code, "cpu_s": used.ru_utime + used.ru_stime}
+            _send(events, event)
             continue
         return
 
@@ -92,6 +95,8 @@ def _run(folder: pathlib.Path, events: int) -> int:
         tempfile.tempdir = str(build)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(build / "inductor")
         request = read_request(folder)
+        os.environ.pop("CXX", None)
+        os.environ.update(request.environment)
 
         def progress(phase: str, done: int, total: int) -> None:
             _send(events, {"event": "progress", "job": str(folder), "phase": phase, "done": done, "total": total})

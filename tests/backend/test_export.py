@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -45,16 +47,18 @@ class Net(torch.nn.Module):
 
 torch.manual_seed(0)
 program = export(Net(), (torch.randn(5, 24),), dynamic_shapes=({0: Dim("batch", max=32)},))
-lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target=sys.argv[1])])
-lowered.to_executorch().save(sys.argv[2])
+for target, path in zip(sys.argv[1::2], sys.argv[2::2]):
+    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target=target)])
+    lowered.to_executorch().save(path)
 """
 
 
-def start_export(target: str, path: pathlib.Path, **environment: str) -> subprocess.Popen[str]:
+def start_export(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """``SCRIPT`` for some targets, each followed by the path of its program."""
     roots = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), **environment}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, target, str(path)],
+        [sys.executable, "-c", SCRIPT, *arguments],
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -63,29 +67,40 @@ def start_export(target: str, path: pathlib.Path, **environment: str) -> subproc
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["host", "sm_90", "portable"])
-def test_two_processes_write_the_same_bytes(target: str, tmp_path: pathlib.Path) -> None:
-    outputs = []
-    for index, seed in enumerate(("1", "2")):
-        folder = tmp_path / f"a folder {index}"
+CODE_KINDS = {"host": "native", "sm_90": "cubin", "portable": "ptx"}
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[pathlib.Path]]:
+    """A folder, and two in it with a program for each of ``CODE_KINDS``, named after it."""
+    root = tmp_path_factory.mktemp("two processes")
+    folders = []
+    # What differs between two machines: where temporary files lie, hash seeds, what was exported before and is cached.
+    for index, order in enumerate((list(CODE_KINDS), list(CODE_KINDS)[::-1])):
+        folder = root / f"a folder {index}"
         folder.mkdir()
-        # What differs between two machines: where temporary files lie, hash seeds, what is already cached.
-        process = start_export(
-            target,
-            folder / "net.pte",
-            PYTHONHASHSEED=seed,
-            TMPDIR=str(folder),
-            ETCUDA_CACHE_DIR=str(folder / "cache"),
-        )
+        arguments = [word for target in order for word in (target, str(folder / target))]
+        variables = {"PYTHONHASHSEED": str(index + 1), "TMPDIR": str(folder), "ETCUDA_CACHE_DIR": str(folder / "cache")}
+        process = start_export(*arguments, **variables)
         log, _ = process.communicate()
         assert process.returncode == 0, log
-        outputs.append((folder / "net.pte").read_bytes())
+        folders.append(folder)
+    return root, folders
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two processes")
+@pytest.mark.parametrize("target", CODE_KINDS)
+def test_two_processes_write_the_same_bytes(
+    target: str, in_two_processes: tuple[pathlib.Path, list[pathlib.Path]]
+) -> None:
+    root, folders = in_two_processes
+    outputs = [(folder / target).read_bytes() for folder in folders]
     assert outputs[0] == outputs[1]
     (image,) = inspect_program(outputs[0]).methods[0].delegates[0].images
     assert image.num_kernels > 0
-    assert image.code_kind == {"host": "native", "sm_90": "cubin", "portable": "ptx"}[target]
-    for path in (str(tmp_path), str(pathlib.Path.home()), str(ROOT)):
+    assert image.code_kind == CODE_KINDS[target]
+    for path in (str(root), str(pathlib.Path.home()), str(ROOT)):
         assert path.encode() not in outputs[0]
 
 
@@ -123,7 +138,7 @@ def group_members(root_pid: int) -> list[int]:
 def test_interrupt_leaves_no_file_and_no_process(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "net.pte"
     marker = os.getpid()
-    process = start_export("sm_90", path, TMPDIR=str(tmp_path), ETCUDA_TEST=str(marker))
+    process = start_export("sm_90", str(path), TMPDIR=str(tmp_path), ETCUDA_TEST=str(marker))
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("etcuda-*/0/log.txt")):
         assert process.poll() is None, process.communicate()[0]
@@ -141,7 +156,7 @@ def test_interrupt_leaves_no_file_and_no_process(tmp_path: pathlib.Path) -> None
 
 def test_workers_end_with_a_killed_parent(tmp_path: pathlib.Path) -> None:
     marker = os.getpid() + 10**6
-    process = start_export("host", tmp_path / "net.pte", TMPDIR=str(tmp_path), ETCUDA_TEST=str(marker))
+    process = start_export("host", str(tmp_path / "net.pte"), TMPDIR=str(tmp_path), ETCUDA_TEST=str(marker))
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("etcuda-*/0/log.txt")):
         assert process.poll() is None, process.communicate()[0]
@@ -155,10 +170,12 @@ def test_workers_end_with_a_killed_parent(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.fixture
-def fresh_worker() -> Iterator[None]:
-    client.shut_down()
-    yield
-    client.shut_down()
+def worker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests that end the worker: the one that other tests use is put aside meanwhile."""
+    with monkeypatch.context() as aside:
+        aside.setattr(client, "_running", [])
+        yield
+        client.shut_down()
 
 
 class Net(torch.nn.Module):
@@ -175,14 +192,18 @@ def lower(**options: object) -> object:
     return to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target="host", options=options)])
 
 
-@pytest.mark.usefixtures("fresh_worker")
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler is that of the job, whenever the worker was started.
+    worker = client._server(None)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(CompileError, match=r"compiling forward: C\+\+ compiler 'no-such-compiler'.*install g\+\+"):
         lower()
+    # The worker goes on.
+    assert client._running == [worker]
+    assert worker.is_alive()
+    assert not worker.is_busy()
 
 
-@pytest.mark.usefixtures("fresh_worker")
 def test_failing_compiler_shows_what_it_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     compiler = tmp_path / "cxx"
     compiler.write_text("#!/bin/sh\necho the disk is on fire; exit 3\n")
@@ -192,7 +213,7 @@ def test_failing_compiler_shows_what_it_printed(monkeypatch: pytest.MonkeyPatch,
         lower()
 
 
-@pytest.mark.usefixtures("fresh_worker")
+@pytest.mark.usefixtures("worker_of_its_own")
 def test_timeout_is_an_error_and_the_next_export_works(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(CompileError, match=r"compiling forward took longer than timeout_s=0.01"):
@@ -201,11 +222,23 @@ def test_timeout_is_an_error_and_the_next_export_works(monkeypatch: pytest.Monke
     lower()
 
 
-@pytest.mark.usefixtures("fresh_worker")
-def test_a_worker_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "write_request", lambda folder, _request: (folder / "request.json").write_text("{"))
     with pytest.raises(CompileError, match="compiling forward: "):
         lower()
+
+
+def test_export_says_what_it_cost(caplog: pytest.LogCaptureFixture) -> None:
+    start, start_cpu = time.perf_counter(), time.process_time()
+    with caplog.at_level(logging.INFO, "etcuda.backend.preprocess"):
+        lower()
+    (record,) = (record for record in caplog.records if hasattr(record, "export_cost"))
+    assert re.fullmatch(r"forward for host: [\d.]+ s, [\d.]+ s of processor time", record.getMessage())
+    cost = record.export_cost
+    assert cost["target"] == "host"
+    assert 0 < cost["seconds"] <= time.perf_counter() - start
+    # More than in this process: that of the worker and the compilers.
+    assert cost["cpu_seconds"] > 0.5 + (time.process_time() - start_cpu)
 
 
 def test_export_leaves_the_process_as_it_was() -> None:

@@ -1,0 +1,42 @@
+"""The table of what exports cost, as a test run prints it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+TESTS = """
+import logging, pytest
+
+@pytest.mark.parametrize("number", range(12))
+def test_that_exports(number):
+    cost = {"target": "host" if number % 2 else "sm_90", "seconds": 1.5, "cpu_seconds": float(number)}
+    logging.getLogger("etcuda.backend.preprocess").info("exported", extra={"export_cost": cost})
+
+def test_that_does_not():
+    logging.getLogger("etcuda.backend.preprocess").info("something else")
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "with xdist"])
+def test_the_greatest_of_all_workers_are_printed(workers: list[str], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "test_some.py").write_text(TESTS)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.export_costs", *workers, "test_some.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID", "PYTEST_ADDOPTS"):
+        environment.pop(name, None)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, section = done.stdout.partition("exports that took the most processor time")
+    table = [line.split() for line in section.splitlines()[2:13]]
+    assert [row[:3] for row in table[:-1]] == [
+        [f"{number}.0", "1.5", "host" if number % 2 else "sm_90"] for number in range(11, 1, -1)
+    ]
+    assert [row[3] for row in table[:-1]] == [f"test_some.py::test_that_exports[{n}]" for n in range(11, 1, -1)]
+    assert table[-1] == ["66.0", "in", "all,", "for", "12", "exports"]
