@@ -34,7 +34,9 @@ def test_the_greatest_of_all_workers_are_printed(workers: list[str], tmp_path: p
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     _, _, section = done.stdout.partition("exports that took the most processor time")
-    table = [line.split() for line in section.splitlines()[2:13]]
+    printed = section.splitlines()
+    first = next(index for index, line in enumerate(printed) if line.startswith("processor s")) + 1
+    table = [line.split() for line in printed[first : first + 11]]
     assert [row[:3] for row in table[:-1]] == [
         [f"{number}.0", "1.5", "host" if number % 2 else "sm_90"] for number in range(11, 1, -1)
     ]

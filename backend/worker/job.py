@@ -26,7 +26,8 @@ _DEFINED_IN = {"torchao": "torchao.quantization.quant_primitives"}
 
 
 def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("CXX", "PATH") if name in os.environ}
+    found = {"CXX": os.environ.get("CXX"), "PATH": os.environ.get("PATH")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
