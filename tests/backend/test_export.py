@@ -79,7 +79,7 @@ def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.
     for index, order in enumerate((list(CODE_KINDS), list(CODE_KINDS)[::-1])):
         folder = root / f"a folder {index}"
         folder.mkdir()
-        arguments = [word for target in order for word in (target, str(folder / target))]
+        arguments = [word for target in order for word in (target, str(folder / f"{target}.pte"))]
         variables = {"PYTHONHASHSEED": str(index + 1), "TMPDIR": str(folder), "ETCUDA_CACHE_DIR": str(folder / "cache")}
         process = start_export(*arguments, **variables)
         log, _ = process.communicate()
@@ -95,7 +95,7 @@ def test_two_processes_write_the_same_bytes(
     target: str, in_two_processes: tuple[pathlib.Path, list[pathlib.Path]]
 ) -> None:
     root, folders = in_two_processes
-    outputs = [(folder / target).read_bytes() for folder in folders]
+    outputs = [(folder / f"{target}.pte").read_bytes() for folder in folders]
     assert outputs[0] == outputs[1]
     (image,) = inspect_program(outputs[0]).methods[0].delegates[0].images
     assert image.num_kernels > 0
