@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 from typing import TYPE_CHECKING
 
+from etcuda.backend.state import check_program
 from etcuda.errors import SaveError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def save_program(program: ExecutorchProgramManager, path: str | os.PathLike[str]
 
     Raises:
         SaveError: a file cannot be written.
+        StateError: methods name a buffer that they cannot share.
     """
+    check_program({method: program.exported_program(method) for method in program.methods})
     target = pathlib.Path(path)
     if target.is_dir():
         raise SaveError(f"{target}: expected the path of a file, got a folder. Append a file name.")
