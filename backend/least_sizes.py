@@ -28,9 +28,8 @@ def least_sizes(program: ExportedProgram) -> dict[Any, int]:
     Args:
         program: a delegated program after the passes.
     """
-    symbols = {symbol for node in _inputs(program) for size in _sizes(node) for symbol in size.free_symbols}
     trial = _Trial(program)
-    return {symbol: _least(symbol, program, trial) for symbol in sorted(symbols, key=str)}
+    return {symbol: _least(symbol, program, trial) for symbol in sorted(trial.hints, key=str)}
 
 
 def _least(symbol: Any, program: ExportedProgram, trial: _Trial) -> int:
@@ -60,7 +59,7 @@ def _declared(symbol: Any, program: ExportedProgram) -> int:
         return max(0, int(lower)) if lower != -int_oo else 0
     implied = []
     for expression, bounds in ranges.items():
-        factor = expression.coeff(symbol, 1) if expression != symbol else 0
+        factor = expression.coeff(symbol, 1) if expression != symbol else sympy.Integer(0)
         rest = expression - factor * symbol
         if factor != 0 and factor.is_Integer and factor > 0 and rest.is_Integer and bounds.lower != -int_oo:
             implied.append(max(0, -int((rest - bounds.lower) // factor)))
@@ -70,12 +69,6 @@ def _declared(symbol: Any, program: ExportedProgram) -> int:
 def _inputs(program: ExportedProgram) -> list[Node]:
     names = set(program.graph_signature.user_inputs)
     return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-
-
-def _sizes(node: Node) -> list[Any]:
-    value = node.meta["val"]
-    sizes = value.shape if isinstance(value, torch.Tensor) else ()
-    return [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]
 
 
 @contextlib.contextmanager
@@ -126,9 +119,11 @@ def _hints(program: ExportedProgram) -> dict[Any, int]:
     for node in _inputs(program):
         for size in node.meta["val"].shape:
             if isinstance(size, torch.SymInt):
-                environment = size.node.shape_env
-                for symbol in size.node.expr.free_symbols:
-                    hints[symbol] = int(environment.size_hint(symbol))
+                environment: Any = size.node.shape_env
+                # PyTorch 2.11 has the other name.
+                known = getattr(environment, "backed_var_to_val", None)
+                known = environment.var_to_val if known is None else known
+                hints |= {symbol: int(known[symbol]) for symbol in size.node.expr.free_symbols if symbol in known}
     return hints
 
 

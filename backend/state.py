@@ -54,8 +54,7 @@ def buffers_of(method: str, program: ExportedProgram, device: str | None) -> lis
 def outside_uses(method: str, outside: Mapping[str, OutsideUse]) -> list[BufferUse]:
     """Buffers that a method uses outside of our delegates."""
     return [
-        BufferUse(method, name, use.shape, use.dtype, use.is_mutated, None, use.reason)
-        for name, use in outside.items()
+        BufferUse(method, name, use.shape, use.dtype, use.is_mutated, None, use.reason) for name, use in outside.items()
     ]
 
 
@@ -154,7 +153,8 @@ def check_content(tables: Sequence[tuple[str, ConstantTable]]) -> None:
 
 
 def _content(entry: StorageEntry) -> str:
-    return f"{entry.nbytes} bytes " + ("of zeros" if entry.sha256 is None else f"with SHA-256 {entry.sha256.hex()[:12]}")
+    kind = "of zeros" if entry.sha256 is None else f"with SHA-256 {entry.sha256.hex()[:12]}"
+    return f"{entry.nbytes} bytes {kind}"
 
 
 def check_program(methods: Mapping[str, ExportedProgram]) -> None:

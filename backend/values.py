@@ -122,12 +122,12 @@ def _conditions(
     """What the graph was traced under and the bounds do not say: that a size is a multiple of 8, less than another."""
     notes = notes_of(program)
     found: list[Any] = list(notes.conditions) if notes is not None else []
-    sizes = [size for _, value in inputs for size in value.shape if isinstance(size, torch.SymInt)]
+    sizes: list[Any] = [size for _, value in inputs for size in value.shape if isinstance(size, torch.SymInt)]
     if sizes:
-        environment = sizes[0].node.shape_env
+        environment: Any = sizes[0].node.shape_env
         found += [guard.expr for guard in environment.guards]
         found = [environment.replace(condition) for condition in found]
-    records = {}
+    records: dict[str, schema.SizeT] = {}
     for condition in found:
         if not condition.free_symbols or not table.knows(condition.free_symbols):
             continue

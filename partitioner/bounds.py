@@ -23,12 +23,14 @@ def warn_of_narrowed(program: ExportedProgram) -> None:
     Args:
         program: in the Edge dialect.
     """
-    for name, dim, declared, left in _narrowed(program):
+    for position, dim, declared, left in _narrowed(program):
+        name = program.graph_signature.user_inputs[position]
         warnings.warn(
-            f"input {name!r}, dimension {dim}: declared for sizes {_shown(declared)}, but ExecuTorch's lowering of this "
-            f"program holds for {_shown(left)} alone, because an operator's decomposition asks how large the size is; "
-            "a call with another size fails. Export under torch.no_grad() with model.requires_grad_(False), or with an "
-            "example size in the middle of those that you need, or declare the narrower bounds.",
+            f"input {position} ({name}), dimension {dim}: declared for sizes {_shown(declared)}, but ExecuTorch's "
+            f"lowering of this program holds for {_shown(left)} alone, because an operator's decomposition asks how "
+            "large the size is; a call with another size fails. Export under torch.no_grad() with "
+            "model.requires_grad_(False), or with an example size in the middle of those that you need, or declare "
+            "the narrower bounds.",
             UserWarning,
             stacklevel=2,
         )
@@ -49,18 +51,19 @@ def note_bounds(program: ExportedProgram) -> None:
     }
 
 
-def _dims(program: ExportedProgram) -> dict[tuple[str, int], int | torch.SymInt]:
-    inputs = set(program.graph_signature.user_inputs)
-    tensors = {node.name: node.meta.get("val") for node in program.graph.nodes if node.name in inputs}
+def _dims(program: ExportedProgram) -> dict[tuple[int, int], int | torch.SymInt]:
+    """Sizes of the inputs' dimensions, by the input's position: its name changes on the way."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    inputs = [values.get(str(name)) for name in program.graph_signature.user_inputs]
     return {
-        (name, dim): size
-        for name, value in tensors.items()
+        (position, dim): size
+        for position, value in enumerate(inputs)
         if isinstance(value, torch.Tensor)
         for dim, size in enumerate(value.shape)
     }
 
 
-def _narrowed(program: ExportedProgram) -> Iterator[tuple[str, int, Any, Any]]:
+def _narrowed(program: ExportedProgram) -> Iterator[tuple[int, int, Any, Any]]:
     sizes = _dims(program)
     seen = set()
     for place, declared in take_notes(program).dims.items():

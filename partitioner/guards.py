@@ -75,7 +75,9 @@ def _translate(node: ast.expr, inputs: dict[str, Any]) -> Any:
         case ast.Call(func=ast.Name(id=name), args=args) if name in _FUNCTIONS:
             return _FUNCTIONS[name](*(_translate(arg, inputs) for arg in args))
         # L['x'].size()[0]
-        case ast.Subscript(value=ast.Call(func=ast.Attribute(value=source, attr="size")), slice=ast.Constant(value=dim)):
+        case ast.Subscript(
+            value=ast.Call(func=ast.Attribute(value=source, attr="size")), slice=ast.Constant(value=dim)
+        ):
             return _size(source, dim, inputs)
     raise _UnknownGuardError(f"{ast.unparse(node)} is not known")
 

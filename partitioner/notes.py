@@ -34,14 +34,14 @@ class MethodNotes:
 
     Attributes:
         ranges: bounds of symbols and expressions as ``torch.export`` declared them; ExecuTorch's lowering changes them.
-        dims: bounds of the dynamic dimensions of the method's inputs, by name and dimension, as declared.
+        dims: bounds of the dynamic dimensions of the method's inputs, by position and dimension, as declared.
         conditions: on sizes, as ``torch.export`` checks them.
         zeros: buffers whose content is all zeros.
         outside: buffers that some of the method's operators use outside of our delegates, by name.
     """
 
     ranges: dict[Any, Any] = dataclasses.field(default_factory=dict)
-    dims: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
+    dims: dict[tuple[int, int], Any] = dataclasses.field(default_factory=dict)
     conditions: list[Any] = dataclasses.field(default_factory=list)
     zeros: frozenset[str] = frozenset()
     outside: dict[str, OutsideUse] = dataclasses.field(default_factory=dict)

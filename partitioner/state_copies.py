@@ -25,12 +25,11 @@ from etcuda.passes.graph.copy_graph import copy_graph
 aten = torch.ops.aten
 
 # Replace all of their first argument, whatever it holds.
-_OVERWRITING = frozenset(
-    {"bernoulli", "cauchy", "copy", "exponential", "fill", "geometric", "log_normal", "normal", "random", "uniform", "zero"}
-)
+_RANDOM = ("bernoulli", "cauchy", "exponential", "geometric", "log_normal", "normal", "random", "uniform")
+_OVERWRITING = frozenset({*_RANDOM, "copy", "fill", "zero"})
 # Results that do not depend on what their first argument holds.
 _LIKE = frozenset({"empty_like", "fill", "full_like", "ones_like", "rand_like", "randn_like", "zero", "zeros_like"})
-_CONSTANTS = frozenset({"_assert_tensor_metadata", "arange", "empty", "full", "ones", "scalar_tensor", "sym_size", "zeros"})
+_CONSTANTS = frozenset({"arange", "empty", "full", "ones", "scalar_tensor", "sym_size", "zeros"})
 _COPIES = frozenset({"_to_copy", "alias", "clone", "contiguous", "copy", "detach", "lift_fresh_copy", "to"})
 
 
@@ -123,7 +122,7 @@ def _may_need_copies(program: ExportedProgram, written: set[Node], config: Backe
             if is_written and whole and _base_name(node) in _OVERWRITING:
                 return True
     state = {node for node, root in aliases.items() if root in written}
-    readers = {user for node in state for user in node.users}
+    readers = {user for node in state for user in node.users if not any(written for _, written in _viewed(user))}
     return any(_base_name(user) in _COPIES or _stays_outside(user, config) for user in readers)
 
 
@@ -151,7 +150,7 @@ def _match_overwrites(program: ExportedProgram) -> None:
         want, got = target.meta["val"], source.meta["val"]
         if got.dtype != want.dtype:
             source = insert_call(node, aten._to_copy.default, (source,), dtype=want.dtype)
-        if got.dim() != want.dim() or any(a is not b and str(a) != str(b) for a, b in zip(got.shape, want.shape)):
+        if got.dim() != want.dim() or any(a is not b and str(a) != str(b) for a, b in zip(got.shape, want.shape, strict=True)):
             source = insert_call(node, aten.expand.default, (source, _sizes(node, target)))
         node.args = (target, source, *node.args[2:])
     program.graph_module.recompile()
@@ -268,7 +267,9 @@ def _returned(program: ExportedProgram) -> dict[Node, int]:
 
 def _is_result(node: Node, config: BackendConfig) -> bool:
     ancestors = _ancestors(node)
-    return any(_is_arithmetic(each) for each in ancestors) and not any(_stays_outside(each, config) for each in ancestors)
+    return any(_is_arithmetic(each) for each in ancestors) and not any(
+        _stays_outside(each, config) for each in ancestors
+    )
 
 
 def _ancestors(node: Node) -> set[Node]:
@@ -301,7 +302,9 @@ def _add_result(program: ExportedProgram, config: BackendConfig) -> None:
             element = state[0]
             while element.meta["val"].dim() > 0:
                 element = insert_call(output, aten.select.int, (element, 0, 0))
-            true = insert_call(output, aten.full.default, ([], True), dtype=torch.bool, device=element.meta["val"].device)
+            true = insert_call(
+                output, aten.full.default, ([], True), dtype=torch.bool, device=element.meta["val"].device
+            )
             truth = insert_call(output, aten.logical_or.default, (element, true))
             _set_output(program, index, insert_call(output, aten.where.self, (truth, node, node)))
             return
@@ -345,7 +348,7 @@ def _read_copy(
 
 def _set_output(program: ExportedProgram, index: int, node: Node) -> None:
     output = program.graph.output_node()
-    values = list(output.args[0])  # type: ignore[arg-type]
+    values = list(output.args[0])
     values[index] = node
     output.args = (tuple(values),)
     spec = program.graph_signature.output_specs[index]

@@ -36,21 +36,24 @@ int64_t CallSizes::run(const SizeSpec& spec) const {
 }
 
 void CallSizes::fail_to_compute(const SizeSpec& spec, SizeError error) const {
-  const char* why = error == SizeError::kOverflow      ? "the number is too large"
-                    : error == SizeError::kZeroDivisor ? "that would divide by 0"
-                                                       : "that is no whole number";
-  // What the dimension was exported as says more than what was to be computed from it.
-  for (const SizeStep& step : spec.steps) {
-    if (step.op != SizeOp::kInput) continue;
-    const auto index = static_cast<size_t>(step.value);
-    const int32_t size = blob_->inputs[index].dims[step.dim].size;
+  // Only a size that is solved from a dimension divides without a rest: the first that it reads.
+  const SizeStep& first = spec.steps.front();
+  if (error == SizeError::kRest && first.op == SizeOp::kInput) {
+    const auto index = static_cast<size_t>(first.value);
+    const ValueSpec& input = blob_->inputs[index];
+    const int32_t size = input.dims[first.dim].size;
     fail(ErrorCode::InvalidArgument,
-         "input %zu (%s): dimension %u has size %" PRId64 ", expected one that is %s for a whole %s: %s. %s",
-         index, blob_->inputs[index].name.c_str(), step.dim, input_size(index, step.dim),
-         size < 0 ? "valid" : blob_->sizes[static_cast<size_t>(size)].text.c_str(), spec.text.c_str(), why,
+         "input %zu (%s): dimension %u has size %" PRId64
+         ", expected one that is %s for a whole number %s. %s",
+         index, input.name.c_str(), first.dim, input_size(index, first.dim),
+         size < 0 ? "given" : blob_->sizes[static_cast<size_t>(size)].text.c_str(), spec.text.c_str(),
          kAdvice);
   }
-  fail(ErrorCode::InvalidArgument, "the sizes of the inputs give no %s: %s; %s. %s", spec.text.c_str(), why,
+  fail(ErrorCode::InvalidArgument, "%s cannot be computed from the sizes of the inputs: %s; %s. %s",
+       spec.text.c_str(),
+       error == SizeError::kOverflow      ? "the number is too large"
+       : error == SizeError::kZeroDivisor ? "it would be divided by 0"
+                                          : "it is no whole number",
        sources(spec).c_str(), kAdvice);
 }
 
