@@ -39,6 +39,9 @@ def _least(symbol: Any, program: ExportedProgram, trial: _Trial) -> int:
     declared = _declared(symbol, program)
     if declared >= 2:
         return declared
+    if trial.has_own_kernels:
+        # Their grids are made for at least one token.
+        declared = max(declared, 1)
     refused = {value: trial.refusal(symbol, value) for value in (1, 0) if value >= declared}
     if any(refused.values()) and trial.refusal(symbol, trial.hints[symbol]):
         # Fake tensors cannot tell: the graph does not run on them at all.
@@ -89,6 +92,8 @@ class _Trial:
     def __init__(self, program: ExportedProgram) -> None:
         self._program = program
         self.hints = _hints(program)
+        targets = {node.target for module in _modules(program) for node in module.graph.nodes}
+        self.has_own_kernels = any(getattr(target, "namespace", "") == "etcuda" for target in targets)
 
     def refusal(self, symbol: Any, value: int) -> str:
         """Why the graph does not run where a symbol has a value; empty if it does."""
@@ -111,6 +116,10 @@ class _Trial:
             if isinstance(result, torch.Tensor) and list(result.shape) != expected:
                 return f"{node.name} has shape {list(result.shape)}, expected {expected}"
         return ""
+
+
+def _modules(program: ExportedProgram) -> list[torch.fx.GraphModule]:
+    return [module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
 
 
 def _hints(program: ExportedProgram) -> dict[Any, int]:

@@ -40,14 +40,16 @@ class BufferUse:
 
 
 def buffers_of(method: str, program: ExportedProgram, device: str | None) -> list[BufferUse]:
-    """Buffers that a delegated program owns."""
+    """Buffers of a program, or of a part of it, that it uses."""
     signature = program.graph_signature
     mutated = set(signature.buffers_to_mutate.values())
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     uses = []
     for placeholder, name in signature.inputs_to_buffers.items():
-        value = nodes[placeholder].meta["val"]
-        uses.append(BufferUse(method, name, tuple(value.shape), value.dtype, name in mutated, device, None))
+        node = nodes[placeholder]
+        if node.users or name in mutated:
+            shape, dtype = tuple(node.meta["val"].shape), node.meta["val"].dtype
+            uses.append(BufferUse(method, name, shape, dtype, name in mutated, device, None))
     return uses
 
 

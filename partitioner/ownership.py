@@ -12,10 +12,10 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 
 from etcuda.options import BACKEND_ID
+from etcuda.partitioner.aliases import mutated_buffers
 from etcuda.partitioner.bounds import note_bounds
 from etcuda.partitioner.guards import declared_conditions
 from etcuda.partitioner.notes import OutsideUse, take_notes
-from etcuda.partitioner.state_copies import mutated_buffers
 
 log = logging.getLogger(__name__)
 

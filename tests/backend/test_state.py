@@ -269,35 +269,34 @@ def test_the_content_of_a_buffer_that_stays_is_kept(tmp_path: pathlib.Path) -> N
 
 
 def test_aliases_are_one_state() -> None:
-    class Views(nn.Module):
-        def __init__(self, whole: Tensor) -> None:
+    class Writes(nn.Module):
+        def __init__(self, name: str, value: Tensor) -> None:
             super().__init__()
-            self.register_buffer("whole", whole)
-            self.register_buffer("same", whole)
-            self.register_buffer("tail", whole[1:])
+            self.register_buffer(name, value)
+            self.name = name
 
-    class Writes(Views):
         def forward(self, x: Tensor) -> Tensor:
-            self.whole.add_(x)
+            state = getattr(self, self.name)
+            state.add_(x)
             return x
 
-    class ReadsTail(Views):
+    class ReadsTail(nn.Module):
+        def __init__(self, whole: Tensor) -> None:
+            super().__init__()
+            self.register_buffer("tail", whole[1:])
+
         def forward(self, x: Tensor) -> Tensor:
             return self.tail * x[1:]
 
-    class WritesSame(Views):
-        def forward(self, x: Tensor) -> Tensor:
-            self.same.add_(x)
-            return x
-
     whole = torch.zeros(3)
-    programs = [export(kind(whole)).run_decompositions() for kind in (Writes, ReadsTail, WritesSame)]
+    modules = (Writes("whole", whole), ReadsTail(whole), Writes("same", whole))
+    programs = [export(module).run_decompositions() for module in modules]
     names = frozenset(name for each in programs for name in each.graph_signature.buffers_to_mutate.values())
+    assert names == {"whole", "same"}
     state = name_state(programs, names)
-    assert {name for each in state for name in each.values()} == {"whole"}
+    assert state == [{"whole": "whole"}, {"tail": "whole"}, {"same": "whole"}]
     tables = [collect_constants(program, each) for program, each in zip(programs, state, strict=True)]
     assert [[s.state_name for s in table.storages] for table in tables] == [["whole"]] * 3
     # Equal names make one state of storages that are apart.
-    apart = [export(Writes(whole)).run_decompositions(), export(WritesSame(torch.zeros(3))).run_decompositions()]
-    state = name_state(apart, frozenset({"whole", "same"}))
-    assert {name for each in state for name in each.values()} == {"whole"}
+    other = export(Writes("same", torch.zeros(3))).run_decompositions()
+    assert name_state([*programs, other], names)[3] == {"same": "whole"}

@@ -12,7 +12,8 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 
 from etcuda.options import BackendConfig, CompileOptions
-from etcuda.partitioner.state_copies import copy_state, mutated_buffers
+from etcuda.partitioner.aliases import mutated_buffers
+from etcuda.partitioner.state_copies import copy_state
 from tests.partitioner.programs import Calls, export
 
 CONFIG = BackendConfig("host", CompileOptions())
