@@ -13,8 +13,8 @@ import torch
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.errors import BlobError
 
-FORMAT_VERSION = 1
-MAGIC = b"ETCUDA\0\1"
+FORMAT_VERSION = 2
+MAGIC = b"ETCUDA\0\2"
 _HEADER = struct.Struct("<8sIIQ32s8x")
 _ALIGNMENT = 64
 _IDENTIFIER = b"ETCD"

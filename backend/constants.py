@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch.export.exported_program import ExportedProgram
@@ -21,7 +22,7 @@ class StorageEntry:
     Attributes:
         storage: the bytes, wherever they are now (often a memory-mapped file); read only when written out.
         nbytes: size in bytes.
-        is_mutable: the method writes to it.
+        is_mutable: a method of the program writes to it.
         state_name: names the state that methods of one program share; set exactly when ``is_mutable``.
         sha256: digest of the bytes; ``None`` when they are all zeros and nothing is stored.
     """
@@ -57,16 +58,22 @@ class ConstantTable:
     constants: dict[str, ConstantEntry]
 
 
-def collect_constants(program: ExportedProgram) -> ConstantTable:
+def collect_constants(program: ExportedProgram, state: Mapping[str, str] | None = None) -> ConstantTable:
     """Finds parameters, buffers and lifted constants through the graph signature.
 
-    Tensors that share bytes keep doing so. A buffer that the method mutates and whose initial content is all zeros (a
-    KV cache, a recurrent state) is recorded as a size; any other buffer keeps its bytes.
+    Tensors that share bytes keep doing so. State whose initial content is all zeros (a KV cache, a recurrent state) is
+    recorded as a size; any other constant keeps its bytes.
+
+    Args:
+        program: a delegated program.
+        state: for each constant that a method of the whole program writes to, the name of that state; ``None``: what
+            this program itself writes to is its state.
 
     Raises:
         UnsupportedGraphError: a constant is not a plain dense tensor with its bytes at hand.
     """
-    mutated = set(program.graph_signature.buffers_to_mutate.values())
+    if state is None:
+        state = {name: name for name in program.graph_signature.buffers_to_mutate.values()}
     table = ConstantTable([], {})
     index_of: dict[int, int] = {}
     for fqn, tensor in constant_tensors(program).items():
@@ -77,11 +84,11 @@ def collect_constants(program: ExportedProgram) -> ConstantTable:
             index_of[key] = len(table.storages)
             table.storages.append(StorageEntry(storage, storage.nbytes(), False, None, None))
         index = index_of[key]
-        if fqn in mutated:
+        if fqn in state:
             entry = table.storages[index]
             entry.is_mutable = True
-            # Aliased state has one name: the first in signature order, which is the same in every method.
-            entry.state_name = entry.state_name or fqn
+            # Aliased state has one name, the first.
+            entry.state_name = entry.state_name or state[fqn]
         table.constants[fqn] = ConstantEntry(
             fqn, index, tensor.dtype, tuple(tensor.size()), tuple(tensor.stride()), int(tensor.storage_offset())
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.metadata
 import logging
@@ -19,11 +18,15 @@ from torch.export.exported_program import ExportedProgram
 from etcuda.backend.blob import DTYPE_CODES, ImagePart, write_blob
 from etcuda.backend.constants import ConstantTable, collect_constants, constant_tensors
 from etcuda.backend.schema.generated import delegate_generated as schema
+from etcuda.backend.state import buffers_of, check_content, check_uses, name_state, outside_uses, state_names
 from etcuda.backend.values import describe_values
 from etcuda.backend.worker.client import compile_all
 from etcuda.backend.worker.job import JobRequest, JobResult, tied_constants
 from etcuda.errors import OptionError
 from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig
+from etcuda.partitioner.notes import notes_of
+from etcuda.passes.graph.copy_graph import copy_graph
+from etcuda.passes.graph.program_constants import mark_state
 from etcuda.passes.manager import run_passes
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,12 @@ class EtcudaBackend(BackendDetails):  # type: ignore[misc]
         edge_programs: dict[str, list[ExportedProgram]],
         compile_specs: dict[str, list[list[CompileSpec]]],
     ) -> dict[str, list[PreprocessResult]]:
-        """Compiles the delegated programs of all methods side by side."""
+        """Compiles the delegated programs of all methods side by side.
+
+        Raises:
+            StateError: methods name a buffer that they cannot share.
+            OptionError, UnsupportedGraphError, PassError, CompileError: as ``preprocess``.
+        """
         flat = [
             (method, program, specs)
             for method, programs in edge_programs.items()
@@ -82,15 +90,11 @@ class EtcudaBackend(BackendDetails):  # type: ignore[misc]
 assert EtcudaBackend.__name__ == BACKEND_ID
 
 
-def copy_graph(program: ExportedProgram) -> ExportedProgram:
-    """A deep copy that shares every tensor of the state and the constants with the original."""
-    tensors = [*program.state_dict.values(), *program.constants.values()]
-    return copy.deepcopy(program, {id(tensor): tensor for tensor in tensors if isinstance(tensor, torch.Tensor)})
-
-
 def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) -> list[PreprocessResult]:
     start, start_cpu = time.perf_counter(), time.process_time()
-    prepared = [_prepare(*job) for job in jobs]
+    state = _shared_state(jobs)
+    prepared = [_prepare(*job, names) for job, names in zip(jobs, state, strict=True)]
+    check_content([(each.method, each.constants) for each in prepared])
     labels = _labels([each.method for each in prepared])
     requests = [
         JobRequest(each.program, each.config.target, each.config.options, tied_constants(each.constants))
@@ -110,6 +114,18 @@ def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) 
     return results
 
 
+def _shared_state(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) -> list[dict[str, str]]:
+    """For each delegated program, which of its constants are state, by the name that all methods share it by."""
+    uses = []
+    for method, program, specs in jobs:
+        config = _config(specs)
+        uses += buffers_of(method, program, "the host" if config.is_host else "the GPU")
+        notes = notes_of(program)
+        uses += outside_uses(method, notes.outside if notes else {})
+    check_uses(list(dict.fromkeys(uses)))
+    return name_state([program for _, program, _ in jobs], state_names(uses))
+
+
 def _labels(methods: list[str]) -> list[str]:
     seen: dict[str, int] = {}
     labels = []
@@ -119,15 +135,18 @@ def _labels(methods: list[str]) -> list[str]:
     return labels
 
 
-def _prepare(method: str, edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> _Prepared:
+def _prepare(
+    method: str, edge_program: ExportedProgram, compile_specs: list[CompileSpec], state: dict[str, str]
+) -> _Prepared:
     config = _config(compile_specs)
     program = copy_graph(edge_program)
+    mark_state(program, state.keys())
     arguments = program.graph_signature.user_inputs
     run_passes(program, config)
     _drop_unused(program)
     kept = set(program.graph_signature.user_inputs)
     ignored = [place for place, name in enumerate(arguments) if name not in kept]
-    return _Prepared(method, config, program, collect_constants(program), ignored)
+    return _Prepared(method, config, program, collect_constants(program, state), ignored)
 
 
 def _config(compile_specs: list[CompileSpec]) -> BackendConfig:
@@ -152,7 +171,9 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
     config = prepared.config
     delegate = schema.DelegateT()
     delegate.method = prepared.method
-    delegate.inputs, delegate.outputs = describe_values(prepared.program)
+    values = describe_values(prepared.program)
+    delegate.inputs, delegate.outputs = values.inputs, values.outputs
+    delegate.sizes, delegate.conditions = values.sizes, values.conditions
     used = _describe_constants(delegate, prepared.constants, compiled)
     delegate.ignoredArguments = prepared.ignored_arguments
     delegate.producers = _producers()

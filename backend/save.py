@@ -12,6 +12,7 @@ import struct
 import tempfile
 from typing import TYPE_CHECKING
 
+from etcuda.backend.state import check_program
 from etcuda.errors import SaveError
 from etcuda.files import real_file, replacing, saving
 from etcuda.options import OWN_PTD_TAG
@@ -46,7 +47,9 @@ def save_program(
 
     Raises:
         SaveError: a file cannot be written, ``path`` is no path of a file, or another program's weights are in the way.
+        StateError: methods name a buffer that they cannot share.
     """
+    check_program({method: program.exported_program(method) for method in program.methods})
     target = pathlib.Path(path)
     with saving(target):
         real_file(target)

@@ -19,6 +19,10 @@ class UnsupportedGraphError(EtcudaError):
     """The delegated graph holds something that the backend cannot compile."""
 
 
+class StateError(EtcudaError):
+    """Methods of one program name a buffer that they cannot share."""
+
+
 class PassError(EtcudaError):
     """A graph pass failed, or left the graph invalid."""
 

@@ -15,10 +15,19 @@ from torch.fx import Node
 
 from etcuda.errors import OptionError
 from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
+from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
-from etcuda.partitioner.ownership import TAG, owned_placeholders, tag_constants, tag_mutated_buffers
+from etcuda.partitioner.ownership import (
+    TAG,
+    note_declared,
+    owned_placeholders,
+    settle_buffers,
+    tag_constants,
+    tag_mutated_buffers,
+)
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
+from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
 from etcuda.target import CudaTarget, resolve_target
 
@@ -51,6 +60,9 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         spec = DelegationSpec(BACKEND_ID, [CompileSpec(COMPILE_SPEC_KEY, self.config.to_bytes())])
         tags, report = tag_program(exported_program, self.config)
         log.info("%s", report)
+        kept = {each.node: each.reason for each in report.refusals if each.kept_buffer}
+        warn_of_narrowed(exported_program)
+        settle_buffers(exported_program, set(tags), kept)
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=dict.fromkeys(tags, spec))
 
     def ops_to_not_decompose(
@@ -63,7 +75,8 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way."""
         for each in decomposed_calls(exported_program, self.config):
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
-        return decompose_refused(exported_program, self.config)
+        note_declared(exported_program)
+        return copy_state(decompose_refused(exported_program, self.config), self.config)
 
 
 def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:

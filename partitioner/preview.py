@@ -16,6 +16,7 @@ from etcuda.options import CompileOptions
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.partitioner import CudaPartitioner, tag_program
 from etcuda.partitioner.report import PartitionReport, RefusedNode, decomposed_calls
+from etcuda.partitioner.state_copies import copy_state
 from etcuda.passes.base import graph_modules
 from etcuda.target import CudaTarget
 
@@ -81,6 +82,6 @@ class PartitionRecorder(CudaPartitioner):
         return [], None
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
-        """Records which calls could not stay whole; changes nothing."""
+        """Records which calls could not stay whole; inserts the copies of state that an export inserts."""
         self._decomposed = decomposed_calls(exported_program, self.config)
-        return exported_program
+        return copy_state(exported_program, self.config)

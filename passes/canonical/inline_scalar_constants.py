@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.program_constants import is_state
 from etcuda.torch_private import is_fake
 
 aten = torch.ops.aten
@@ -40,7 +41,7 @@ def _constant(program: ExportedProgram, node: Node) -> torch.Tensor | None:
     spec = next(spec for spec in program.graph_signature.input_specs if spec.arg.name == node.name)
     if spec.kind not in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR) or spec.target is None:
         return None
-    if spec.target in program.graph_signature.buffers_to_mutate.values():
+    if is_state(program, spec.target):
         return None
     value = program.state_dict.get(spec.target, program.constants.get(spec.target))
     return value if _is_real(value) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,30 @@ from etcuda.passes.graph.meta import tensor_of
 from etcuda.torch_private import fake_mode_of, weak_storage
 
 _CONSTANTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_STATE = "etcuda_state"
 # What was made of which weights. The methods of a program share it, and it lives as long as one of them uses it.
 _MADE: weakref.WeakValueDictionary[Any, Tensor] = weakref.WeakValueDictionary()
 
 
+def mark_state(program: ExportedProgram, names: Collection[str]) -> None:
+    """Marks constants that other methods of the program write to, so that no pass takes their content for final."""
+    program.graph_module.meta[_STATE] = frozenset(names)
+
+
+def is_state(program: ExportedProgram, target: str | None) -> bool:
+    """Whether this program, or another method, writes to a constant."""
+    marked = program.graph_module.meta.get(_STATE, frozenset())
+    return target in marked or target in program.graph_signature.buffers_to_mutate.values()
+
+
 def target_of(program: ExportedProgram, node: object) -> str | None:
-    """Fully qualified name of a weight that the program does not write to; ``None`` if the node is something else."""
+    """Fully qualified name of a weight that no method writes to; ``None`` if the node is something else."""
     if not isinstance(node, Node) or node.op != "placeholder":
         return None
     found = [spec for spec in program.graph_signature.input_specs if spec.arg.name == node.name]
     if not found or found[0].kind not in _CONSTANTS or found[0].target is None:
         return None
-    return None if found[0].target in program.graph_signature.buffers_to_mutate.values() else found[0].target
+    return None if is_state(program, found[0].target) else found[0].target
 
 
 def value_of(program: ExportedProgram, target: str) -> Tensor:

@@ -61,14 +61,10 @@ Digest read_digest(const flatbuffers::Vector<uint8_t>* bytes, const std::string&
 }
 
 DimSpec read_dim(const schema::Dim& dim, const std::string& owner, size_t index) {
-  const DimSpec spec{dim.min(), dim.max(), dim.symbol(), dim.multiple_of()};
+  const DimSpec spec{dim.min(), dim.max(), dim.size()};
   if (spec.min < 0 || spec.max < spec.min) {
     refuse(format("%s, dimension %zu has bounds [%" PRId64 ", %" PRId64 "]", owner.c_str(), index, spec.min,
                   spec.max));
-  }
-  if (spec.symbol < -1) refuse(format("%s, dimension %zu has symbol %d", owner.c_str(), index, spec.symbol));
-  if (spec.multiple_of < 0) {
-    refuse(format("%s, dimension %zu must be a multiple of %d", owner.c_str(), index, spec.multiple_of));
   }
   return spec;
 }
@@ -226,12 +222,62 @@ std::vector<uint32_t> read_ignored(const schema::Delegate& root, size_t num_inpu
   return ignored;
 }
 
+SizeOp read_size_op(schema::SizeOp op, const std::string& owner) {
+  if (op < schema::SizeOp::MIN || op > schema::SizeOp::MAX) {
+    refuse(format("%s has step %d, which this runtime does not know", owner.c_str(), static_cast<int>(op)));
+  }
+  return static_cast<SizeOp>(static_cast<uint8_t>(op));
+}
+
+// Checks that the steps read what is there and leave one value, so that running them needs no check.
+SizeSpec read_size(const schema::Size* size, const char* what, size_t index, size_t known,
+                   const std::vector<ValueSpec>& inputs) {
+  if (size == nullptr) refuse(format("%s %zu is empty", what, index));
+  SizeSpec spec;
+  spec.text = required_name(size->text(), what, index);
+  const std::string owner = format("%s %zu (%s)", what, index, spec.text.c_str());
+  const size_t length = count(size->steps());
+  if (length > kMaxSizeSteps) refuse(format("%s has %zu steps", owner.c_str(), length));
+  size_t depth = 0;
+  for (size_t i = 0; i < length; ++i) {
+    const schema::SizeStep& from = *size->steps()->Get(static_cast<flatbuffers::uoffset_t>(i));
+    const SizeStep step{from.value(), read_size_op(from.op(), owner), from.dim()};
+    const auto place = static_cast<uint64_t>(step.value);
+    if (step.op == SizeOp::kInput && (place >= inputs.size() || step.dim >= inputs[place].dims.size())) {
+      refuse(format("%s reads dimension %u of input %" PRIu64 ", which does not exist", owner.c_str(),
+                    step.dim, place));
+    }
+    if (step.op == SizeOp::kSize && place >= known) {
+      refuse(format("%s reads size %" PRIu64 ", which does not stand before it", owner.c_str(), place));
+    }
+    if (depth < arity(step.op)) refuse(owner + " takes more values than it has");
+    depth = depth - arity(step.op) + 1;
+    if (depth > kMaxSizeDepth) refuse(format("%s holds %zu values at once", owner.c_str(), depth));
+    spec.steps.push_back(step);
+  }
+  if (depth != 1) refuse(format("%s leaves %zu values, expected 1", owner.c_str(), depth));
+  return spec;
+}
+
+void check_sizes_of(const std::vector<ValueSpec>& values, const char* what, size_t known) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    for (size_t dim = 0; dim < values[i].dims.size(); ++dim) {
+      const int32_t size = values[i].dims[dim].size;
+      if (size < -1 || (size >= 0 && static_cast<size_t>(size) >= known)) {
+        refuse(format("%s %zu (%s), dimension %zu has size %d of %zu", what, i, values[i].name.c_str(), dim,
+                      size, known));
+      }
+    }
+  }
+}
+
 BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbytes, size_t images_start) {
   if (root.format_version() != kFormatVersion) {
-    fail(ErrorCode::DelegateInvalidCompatibility,
-         "the delegate's description has format %u, this runtime reads format %u. Export the model with the "
-         "etcuda version that is installed here.",
-         root.format_version(), kFormatVersion);
+    fail(
+        ErrorCode::DelegateInvalidCompatibility,
+        "the delegate's description has format %u, this runtime reads format %u. Export the model again with "
+        "the etcuda version that is installed here.",
+        root.format_version(), kFormatVersion);
   }
   BlobSpec spec;
   spec.method = required_name(root.method(), "method", 0);
@@ -242,6 +288,15 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
   for (size_t i = 0; i < count(root.outputs()); ++i) {
     spec.outputs.push_back(read_value(root.outputs()->Get(static_cast<Index>(i)), "output", i));
   }
+  for (size_t i = 0; i < count(root.sizes()); ++i) {
+    spec.sizes.push_back(read_size(root.sizes()->Get(static_cast<Index>(i)), "size", i, i, spec.inputs));
+  }
+  for (size_t i = 0; i < count(root.conditions()); ++i) {
+    const auto* condition = root.conditions()->Get(static_cast<Index>(i));
+    spec.conditions.push_back(read_size(condition, "condition", i, spec.sizes.size(), spec.inputs));
+  }
+  check_sizes_of(spec.inputs, "input", spec.sizes.size());
+  check_sizes_of(spec.outputs, "output", spec.sizes.size());
   for (size_t i = 0; i < count(root.storages()); ++i) {
     spec.storages.push_back(read_storage(root.storages()->Get(static_cast<Index>(i)), i));
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "blob/sizes.h"
 #include "core/dtype.h"
 #include "core/sha256.h"
 
@@ -14,8 +15,7 @@ namespace etcuda {
 struct DimSpec {
   int64_t min;
   int64_t max;
-  int32_t symbol;
-  int32_t multiple_of;
+  int32_t size;  // position in BlobSpec::sizes, or -1
 };
 
 struct ValueSpec {
@@ -68,6 +68,8 @@ struct BlobSpec {
   bool allow_tf32 = false;
   // Positions of numbers among the arguments of a call that nothing takes; ascending, before the outputs.
   std::vector<uint32_t> ignored_arguments;
+  std::vector<SizeSpec> sizes;       // each reads inputs and sizes before it
+  std::vector<SizeSpec> conditions;  // read inputs and sizes
 };
 
 // Reads `nbytes` bytes. Throws Failure(DelegateInvalidCompatibility or InvalidProgram) on anything that

@@ -32,7 +32,8 @@ Payload read_header(const uint8_t* data, size_t nbytes) {
   }
   if (data[7] != kMagic[7]) {
     fail(ErrorCode::DelegateInvalidCompatibility,
-         "the delegate has blob format %u, this runtime reads format %u. Export the model with the etcuda "
+         "the delegate has blob format %u, this runtime reads format %u. Export the model again with the "
+         "etcuda "
          "version that is installed here, or install the one that made it.",
          data[7], kMagic[7]);
   }

@@ -8,7 +8,7 @@ namespace etcuda {
 
 constexpr size_t kHeaderSize = 64;
 constexpr size_t kImageAlignment = 64;
-constexpr uint32_t kFormatVersion = 1;
+constexpr uint32_t kFormatVersion = 2;
 constexpr uint8_t kMagic[8] = {'E', 'T', 'C', 'U', 'D', 'A', 0, kFormatVersion};
 
 struct Payload {

@@ -8,6 +8,7 @@
 
 #include "blob/blob.h"
 #include "cuda/stream.h"
+#include "delegate/sizes.h"
 #include "delegate/values.h"
 #include "image/image.h"
 #include "weights/pool.h"
@@ -51,8 +52,9 @@ class Delegate {
   std::unique_ptr<CodeImage> image_;
   ContainerHandle container_ = nullptr;
 
-  SymbolTable symbols_;
-  std::vector<EValue*> arguments_;  // of the call in progress, without the ignored ones
+  CallSizes sizes_;
+  std::vector<ArgumentView> inputs_;  // of the call in progress
+  std::vector<EValue*> arguments_;    // of the call in progress, without the ignored ones
 };
 
 }  // namespace etcuda

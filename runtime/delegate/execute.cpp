@@ -67,17 +67,15 @@ char* Delegate::staging(size_t nbytes) {
 }
 
 std::vector<Delegate::TensorPtr> Delegate::bind_inputs(::executorch::runtime::Span<EValue*> arguments) {
-  symbols_.clear();
   const size_t count = blob_.inputs.size();
-  std::vector<ArgumentView> views;
+  inputs_.clear();
   std::vector<StoragePtr> scalars(count);
-  views.reserve(count);
   size_t staged_bytes = 0;
   for (size_t i = 0; i < count; ++i) {
     if (!arguments[i]->isTensor()) scalars[i] = allocate_storage(sizeof(int64_t), kHost, 0);
     void* scalar = scalars[i] ? scalars[i]->data : nullptr;
-    views.push_back(check_input(blob_.inputs[i], i, *arguments[i], symbols_, scalar));
-    const ArgumentView& view = views.back();
+    inputs_.push_back(check_input(blob_.inputs[i], i, *arguments[i], scalar));
+    const ArgumentView& view = inputs_.back();
     if (view.device == kCuda && (device_ != kCuda || view.device_index != device_index_)) {
       fail(ErrorCode::InvalidArgument,
            "input %zu (%s): expected a tensor on %s, got one on cuda:%d. Move it before passing it.", i,
@@ -86,13 +84,14 @@ std::vector<Delegate::TensorPtr> Delegate::bind_inputs(::executorch::runtime::Sp
     }
     if (device_ == kCuda && view.device == kHost && !scalars[i]) staged_bytes += round_up(view.nbytes);
   }
+  sizes_.compute(blob_, inputs_);
   if (staged_bytes != 0) staging(staged_bytes);
   size_t staged = 0;
   std::vector<TensorPtr> inputs;
   inputs.reserve(count);
   for (size_t i = 0; i < count; ++i) {
     const ValueSpec& spec = blob_.inputs[i];
-    const ArgumentView& view = views[i];
+    const ArgumentView& view = inputs_[i];
     if (device_ == kCuda && !scalars[i]) {
       inputs.push_back(bind_on_device(view, spec, &staged));
       continue;
@@ -152,7 +151,8 @@ void Delegate::publish(const std::vector<TensorPtr>& results,
   std::vector<ArgumentView> outputs;
   outputs.reserve(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
-    check_output(blob_.outputs[i], i, *results[i], symbols_);
+    check_output(blob_.outputs[i], i, *results[i]);
+    sizes_.check_output(i, results[i]->sizes.data());
     outputs.push_back(prepare_output(blob_.outputs[i], i, *arguments[blob_.inputs.size() + i], *results[i]));
     if (outputs[i].device == kCuda && (device_ != kCuda || outputs[i].device_index != device_index_)) {
       fail(ErrorCode::InvalidArgument, "output %zu (%s): the tensor is on cuda:%d, the method runs on %s.", i,

@@ -31,7 +31,7 @@ const char* kind_name(const EValue& value) {
 }
 
 void check_dims(const ValueSpec& spec, const char* role, size_t index, int64_t rank, const int64_t* sizes,
-                SymbolTable& symbols, ErrorCode code, const char* advice) {
+                ErrorCode code, const char* advice) {
   const std::string shape = describe_shape(rank, sizes);
   if (static_cast<size_t>(rank) != spec.dims.size()) {
     fail(code, "%s %zu (%s): expected %zu dimensions %s, got %" PRId64 ": %s. %s", role, index,
@@ -44,11 +44,6 @@ void check_dims(const ValueSpec& spec, const char* role, size_t index, int64_t r
            "%s %zu (%s): dimension %zu has size %" PRId64 ", the model was exported for %s; got shape %s. %s",
            role, index, spec.name.c_str(), i, sizes[i], describe_bounds(spec).c_str(), shape.c_str(), advice);
     }
-    if (dim.multiple_of > 1 && sizes[i] % dim.multiple_of != 0) {
-      fail(code, "%s %zu (%s): dimension %zu must be a multiple of %d, got %" PRId64 ". %s", role, index,
-           spec.name.c_str(), i, dim.multiple_of, sizes[i], advice);
-    }
-    if (dim.symbol >= 0) symbols.bind(dim.symbol, sizes[i], role, spec, i);
   }
 }
 
@@ -111,20 +106,7 @@ ArgumentView bind_number(const ValueSpec& spec, size_t index, const EValue& valu
 
 }  // namespace
 
-void SymbolTable::bind(int32_t symbol, int64_t size, const char* role, const ValueSpec& spec, size_t dim) {
-  for (const Known& known : sizes_) {
-    if (known.symbol != symbol) continue;
-    if (known.size == size) return;
-    fail(ErrorCode::InvalidArgument,
-         "%s %s: dimension %zu has size %" PRId64 " but dimension %zu of %s has size %" PRId64
-         ", and the model was exported with the two equal. Pass tensors of matching sizes.",
-         role, spec.name.c_str(), dim, size, known.dim, known.name->c_str(), known.size);
-  }
-  sizes_.push_back({symbol, size, &spec.name, dim});
-}
-
-ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& value, SymbolTable& symbols,
-                         void* scalar) {
+ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& value, void* scalar) {
   if (!value.isTensor()) return bind_number(spec, index, value, scalar);
   const EtTensor& tensor = value.toTensor();
   const auto dtype = static_cast<int32_t>(tensor.scalar_type());
@@ -134,7 +116,7 @@ ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& valu
          spec.name.c_str(), dtype_name(spec.dtype), dtype_name(dtype));
   }
   ArgumentView view = view_of(tensor);
-  check_dims(spec, "input", index, view.rank, view.sizes, symbols, ErrorCode::InvalidArgument,
+  check_dims(spec, "input", index, view.rank, view.sizes, ErrorCode::InvalidArgument,
              "Pass a tensor within these bounds, or export the model with wider ones.");
   int64_t expected[kMaxTensorRank] = {};
   strides_of(spec, view.sizes, expected);
@@ -155,13 +137,13 @@ ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& valu
   return view;
 }
 
-void check_output(const ValueSpec& spec, size_t index, const Tensor& tensor, SymbolTable& symbols) {
+void check_output(const ValueSpec& spec, size_t index, const Tensor& tensor) {
   const char* advice = "The compiled model does not do what its description says: export it again.";
   if (tensor.dtype != spec.dtype) {
     fail(ErrorCode::Internal, "output %zu (%s): expected dtype %s, got %s. %s", index, spec.name.c_str(),
          dtype_name(spec.dtype), dtype_name(tensor.dtype), advice);
   }
-  check_dims(spec, "output", index, tensor.rank, tensor.sizes.data(), symbols, ErrorCode::Internal, advice);
+  check_dims(spec, "output", index, tensor.rank, tensor.sizes.data(), ErrorCode::Internal, advice);
 }
 
 ArgumentView prepare_output(const ValueSpec& spec, size_t index, EValue& value, const Tensor& tensor) {

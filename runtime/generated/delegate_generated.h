@@ -16,6 +16,12 @@ static_assert(FLATBUFFERS_VERSION_MAJOR == 2 &&
 namespace etcuda {
 namespace schema {
 
+struct SizeStep;
+
+struct Size;
+struct SizeBuilder;
+struct SizeT;
+
 struct Dim;
 
 struct Value;
@@ -132,6 +138,75 @@ inline const char *EnumNameDevice(Device e) {
   return EnumNamesDevice()[index];
 }
 
+enum class SizeOp : int8_t {
+  constant = 0,
+  input = 1,
+  size = 2,
+  add = 3,
+  subtract = 4,
+  multiply = 5,
+  floor_divide = 6,
+  exact_divide = 7,
+  modulo = 8,
+  minimum = 9,
+  maximum = 10,
+  equal = 11,
+  less = 12,
+  less_equal = 13,
+  logical_not = 14,
+  MIN = constant,
+  MAX = logical_not
+};
+
+inline const SizeOp (&EnumValuesSizeOp())[15] {
+  static const SizeOp values[] = {
+    SizeOp::constant,
+    SizeOp::input,
+    SizeOp::size,
+    SizeOp::add,
+    SizeOp::subtract,
+    SizeOp::multiply,
+    SizeOp::floor_divide,
+    SizeOp::exact_divide,
+    SizeOp::modulo,
+    SizeOp::minimum,
+    SizeOp::maximum,
+    SizeOp::equal,
+    SizeOp::less,
+    SizeOp::less_equal,
+    SizeOp::logical_not
+  };
+  return values;
+}
+
+inline const char * const *EnumNamesSizeOp() {
+  static const char * const names[16] = {
+    "constant",
+    "input",
+    "size",
+    "add",
+    "subtract",
+    "multiply",
+    "floor_divide",
+    "exact_divide",
+    "modulo",
+    "minimum",
+    "maximum",
+    "equal",
+    "less",
+    "less_equal",
+    "logical_not",
+    nullptr
+  };
+  return names;
+}
+
+inline const char *EnumNameSizeOp(SizeOp e) {
+  if (flatbuffers::IsOutRange(e, SizeOp::constant, SizeOp::logical_not)) return "";
+  const size_t index = static_cast<size_t>(e);
+  return EnumNamesSizeOp()[index];
+}
+
 enum class CodeKind : int8_t {
   cubin = 0,
   ptx = 1,
@@ -165,25 +240,65 @@ inline const char *EnumNameCodeKind(CodeKind e) {
   return EnumNamesCodeKind()[index];
 }
 
+FLATBUFFERS_MANUALLY_ALIGNED_STRUCT(8) SizeStep FLATBUFFERS_FINAL_CLASS {
+ private:
+  int64_t value_;
+  int8_t op_;
+  uint8_t dim_;
+  int16_t padding0__;  int32_t padding1__;
+
+ public:
+  SizeStep()
+      : value_(0),
+        op_(0),
+        dim_(0),
+        padding0__(0),
+        padding1__(0) {
+    (void)padding0__;
+    (void)padding1__;
+  }
+  SizeStep(int64_t _value, etcuda::schema::SizeOp _op, uint8_t _dim)
+      : value_(flatbuffers::EndianScalar(_value)),
+        op_(flatbuffers::EndianScalar(static_cast<int8_t>(_op))),
+        dim_(flatbuffers::EndianScalar(_dim)),
+        padding0__(0),
+        padding1__(0) {
+    (void)padding0__;
+    (void)padding1__;
+  }
+  int64_t value() const {
+    return flatbuffers::EndianScalar(value_);
+  }
+  etcuda::schema::SizeOp op() const {
+    return static_cast<etcuda::schema::SizeOp>(flatbuffers::EndianScalar(op_));
+  }
+  uint8_t dim() const {
+    return flatbuffers::EndianScalar(dim_);
+  }
+};
+FLATBUFFERS_STRUCT_END(SizeStep, 16);
+
 FLATBUFFERS_MANUALLY_ALIGNED_STRUCT(8) Dim FLATBUFFERS_FINAL_CLASS {
  private:
   int64_t min_;
   int64_t max_;
-  int32_t symbol_;
-  int32_t multiple_of_;
+  int32_t size_;
+  int32_t padding0__;
 
  public:
   Dim()
       : min_(0),
         max_(0),
-        symbol_(0),
-        multiple_of_(0) {
+        size_(0),
+        padding0__(0) {
+    (void)padding0__;
   }
-  Dim(int64_t _min, int64_t _max, int32_t _symbol, int32_t _multiple_of)
+  Dim(int64_t _min, int64_t _max, int32_t _size)
       : min_(flatbuffers::EndianScalar(_min)),
         max_(flatbuffers::EndianScalar(_max)),
-        symbol_(flatbuffers::EndianScalar(_symbol)),
-        multiple_of_(flatbuffers::EndianScalar(_multiple_of)) {
+        size_(flatbuffers::EndianScalar(_size)),
+        padding0__(0) {
+    (void)padding0__;
   }
   int64_t min() const {
     return flatbuffers::EndianScalar(min_);
@@ -191,14 +306,90 @@ FLATBUFFERS_MANUALLY_ALIGNED_STRUCT(8) Dim FLATBUFFERS_FINAL_CLASS {
   int64_t max() const {
     return flatbuffers::EndianScalar(max_);
   }
-  int32_t symbol() const {
-    return flatbuffers::EndianScalar(symbol_);
-  }
-  int32_t multiple_of() const {
-    return flatbuffers::EndianScalar(multiple_of_);
+  int32_t size() const {
+    return flatbuffers::EndianScalar(size_);
   }
 };
 FLATBUFFERS_STRUCT_END(Dim, 24);
+
+struct SizeT : public flatbuffers::NativeTable {
+  typedef Size TableType;
+  std::string text{};
+  std::vector<etcuda::schema::SizeStep> steps{};
+};
+
+struct Size FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef SizeT NativeTableType;
+  typedef SizeBuilder Builder;
+  enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
+    VT_TEXT = 4,
+    VT_STEPS = 6
+  };
+  const flatbuffers::String *text() const {
+    return GetPointer<const flatbuffers::String *>(VT_TEXT);
+  }
+  const flatbuffers::Vector<const etcuda::schema::SizeStep *> *steps() const {
+    return GetPointer<const flatbuffers::Vector<const etcuda::schema::SizeStep *> *>(VT_STEPS);
+  }
+  bool Verify(flatbuffers::Verifier &verifier) const {
+    return VerifyTableStart(verifier) &&
+           VerifyOffsetRequired(verifier, VT_TEXT) &&
+           verifier.VerifyString(text()) &&
+           VerifyOffsetRequired(verifier, VT_STEPS) &&
+           verifier.VerifyVector(steps()) &&
+           verifier.EndTable();
+  }
+  SizeT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(SizeT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<Size> Pack(flatbuffers::FlatBufferBuilder &_fbb, const SizeT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+};
+
+struct SizeBuilder {
+  typedef Size Table;
+  flatbuffers::FlatBufferBuilder &fbb_;
+  flatbuffers::uoffset_t start_;
+  void add_text(flatbuffers::Offset<flatbuffers::String> text) {
+    fbb_.AddOffset(Size::VT_TEXT, text);
+  }
+  void add_steps(flatbuffers::Offset<flatbuffers::Vector<const etcuda::schema::SizeStep *>> steps) {
+    fbb_.AddOffset(Size::VT_STEPS, steps);
+  }
+  explicit SizeBuilder(flatbuffers::FlatBufferBuilder &_fbb)
+        : fbb_(_fbb) {
+    start_ = fbb_.StartTable();
+  }
+  flatbuffers::Offset<Size> Finish() {
+    const auto end = fbb_.EndTable(start_);
+    auto o = flatbuffers::Offset<Size>(end);
+    fbb_.Required(o, Size::VT_TEXT);
+    fbb_.Required(o, Size::VT_STEPS);
+    return o;
+  }
+};
+
+inline flatbuffers::Offset<Size> CreateSize(
+    flatbuffers::FlatBufferBuilder &_fbb,
+    flatbuffers::Offset<flatbuffers::String> text = 0,
+    flatbuffers::Offset<flatbuffers::Vector<const etcuda::schema::SizeStep *>> steps = 0) {
+  SizeBuilder builder_(_fbb);
+  builder_.add_steps(steps);
+  builder_.add_text(text);
+  return builder_.Finish();
+}
+
+inline flatbuffers::Offset<Size> CreateSizeDirect(
+    flatbuffers::FlatBufferBuilder &_fbb,
+    const char *text = nullptr,
+    const std::vector<etcuda::schema::SizeStep> *steps = nullptr) {
+  auto text__ = text ? _fbb.CreateString(text) : 0;
+  auto steps__ = steps ? _fbb.CreateVectorOfStructs<etcuda::schema::SizeStep>(*steps) : 0;
+  return etcuda::schema::CreateSize(
+      _fbb,
+      text__,
+      steps__);
+}
+
+flatbuffers::Offset<Size> CreateSize(flatbuffers::FlatBufferBuilder &_fbb, const SizeT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 
 struct ValueT : public flatbuffers::NativeTable {
   typedef Value TableType;
@@ -850,6 +1041,8 @@ struct DelegateT : public flatbuffers::NativeTable {
   std::vector<std::unique_ptr<etcuda::schema::KeyValueT>> producers{};
   bool allow_tf32 = false;
   std::vector<uint32_t> ignored_arguments{};
+  std::vector<std::unique_ptr<etcuda::schema::SizeT>> sizes{};
+  std::vector<std::unique_ptr<etcuda::schema::SizeT>> conditions{};
   DelegateT() = default;
   DelegateT(const DelegateT &o);
   DelegateT(DelegateT&&) FLATBUFFERS_NOEXCEPT = default;
@@ -870,7 +1063,9 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
     VT_GRAPH_CAPTURABLE = 18,
     VT_PRODUCERS = 20,
     VT_ALLOW_TF32 = 22,
-    VT_IGNORED_ARGUMENTS = 24
+    VT_IGNORED_ARGUMENTS = 24,
+    VT_SIZES = 26,
+    VT_CONDITIONS = 28
   };
   uint32_t format_version() const {
     return GetField<uint32_t>(VT_FORMAT_VERSION, 0);
@@ -905,6 +1100,12 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
   const flatbuffers::Vector<uint32_t> *ignored_arguments() const {
     return GetPointer<const flatbuffers::Vector<uint32_t> *>(VT_IGNORED_ARGUMENTS);
   }
+  const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>> *sizes() const {
+    return GetPointer<const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>> *>(VT_SIZES);
+  }
+  const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>> *conditions() const {
+    return GetPointer<const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>> *>(VT_CONDITIONS);
+  }
   bool Verify(flatbuffers::Verifier &verifier) const {
     return VerifyTableStart(verifier) &&
            VerifyField<uint32_t>(verifier, VT_FORMAT_VERSION, 4) &&
@@ -932,6 +1133,12 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            VerifyField<uint8_t>(verifier, VT_ALLOW_TF32, 1) &&
            VerifyOffset(verifier, VT_IGNORED_ARGUMENTS) &&
            verifier.VerifyVector(ignored_arguments()) &&
+           VerifyOffset(verifier, VT_SIZES) &&
+           verifier.VerifyVector(sizes()) &&
+           verifier.VerifyVectorOfTables(sizes()) &&
+           VerifyOffset(verifier, VT_CONDITIONS) &&
+           verifier.VerifyVector(conditions()) &&
+           verifier.VerifyVectorOfTables(conditions()) &&
            verifier.EndTable();
   }
   DelegateT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
@@ -976,6 +1183,12 @@ struct DelegateBuilder {
   void add_ignored_arguments(flatbuffers::Offset<flatbuffers::Vector<uint32_t>> ignored_arguments) {
     fbb_.AddOffset(Delegate::VT_IGNORED_ARGUMENTS, ignored_arguments);
   }
+  void add_sizes(flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> sizes) {
+    fbb_.AddOffset(Delegate::VT_SIZES, sizes);
+  }
+  void add_conditions(flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> conditions) {
+    fbb_.AddOffset(Delegate::VT_CONDITIONS, conditions);
+  }
   explicit DelegateBuilder(flatbuffers::FlatBufferBuilder &_fbb)
         : fbb_(_fbb) {
     start_ = fbb_.StartTable();
@@ -1003,8 +1216,12 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(
     bool graph_capturable = false,
     flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::KeyValue>>> producers = 0,
     bool allow_tf32 = false,
-    flatbuffers::Offset<flatbuffers::Vector<uint32_t>> ignored_arguments = 0) {
+    flatbuffers::Offset<flatbuffers::Vector<uint32_t>> ignored_arguments = 0,
+    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> sizes = 0,
+    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> conditions = 0) {
   DelegateBuilder builder_(_fbb);
+  builder_.add_conditions(conditions);
+  builder_.add_sizes(sizes);
   builder_.add_ignored_arguments(ignored_arguments);
   builder_.add_producers(producers);
   builder_.add_images(images);
@@ -1031,7 +1248,9 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
     bool graph_capturable = false,
     const std::vector<flatbuffers::Offset<etcuda::schema::KeyValue>> *producers = nullptr,
     bool allow_tf32 = false,
-    const std::vector<uint32_t> *ignored_arguments = nullptr) {
+    const std::vector<uint32_t> *ignored_arguments = nullptr,
+    const std::vector<flatbuffers::Offset<etcuda::schema::Size>> *sizes = nullptr,
+    const std::vector<flatbuffers::Offset<etcuda::schema::Size>> *conditions = nullptr) {
   auto method__ = method ? _fbb.CreateString(method) : 0;
   auto inputs__ = inputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*inputs) : 0;
   auto outputs__ = outputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*outputs) : 0;
@@ -1040,6 +1259,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
   auto images__ = images ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Image>>(*images) : 0;
   auto producers__ = producers ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::KeyValue>>(*producers) : 0;
   auto ignored_arguments__ = ignored_arguments ? _fbb.CreateVector<uint32_t>(*ignored_arguments) : 0;
+  auto sizes__ = sizes ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>>(*sizes) : 0;
+  auto conditions__ = conditions ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>>(*conditions) : 0;
   return etcuda::schema::CreateDelegate(
       _fbb,
       format_version,
@@ -1052,10 +1273,41 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
       graph_capturable,
       producers__,
       allow_tf32,
-      ignored_arguments__);
+      ignored_arguments__,
+      sizes__,
+      conditions__);
 }
 
 flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+inline SizeT *Size::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<SizeT>(new SizeT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void Size::UnPackTo(SizeT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = text(); if (_e) _o->text = _e->str(); }
+  { auto _e = steps(); if (_e) { _o->steps.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->steps[_i] = *_e->Get(_i); } } }
+}
+
+inline flatbuffers::Offset<Size> Size::Pack(flatbuffers::FlatBufferBuilder &_fbb, const SizeT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateSize(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<Size> CreateSize(flatbuffers::FlatBufferBuilder &_fbb, const SizeT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const SizeT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _text = _fbb.CreateString(_o->text);
+  auto _steps = _fbb.CreateVectorOfStructs(_o->steps);
+  return etcuda::schema::CreateSize(
+      _fbb,
+      _text,
+      _steps);
+}
 
 inline ValueT *Value::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
   auto _o = std::unique_ptr<ValueT>(new ValueT());
@@ -1274,6 +1526,10 @@ inline DelegateT::DelegateT(const DelegateT &o)
   for (const auto &images_ : o.images) { images.emplace_back((images_) ? new etcuda::schema::ImageT(*images_) : nullptr); }
   producers.reserve(o.producers.size());
   for (const auto &producers_ : o.producers) { producers.emplace_back((producers_) ? new etcuda::schema::KeyValueT(*producers_) : nullptr); }
+  sizes.reserve(o.sizes.size());
+  for (const auto &sizes_ : o.sizes) { sizes.emplace_back((sizes_) ? new etcuda::schema::SizeT(*sizes_) : nullptr); }
+  conditions.reserve(o.conditions.size());
+  for (const auto &conditions_ : o.conditions) { conditions.emplace_back((conditions_) ? new etcuda::schema::SizeT(*conditions_) : nullptr); }
 }
 
 inline DelegateT &DelegateT::operator=(DelegateT o) FLATBUFFERS_NOEXCEPT {
@@ -1288,6 +1544,8 @@ inline DelegateT &DelegateT::operator=(DelegateT o) FLATBUFFERS_NOEXCEPT {
   std::swap(producers, o.producers);
   std::swap(allow_tf32, o.allow_tf32);
   std::swap(ignored_arguments, o.ignored_arguments);
+  std::swap(sizes, o.sizes);
+  std::swap(conditions, o.conditions);
   return *this;
 }
 
@@ -1311,6 +1569,8 @@ inline void Delegate::UnPackTo(DelegateT *_o, const flatbuffers::resolver_functi
   { auto _e = producers(); if (_e) { _o->producers.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->producers[_i] = std::unique_ptr<etcuda::schema::KeyValueT>(_e->Get(_i)->UnPack(_resolver)); } } }
   { auto _e = allow_tf32(); _o->allow_tf32 = _e; }
   { auto _e = ignored_arguments(); if (_e) { _o->ignored_arguments.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->ignored_arguments[_i] = _e->Get(_i); } } }
+  { auto _e = sizes(); if (_e) { _o->sizes.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->sizes[_i] = std::unique_ptr<etcuda::schema::SizeT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = conditions(); if (_e) { _o->conditions.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->conditions[_i] = std::unique_ptr<etcuda::schema::SizeT>(_e->Get(_i)->UnPack(_resolver)); } } }
 }
 
 inline flatbuffers::Offset<Delegate> Delegate::Pack(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
@@ -1332,6 +1592,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuild
   auto _producers = _o->producers.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::KeyValue>> (_o->producers.size(), [](size_t i, _VectorArgs *__va) { return CreateKeyValue(*__va->__fbb, __va->__o->producers[i].get(), __va->__rehasher); }, &_va ) : 0;
   auto _allow_tf32 = _o->allow_tf32;
   auto _ignored_arguments = _o->ignored_arguments.size() ? _fbb.CreateVector(_o->ignored_arguments) : 0;
+  auto _sizes = _o->sizes.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>> (_o->sizes.size(), [](size_t i, _VectorArgs *__va) { return CreateSize(*__va->__fbb, __va->__o->sizes[i].get(), __va->__rehasher); }, &_va ) : 0;
+  auto _conditions = _o->conditions.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>> (_o->conditions.size(), [](size_t i, _VectorArgs *__va) { return CreateSize(*__va->__fbb, __va->__o->conditions[i].get(), __va->__rehasher); }, &_va ) : 0;
   return etcuda::schema::CreateDelegate(
       _fbb,
       _format_version,
@@ -1344,7 +1606,9 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuild
       _graph_capturable,
       _producers,
       _allow_tf32,
-      _ignored_arguments);
+      _ignored_arguments,
+      _sizes,
+      _conditions);
 }
 
 inline const etcuda::schema::Delegate *GetDelegate(const void *buf) {

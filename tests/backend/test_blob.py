@@ -16,9 +16,9 @@ def make_blob(images: int = 2) -> bytes:
     value = schema.ValueT()
     value.name, value.dtype, value.dimOrder = "x", schema.DType.float32, [0, 1]
     value.dims = []
-    for low, high, symbol in ((1, 32, 0), (64, 64, -1)):
+    for low, high, size in ((1, 32, 0), (64, 64, -1)):
         dim = schema.DimT()
-        dim.min, dim.max, dim.symbol, dim.multipleOf = low, high, symbol, 1
+        dim.min, dim.max, dim.size = low, high, size
         value.dims.append(dim)
     delegate.inputs, delegate.outputs = [value], [value]
     parts = [
@@ -52,8 +52,10 @@ def test_truncated(size: int) -> None:
 def test_foreign_and_other_version() -> None:
     with pytest.raises(BlobError, match="not etcuda's"):
         read_blob(b"\0" * 200)
-    with pytest.raises(BlobError, match="format version 1, got 9"):
+    with pytest.raises(BlobError, match=r"format version 2, got 9\. Export again"):
         read_blob(MAGIC[:7] + b"\x09" + make_blob()[8:])
+    with pytest.raises(BlobError, match=r"format version 2, got 1\. Export again"):
+        read_blob(MAGIC[:7] + b"\x01" + make_blob()[8:])
 
 
 BLOB = make_blob()

@@ -43,16 +43,12 @@ def test_a_buffer_of_one_partition_is_its_state(delegated: list[ExportedProgram]
     assert list(manager.exported_program().graph_signature.inputs_to_buffers) == []
 
 
-@pytest.mark.parametrize("which", ["read by two partitions", "read outside", "returned"])
+@pytest.mark.parametrize("which", ["read by two partitions", "returned"])
 def test_a_buffer_that_no_partition_can_own_stays_in_the_program(which: str, delegated: list[ExportedProgram]) -> None:
     def model(m: Any, x: torch.Tensor) -> Any:
         if which == "read by two partitions":
             y = torch.topk(m.state * x, 6)[0]
             m.state.copy_(y.exp())
-            return y
-        if which == "read outside":
-            y = torch.topk(m.state, 6)[0]
-            m.state.add_(x)
             return y
         m.state.add_(x)
         return m.state
@@ -72,6 +68,37 @@ def test_a_buffer_that_no_partition_can_own_stays_in_the_program(which: str, del
     assert all(each.graph_signature.buffers_to_mutate == {} for each in delegated)
     assert list(manager.exported_program().graph_signature.buffers_to_mutate.values()) == ["state"]
     manager.to_executorch()
+
+
+@pytest.mark.parametrize("which", ["read outside", "returned"])
+def test_a_buffer_that_others_need_a_copy_of_is_owned(which: str, delegated: list[ExportedProgram]) -> None:
+    def model(m: Any, x: torch.Tensor) -> Any:
+        y = torch.topk(m.state, 6)[0] if which == "read outside" else x + 1
+        m.state.add_(x)
+        return y if which == "read outside" else m.state
+
+    program = export(model, X, state=torch.zeros(4, 6))
+    manager = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")])
+    (inner,) = delegated
+    assert list(inner.graph_signature.buffers_to_mutate.values()) == ["state"]
+    assert manager.exported_program().graph_signature.buffers_to_mutate == {}
+    manager.to_executorch()
+
+
+def test_a_delegate_always_has_a_result(delegated: list[ExportedProgram]) -> None:
+    """ExecuTorch drops one without."""
+
+    def model(m: Any, x: torch.Tensor) -> None:
+        m.small.zero_()
+        m.large.zero_()
+
+    program = export(model, X, small=torch.ones(3), large=torch.ones(9))
+    manager = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")])
+    (inner,) = delegated
+    assert list(inner.graph_signature.buffers_to_mutate.values()) == ["large"]
+    assert len(inner.graph_signature.user_outputs) == 1
+    executed = manager.to_executorch().exported_program()
+    assert any("call_delegate" in str(node.target) for node in executed.graph.nodes)
 
 
 def test_tags_of_others_are_left_alone() -> None:

@@ -51,9 +51,16 @@ def key_of(data: bytes) -> str:
 def vector_value(name: str, length: int) -> schema.ValueT:
     value, dim = schema.ValueT(), schema.DimT()
     value.name, value.dtype, value.dimOrder = name, FLOAT32, [0]
-    dim.min, dim.max, dim.symbol, dim.multipleOf = 1, length, 0, 1
+    dim.min, dim.max, dim.size = 1, length, 0
     value.dims = [dim]
     return value
+
+
+def size_of_input() -> schema.SizeT:
+    size, step = schema.SizeT(), schema.SizeStepT()
+    step.op, step.value, step.dim = schema.SizeOp.input, 0, 0
+    size.text, size.steps = "n", [step]
+    return size
 
 
 def storage(data: bytes, *, stored: bool, state_name: str | None = None) -> schema.StorageT:
@@ -86,16 +93,17 @@ def build_blob(recipe: Recipe, method: str) -> bytes:
     weight = as_bytes(recipe.weight)
     state = as_bytes(recipe.state or (0.0,) * len(recipe.weight))
     root = schema.DelegateT()
-    root.formatVersion, root.method, root.producers = 1, method, []
+    root.formatVersion, root.method, root.producers = 2, method, []
     length = len(recipe.weight)
     root.inputs, root.outputs = [vector_value("x", length)], [vector_value("y", length)]
+    root.sizes = [size_of_input()]
     root.storages = [storage(weight, stored=True), storage(state, stored=bool(recipe.state), state_name="cache")]
     root.constants = [constant("weight", 0, length), constant("state", 1, length)]
     root.images = [image_record(code, recipe.device)]
     builder = flatbuffers.Builder(1024)
     builder.Finish(root.Pack(builder), b"ETCD")
     payload = bytes(builder.Output())
-    header = b"ETCUDA\0\1" + struct.pack("<IIQ", 64, 0, len(payload)) + hashlib.sha256(payload).digest() + bytes(8)
+    header = b"ETCUDA\0\2" + struct.pack("<IIQ", 64, 0, len(payload)) + hashlib.sha256(payload).digest() + bytes(8)
     if recipe.damage:
         code = bytes([code[0] ^ 1]) + code[1:]
     return (header + payload).ljust(IMAGE_OFFSET, b"\0") + code

@@ -24,10 +24,222 @@ class Device(object):
     cuda = 1
 
 
+class SizeOp(object):
+    constant = 0
+    input = 1
+    size = 2
+    add = 3
+    subtract = 4
+    multiply = 5
+    floor_divide = 6
+    exact_divide = 7
+    modulo = 8
+    minimum = 9
+    maximum = 10
+    equal = 11
+    less = 12
+    less_equal = 13
+    logical_not = 14
+
+
 class CodeKind(object):
     cubin = 0
     ptx = 1
     native = 2
+
+
+class SizeStep(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def SizeOf(cls):
+        return 16
+
+    # SizeStep
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # SizeStep
+    def Value(self): return self._tab.Get(flatbuffers.number_types.Int64Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(0))
+    # SizeStep
+    def Op(self): return self._tab.Get(flatbuffers.number_types.Int8Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(8))
+    # SizeStep
+    def Dim(self): return self._tab.Get(flatbuffers.number_types.Uint8Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(9))
+
+def CreateSizeStep(builder, value, op, dim):
+    builder.Prep(8, 16)
+    builder.Pad(6)
+    builder.PrependUint8(dim)
+    builder.PrependInt8(op)
+    builder.PrependInt64(value)
+    return builder.Offset()
+
+
+class SizeStepT(object):
+
+    # SizeStepT
+    def __init__(self):
+        self.value = 0  # type: int
+        self.op = 0  # type: int
+        self.dim = 0  # type: int
+
+    @classmethod
+    def InitFromBuf(cls, buf, pos):
+        sizeStep = SizeStep()
+        sizeStep.Init(buf, pos)
+        return cls.InitFromObj(sizeStep)
+
+    @classmethod
+    def InitFromPackedBuf(cls, buf, pos=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, pos)
+        return cls.InitFromBuf(buf, pos+n)
+
+    @classmethod
+    def InitFromObj(cls, sizeStep):
+        x = SizeStepT()
+        x._UnPack(sizeStep)
+        return x
+
+    # SizeStepT
+    def _UnPack(self, sizeStep):
+        if sizeStep is None:
+            return
+        self.value = sizeStep.Value()
+        self.op = sizeStep.Op()
+        self.dim = sizeStep.Dim()
+
+    # SizeStepT
+    def Pack(self, builder):
+        return CreateSizeStep(builder, self.value, self.op, self.dim)
+
+
+class Size(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Size()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsSize(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    @classmethod
+    def SizeBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
+        return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x45\x54\x43\x44", size_prefixed=size_prefixed)
+
+    # Size
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Size
+    def Text(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+    # Size
+    def Steps(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            x = self._tab.Vector(o)
+            x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 16
+            obj = SizeStep()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Size
+    def StepsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Size
+    def StepsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+def SizeStart(builder):
+    builder.StartObject(2)
+
+def SizeAddText(builder, text):
+    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(text), 0)
+
+def SizeAddSteps(builder, steps):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(steps), 0)
+
+def SizeStartStepsVector(builder, numElems):
+    return builder.StartVector(16, numElems, 8)
+
+def SizeEnd(builder):
+    return builder.EndObject()
+
+
+try:
+    from typing import List
+except:
+    pass
+
+class SizeT(object):
+
+    # SizeT
+    def __init__(self):
+        self.text = None  # type: str
+        self.steps = None  # type: List[SizeStepT]
+
+    @classmethod
+    def InitFromBuf(cls, buf, pos):
+        size = Size()
+        size.Init(buf, pos)
+        return cls.InitFromObj(size)
+
+    @classmethod
+    def InitFromPackedBuf(cls, buf, pos=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, pos)
+        return cls.InitFromBuf(buf, pos+n)
+
+    @classmethod
+    def InitFromObj(cls, size):
+        x = SizeT()
+        x._UnPack(size)
+        return x
+
+    # SizeT
+    def _UnPack(self, size):
+        if size is None:
+            return
+        self.text = size.Text()
+        if not size.StepsIsNone():
+            self.steps = []
+            for i in range(size.StepsLength()):
+                if size.Steps(i) is None:
+                    self.steps.append(None)
+                else:
+                    sizeStep_ = SizeStepT.InitFromObj(size.Steps(i))
+                    self.steps.append(sizeStep_)
+
+    # SizeT
+    def Pack(self, builder):
+        if self.text is not None:
+            text = builder.CreateString(self.text)
+        if self.steps is not None:
+            SizeStartStepsVector(builder, len(self.steps))
+            for i in reversed(range(len(self.steps))):
+                self.steps[i].Pack(builder)
+            steps = builder.EndVector()
+        SizeStart(builder)
+        if self.text is not None:
+            SizeAddText(builder, text)
+        if self.steps is not None:
+            SizeAddSteps(builder, steps)
+        size = SizeEnd(builder)
+        return size
 
 
 class Dim(object):
@@ -46,14 +258,12 @@ class Dim(object):
     # Dim
     def Max(self): return self._tab.Get(flatbuffers.number_types.Int64Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(8))
     # Dim
-    def Symbol(self): return self._tab.Get(flatbuffers.number_types.Int32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(16))
-    # Dim
-    def MultipleOf(self): return self._tab.Get(flatbuffers.number_types.Int32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(20))
+    def Size(self): return self._tab.Get(flatbuffers.number_types.Int32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(16))
 
-def CreateDim(builder, min, max, symbol, multipleOf):
+def CreateDim(builder, min, max, size):
     builder.Prep(8, 24)
-    builder.PrependInt32(multipleOf)
-    builder.PrependInt32(symbol)
+    builder.Pad(4)
+    builder.PrependInt32(size)
     builder.PrependInt64(max)
     builder.PrependInt64(min)
     return builder.Offset()
@@ -65,8 +275,7 @@ class DimT(object):
     def __init__(self):
         self.min = 0  # type: int
         self.max = 0  # type: int
-        self.symbol = 0  # type: int
-        self.multipleOf = 0  # type: int
+        self.size = 0  # type: int
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -91,12 +300,11 @@ class DimT(object):
             return
         self.min = dim.Min()
         self.max = dim.Max()
-        self.symbol = dim.Symbol()
-        self.multipleOf = dim.MultipleOf()
+        self.size = dim.Size()
 
     # DimT
     def Pack(self, builder):
-        return CreateDim(builder, self.min, self.max, self.symbol, self.multipleOf)
+        return CreateDim(builder, self.min, self.max, self.size)
 
 
 class Value(object):
@@ -1272,8 +1480,56 @@ class Delegate(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
         return o == 0
 
+    # Delegate
+    def Sizes(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        if o != 0:
+            x = self._tab.Vector(o)
+            x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 4
+            x = self._tab.Indirect(x)
+            obj = Size()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Delegate
+    def SizesLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Delegate
+    def SizesIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        return o == 0
+
+    # Delegate
+    def Conditions(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        if o != 0:
+            x = self._tab.Vector(o)
+            x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 4
+            x = self._tab.Indirect(x)
+            obj = Size()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Delegate
+    def ConditionsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Delegate
+    def ConditionsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        return o == 0
+
 def DelegateStart(builder):
-    builder.StartObject(11)
+    builder.StartObject(13)
 
 def DelegateAddFormatVersion(builder, formatVersion):
     builder.PrependUint32Slot(0, formatVersion, 0)
@@ -1329,6 +1585,18 @@ def DelegateAddIgnoredArguments(builder, ignoredArguments):
 def DelegateStartIgnoredArgumentsVector(builder, numElems):
     return builder.StartVector(4, numElems, 4)
 
+def DelegateAddSizes(builder, sizes):
+    builder.PrependUOffsetTRelativeSlot(11, flatbuffers.number_types.UOffsetTFlags.py_type(sizes), 0)
+
+def DelegateStartSizesVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
+def DelegateAddConditions(builder, conditions):
+    builder.PrependUOffsetTRelativeSlot(12, flatbuffers.number_types.UOffsetTFlags.py_type(conditions), 0)
+
+def DelegateStartConditionsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
 def DelegateEnd(builder):
     return builder.EndObject()
 
@@ -1353,6 +1621,8 @@ class DelegateT(object):
         self.producers = None  # type: List[KeyValueT]
         self.allowTf32 = False  # type: bool
         self.ignoredArguments = None  # type: List[int]
+        self.sizes = None  # type: List[SizeT]
+        self.conditions = None  # type: List[SizeT]
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -1434,6 +1704,22 @@ class DelegateT(object):
                     self.ignoredArguments.append(delegate.IgnoredArguments(i))
             else:
                 self.ignoredArguments = delegate.IgnoredArgumentsAsNumpy()
+        if not delegate.SizesIsNone():
+            self.sizes = []
+            for i in range(delegate.SizesLength()):
+                if delegate.Sizes(i) is None:
+                    self.sizes.append(None)
+                else:
+                    size_ = SizeT.InitFromObj(delegate.Sizes(i))
+                    self.sizes.append(size_)
+        if not delegate.ConditionsIsNone():
+            self.conditions = []
+            for i in range(delegate.ConditionsLength()):
+                if delegate.Conditions(i) is None:
+                    self.conditions.append(None)
+                else:
+                    size_ = SizeT.InitFromObj(delegate.Conditions(i))
+                    self.conditions.append(size_)
 
     # DelegateT
     def Pack(self, builder):
@@ -1495,6 +1781,22 @@ class DelegateT(object):
                 for i in reversed(range(len(self.ignoredArguments))):
                     builder.PrependUint32(self.ignoredArguments[i])
                 ignoredArguments = builder.EndVector()
+        if self.sizes is not None:
+            sizeslist = []
+            for i in range(len(self.sizes)):
+                sizeslist.append(self.sizes[i].Pack(builder))
+            DelegateStartSizesVector(builder, len(self.sizes))
+            for i in reversed(range(len(self.sizes))):
+                builder.PrependUOffsetTRelative(sizeslist[i])
+            sizes = builder.EndVector()
+        if self.conditions is not None:
+            conditionslist = []
+            for i in range(len(self.conditions)):
+                conditionslist.append(self.conditions[i].Pack(builder))
+            DelegateStartConditionsVector(builder, len(self.conditions))
+            for i in reversed(range(len(self.conditions))):
+                builder.PrependUOffsetTRelative(conditionslist[i])
+            conditions = builder.EndVector()
         DelegateStart(builder)
         DelegateAddFormatVersion(builder, self.formatVersion)
         if self.method is not None:
@@ -1515,6 +1817,10 @@ class DelegateT(object):
         DelegateAddAllowTf32(builder, self.allowTf32)
         if self.ignoredArguments is not None:
             DelegateAddIgnoredArguments(builder, ignoredArguments)
+        if self.sizes is not None:
+            DelegateAddSizes(builder, sizes)
+        if self.conditions is not None:
+            DelegateAddConditions(builder, conditions)
         delegate = DelegateEnd(builder)
         return delegate
 

@@ -177,22 +177,28 @@ TEST(ignored_arguments_are_skipped) {
   CHECK_ERROR(Loaded(recipe.build(), &data).error, InvalidProgram, "ignored argument 0");
 }
 
-TEST(symbols_and_multiples_are_checked) {
-  BlobRecipe recipe;
-  recipe.edit = [](etcuda::schema::DelegateT& root) {
-    root.inputs[0]->dims[0] = etcuda::schema::Dim(0, 8, 0, 4);
-    root.outputs[0]->dims[0] = etcuda::schema::Dim(0, 8, 0, 1);
-  };
+TEST(blobs_of_another_format_are_to_be_exported_again) {
+  const BlobRecipe recipe;
+  const MemoryDataMap data(recipe);
+  for (const uint8_t version : {1, 3}) {
+    Bytes blob = recipe.build();
+    blob[7] = version;
+    CHECK_ERROR(Loaded(blob, &data).error, DelegateInvalidCompatibility, "Export the model again");
+  }
+  BlobRecipe other;
+  other.edit = [](etcuda::schema::DelegateT& root) { root.format_version = 1; };
+  CHECK_ERROR(Loaded(other.build(), &data).error, DelegateInvalidCompatibility,
+              "has format 1, this runtime reads format 2. Export the model again");
+}
+
+TEST(outputs_are_as_large_as_the_description_says) {
+  const BlobRecipe recipe;
   const MemoryDataMap data(recipe);
   Loaded delegate(recipe.build(), &data);
-  TensorValue three = TensorValue::floats({1, 2, 3}), out(executorch::aten::ScalarType::Float, {8}, 4);
-  CHECK_ERROR(delegate.execute({three.value(), out.value()}), InvalidArgument,
-              "must be a multiple of 4, got 3");
-  CHECK_VALUES(delegate.run({1, 1, 1, 1}), {1, 2, 3, 4});
-  // The image returns one element more than its input has: the symbol says they are equal.
-  TensorValue longer = TensorValue::floats({-106, 0, 0, 0});
-  CHECK_ERROR(delegate.execute({longer.value(), out.value()}), InvalidArgument,
-              "exported with the two equal");
+  // The image returns one element more than its input has.
+  TensorValue longer = TensorValue::floats({-106, 0, 0, 0}), out(executorch::aten::ScalarType::Float, {8}, 4);
+  CHECK_ERROR(delegate.execute({longer.value(), out.value()}), Internal,
+              "output 0 (y): dimension 0 has size 5, expected 4, which is n");
 }
 
 TEST(failures_of_the_image_are_reported_and_the_next_call_works) {

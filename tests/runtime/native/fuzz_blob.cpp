@@ -112,8 +112,14 @@ std::vector<Bytes> make_seeds() {
   recipe.state_name = "another_cache";
   seeds.push_back(recipe.build());
   recipe.edit = [](etcuda::schema::DelegateT& root) {
-    root.inputs[0]->dims.assign(4, etcuda::schema::Dim(1, 64, 3, 8));
+    root.inputs[0]->dims.assign(4, etcuda::schema::Dim(1, 64, 1));
     root.inputs[0]->dim_order = {0, 2, 3, 1};
+    using etcuda::schema::SizeOp;
+    add_size(root.sizes, "8*m",
+             {step(SizeOp::size, 0), step(SizeOp::constant, 8), step(SizeOp::exact_divide),
+              step(SizeOp::constant, 8), step(SizeOp::multiply)});
+    add_size(root.conditions, "n < 64",
+             {step(SizeOp::size, 0), step(SizeOp::constant, 64), step(SizeOp::less)});
     root.constants[0]->sizes = {2, 2, 2};
     root.constants[0]->strides = {4, 1, 2};
     root.producers.push_back(std::make_unique<etcuda::schema::KeyValueT>());

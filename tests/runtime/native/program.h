@@ -53,7 +53,7 @@ inline std::string key_of(const Bytes& bytes) {
 // Wraps a flatbuffer in the header of docs/blob.md and puts the image behind it.
 inline Bytes assemble(const uint8_t* payload, size_t nbytes, const Bytes& image, size_t image_offset) {
   Bytes blob(64, 0);
-  const uint8_t magic[8] = {'E', 'T', 'C', 'U', 'D', 'A', 0, 1};
+  const uint8_t magic[8] = {'E', 'T', 'C', 'U', 'D', 'A', 0, 2};
   std::memcpy(blob.data(), magic, 8);
   const uint32_t header = 64;
   const uint64_t size = nbytes;
@@ -66,6 +66,20 @@ inline Bytes assemble(const uint8_t* payload, size_t nbytes, const Bytes& image,
   blob.resize(image_offset, 0);
   blob.insert(blob.end(), image.begin(), image.end());
   return blob;
+}
+
+// Steps of a size's program, and the size or condition that they make.
+inline etcuda::schema::SizeStep input_step(int64_t input, uint8_t dim) {
+  return etcuda::schema::SizeStep(input, etcuda::schema::SizeOp::input, dim);
+}
+inline etcuda::schema::SizeStep step(etcuda::schema::SizeOp op, int64_t value = 0) {
+  return etcuda::schema::SizeStep(value, op, 0);
+}
+inline void add_size(std::vector<std::unique_ptr<etcuda::schema::SizeT>>& sizes, const char* text,
+                     const std::vector<etcuda::schema::SizeStep>& steps) {
+  sizes.push_back(std::make_unique<etcuda::schema::SizeT>());
+  sizes.back()->text = text;
+  sizes.back()->steps = steps;
 }
 
 // A delegate around the fake image: a vector of 1 to `max_length` floats in, one out.
@@ -85,18 +99,19 @@ struct BlobRecipe {
   Bytes build() const {
     namespace schema = etcuda::schema;
     const Bytes code = read_file(image_path(image));
-    const size_t offset = 4096;
+    const size_t offset = 8192;
     schema::DelegateT root;
-    root.format_version = 1;
+    root.format_version = 2;
     root.method = "forward";
     for (auto* values : {&root.inputs, &root.outputs}) {
       auto value = std::make_unique<schema::ValueT>();
       value->name = values == &root.inputs ? "x" : "y";
       value->dtype = schema::DType::float32;
-      value->dims.push_back(schema::Dim(0, max_length, 0, 1));
+      value->dims.push_back(schema::Dim(0, max_length, 0));
       value->dim_order = {0};
       values->push_back(std::move(value));
     }
+    add_size(root.sizes, "n", {input_step(0, 0)});
     auto weights = std::make_unique<schema::StorageT>();
     weights->nbytes = weight.size();
     weights->data_key = key_of(weight);
