@@ -36,8 +36,9 @@ class ExemptingProgram(ExportedProgram):
         return made
 
     def run_decompositions(self, *args: Any, **kwargs: Any) -> ExportedProgram:
-        """As of any program, which is not changed."""
-        made = super().run_decompositions(*args, **kwargs)
+        """As of any program, which is not changed; without gradients, for which loops would keep every step."""
+        with torch.no_grad():
+            made = super().run_decompositions(*args, **kwargs)
         exempt_claimed(made, self._config)
         return ExemptingProgram.of(made, self._config)
 

@@ -29,6 +29,7 @@ from etcuda.partitioner.ownership import (
 )
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
+from etcuda.partitioner.stock_kernels import warn_of_missing_kernels
 from etcuda.partitioner.support import branches
 from etcuda.passes.base import values_of
 from etcuda.target import CudaTarget, resolve_target
@@ -71,8 +72,17 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
     def ops_to_not_decompose(
         self, ep: ExportedProgram
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
-        """Operators of ``KEPT_WHOLE`` that occur and whose every call is claimed; never one that would be left over."""
+        """Operators of ``KEPT_WHOLE`` that occur and whose every call is claimed; never one that would be left over.
+
+        ExecuTorch asks again when every partitioner has had its turn: what is left is looked at then.
+        """
+        if ep.dialect == "EDGE":
+            self.look_at_rest(ep)
         return kept_operators(ep, self.config), None
+
+    def look_at_rest(self, program: ExportedProgram) -> None:
+        """Warns of what no partitioner took and the stock runtime has no kernel for."""
+        warn_of_missing_kernels(program)
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
         """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way."""

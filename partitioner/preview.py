@@ -84,3 +84,6 @@ class PartitionRecorder(CudaPartitioner):
         """Records which calls could not stay whole, and does what an export does."""
         self._decomposed = decomposed_calls(exported_program, self.config)
         return super().transform_for_pre_decomposition(exported_program)
+
+    def look_at_rest(self, program: ExportedProgram) -> None:
+        """Nothing: all is left, and the report says why."""

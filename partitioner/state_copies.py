@@ -1,4 +1,4 @@
-"""Copies that let a delegate have a method's state for itself.
+"""Copies that let a delegate have a method's state and weights for itself.
 
 A buffer stays in the delegate if one partition computes its new value, nothing else needs that tensor, and the method
 needs another result of the partition. So what a method returns or reads elsewhere is made a copy, a new value that
@@ -25,6 +25,7 @@ from etcuda.partitioner.aliases import (
     viewed,
     written_buffers,
 )
+from etcuda.partitioner.ownership import owned_placeholders
 from etcuda.partitioner.results import (
     COPIES,
     LIKE,
@@ -77,7 +78,8 @@ def _may_need_copies(program: ExportedProgram, written: set[Node], config: Backe
     """Whether the functional graph may want an edit. Making it takes time, and most caches are written in part."""
     aliases = aliases_of_buffers(program)
     outputs = program.graph.output_node().all_input_nodes
-    if any(node in aliases for node in outputs) or not any(is_result(node, config) for node in outputs):
+    owned = {*aliases, *owned_placeholders(program)}
+    if any(node in owned for node in outputs) or not any(is_result(node, config) for node in outputs):
         return True
     for node in program.graph.nodes:
         for source, is_written in viewed(node):
@@ -122,6 +124,10 @@ def _edits(program: ExportedProgram, config: BackendConfig) -> list[Callable[[],
         ]
         if users or buffer in returned:
             edits.append(_read_copy(program, buffer, users, returned.get(buffer, []), selected=True))
+    for weight in owned_placeholders(program):
+        # A delegate cannot own what the method returns as it is.
+        if weight in returned and weight not in buffers and len(weight.users) > 1:
+            edits.append(_read_copy(program, weight, [], returned[weight], selected=True))
     return edits
 
 

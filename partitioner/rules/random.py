@@ -5,32 +5,22 @@ from __future__ import annotations
 import torch
 
 from etcuda.partitioner.node_view import NodeView, Refusal
-from etcuda.partitioner.rules.base import Rule, overloads
+from etcuda.partitioner.rules.base import Rule
 
 aten = torch.ops.aten
 
+# Arguments without which an operator that may draw random numbers draws none.
+_SWITCHES = ("train", "training", "dropout_p", "dropout")
 
-class RandomRule(Rule):
-    """Nothing random is claimed: the runtime keeps no generator."""
 
-    ops = overloads(
-        aten.bernoulli,
-        aten.multinomial,
-        aten.normal,
-        aten.normal_functional,
-        aten.poisson,
-        aten.rand,
-        aten.rand_like,
-        aten.randint,
-        aten.randint_like,
-        aten.randn,
-        aten.randn_like,
-        aten.randperm,
-    )
-
-    def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses always."""
-        return Refusal(f"{view.op} draws random numbers, and the runtime keeps no generator", {"op": str(view.op)})
+def refuse_random(view: NodeView) -> Refusal | None:
+    """Refuses what draws random numbers, as PyTorch's tags say, for operators without a rule of their own."""
+    if torch.Tag.nondeterministic_seeded not in view.op.tags:
+        return None
+    switches = [view.arguments[name] for name in _SWITCHES if name in view.arguments]
+    if switches and not any(switches):
+        return None
+    return Refusal(f"{view.op} draws random numbers, and the runtime keeps no generator", {"op": str(view.op)})
 
 
 class DropoutRule(Rule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -80,7 +81,9 @@ def insert_constant(program: ExportedProgram, before: Node, name: str, value: Te
     table: dict[str, Any] = program.state_dict if old.target in program.state_dict else program.constants
     table[name] = value
     with program.graph.inserting_before(before):
-        made: Node = program.graph.placeholder(name.replace(".", "_"))
+        made: Node = program.graph.placeholder("w_" + re.sub(r"[^0-9a-zA-Z]", "_", name))
+    # The target is a parameter of generated Python code, and the name is of no other node.
+    made.target = made.name
     mode: Any = fake_mode_of([tensor_of(before)])
     with mode:
         made.meta = {**before.meta, "val": torch.empty(value.shape, dtype=value.dtype, device=value.device)}

@@ -1,0 +1,77 @@
+"""What nobody takes and the stock runtime has no kernel for is named, at export and where the program is loaded."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_transform_and_lower
+
+from etcuda import CudaPartitioner
+from etcuda.partitioner.stock_kernels import SENTENCE, stock_kernels
+from tests.partitioner.programs import export
+from tests.partitioner.tagging import X
+
+VOLUME = torch.rand(1, 2, 9, 9, 9)
+
+
+class Refuses(CudaPartitioner):
+    """Leaves everything to ExecuTorch."""
+
+    def partition(self, exported_program: Any) -> Any:
+        from executorch.exir.backend.partitioner import PartitionResult
+
+        return PartitionResult(tagged_exported_program=exported_program, partition_tags={})
+
+
+def _lower(function: Any, *inputs: Any, partitioners: Any) -> tuple[EdgeProgramManager, list[str]]:
+    config = EdgeCompileConfig(_check_ir_validity=False)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        lowered = to_edge_transform_and_lower(
+            export(function, *inputs), partitioner=partitioners, compile_config=config
+        )
+    return lowered, [str(each.message) for each in seen if "no delegate computes" in str(each.message)]
+
+
+def test_one_warning_names_all() -> None:
+    def model(x: Any) -> Any:
+        branch = torch.cond(x.sum() > 0, lambda x: torch.linalg.qr(x)[0], lambda x: x.sin(), (x,))
+        return torch.linalg.qr(x)[0].view(-1), torch.mode(x)[0] + x.shape[0], branch
+
+    _, seen = _lower(model, X[:, :4], partitioners=[CudaPartitioner("host"), CudaPartitioner("host")])
+    assert seen == [SENTENCE.format(ops="aten::linalg_qr.out, aten::mode.values")]
+
+
+def test_what_another_partitioner_takes_is_not_named() -> None:
+    """Ours stands last here; the first leaves everything."""
+    _, seen = _lower(torch.hypot, X, X, partitioners=[Refuses("sm_90"), CudaPartitioner("sm_90")])
+    assert seen == []
+
+
+def test_kernels_of_the_stock_runtime() -> None:
+    runtime = pytest.importorskip("executorch.runtime")
+    registered = runtime.Runtime.get().operator_registry.operator_names
+    assert stock_kernels() <= registered
+    assert {"linear", "add", "relu"} <= {name.removeprefix("aten::").split(".")[0] for name in stock_kernels()}
+
+
+def test_loading_says_the_same(tmp_path: pathlib.Path) -> None:
+    runtime = pytest.importorskip("executorch.runtime")
+    import etcuda.runtime
+
+    def pool(x: Any) -> Any:
+        pooled = torch.nn.functional.avg_pool3d
+        return pooled(x, 2), pooled(x, 3), torch.nn.functional.hardswish(torch.mode(x)[0])
+
+    lowered, seen = _lower(pool, VOLUME, partitioners=[Refuses("host")])
+    lowered.to_executorch().save(str(tmp_path / "m.pte"))
+    program = runtime.Runtime.get().load_program(tmp_path / "m.pte")
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            program.load_method("forward")
+        assert [etcuda.runtime.last_error()] == seen
+    assert "aten::avg_pool3d.out, aten::mode.values" in seen[0]
