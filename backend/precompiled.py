@@ -139,10 +139,7 @@ def _write(header: pathlib.Path, text: str) -> None:
 def _is_sound(header: pathlib.Path) -> bool:
     try:
         record = json.loads(_record(header).read_text())
-        return bool(
-            record["content"] == _content(record["files"])
-            and record["sha256"] == _digest(_compiled(header))
-        )
+        return bool(record["content"] == _content(record["files"]) and record["sha256"] == _digest(_compiled(header)))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -73,7 +73,6 @@ TARGETS: dict[str, CudaTarget] = {
 }
 
 
-
 def _least(name: str) -> int:
     return min(int(getattr(target, name)) for target in TARGETS.values())
 
