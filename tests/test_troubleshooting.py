@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from executorch.exir import to_edge_transform_and_lower
+from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+from executorch.exir.backend.partitioner import PartitionResult
 from torch import nn
 from torch.export import Dim
 
@@ -273,3 +274,22 @@ def _(request: pytest.FixtureRequest) -> str:
     }
     partitioner = {name: [CudaPartitioner("host", options={"progress": False})] for name in methods}
     return error_of(lambda: to_edge_transform_and_lower(methods, partitioner=partitioner))
+
+
+@provokes("no delegate computes aten::mode.values")
+def _(request: pytest.FixtureRequest) -> str:
+    class Mode(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.mode(x)[0]
+
+    # An operator that no delegate and no stock kernel takes; the check of operators would refuse it before.
+    class Leaves(CudaPartitioner):
+        def partition(self, exported_program: Any) -> Any:
+            return PartitionResult(tagged_exported_program=exported_program, partition_tags={})
+
+    program = torch.export.export(Mode(), (torch.rand(3, 4),))
+    config = EdgeCompileConfig(_check_ir_validity=False)
+    return warning_of(
+        lambda: to_edge_transform_and_lower(program, partitioner=[Leaves("host")], compile_config=config),
+        "no delegate computes",
+    )

@@ -13,7 +13,7 @@ from torch._inductor import codecache, cpu_vec_isa, graph
 from torch._inductor.codegen import common
 from torch._inductor.graph import GraphLowering
 
-from etcuda.backend.inductor import accesses, assembly, branches, launchers, templates, traces
+from etcuda.backend.inductor import accesses, assembly, branches, launchers, local_buffers, templates, traces
 from etcuda.target import CudaTarget
 
 
@@ -88,14 +88,15 @@ def generate(
         stack.enter_context(branches.branches_are_within_the_estimate())
         stack.enter_context(assembly.assembly_without_operands_writes_nothing())
         stack.enter_context(accesses.each_kernel_analysed_once())
+        stack.enter_context(local_buffers.buffers_written_in_place_are_whole())
         stack.enter_context(traces.branches_are_traced_once())
         stack.enter_context(traces.nodes_have_no_stack_traces())
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(_fixed_vector_isa())
         options = dict(_OPTIONS)
         if isinstance(target, str):
             options |= _HOST_OPTIONS
-            stack.enter_context(_fixed_vector_isa())
         else:
             torch.backends.cudnn.fp32_precision = "tf32" if allow_tf32 else "ieee"
             options |= _CUDA_OPTIONS
@@ -127,6 +128,9 @@ _HOST_OPTIONS: dict[str, Any] = {
     "cpp.weight_prepack": False,
 }
 _CUDA_OPTIONS: dict[str, Any] = {
+    # A loop's counter is on the host, and so are its kernels: of one element, for any processor.
+    "cpp.threads": 1,
+    "cpp.simdlen": 1,
     "aot_inductor.embed_kernel_binary": True,
     "aot_inductor.emit_multi_arch_kernel": False,
     "triton.autotune_at_compile_time": True,
