@@ -17,8 +17,9 @@ from etcuda.partitioner.rules.matmul import MatmulRule
 from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
 from etcuda.partitioner.rules.random import DropoutRule, RandomRule
-from etcuda.partitioner.rules.scan import ScanRule, SearchRule, SelectionRule, SortRule
-from etcuda.partitioner.rules.scatter import IndexAddRule, IndexPutRule, MaskedScatterRule, ScatterRule
+from etcuda.partitioner.rules.scan import CompactionRule, ScanRule, SearchRule
+from etcuda.partitioner.rules.scatter import EmbeddingBagRule, IndexAddRule, IndexPutRule, ScatterRule
+from etcuda.partitioner.rules.sorting import SortRule
 
 RULES: tuple[Rule, ...] = (
     AdaptivePoolRule(),
@@ -26,14 +27,15 @@ RULES: tuple[Rule, ...] = (
     AveragePoolRule(),
     BitcastRule(),
     CatRule(),
+    CompactionRule(),
     ConvolutionRule(),
     DropoutRule(),
+    EmbeddingBagRule(),
     EmbeddingRule(),
     IndexAddRule(),
     IndexPutRule(),
     IntegerPowRule(),
     KernelRule(),
-    MaskedScatterRule(),
     MatmulRule(),
     QuantizedEmbeddingRule(),
     QuantizedLinearRule(),
@@ -41,7 +43,6 @@ RULES: tuple[Rule, ...] = (
     ScanRule(),
     ScatterRule(),
     SearchRule(),
-    SelectionRule(),
     SortRule(),
 )
 
