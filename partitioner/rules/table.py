@@ -8,7 +8,7 @@ import torch
 
 from etcuda.partitioner.rules.attention import AttentionRule
 from etcuda.partitioner.rules.base import Rule
-from etcuda.partitioner.rules.bytes import BitcastRule, CatRule
+from etcuda.partitioner.rules.bytes import BitcastRule
 from etcuda.partitioner.rules.convolution import ConvolutionRule
 from etcuda.partitioner.rules.embedding import EmbeddingRule
 from etcuda.partitioner.rules.integer_pow import IntegerPowRule
@@ -26,7 +26,6 @@ RULES: tuple[Rule, ...] = (
     AttentionRule(),
     AveragePoolRule(),
     BitcastRule(),
-    CatRule(),
     CompactionRule(),
     ConvolutionRule(),
     DropoutRule(),

@@ -14,7 +14,7 @@ from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
-from etcuda.passes.library import bags, scans, scatter, search, sorting, sums
+from etcuda.passes.library import bags, joins, scans, scatter, search, sorting, sums
 
 aten = torch.ops.aten
 
@@ -25,6 +25,7 @@ DECOMPOSITIONS: Mapping[torch._ops.OpOverload, Callable[..., Any]] = {
     aten._unsafe_index_put.default: sums.index_put,
     aten.bucketize.Scalar: search.bucketize_scalar,
     aten.bucketize.Tensor: search.bucketize,
+    aten.cat.default: joins.cat,
     aten.cummax.default: scans.cummax,
     aten.cummin.default: scans.cummin,
     aten.cumprod.default: scans.cumprod,
@@ -55,6 +56,14 @@ DECOMPOSITIONS: Mapping[torch._ops.OpOverload, Callable[..., Any]] = {
     aten.topk.default: sorting.topk,
 }
 
+# Where an operator is in the table for some of its calls: whether a call is one of them, from the same arguments.
+NEEDED: Mapping[torch._ops.OpOverload, Callable[..., bool]] = {
+    aten._unsafe_index_put.default: sums.is_accumulated,
+    aten.cat.default: joins.is_of_bytes,
+    aten.index_put.default: sums.is_accumulated,
+    aten.scatter.src: scatter.is_of_other_bits,
+}
+
 
 @graph_pass(requires=("lower_edge_ops", "bind_symbolic_inputs", "view_copy_to_view"))
 def decompose_library_calls(program: ExportedProgram, config: BackendConfig) -> int:
@@ -65,7 +74,7 @@ def decompose_library_calls(program: ExportedProgram, config: BackendConfig) -> 
     """
     changed = 0
     for module in graph_modules(program):
-        calls = [node for node in module.graph.nodes if node.op == "call_function" and node.target in DECOMPOSITIONS]
+        calls = [node for node in module.graph.nodes if _is_needed(node, config.is_host)]
         for node in calls:
             _inline(node, DECOMPOSITIONS[node.target], config.is_host)
         if calls:
@@ -73,6 +82,13 @@ def decompose_library_calls(program: ExportedProgram, config: BackendConfig) -> 
             refresh_meta(module.graph)
         changed += len(calls)
     return changed
+
+
+def _is_needed(node: Node, host: bool) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target not in DECOMPOSITIONS:
+        return False
+    is_needed = NEEDED.get(node.target)
+    return is_needed is None or is_needed(host, **torch.fx.map_arg(arguments(node), lambda source: source.meta["val"]))
 
 
 def _inline(node: Node, function: Callable[..., Any], host: bool) -> None:

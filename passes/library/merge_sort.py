@@ -65,7 +65,7 @@ def order_of(x: Tensor, descending: bool, bound: int) -> Tensor:
     rows, length = x.shape
     merges = max(-(-bound // RUN) - 1, 0).bit_length()
     total = RUN << merges
-    runs = Runs.of(x, descending).padded(total - length).view(rows, -1, RUN).sorted()
+    runs = Runs.of(x, descending).padded(total - length).view(rows, total // RUN, RUN).sorted()
     for level in range(merges):
         runs = _merged(runs, RUN << level)
     return runs.view(rows, total).order()[:, :length]
@@ -85,12 +85,10 @@ def first_of(x: Tensor, count: int, descending: bool, bound: int) -> Tensor:
     rows = x.shape[0]
     runs = Runs.of(x, descending)
     while bound > RUN:
-        parts = -(-bound // RUN)
-        length = runs.keys.shape[-1]
-        blocks = (length + RUN - 1) // RUN
-        runs = runs.padded(blocks * RUN - length).view(rows, blocks, RUN).sorted().first(count)
-        runs = runs.view(rows, blocks * count)
-        bound = parts * count
+        blocks = -(-bound // RUN)
+        runs = runs.padded(blocks * RUN - runs.keys.shape[-1]).view(rows, blocks, RUN).sorted().first(count)
+        bound = blocks * count
+        runs = runs.view(rows, bound)
     return runs.sorted().first(count).order()
 
 

@@ -2,7 +2,8 @@
 
 The runtime has them on the host. On the GPU Inductor generates those of up to a few thousand elements; a longer one is
 cut into blocks, whose totals are scanned in turn (Blelloch, "Prefix sums and their applications", 1990). The order of
-additions is fixed.
+additions is fixed. There are as many blocks as the bound of a dynamic length takes: their number at the example would
+be fixed by the way in places.
 """
 
 from __future__ import annotations
@@ -126,13 +127,13 @@ def _extreme_by_blocks(x: Tensor, op: Any, greatest: bool) -> tuple[Tensor, Tens
 def _in_blocks(x: Tensor) -> Tensor:
     """(..., n) as (..., blocks, length of a block); what is added at the end is never read."""
     length = x.shape[-1]
-    blocks = (length + _BLOCK - 1) // _BLOCK
+    blocks = -(-_bound(length) // _BLOCK)
     padded: Tensor = aten.constant_pad_nd.default(x, [0, blocks * _BLOCK - length], 0)
     return padded.reshape(*x.shape[:-1], blocks, _BLOCK)
 
 
 def _joined(blocks: Tensor, length: int) -> Tensor:
-    return blocks.reshape(*blocks.shape[:-2], blocks.shape[-2] * _BLOCK)[..., :length]
+    return blocks.flatten(-2)[..., :length]
 
 
 def _bound(size: int | torch.SymInt) -> int:

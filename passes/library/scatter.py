@@ -6,6 +6,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from etcuda.passes.library.search import search
 from etcuda.passes.library.sorting import sort
@@ -17,13 +18,15 @@ aten = torch.ops.aten
 _BITS = {torch.int64: torch.float64, torch.bool: torch.uint8, torch.bfloat16: torch.int16}
 
 
+def is_of_other_bits(host: bool, self: Tensor, dim: int, index: Tensor, src: Tensor) -> bool:
+    """Whether a plain write is one that Inductor hands to a library on the GPU."""
+    return not host and self.dtype in _BITS
+
+
 def scatter_src(host: bool, self: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """Plain writes, on the GPU of the same bits in another dtype."""
-    bits = None if host else _BITS.get(self.dtype)
-    if bits is None:
-        found: Tensor = aten.scatter.src(self, dim, index, src)
-    else:
-        found = aten.scatter.src(self.view(bits), dim, index, src.view(bits)).view(self.dtype)
+    """Plain writes of the same bits in another dtype."""
+    bits = _BITS[self.dtype]
+    found: Tensor = aten.scatter.src(self.view(bits), dim, index, src.view(bits)).view(self.dtype)
     return found
 
 
@@ -158,7 +161,7 @@ def _cut(src: Tensor, index: Tensor) -> Tensor:
 
 def _put_back(x: Tensor, part: Tensor, inner: tuple[slice, ...]) -> Tensor:
     """``x`` with ``part`` in its corner: all of it where the sizes agree."""
-    if part.shape == x.shape:
+    if all(statically_known_true(a == b) for a, b in zip(part.shape, x.shape, strict=True)):
         return part
     pads = [pad for dim in reversed(range(x.dim())) for pad in (0, x.shape[dim] - part.shape[dim])]
     inside = aten.constant_pad_nd.default(torch.ones_like(part, dtype=torch.bool), pads, False)

@@ -82,7 +82,8 @@ def nonzero_static(host: bool, self: Tensor, size: int, fill_value: int = -1) ->
 
 def masked_scatter(host: bool, self: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """The next element of ``source`` wherever the mask is set."""
-    x, mask = torch.broadcast_tensors(self, mask)  # type: ignore[no-untyped-call]
+    both: tuple[Tensor, Tensor] = torch.broadcast_tensors(self, mask)  # type: ignore[no-untyped-call]
+    x, mask = both
     if _is_empty(x) or _is_empty(source):
         return x.clone()
     place = cumsum(host, mask.reshape(-1), 0) - 1

@@ -45,13 +45,17 @@ def _add_parts(add: Add, self: Tensor, values: Tensor) -> Tensor:
     return found
 
 
+def is_accumulated(
+    host: bool, self: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False
+) -> bool:
+    """Whether the call is a sum; plain writes stay as they are."""
+    return accumulate
+
+
 def index_put(
     host: bool, self: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False
 ) -> Tensor:
-    """Sums by tensors of indices; plain writes stay as they are."""
-    if not accumulate:
-        written: Tensor = aten.index_put.default(self, indices, values, False)
-        return written
+    """Sums by tensors of indices."""
 
     def add(x: Tensor, y: Tensor) -> Tensor:
         found: Tensor = aten.index_put.default(x, indices, y, True)

@@ -6,18 +6,16 @@ import pathlib
 
 import pytest
 import torch
-from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+from executorch.exir import to_edge_transform_and_lower
 
 from etcuda import CudaPartitioner, save_program
 from tests.passes.library.order_cases import FAMILIES, AllOf
 from tests.run_program import run_program
 
-UNCHECKED = EdgeCompileConfig(_check_ir_validity=False)
-
 
 def export(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], target: str, path: pathlib.Path) -> None:
     program = torch.export.export(model, inputs)
-    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target)], compile_config=UNCHECKED)
+    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target)])
     save_program(lowered.to_executorch(), path)
 
 

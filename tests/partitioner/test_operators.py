@@ -37,7 +37,6 @@ REFUSED_ON_HOST = {
     "int64 mm": "got int64",
     "int64 pow.Scalar": "got a tensor",
     "int64 pow.Tensor_Tensor": "got a tensor",
-    "int8 cat": "torch.int8",
     "item": "depends on data",
     "linalg_inv": "library kernel",
     "linalg_qr": "library kernel",
@@ -106,11 +105,3 @@ def test_a_refused_operator_is_one_that_inductor_leaves_to_a_library(name: str) 
 def test_what_a_gpu_refuses(name: str, config: BackendConfig, part: str) -> None:
     found = reasons(exported(BY_NAME[name]), config)
     assert any(part in reason for reason in found), found
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["int8 cat"],
-)
-def test_what_a_gpu_claims_beyond_the_host(name: str) -> None:
-    assert reasons(exported(BY_NAME[name]), H200) == []
