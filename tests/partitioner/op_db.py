@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch._inductor import config, ir
@@ -17,18 +18,23 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.export import default_decompositions
+from torch.export import ExportedProgram, default_decompositions
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from etcuda.options import BackendConfig
 from etcuda.partitioner.support import refuse
+from etcuda.passes.manager import PASSES
 from etcuda.shims import COMPUTE_SHIMS
 from etcuda.target import resolve_target
 from tests.partitioner.lowering import OPTIONS, shim_of
 
 DTYPES = (torch.float32, torch.int64, torch.bool)
+# What passes make of a call before the compiler sees it.
+REWRITES = [
+    each for each in PASSES if each.name in ("apply_decompositions", "decompose_library_calls", "widen_reductions")
+]
 # Other sources than a claimed call: the sample cannot be traced without its values.
 UNTRACED = (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError)
 
@@ -66,12 +72,17 @@ def claimed_not_compiled(target: str, part: int = 0, parts: int = 1) -> tuple[in
                     continue
                 claimed += 1
                 name = f"{op.name} {op.variant_test_name} {[str(v.dtype) for v in inputs]}"
+                for each in REWRITES:
+                    each.run(cast(ExportedProgram, SimpleNamespace(graph_module=core, graph=core.graph)), rules)
                 inner = _functional(core, inputs, to_inductor)
                 for node in _calls(inner):
                     refusal = refuse(node, rules)
                     if refusal is not None:
                         problems.append(f"{name}: becomes {node.target}: {refusal.reason}")
-                problems += [f"{name}: calls {shim}" for shim in _library_calls(inner, inputs) if shim not in shims]
+                called = [
+                    shim.replace("_cpu_", "_cuda_") if not is_host else shim for shim in _library_calls(inner, inputs)
+                ]
+                problems += [f"{name}: calls {shim}" for shim in called if shim not in shims]
     return claimed, problems
 
 
