@@ -39,6 +39,7 @@ class ExemptingProgram(ExportedProgram):
         """As of any program, which is not changed; without gradients, for which loops would keep every step."""
         with torch.no_grad():
             made = super().run_decompositions(*args, **kwargs)
+            _forget_gradients(made)
         exempt_claimed(made, self._config)
         return ExemptingProgram.of(made, self._config)
 
@@ -75,6 +76,15 @@ def restore_unclaimed(module: GraphModule, claimed: Set[Node]) -> None:
         if isinstance(op, torch._ops.OpOverload) and exempted(op) is not op:
             node.target = aten_to_edge(exempted(op))
     module.recompile()
+
+
+def _forget_gradients(program: ExportedProgram) -> None:
+    """Has no input ask for a gradient: ExecuTorch traces the graph again, where loops would keep every step."""
+    for module in graph_modules(program):
+        for node in module.graph.nodes:
+            value = node.meta.get("val")
+            if node.op == "placeholder" and isinstance(value, torch.Tensor) and value.requires_grad:
+                node.meta["val"] = value.detach()
 
 
 def _is_outside(op: object) -> bool:

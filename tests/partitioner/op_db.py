@@ -59,9 +59,10 @@ def claimed_not_compiled(target: str, part: int = 0, parts: int = 1) -> tuple[in
     rules = BackendConfig(resolve_target(target))
     to_core, to_inductor = default_decompositions().materialize(), select_decomp_table()
     shims = COMPUTE_SHIMS["host" if is_host else "cuda"].keys()
+    side = "cpu" if is_host else "cuda"
     claimed, problems = 0, []
     for op in op_db[part::parts]:
-        for call, values in _samples(op, "cpu" if is_host else "cuda"):
+        for call, values in _samples(op, side):
             with FakeTensorMode(), torch.no_grad(), config.patch(OPTIONS):
                 inputs = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=d) for v, d in values]
                 try:
