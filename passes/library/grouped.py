@@ -36,7 +36,7 @@ def grouped_mm(
     size = _FEW_ROWS if isinstance(count, int) and count < _MANY else _MANY_ROWS
     ends = ends.to(torch.int64)
     starts = aten.constant_pad_nd.default(ends[:-1], [1, 0])
-    blocks = torch.div(ends - starts + (size - 1), size, rounding_mode="floor")
+    blocks = (ends - starts + (size - 1)) // size
     group = torch.arange(groups, device=rows.device)
     last_blocks = torch.where(group[None] <= group[:, None], blocks[None], 0).sum(-1)
     first_blocks = last_blocks - blocks
