@@ -1,5 +1,6 @@
 #include "blob/blob.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstring>
 #include <memory>
@@ -147,7 +148,23 @@ ConstantSpec read_constant(const schema::Constant* constant, size_t index,
   if (!end_bytes || static_cast<uint64_t>(*end_bytes) > capacity) {
     refuse(format("%s reaches beyond the %" PRIu64 " bytes of its storage", owner.c_str(), capacity));
   }
+  spec.end = static_cast<uint64_t>(*end_bytes);
+  spec.nbytes = static_cast<uint64_t>(*extent) * dtype_size(spec.dtype);
   return spec;
+}
+
+// Bytes that the file holds prove a size; zeros that are only counted would be allocated on its word.
+void check_zeros(const std::vector<StorageSpec>& storages, const std::vector<ConstantSpec>& constants) {
+  std::vector<uint64_t> used(storages.size(), 0);
+  for (const ConstantSpec& constant : constants) {
+    used[constant.storage] = std::max(used[constant.storage], constant.end);
+  }
+  for (size_t i = 0; i < storages.size(); ++i) {
+    if (storages[i].data_key.empty() && storages[i].nbytes != used[i]) {
+      refuse(format("storage %zu is %" PRIu64 " bytes of zeros, of which its constants use %" PRIu64, i,
+                    storages[i].nbytes, used[i]));
+    }
+  }
 }
 
 ImageSpec read_image(const schema::Image* image, size_t index, const uint8_t* blob, size_t nbytes,
@@ -303,6 +320,7 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
   for (size_t i = 0; i < count(root.constants()); ++i) {
     spec.constants.push_back(read_constant(root.constants()->Get(static_cast<Index>(i)), i, spec.storages));
   }
+  check_zeros(spec.storages, spec.constants);
   if (count(root.images()) == 0) refuse("there is no code image");
   for (size_t i = 0; i < count(root.images()); ++i) {
     const auto* image = root.images()->Get(static_cast<Index>(i));

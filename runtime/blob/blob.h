@@ -41,6 +41,8 @@ struct ConstantSpec {
   std::vector<int64_t> sizes;
   std::vector<int64_t> strides;
   int64_t storage_offset;
+  uint64_t nbytes;  // from the first element to the end of the last
+  uint64_t end;     // of the last element, from the start of the storage
 };
 
 enum class CodeKind { kCubin, kPtx, kNative };

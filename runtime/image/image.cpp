@@ -150,7 +150,12 @@ void CodeImage::bind_interface() {
   bind(aoti_.constant_from_folded, "AOTInductorModelContainerGetConstantFromFolded");
   bind(aoti_.update_constants, "AOTInductorModelContainerUpdateUserManagedConstantBufferPairs");
   bind(aoti_.run, "AOTInductorModelContainerRunSingleThreaded");
-  aoti_.last_error = reinterpret_cast<AotiError (*)(const char**)>(dlsym(handle_, "AOTInductorGetLastError"));
+  const auto find = [this](auto& function, const char* name) {
+    function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(handle_, name));
+  };
+  find(aoti_.constant_dtype, "AOTInductorModelContainerGetConstantDtype");
+  find(aoti_.constant_nbytes, "AOTInductorModelContainerGetConstantDataSize");
+  find(aoti_.last_error, "AOTInductorGetLastError");
 }
 
 }  // namespace etcuda
