@@ -111,7 +111,10 @@ StorageSpec read_storage(const schema::Storage* storage, size_t index) {
   } else {
     spec.sha256 = read_digest(storage->sha256(), owner);
   }
-  if (spec.is_mutable && spec.state_name.empty()) refuse(owner + " is mutable but has no state_name");
+  if (spec.is_mutable == spec.state_name.empty()) {
+    refuse(owner +
+           (spec.is_mutable ? " is mutable but has no state_name" : " has a state_name but is not mutable"));
+  }
   return spec;
 }
 
@@ -332,6 +335,16 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
   return spec;
 }
 
+// Images hold this digest, so it cannot cover theirs.
+Digest digest_without_images(const schema::Delegate& root, const uint8_t* payload, size_t nbytes) {
+  std::vector<uint8_t> copy(payload, payload + nbytes);
+  for (size_t i = 0; i < count(root.images()); ++i) {
+    const auto* digest = root.images()->Get(static_cast<flatbuffers::uoffset_t>(i))->sha256();
+    std::memset(copy.data() + (digest->data() - payload), 0, digest->size());
+  }
+  return sha256(copy.data(), copy.size());
+}
+
 }  // namespace
 
 BlobSpec read_blob(const void* data, size_t nbytes) {
@@ -350,7 +363,10 @@ BlobSpec read_blob(const void* data, size_t nbytes) {
     fail(ErrorCode::InvalidProgram,
          "the delegate's description is not a valid flatbuffer. Copy or export the .pte file again.");
   }
-  return convert(*schema::GetDelegate(root), blob, nbytes, kHeaderSize + payload.nbytes);
+  const schema::Delegate& delegate = *schema::GetDelegate(root);
+  BlobSpec spec = convert(delegate, blob, nbytes, kHeaderSize + payload.nbytes);
+  spec.description = digest_without_images(delegate, root, payload.nbytes);
+  return spec;
 }
 
 }  // namespace etcuda

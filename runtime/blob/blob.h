@@ -66,6 +66,8 @@ struct BlobSpec {
   std::vector<StorageSpec> storages;
   std::vector<ConstantSpec> constants;
   std::vector<ImageSpec> images;
+  // SHA-256 of the description with those of the images as zeros.
+  Digest description;
   bool graph_capturable = false;
   bool allow_tf32 = false;
   // Positions of numbers among the arguments of a call that nothing takes; ascending, before the outputs.

@@ -21,6 +21,7 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
   }
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   image_ = std::make_unique<CodeImage>(image);
+  image_->check_description(blob_.description);
   try {
     create_container(image);
     check_constants();

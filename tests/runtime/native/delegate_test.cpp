@@ -118,6 +118,14 @@ TEST(constants_are_those_of_the_image) {
   CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram, "the code image does not know: third");
 }
 
+TEST(an_image_knows_its_description) {
+  BlobRecipe recipe;
+  recipe.image = "image_description.so";
+  const MemoryDataMap program(recipe);
+  CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram,
+              "not the one that the code image for host was made with: expected SHA-256 0000");
+}
+
 TEST(state_needs_the_program_key) {
   const BlobRecipe recipe;
   MemoryDataMap program(recipe);
