@@ -26,6 +26,7 @@ from etcuda.partitioner.ownership import (
     tag_constants,
     tag_mutated_buffers,
 )
+from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
@@ -73,10 +74,11 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
         """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way."""
-        for each in decomposed_calls(exported_program, self.config):
+        drawn = draw_from_state(exported_program, self.config)
+        for each in decomposed_calls(drawn, self.config):
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
-        return copy_state(decompose_refused(exported_program, self.config), self.config)
+        return copy_state(decompose_refused(drawn, self.config), self.config)
 
 
 def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:

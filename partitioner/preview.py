@@ -15,6 +15,7 @@ from torch.fx import Node
 from etcuda.options import CompileOptions
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.partitioner import CudaPartitioner, tag_program
+from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, RefusedNode, decomposed_calls
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.passes.base import graph_modules
@@ -83,5 +84,6 @@ class PartitionRecorder(CudaPartitioner):
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
         """Records which calls could not stay whole; inserts the copies of state that an export inserts."""
-        self._decomposed = decomposed_calls(exported_program, self.config)
-        return copy_state(exported_program, self.config)
+        drawn = draw_from_state(exported_program, self.config)
+        self._decomposed = decomposed_calls(drawn, self.config)
+        return copy_state(drawn, self.config)

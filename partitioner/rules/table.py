@@ -16,7 +16,7 @@ from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
 from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
-from etcuda.partitioner.rules.random import DropoutRule, RandomRule
+from etcuda.partitioner.rules.random import DropoutRule, PhiloxRule, RandomRule
 from etcuda.partitioner.rules.scan import ScanRule, SearchRule, SelectionRule, SortRule
 from etcuda.partitioner.rules.scatter import IndexAddRule, IndexPutRule, MaskedScatterRule, ScatterRule
 
@@ -35,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     KernelRule(),
     MaskedScatterRule(),
     MatmulRule(),
+    PhiloxRule(),
     QuantizedEmbeddingRule(),
     QuantizedLinearRule(),
     RandomRule(),
