@@ -18,6 +18,7 @@ from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileO
 from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
+from etcuda.partitioner.outside_core import ExemptingProgram, restore_unclaimed
 from etcuda.partitioner.ownership import (
     TAG,
     note_declared,
@@ -30,7 +31,9 @@ from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
+from etcuda.passes.base import values_of
 from etcuda.target import CudaTarget, resolve_target
+from etcuda.torch_private import forget_pending_symbols
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +77,13 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
         """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way."""
-        drawn = draw_from_state(exported_program, self.config)
-        for each in decomposed_calls(drawn, self.config):
+        for each in decomposed_calls(exported_program, self.config):
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
-        return copy_state(decompose_refused(drawn, self.config), self.config)
+        forget_pending_symbols(values_of(exported_program))
+        drawn = draw_from_state(exported_program, self.config)
+        program = copy_state(decompose_refused(drawn, self.config), self.config)
+        return ExemptingProgram.of(program, self.config)
 
 
 def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:
@@ -88,6 +93,7 @@ def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[s
         The tags in execution order, and the report.
     """
     claims = claim(program.graph_module, config, set(owned_placeholders(program)))
+    restore_unclaimed(program.graph_module, {node for group in claims.partitions for node in group})
     tags = [f"etcuda_{index}" for index in range(len(claims.partitions))]
     for tag, group in zip(tags, claims.partitions, strict=True):
         for node in group:

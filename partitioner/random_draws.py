@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from etcuda.kernels.random import distributions, uniform
 from etcuda.partitioner.aliases import base_name
 from etcuda.passes.graph.calls import arguments
+from etcuda.passes.graph.edge_ops import underlying
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -107,10 +108,11 @@ def is_draw(node: Node) -> bool:
 
 
 def refuse_draw(node: Node) -> str | None:
-    """Why a call, which must be functional, cannot be drawn from a state; ``None`` if it can."""
-    name = base_name(node)
+    """Why a call, functional, of ATen or Edge, cannot be drawn from a state; ``None`` if it can."""
+    op = underlying(node.target)
+    name = "" if op is None else op._schema.name.removeprefix("aten::")
     value = node.meta.get("val")
-    if name not in DRAWS:
+    if op is None or name not in DRAWS:
         return f"expected one of {', '.join(DRAWS)}"
     if not isinstance(value, Tensor):
         return "expected one tensor as its result"
@@ -119,7 +121,7 @@ def refuse_draw(node: Node) -> str | None:
         return f"expected a dtype of {_listed(taken)}, got {_listed([value.dtype])}"
     if free_unbacked_symbols(value.shape):
         return f"its size {list(value.shape)} depends on data, which only the running program knows"
-    given = _values(node)
+    given = _values(node, op)
     if given.get("generator") is not None:
         return "it has a generator of its own"
     if name in ("randint", "randint_like", "random"):
@@ -133,8 +135,8 @@ def refuse_draw(node: Node) -> str | None:
     return None
 
 
-def _values(node: Node) -> dict[str, Any]:
-    given = arguments(node)
+def _values(node: Node, op: torch._ops.OpOverload) -> dict[str, Any]:
+    given = arguments(node, op)
     return {name: torch.fx.map_arg(value, lambda n: n.meta.get("val")) for name, value in given.items()}
 
 

@@ -77,7 +77,8 @@ CASES: dict[str, RandomCase] = {
         lambda d, x, p: d(R.randint, 0, 2**50, x.shape), True,
     ),
     "random_ int32": RandomCase(
-        lambda x, p: _empty(x, torch.int32).random_(), lambda d, x, p: d(R.randint, 0, 2**31, x.shape, torch.int32), True
+        lambda x, p: _empty(x, torch.int32).random_(),
+        lambda d, x, p: d(R.randint, 0, 2**31, x.shape, torch.int32), True,
     ),
     "bernoulli": RandomCase(lambda x, p: torch.bernoulli(p), lambda d, x, p: d(R.bernoulli, p.shape, p), True),
     "bernoulli_": RandomCase(

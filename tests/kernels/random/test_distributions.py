@@ -1,4 +1,4 @@
-"""Distributions against what they should be: fixed seeds, bounds that a right generator exceeds once in 10,000 seeds."""
+"""Distributions against what they should be. Seeds are fixed; a right generator exceeds a bound for 1 seed in 10,000."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ CONTINUOUS: dict[str, tuple[Callable[[torch.dtype], Tensor], Callable[[Tensor], 
     "normal": (lambda d: random.normal(STATE, [COUNT], dtype=d, draw=2), normal_cdf),
     "normal of mean and std": (lambda d: random.normal(STATE, [COUNT], -1, 3, d, 3), lambda x: normal_cdf((x + 1) / 3)),
     "exponential": (lambda d: random.exponential(STATE, [COUNT], 2, d, 4), lambda x: 1 - torch.exp(-2 * x)),
-    "log_normal": (lambda d: random.log_normal(STATE, [COUNT], 0.5, 0.7, d, 5), lambda x: normal_cdf((x.log() - 0.5) / 0.7)),
+    "log_normal": (
+        lambda d: random.log_normal(STATE, [COUNT], 0.5, 0.7, d, 5), lambda x: normal_cdf((x.log() - 0.5) / 0.7),
+    ),
     "cauchy": (lambda d: random.cauchy(STATE, [COUNT], 1, 2, d, 6), lambda x: 0.5 + torch.atan((x - 1) / 2) / math.pi),
 }  # fmt: skip
 
@@ -78,7 +80,9 @@ DISCRETE: dict[str, tuple[Callable[[], Tensor], Tensor]] = {
     "multinomial": (lambda: random.multinomial(STATE, P.expand(COUNT, 6), 1).flatten(), P),
     "multinomial with replacement": (lambda: random.multinomial(STATE, P, COUNT, True), P),
     "multinomial without": (lambda: random.multinomial(STATE, P.expand(COUNT, 6), 2)[:, 0], P),
-    "a wide multinomial": (lambda: random.multinomial(STATE, torch.ones(COUNT // 16, 4096), 1).flatten() // 64, torch.ones(64)),
+    "a wide multinomial": (
+        lambda: random.multinomial(STATE, torch.ones(COUNT // 16, 4096), 1).flatten() // 64, torch.ones(64),
+    ),
     "randperm": (lambda: torch.stack([random.randperm(STATE, 5, draw=k) for k in range(2000)])[:, 3], torch.ones(5)),
 }  # fmt: skip
 
