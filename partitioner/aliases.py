@@ -99,7 +99,8 @@ def functional_copy(program: ExportedProgram) -> ExportedProgram:
     """A copy in which no call writes to its arguments, and nothing is decomposed."""
     made = copy_graph(program)
     match_overwrites(made)
-    return made.run_decompositions({})
+    functional: ExportedProgram = made.run_decompositions({})
+    return functional
 
 
 def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -39,8 +39,11 @@ class Draw:
     @property
     def size(self) -> Sequence[int]:
         """Shape of the result."""
-        given = self.arguments.get("size")
-        return self.arguments["self"].shape if given is None else given
+        size: Sequence[int] | None = self.arguments.get("size")
+        if size is None:
+            size = self.arguments["self"].shape
+        assert size is not None
+        return size
 
     def make(self, distribution: Callable[..., Tensor], *parameters: Any) -> Tensor:
         """Numbers of a distribution that takes its state, a size and parameters."""
@@ -54,7 +57,7 @@ class Draw:
 def _normal(draw: Draw) -> Tensor:
     mean, std = draw.arguments["mean"], draw.arguments["std"]
     tensors = [each for each in (mean, std) if isinstance(each, Tensor)]
-    size = torch.broadcast_shapes(*(each.shape for each in tensors)) if tensors else draw.size
+    size = torch.broadcast_tensors(*tensors)[0].shape if tensors else draw.size  # type: ignore[no-untyped-call]
     return distributions.normal(draw.state, size, mean, std, draw.dtype, draw.number)
 
 

@@ -111,7 +111,7 @@ def _state_placeholder(program: ExportedProgram) -> Node:
     place = next((i for i, spec in enumerate(specs) if spec.kind not in weights), len(specs))
     behind = next(itertools.islice(program.graph.nodes, place, None))
     with program.graph.inserting_before(behind):
-        made = program.graph.placeholder(f"b_{STATE_NAME}")
+        made: Node = program.graph.placeholder(f"b_{STATE_NAME}")
     mode: Any = mode_of_graph(program.graph)
     with mode:
         made.meta["val"] = torch.empty(2, dtype=torch.int64)

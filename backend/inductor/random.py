@@ -20,10 +20,11 @@ _Result = Callable[[Sequence[Any]], Any]
 
 def register() -> None:
     """Tells Inductor how to lower the operators; a second call changes nothing."""
-    table = {torch.ops.etcuda.philox_bits.default: _bits, torch.ops.etcuda.philox_below.default: _below}
+    table: dict[Any, Callable[..., Any]] = {torch.ops.etcuda.philox_bits.default: _bits, torch.ops.etcuda.philox_below.default: _below}
     for op, lower in table.items():
         if op not in lowering.lowerings:
-            lowering.register_lowering(op, type_promotion_kind=None)(lower)
+            declare: Callable[..., Any] = lowering.register_lowering(op, type_promotion_kind=None)
+            declare(lower)
 
 
 def _bits(state: Any, draw: int, size: Sequence[Any], bits: int, word: int) -> Any:

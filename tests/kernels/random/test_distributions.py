@@ -1,4 +1,4 @@
-"""Distributions against what they should be. Seeds are fixed; a right generator exceeds a bound for 1 seed in 10,000."""
+"""Distributions against what they should be. Seeds are fixed; a right generator fails for 1 seed in 10,000."""
 
 from __future__ import annotations
 
