@@ -20,7 +20,10 @@ _Result = Callable[[Sequence[Any]], Any]
 
 def register() -> None:
     """Tells Inductor how to lower the operators; a second call changes nothing."""
-    table: dict[Any, Callable[..., Any]] = {torch.ops.etcuda.philox_bits.default: _bits, torch.ops.etcuda.philox_below.default: _below}
+    table: dict[Any, Callable[..., Any]] = {
+        torch.ops.etcuda.philox_bits.default: _bits,
+        torch.ops.etcuda.philox_below.default: _below,
+    }
     for op, lower in table.items():
         if op not in lowering.lowerings:
             declare: Callable[..., Any] = lowering.register_lowering(op, type_promotion_kind=None)

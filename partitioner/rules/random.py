@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import torch
 
-import etcuda.kernels.random  # noqa: F401  defines the operator
+import etcuda.kernels.random  # noqa: F401  defines the operators
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.random_draws import refuse_draw
-from etcuda.partitioner.rules.base import Rule, overloads
+from etcuda.partitioner.rules.base import Rule
 
 aten = torch.ops.aten
 
+# Arguments without which an operator that may draw random numbers draws none.
+_SWITCHES = ("train", "training", "dropout_p", "dropout")
 
-class PhiloxRule(Rule):
-    """Philox is a function of its arguments: claimed always."""
 
-    ops = (torch.ops.etcuda.philox_bits.default, torch.ops.etcuda.philox_below.default)
-
-    def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses nothing."""
+def refuse_random(view: NodeView) -> Refusal | None:
+    """Refuses what draws random numbers, as PyTorch's tags say, for operators without a rule of their own."""
+    if torch.Tag.nondeterministic_seeded not in view.op.tags:
         return None
-
-
-class RandomRule(Rule):
-    """Nothing random is claimed: what the option ``random_seed`` serves has been replaced by then."""
-
-    ops = overloads(
-        aten.bernoulli,
-        aten.multinomial,
-        aten.normal,
-        aten.normal_functional,
-        aten.poisson,
-        aten.rand,
-        aten.rand_like,
-        aten.randint,
-        aten.randint_like,
-        aten.randn,
-        aten.randn_like,
-        aten.randperm,
-    )
-
-    def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses always."""
-        return Refusal(_reason(view), {"op": str(view.op)})
+    switches = [view.arguments[name] for name in _SWITCHES if name in view.arguments]
+    if switches and not any(switches):
+        return None
+    return Refusal(_reason(view), {"op": str(view.op)})
 
 
 def _reason(view: NodeView) -> str:
@@ -53,6 +33,16 @@ def _reason(view: NodeView) -> str:
         )
     why = refuse_draw(view.node) or "it stands inside of control flow"
     return f"{view.op} draws random numbers in a way that random_seed does not serve: {why}"
+
+
+class PhiloxRule(Rule):
+    """Philox is a function of its arguments: claimed always."""
+
+    ops = (torch.ops.etcuda.philox_bits.default, torch.ops.etcuda.philox_below.default)
+
+    def refuse(self, view: NodeView) -> Refusal | None:
+        """Refuses nothing."""
+        return None
 
 
 class DropoutRule(Rule):

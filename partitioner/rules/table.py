@@ -16,7 +16,7 @@ from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
 from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
-from etcuda.partitioner.rules.random import DropoutRule, PhiloxRule, RandomRule
+from etcuda.partitioner.rules.random import DropoutRule, PhiloxRule
 from etcuda.partitioner.rules.scan import ScanRule, SearchRule, SelectionRule, SortRule
 from etcuda.partitioner.rules.scatter import IndexAddRule, IndexPutRule, MaskedScatterRule, ScatterRule
 
@@ -38,7 +38,6 @@ RULES: tuple[Rule, ...] = (
     PhiloxRule(),
     QuantizedEmbeddingRule(),
     QuantizedLinearRule(),
-    RandomRule(),
     ScanRule(),
     ScatterRule(),
     SearchRule(),
