@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from etcuda.kernels.random.uniform import Size, bits, computed_in, open_unit, unit
+from etcuda.kernels.random.uniform import Size, bits, computed_in, open_unit, parameter, unit
 
 # What a distribution takes: a number, or a tensor that broadcasts with the result.
 Parameter = float | Tensor
@@ -33,12 +33,12 @@ def normal(
     """
     inner = computed_in(dtype)
     radius = torch.sqrt(-2.0 * torch.log(open_unit(state, draw, size, inner)))
-    angle = unit(state, draw, size, inner, word=2) * (2 * math.pi)
-    made = radius * torch.cos(angle)
+    turn = unit(state, draw, size, inner, word=2)
+    made = radius * torch.cos(turn * parameter(2 * math.pi, turn))
     if isinstance(std, Tensor) or std != 1:
-        made = made * std
+        made = made * parameter(std, made)
     if isinstance(mean, Tensor) or mean != 0:
-        made = made + mean
+        made = made + parameter(mean, made)
     return made.to(dtype)
 
 
@@ -55,7 +55,7 @@ def exponential(
         draw: number of the draw, added to the offset.
     """
     made = -torch.log1p(-open_unit(state, draw, size, computed_in(dtype)))
-    return (made if rate == 1 else made / rate).to(dtype)
+    return (made if rate == 1 else made / parameter(rate, made)).to(dtype)
 
 
 def log_normal(
@@ -80,7 +80,8 @@ def cauchy(
 ) -> Tensor:
     """Cauchy numbers: ``median + sigma * tan(pi * (u - 1 / 2))``. Arguments as of ``normal``."""
     u = open_unit(state, draw, size, computed_in(dtype))
-    return (torch.tan((u - 0.5) * math.pi) * sigma + median).to(dtype)
+    made = torch.tan((u - 0.5) * parameter(math.pi, u))
+    return (made * parameter(sigma, u) + parameter(median, u)).to(dtype)
 
 
 def geometric(state: Tensor, size: Size, p: float, dtype: torch.dtype = torch.float32, draw: int = 0) -> Tensor:
@@ -88,7 +89,8 @@ def geometric(state: Tensor, size: Size, p: float, dtype: torch.dtype = torch.fl
     inner = computed_in(dtype)
     if p == 1:
         return torch.ones(size, dtype=dtype, device=state.device)
-    trials = torch.log(open_unit(state, draw, size, inner)) / math.log1p(-p)
+    u = open_unit(state, draw, size, inner)
+    trials = torch.log(u) / parameter(math.log1p(-p), u)
     return torch.ceil(trials).clamp(min=1).to(dtype)
 
 
@@ -103,7 +105,8 @@ def bernoulli(state: Tensor, size: Size, p: Parameter, dtype: torch.dtype = torc
         draw: number of the draw, added to the offset.
     """
     inner = computed_in(p.dtype) if isinstance(p, Tensor) else torch.float32
-    return (open_unit(state, draw, size, inner) < p).to(dtype)
+    u = open_unit(state, draw, size, inner)
+    return (u < parameter(p, u)).to(dtype)
 
 
 def multinomial(state: Tensor, p: Tensor, num_samples: int, replacement: bool = False, draw: int = 0) -> Tensor:

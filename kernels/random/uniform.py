@@ -25,6 +25,14 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def parameter(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor without dimensions, in the dtype of ``like``; a tensor is returned as it is.
+
+    ExecuTorch makes float32 of the numbers that stand in a graph's arithmetic.
+    """
+    return value if isinstance(value, Tensor) else torch.full([], value, dtype=like.dtype, device=like.device)
+
+
 def unit(state: Tensor, draw: int, size: Size, dtype: torch.dtype = torch.float32, word: int = 0) -> Tensor:
     """Numbers in [0, 1), all multiples of 2**-n equally likely: n is 53, 24, 11, 8 for fp64, fp32, fp16, bf16.
 
@@ -62,11 +70,13 @@ def uniform(
     if (low, high) == (0.0, 1.0):
         return unit(state, draw, size, dtype)
     if dtype == torch.float64:
-        made = unit(state, draw, size, dtype) * (high - low) + low
+        made = unit(state, draw, size, dtype)
+        made = made * parameter(high - low, made) + parameter(low, made)
     else:
         # A product of 24 bits by 24 bits is exact, so that it does not matter whether a compiler fuses it with the sum.
-        made = (unit(state, draw, size).to(torch.float64) * _to_float32(high - low) + low).to(torch.float32)
-    return torch.where(made >= high, low, made).to(dtype)
+        wide = unit(state, draw, size).to(torch.float64)
+        made = (wide * parameter(_to_float32(high - low), wide) + parameter(low, wide)).to(torch.float32)
+    return torch.where(made >= parameter(high, made), parameter(low, made), made).to(dtype)
 
 
 def _to_float32(value: float) -> float:

@@ -90,6 +90,10 @@ CASES: dict[str, RandomCase] = {
     "geometric_": RandomCase(
         lambda x, p: _empty(x).geometric_(0.01) * 0 + 1, lambda d, x, p: d(R.geometric, x.shape, 0.01) * 0 + 1, True
     ),
+    "uniform_ fp64": RandomCase(
+        lambda x, p: _empty(x, torch.float64).uniform_(-1.3, 2),
+        lambda d, x, p: d(R.uniform, x.shape, -1.3, 2, dtype=torch.float64),
+    ),
     "cauchy_ and log_normal_": RandomCase(
         lambda x, p: _empty(x).cauchy_(1, 0.1) + _empty(x).log_normal_(0, 0.1),
         lambda d, x, p: d(R.cauchy, x.shape, 1, 0.1) + d(R.log_normal, x.shape, 0, 0.1),
