@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from etcuda.passes.base import NodeError
 from etcuda.passes.graph.meta import compute_meta
 from etcuda.torch_private import fake_mode_of, on_fake_tensors
 
-Rewrite = Callable[..., torch.Tensor]
+Rewrite = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]:
@@ -23,8 +24,9 @@ def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]
 
     Args:
         node: the call to replace, erased afterwards.
-        function: takes one tensor for each of ``tensors`` and returns one tensor of the shape and dtype of ``node``.
-        tensors: inputs of ``node``.
+        function: takes one tensor for each of ``tensors``, and returns one of the shape and dtype of ``node``, or a
+            tuple of those of its results.
+        tensors: inputs of ``node``, or nodes of symbolic numbers.
 
     Returns:
         The new nodes, in order.
@@ -45,11 +47,23 @@ def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]
             if inner.op == "placeholder":
                 made[inner] = next(placeholders)
             elif inner.op == "output":
-                result = made[inner.args[0]]
+                result = torch.fx.map_arg(inner.args[0], made.__getitem__)
             else:
                 made[inner] = node.graph.node_copy(inner, made.__getitem__)
                 made[inner].meta = {**node.meta, "val": inner.meta["val"]}
                 nodes.append(made[inner])
+    if isinstance(expected, torch.Tensor):
+        _replace(node, result, expected)
+    else:
+        for user in list(node.users):
+            index: Any = user.args[1]
+            assert user.target is operator.getitem
+            _replace(user, result[index], expected[index])
+    node.graph.erase_node(node)
+    return nodes
+
+
+def _replace(node: Node, result: Node, expected: torch.Tensor) -> None:
     got = result.meta["val"]
     if tuple(got.shape) != tuple(expected.shape) or got.dtype != expected.dtype:
         raise NodeError(
@@ -57,8 +71,8 @@ def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]
             f"expected a rewrite to {tuple(expected.shape)} {expected.dtype}, got {tuple(got.shape)} {got.dtype}",
         )
     node.replace_all_uses_with(result)
-    node.graph.erase_node(node)
-    return nodes
+    if node.target is operator.getitem:
+        node.graph.erase_node(node)
 
 
 def rewrite_calls(graph: Graph, choose: Callable[[Node], tuple[Rewrite, tuple[Node, ...]] | None]) -> int:
