@@ -42,6 +42,10 @@ def _empty(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty_like(x, dtype=dtype)
 
 
+def _branch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return x + (first if x.shape[0] > 4 else second)
+
+
 R = random
 CASES: dict[str, RandomCase] = {
     "rand": RandomCase(
@@ -104,6 +108,16 @@ CASES: dict[str, RandomCase] = {
     "multinomial with replacement": RandomCase(
         lambda x, p: torch.multinomial(p, 3, replacement=True), lambda d, x, p: d(R.multinomial, p, 3, True), True
     ),
+    "multinomial without replacement": RandomCase(
+        lambda x, p: torch.multinomial(p, 3), lambda d, x, p: d(R.multinomial, p, 3), True
+    ),
+    "randperm": RandomCase(lambda x, p: torch.randperm(9), lambda d, x, p: d(R.randperm, 9), True),
+    "a branch": RandomCase(
+        lambda x, p: torch.cond(
+            x.shape[0] > 4, lambda x: x + torch.rand(4), lambda x: x + torch.randint(9, (4,)), (x,)
+        ),
+        lambda d, x, p: _branch(x, d(R.uniform, [4]), d(R.randint, 0, 9, [4])), True,
+    ),
     "a race of exponentials": RandomCase(
         lambda x, p: torch.argmax(p.softmax(-1) / _empty(p).exponential_(1), -1),
         lambda d, x, p: torch.argmax(p.softmax(-1) / d(R.exponential, p.shape), -1), True,
@@ -130,12 +144,12 @@ class FlatDraws(AllDraws):
 
 
 class Partitions(nn.Module):
-    """Draws in two partitions: what depends on data stands between them."""
+    """Draws in two partitions: a product of int64, which is left to ExecuTorch, stands between them."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = x + torch.rand(3)
-        found = torch.nonzero(y > 0.5)
-        return y, found, found.sum() * torch.randn(3)
+        count = torch.mm((y > 0.5).to(torch.int64).unsqueeze(0), torch.ones(3, 1, dtype=torch.int64))
+        return y, count, count + torch.randn(3)
 
 
 def inputs(rows: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     methods = programs(AllDraws())
     partitioners = {name: [CudaPartitioner("host", options=OPTIONS)] for name in methods}
     path = tmp_path_factory.mktemp("random") / "random.pte"
-    save_program(to_edge_transform_and_lower(dict(methods), partitioner=partitioners).to_executorch(), path)
+    lowered = to_edge_transform_and_lower(dict(methods), partitioner=partitioners)
+    calls = [node for node in lowered.exported_program("partitions").graph.nodes if "call_delegate" in node.name]
+    assert len(calls) == 2
+    save_program(lowered.to_executorch(), path)
     return path
 
 
@@ -48,9 +51,10 @@ def test_methods_and_partitions_share_the_generator(program: pathlib.Path) -> No
     assert old.tolist() == [SEED, 0]
     state = random.make_state(3)
     for _ in range(2):
-        first, found, second = methods["partitions"].execute((torch.zeros(3),))
+        first, count, second = methods["partitions"].execute((torch.zeros(3),))
         assert torch.equal(first, random.uniform(state, [3]))
-        torch.testing.assert_close(second, found.sum() * random.normal(state, [3], draw=1), rtol=1e-6, atol=1e-6)
+        assert int(count) == int((first > 0.5).sum())
+        torch.testing.assert_close(second, count + random.normal(state, [3], draw=1), rtol=1e-6, atol=1e-6)
         state = state + torch.tensor([0, 2])
     state = check(methods["draws"].execute(inputs(2)), state, 2)
     (old,) = methods["reseed"].execute((random.make_state(SEED),))
