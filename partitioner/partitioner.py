@@ -27,6 +27,7 @@ from etcuda.partitioner.ownership import (
     tag_constants,
     tag_mutated_buffers,
 )
+from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.stock_kernels import warn_of_missing_kernels
@@ -90,7 +91,8 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
         forget_pending_symbols(values_of(exported_program))
-        program = copy_state(decompose_refused(exported_program, self.config), self.config)
+        drawn = draw_from_state(exported_program, self.config)
+        program = copy_state(decompose_refused(drawn, self.config), self.config)
         return ExemptingProgram.of(program, self.config)
 
 

@@ -18,7 +18,7 @@ from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
 from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
-from etcuda.partitioner.rules.random import DropoutRule
+from etcuda.partitioner.rules.random import DropoutRule, PhiloxRule
 from etcuda.partitioner.rules.scan import CompactionRule, ScanRule, SearchRule
 from etcuda.partitioner.rules.scatter import EmbeddingBagRule, IndexAddRule, IndexPutRule, ScatterRule
 from etcuda.partitioner.rules.sorting import SortRule
@@ -40,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     KernelRule(),
     LcmRule(),
     MatmulRule(),
+    PhiloxRule(),
     PutRule(),
     QuantizedEmbeddingRule(),
     QuantizedLinearRule(),
