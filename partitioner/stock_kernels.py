@@ -18,7 +18,6 @@ from torch.export.exported_program import ExportedProgram
 from etcuda.passes.base import graph_modules
 from etcuda.torch_private import behind_edge
 
-# The runtime says the same where a method is loaded, in runtime/core/last_error.cpp.
 SENTENCE = (
     "no delegate computes {ops}, and the runtime has no kernel for that. Let another partitioner take it, write the "
     "model without it, or register a kernel for it before the program is loaded."

@@ -12,7 +12,6 @@ from etcuda.partitioner.rules.bytes import BitcastRule
 from etcuda.partitioner.rules.convolution import ConvolutionRule
 from etcuda.partitioner.rules.decomposed import LcmRule, PutRule
 from etcuda.partitioner.rules.embedding import EmbeddingRule
-from etcuda.partitioner.rules.grouped import GroupedProductRule
 from etcuda.partitioner.rules.integer_pow import IntegerPowRule
 from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
@@ -33,7 +32,6 @@ RULES: tuple[Rule, ...] = (
     DropoutRule(),
     EmbeddingBagRule(),
     EmbeddingRule(),
-    GroupedProductRule(),
     IndexAddRule(),
     IndexPutRule(),
     IntegerPowRule(),

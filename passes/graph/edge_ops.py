@@ -19,7 +19,7 @@ def underlying(target: object) -> torch._ops.OpOverload | None:
     op = behind_edge(target)
     if not isinstance(op, torch._ops.OpOverload):
         return None
-    return DIM_ORDER_OPS.get(str(op)) or SAME_AS.get(str(op)) or exempted(op)
+    return DIM_ORDER_OPS.get(str(op)) or exempted(op)
 
 
 # Keyed by name: the left-hand operators exist once executorch.exir is imported.
@@ -27,12 +27,6 @@ DIM_ORDER_OPS: dict[str, torch._ops.OpOverload] = {
     "dim_order_ops._to_dim_order_copy.default": aten._to_copy.default,
     "dim_order_ops._clone_dim_order.default": aten.clone.default,
     "dim_order_ops._empty_dim_order.default": aten.empty.memory_format,
-}
-
-# Other libraries' operators that do what an ATen one does, with its arguments; keyed by name for the same reason.
-SAME_AS: dict[str, torch._ops.OpOverload] = {
-    # What transformers calls for experts in other dtypes than bfloat16.
-    "transformers.grouped_mm_fallback.default": aten._grouped_mm.default,
 }
 
 # Each reads its input through new sizes and strides; without the copy it is a view.

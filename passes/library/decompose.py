@@ -14,7 +14,7 @@ from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
-from etcuda.passes.library import bags, grouped, joins, scans, scatter, search, sorting, sums
+from etcuda.passes.library import bags, joins, scans, scatter, search, sorting, sums
 
 aten = torch.ops.aten
 
@@ -22,7 +22,6 @@ aten = torch.ops.aten
 DECOMPOSITIONS: Mapping[torch._ops.OpOverload, Callable[..., Any]] = {
     aten._embedding_bag.default: bags.embedding_bag,
     aten._embedding_bag_forward_only.default: bags.embedding_bag,
-    aten._grouped_mm.default: grouped.grouped_mm,
     aten._unsafe_index_put.default: sums.index_put,
     aten.bucketize.Scalar: search.bucketize_scalar,
     aten.bucketize.Tensor: search.bucketize,

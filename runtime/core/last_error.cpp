@@ -19,7 +19,6 @@ thread_local int emitting = 0;
 
 struct LastError {
   std::string sentence;
-  std::string missing;      // operators that a method calls and nobody has, joined by commas
   bool is_followed = false;  // ExecuTorch has logged the code that the failed call returned
   ~LastError() { forgotten = true; }
 };
@@ -33,7 +32,6 @@ void set(const std::string& sentence) noexcept {
   if (forgotten) return;
   try {
     last_error().sentence = sentence;
-    last_error().missing.clear();
   } catch (const std::bad_alloc&) {
     last_error().sentence.clear();
   }
@@ -48,38 +46,9 @@ bool is_code(const std::string& entry) {
          entry.find_first_not_of("0123456789abcdefABCDEF", start + 2) == std::string::npos;
 }
 
-// The operator of an entry such as "Missing operator: [0] aten::avg_pool3d.out", else nothing. ExecuTorch logs
-// one for each when it loads a method, and then how many there were.
-std::string missing_operator(const std::string& entry) {
-  static const std::string start = "Missing operator: [";
-  const size_t end = entry.rfind("] ");
-  return entry.compare(0, start.size(), start) == 0 && end != std::string::npos ? entry.substr(end + 2) : "";
-}
-
-// Export warns with the same words, in partitioner/stock_kernels.py.
-void add_missing(LastError& last, const std::string& name) {
-  const std::string known = ", " + last.missing + ", ";
-  if (known.find(", " + name + ", ") == std::string::npos)
-    last.missing += (last.missing.empty() ? "" : ", ") + name;
-  last.sentence = "no delegate computes " + last.missing +
-                  ", and the runtime has no kernel for that. Let another partitioner take it, write the model "
-                  "without it, or register a kernel for it before the program is loaded.";
-  last.is_followed = false;
-}
-
-void note(const std::string& entry) {
+void note(const std::string& entry) noexcept {
   if (forgotten) return;
   LastError& last = last_error();
-  const bool is_count = entry.compare(0, 10, "There are ") == 0;
-  if (is_count && !last.missing.empty()) {
-    last.missing.clear();  // the next one is of another method
-    return;
-  }
-  const std::string missing = missing_operator(entry);
-  if (!missing.empty()) {
-    add_missing(last, missing);
-    return;
-  }
   if (!last.sentence.empty() && !last.is_followed && is_code(entry)) {
     last.is_followed = true;
   } else {
@@ -115,7 +84,6 @@ void emit(et_timestamp_t timestamp, et_pal_log_level_t level, const char* file, 
 void clear_last_error() noexcept {
   if (forgotten) return;
   last_error().sentence.clear();
-  last_error().missing.clear();
   last_error().is_followed = false;
 }
 

@@ -44,7 +44,7 @@ def library_calls(program: ExportedProgram) -> list[str]:
             graph.run(*inputs)
         for operation in graph.operations:
             if isinstance(operation, ir.ExternKernel) and not isinstance(operation, ir.MultiOutput):
-                found.append(shim_of(operation))
+                found.append(_shim(operation))
         raise _LoweredError
 
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
@@ -57,8 +57,7 @@ def library_calls(program: ExportedProgram) -> list[str]:
     raise AssertionError("Inductor did not lower the graph")
 
 
-def shim_of(operation: ir.ExternKernel) -> str:
-    """The function of AOTInductor's C interface, or the operator, that a library kernel is called by."""
+def _shim(operation: ir.ExternKernel) -> str:
     kernel = getattr(operation, "cpp_kernel_name", None) or type(operation).__name__
     overload = getattr(operation, "op_overload", None)
     if kernel.startswith("aoti_torch_"):
