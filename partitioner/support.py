@@ -39,7 +39,7 @@ REWRITTEN = frozenset({torch.ops.aten.upsample_nearest2d.vec})
 # ExecuTorch describes tensors of at most so many dimensions.
 MAX_RANK = 16
 
-CONTROL_FLOW = ("cond", "while_loop")
+CONTROL_FLOW = ("cond", "map_impl", "scan", "while_loop")
 
 
 def refuse(node: Node, config: BackendConfig) -> Refusal | None:

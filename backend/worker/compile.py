@@ -37,7 +37,7 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
     progress("C++", 0, 1)
     image = build_image(
         code.wrapper,
-        code.kernels if is_host else "",
+        code.kernels if 'extern "C"' in code.kernels else "",
         code.cubins,
         cuda=not is_host,
         isa=request.options.host_isa if is_host else "x86-64",

@@ -36,7 +36,7 @@ def _call(op: object, *values: object) -> object:
         (aten.sin.default, None, "no metadata"),
         (len, torch.zeros(2), "not an ATen operator"),
         (aten.threshold_backward.default, torch.zeros(2), "gradients"),
-        (torch.ops.higher_order.map_impl, torch.zeros(2), "control flow map_impl"),
+        (torch.ops.higher_order.associative_scan, torch.zeros(2), "control flow associative_scan"),
     ],
 )
 def test_refusals_that_hold_for_every_operator(op: object, value: object, part: str) -> None:
