@@ -25,8 +25,8 @@ def test_on_the_host(tmp_path: pathlib.Path) -> None:
     assert left(lowered)["executorch_call_delegate"] == 1
     save_program(lowered.to_executorch(), tmp_path / "loops.pte")
     method = runtime.Runtime.get().load_program(tmp_path / "loops.pte").load_method("forward")
-    for rows, count, sign in ((5, 0, 1), (17, 1, -1), (3, 2, 1)):
-        x = torch.rand(rows, 8) * sign
+    for count, sign in ((0, 1), (1, -1), (2, 1)):
+        x = torch.rand(5, 8) * sign
         with torch.no_grad():
             expected = model.expected(x, torch.tensor(count))
         got = tuple(method.execute([x, torch.tensor(count)]))

@@ -21,7 +21,7 @@ def test_loops_compute_what_python_does(tmp_path: pathlib.Path, run_session: pat
     model = Joined()
     lowered = to_edge_transform_and_lower(exported(model), partitioner=[CudaPartitioner(arch)])
     save_program(lowered.to_executorch(), tmp_path / "loops.pte")
-    inputs = [(torch.rand(rows, 8) * sign, torch.tensor(count)) for rows, count, sign in ((5, 0, 1), (17, 1, -1))]
+    inputs = [(torch.rand(5, 8) * sign, torch.tensor(count)) for count, sign in ((0, 1), (1, -1))]
     with torch.no_grad():
         expected = [torch.cat([each.reshape(-1).float() for each in model.expected(*given)]) for given in inputs]
     calls = [Call("forward", given) for given in inputs]
