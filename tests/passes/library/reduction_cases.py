@@ -63,11 +63,12 @@ def reduction_cases(dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[Case]:
     for dtype in dtypes:
         narrow = dtype in BYTES
         table = ANY_DTYPE | (FLOATS if dtype.is_floating_point else INTEGERS)
-        for sign in (0, 1) if dtype == torch.uint8 else (-1, 0, 1) if narrow else (0,):
+        # Of one sign: a reduction that begins with the wrong number shows there.
+        for sign in (0, 1) if dtype == torch.uint8 else (-1, 1) if narrow else (-1,):
             for name, reduce in table.items():
                 if dtype == torch.bool and name in ("argmax", "argmin"):
                     continue
-                for dim in (None, 0, 1) if narrow else (None, 1):
+                for dim in (None, 0, 1) if narrow else (1,):
                     yield Case(
                         f"{name} along {dim}, sign {sign},",
                         lambda x, r=reduce, d=dim: r(x, d),
