@@ -28,6 +28,7 @@ from etcuda.partitioner.ownership import (
     tag_constants,
     tag_mutated_buffers,
 )
+from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
@@ -81,8 +82,8 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
         forget_pending_symbols(values_of(exported_program))
-        program = decompose_refused(fix_bincounts(exported_program, self.config), self.config)
-        program = copy_state(program, self.config)
+        program = fix_bincounts(draw_from_state(exported_program, self.config), self.config)
+        program = copy_state(decompose_refused(program, self.config), self.config)
         return ExemptingProgram.of(program, self.config)
 
 
