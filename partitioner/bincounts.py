@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,11 +69,12 @@ def _slices(bincount: Node) -> list[Node]:
 
 def _end(part: Node) -> int:
     given = arguments(part)
-    start, end, step = given.get("start"), given.get("end"), given.get("step", 1)
+    start: Any = given.get("start")
+    end: Any = given.get("end")
     if part.target is aten.narrow.default:
         end = start + given["length"]
     known = all(isinstance(each, int) and each >= 0 for each in (start, end))
-    return int(end) if known and step == 1 else torch.iinfo(torch.int64).max
+    return int(end) if known and given.get("step", 1) == 1 else torch.iinfo(torch.int64).max
 
 
 def _only_asserts(node: Node) -> bool:
