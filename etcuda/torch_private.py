@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, MutableSet, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,54 @@ def bounds(size: int | torch.SymInt) -> tuple[int, int | None]:
     found = environment.bound_sympy(size.node.expr)
     least = int(found.lower) if found.lower.is_Integer else 0
     return least, int(found.upper) if found.upper.is_Integer else None
+
+
+@contextlib.contextmanager
+def restored_sizes(values: Sequence[object]) -> Iterator[None]:
+    """What is found out about the sizes of fake tensors inside, and what is left half done, is forgotten at the end.
+
+    Args:
+        values: those of one program, which share what is known.
+    """
+    environment: Any = getattr(fake_mode_of(values), "shape_env", None)
+    if environment is None:
+        yield
+        return
+    before = {name: _copied(value) for name, value in vars(environment).items()}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            # Counters go on: new symbols have new names, and what was cached for a version is not found again.
+            if not name.endswith("_counter"):
+                setattr(environment, name, value)
+        for name in ("_version_counter", "_replacements_version_counter"):
+            if hasattr(environment, name):
+                setattr(environment, name, getattr(environment, name) + 1)
+
+
+def _copied(value: Any) -> Any:
+    """Containers copied, those inside of mappings too; anything else as it is."""
+    if isinstance(value, dict):
+        copied = value.copy()
+        for key, each in value.items():
+            if isinstance(each, list | MutableSet):
+                copied[key] = _copied(each)
+        return copied
+    if isinstance(value, MutableSet):
+        return type(value)(value)  # type: ignore[call-arg]
+    return list(value) if type(value) is list else value
+
+
+def forget_pending_symbols(values: Sequence[object]) -> None:
+    """Drops symbols that an earlier lowering made and gave to no result: the next one would fail for them.
+
+    Args:
+        values: fake tensors of one program.
+    """
+    environment: Any = getattr(fake_mode_of(values), "shape_env", None)
+    if environment is not None:
+        environment.pending_fresh_unbacked_symbols.clear()
 
 
 def build_expression(value: Any, symbols: Mapping[Any, Node]) -> Node:
@@ -116,6 +164,18 @@ def input_spec(names: Sequence[str]) -> Any:
 def behind_edge(target: object) -> object:
     """The ATen operator behind an operator of ExecuTorch's Edge dialect; anything else unchanged."""
     return target if isinstance(target, torch._ops.OpOverload) else getattr(target, "_op", target)
+
+
+def is_core(op: torch._ops.OpOverload) -> bool:
+    """Whether ExecuTorch's check of operators lets ``op`` pass without being asked to."""
+    from executorch.exir.verification.verifier import EXIRATenDialectVerifier
+    from torch._export.verifier import SpecViolationError
+
+    try:
+        EXIRATenDialectVerifier().check_valid_op(op)
+    except SpecViolationError:
+        return False
+    return True
 
 
 class Lowering(enum.Enum):

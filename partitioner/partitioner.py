@@ -18,6 +18,7 @@ from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileO
 from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
+from etcuda.partitioner.outside_core import ExemptingProgram, restore_unclaimed
 from etcuda.partitioner.ownership import (
     TAG,
     note_declared,
@@ -29,7 +30,9 @@ from etcuda.partitioner.ownership import (
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
+from etcuda.passes.base import values_of
 from etcuda.target import CudaTarget, resolve_target
+from etcuda.torch_private import forget_pending_symbols
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,9 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         for each in decomposed_calls(exported_program, self.config):
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
-        return copy_state(decompose_refused(exported_program, self.config), self.config)
+        forget_pending_symbols(values_of(exported_program))
+        program = copy_state(decompose_refused(exported_program, self.config), self.config)
+        return ExemptingProgram.of(program, self.config)
 
 
 def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:
@@ -86,6 +91,7 @@ def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[s
         The tags in execution order, and the report.
     """
     claims = claim(program.graph_module, config, set(owned_placeholders(program)))
+    restore_unclaimed(program.graph_module, {node for group in claims.partitions for node in group})
     tags = [f"etcuda_{index}" for index in range(len(claims.partitions))]
     for tag, group in zip(tags, claims.partitions, strict=True):
         for node in group:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from executorch.exir import to_edge_transform_and_lower
+from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from executorch.exir.backend.partitioner import PartitionResult
 from torch.export.exported_program import ExportedProgram
-from torch.fx import Node
 
 from etcuda.options import CompileOptions
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.partitioner import CudaPartitioner, tag_program
 from etcuda.partitioner.report import PartitionReport, RefusedNode, decomposed_calls
-from etcuda.partitioner.state_copies import copy_state
-from etcuda.passes.base import graph_modules
+from etcuda.passes.base import graph_modules, values_of
 from etcuda.target import CudaTarget
+from etcuda.torch_private import restored_sizes
 
 
 def partition_report(
     ep: ExportedProgram,
     target: str | CudaTarget = "auto",
     options: CompileOptions | Mapping[str, Any] | None = None,
+    compile_config: EdgeCompileConfig | None = None,
 ) -> PartitionReport:
     """Says what ``CudaPartitioner(target, options)`` would take of a program. The program is not changed.
 
@@ -32,6 +31,8 @@ def partition_report(
         ep: from ``torch.export.export``, or in the Edge dialect (``EdgeProgramManager.exported_program()``).
         target: as for ``CudaPartitioner``.
         options: as for ``CudaPartitioner``.
+        compile_config: as for ``to_edge_transform_and_lower``; its checks are left out, so that what they refuse is
+            in the report.
 
     Raises:
         TypeError: ``ep`` is no exported program.
@@ -44,7 +45,11 @@ def partition_report(
     recorder = PartitionRecorder(target, options)
     if ep.dialect == "EDGE":
         return recorder.record(ep)
-    to_edge_transform_and_lower(ep, partitioner=[recorder])
+    # A copy, for ExecuTorch writes to what it is given.
+    config = dataclasses.replace(compile_config or EdgeCompileConfig(), _check_ir_validity=False)
+    config._core_aten_ops_exception_list = list(config._core_aten_ops_exception_list)
+    with restored_sizes(values_of(ep)):
+        to_edge_transform_and_lower(ep, partitioner=[recorder], compile_config=config)
     if recorder.report is None:
         raise RuntimeError("ExecuTorch did not call the partitioner; expected to_edge_transform_and_lower to do so.")
     return recorder.report
@@ -75,13 +80,7 @@ class PartitionRecorder(CudaPartitioner):
                 node.meta.pop(TAG, None)
         return self.report
 
-    def ops_to_not_decompose(
-        self, ep: ExportedProgram
-    ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
-        """None: what is kept whole must be delegated."""
-        return [], None
-
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
-        """Records which calls could not stay whole; inserts the copies of state that an export inserts."""
+        """Records which calls could not stay whole, and does what an export does."""
         self._decomposed = decomposed_calls(exported_program, self.config)
-        return copy_state(exported_program, self.config)
+        return super().transform_for_pre_decomposition(exported_program)

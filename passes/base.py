@@ -50,3 +50,8 @@ def graph_modules(program: ExportedProgram) -> Iterator[GraphModule]:
     for module in program.graph_module.modules():
         if isinstance(module, GraphModule):
             yield module
+
+
+def values_of(program: ExportedProgram) -> list[object]:
+    """The fake values of a program's inputs, weights and buffers."""
+    return [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]

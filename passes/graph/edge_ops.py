@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from etcuda.passes.graph.exempt_ops import exempted
 from etcuda.torch_private import behind_edge
 
 aten = torch.ops.aten
@@ -12,12 +13,13 @@ aten = torch.ops.aten
 def underlying(target: object) -> torch._ops.OpOverload | None:
     """The operator behind a call's target: Edge and ATen overloads alike; ``None`` for anything else.
 
-    Operators that carry a dim order are given as the ATen operator that takes a memory format.
+    Operators that carry a dim order are given as the ATen operator that takes a memory format, and those with a name of
+    ours as the ones that they stand for.
     """
     op = behind_edge(target)
     if not isinstance(op, torch._ops.OpOverload):
         return None
-    return DIM_ORDER_OPS.get(str(op), op)
+    return DIM_ORDER_OPS.get(str(op)) or exempted(op)
 
 
 # Keyed by name: the left-hand operators exist once executorch.exir is imported.

@@ -24,12 +24,15 @@ from etcuda.torch_private import (
     build_expression,
     expression,
     fake_mode_of,
+    forget_pending_symbols,
     has_device_function,
     hint,
     input_spec,
+    is_core,
     is_fake,
     lowering_of,
     on_fake_tensors,
+    restored_sizes,
     storage_key,
     weak_storage,
 )
@@ -227,3 +230,32 @@ def test_has_device_function() -> None:
     assert not has_device_function(aten.digamma.default)
     assert has_device_function(aten.erf.default)
     assert has_device_function(aten.add.Tensor)
+
+
+def test_is_core() -> None:
+    assert is_core(aten.mm.default)
+    assert not is_core(aten.cumprod.default)
+    assert is_core(torch.ops.etcuda.quantize_activation.default)
+
+
+def test_restored_sizes() -> None:
+    value = fake()
+    size = value.shape[0]
+    assert isinstance(size, torch.SymInt)
+    assert expression(size) == sympy.Symbol(str(size), positive=True, integer=True)
+    with restored_sizes([value]):
+        assert size * 2 == 8  # fixes it
+        assert expression(size) == 4
+    assert str(expression(size)) == str(size) != "4"
+    assert bounds(size) == (2, 9)
+    with restored_sizes([torch.zeros(2)]):
+        pass
+
+
+def test_forget_pending_symbols() -> None:
+    value = fake()
+    environment = value.fake_mode.shape_env  # type: ignore[attr-defined]
+    environment.create_unbacked_symint()
+    assert environment.pending_fresh_unbacked_symbols
+    forget_pending_symbols([value])
+    assert environment.pending_fresh_unbacked_symbols == []

@@ -1,0 +1,88 @@
+"""Claimed calls of operators outside Core ATen pass ExecuTorch's check of operators under names of our own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Set
+from typing import Any
+
+import torch
+from executorch.exir.passes.replace_aten_with_edge_pass import aten_to_edge
+from torch.export import default_decompositions
+from torch.export.exported_program import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from etcuda.options import BackendConfig
+from etcuda.partitioner.support import branches, refuse
+from etcuda.passes.base import graph_modules
+from etcuda.passes.graph.exempt_ops import exempt, exempted
+from etcuda.torch_private import behind_edge, is_core
+
+
+class ExemptingProgram(ExportedProgram):
+    """A program whose decompositions end with claimed calls under names of our own.
+
+    ExecuTorch decomposes what a partitioner returns and checks the result; only the program itself takes part between.
+    """
+
+    _config: BackendConfig
+
+    @classmethod
+    def of(cls, program: ExportedProgram, config: BackendConfig) -> ExemptingProgram:
+        """The same program, graph and tensors shared, of this class."""
+        made = cls.__new__(cls)
+        made.__dict__.update(program.__dict__)
+        made._config = config
+        return made
+
+    def run_decompositions(self, *args: Any, **kwargs: Any) -> ExportedProgram:
+        """As of any program, which is not changed."""
+        made = super().run_decompositions(*args, **kwargs)
+        exempt_claimed(made, self._config)
+        return ExemptingProgram.of(made, self._config)
+
+
+def exempt_claimed(program: ExportedProgram, config: BackendConfig) -> None:
+    """Gives each claimed call that ExecuTorch's check would refuse the operator of our namespace.
+
+    What the decompositions know is left: it will be decomposed, or a partitioner keeps it whole and so exempts it.
+
+    Args:
+        program: a functional one, in ATen.
+        config: target and options.
+    """
+    for module in graph_modules(program):
+        for node in module.graph.nodes:
+            if node.op == "call_function" and _is_outside(node.target) and refuse(node, config) is None:
+                node.target = exempt(node.target)
+        module.recompile()
+
+
+def restore_unclaimed(module: GraphModule, claimed: Set[Node]) -> None:
+    """Gives the calls that are not claimed after all their own operators back, for the check and for other backends.
+
+    Args:
+        module: an Edge graph.
+        claimed: calls in partitions; the branches of claimed control flow are claimed too.
+    """
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node in claimed:
+            continue
+        for branch in branches(node):
+            restore_unclaimed(branch, claimed)
+        op = behind_edge(node.target)
+        if isinstance(op, torch._ops.OpOverload) and exempted(op) is not op:
+            node.target = aten_to_edge(exempted(op))
+    module.recompile()
+
+
+def _is_outside(op: object) -> bool:
+    if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten" or op in _decomposed():
+        return False
+    shares = any(each.alias_info is not None for each in (*op._schema.arguments, *op._schema.returns))
+    return not shares and not is_core(op)
+
+
+@functools.cache
+def _decomposed() -> frozenset[object]:
+    return frozenset(default_decompositions())
