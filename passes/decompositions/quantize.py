@@ -1,6 +1,7 @@
 """The operators in which PT2E writes quantised models: integers from numbers, numbers from integers, and scales.
 
-Roundings and the dtypes of what is computed on the way are eager's, so that the integers agree with its integers.
+Roundings and the dtypes of what is computed on the way are eager's, so that the integers agree with its integers;
+scales of bf16 and fp16 tensors are computed in fp32, as generated code does anyhow.
 """
 
 from __future__ import annotations
@@ -91,9 +92,7 @@ def choose_qparams_symmetric(
 
 def choose_qparams_per_token(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(..., 1) float64 and int64: a scale for each row of the last dimension, and zero."""
-    largest = x.abs().amax(-1, keepdim=True)
-    if largest.dtype == torch.float16:
-        largest = largest.to(torch.float32)
+    largest = x.to(torch.float32).abs().amax(-1, keepdim=True)
     scales = (largest.clamp_min(_TINY) / 127).to(torch.float64)
     return scales, torch.zeros_like(scales, dtype=torch.int64)
 
@@ -104,6 +103,7 @@ def choose_qparams_per_token_asymmetric(x: Tensor, dtype: torch.dtype) -> tuple[
     The zero point is rounded from whichever end of the range has the smaller error, as in XNNPACK.
     """
     low, high = -128, 127
+    x = x.to(torch.float32)
     least = x.amin(-1, keepdim=True).clamp_max(0)
     greatest = x.amax(-1, keepdim=True).clamp_min(0)
     scale = ((greatest - least) / float(high - low)).clamp_min(torch.finfo(torch.float32).eps)
@@ -194,6 +194,7 @@ def _clamp(x: Tensor, least: int | Tensor, greatest: int | Tensor) -> Tensor:
 
 def _range(x: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the greatest element, and 0 among them."""
+    x = x.to(torch.float32)
     return x.amin().clamp_max(0), x.amax().clamp_min(0)
 
 
