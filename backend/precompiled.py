@@ -65,12 +65,12 @@ class PrecompiledHeaders:
         header = self._folder / f"{key}.h"
         # A full disk, or a folder that is not ours to write to, is no reason to fail.
         with contextlib.suppress(OSError):
-            if _is_sound(header):
+            if _holds(header, text) and _is_sound(header):
                 os.utime(_record(header))
                 return header
-            if not header.exists():
+            if not _holds(header, text):
                 self._folder.mkdir(parents=True, exist_ok=True)
-                header.write_text(text)
+                _write(header, text)
                 return None
             with _alone(self._folder) as alone:
                 if alone and self._make(header, flags):
@@ -122,14 +122,24 @@ def _record(header: pathlib.Path) -> pathlib.Path:
     return header.with_suffix(".json")
 
 
+def _holds(header: pathlib.Path, text: str) -> bool:
+    return header.exists() and header.read_bytes() == text.encode()
+
+
+def _write(header: pathlib.Path, text: str) -> None:
+    # Other processes see all of it or nothing.
+    new = header.with_suffix(f".{os.getpid()}")
+    try:
+        new.write_text(text)
+        new.replace(header)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def _is_sound(header: pathlib.Path) -> bool:
     try:
         record = json.loads(_record(header).read_text())
-        return bool(
-            header.exists()
-            and record["content"] == _content(record["files"])
-            and record["sha256"] == _digest(_compiled(header))
-        )
+        return bool(record["content"] == _content(record["files"]) and record["sha256"] == _digest(_compiled(header)))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

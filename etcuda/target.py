@@ -72,8 +72,21 @@ TARGETS: dict[str, CudaTarget] = {
     )
 }
 
-# Code of sm_80 as PTX runs on every later GPU.
-PORTABLE = dataclasses.replace(TARGETS["sm_80"], code_kind="ptx")
+
+def _least(name: str) -> int:
+    return min(int(getattr(target, name)) for target in TARGETS.values())
+
+
+# Code of sm_80 as PTX runs on every later GPU, if it keeps to what the least of them has. Its speed is that of an A100.
+PORTABLE = dataclasses.replace(
+    TARGETS["sm_80"],
+    code_kind="ptx",
+    shared_memory_per_block=_least("shared_memory_per_block"),
+    shared_memory_per_sm=_least("shared_memory_per_sm"),
+    max_threads_per_sm=_least("max_threads_per_sm"),
+    registers_per_sm=_least("registers_per_sm"),
+    max_threads_per_block=_least("max_threads_per_block"),
+)
 
 
 def resolve_target(target: str | CudaTarget) -> CudaTarget | Literal["host"]:

@@ -11,6 +11,7 @@ from executorch.exir.backend.partitioner import PartitionResult
 from torch.export.exported_program import ExportedProgram
 
 from etcuda.options import CompileOptions
+from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.partitioner import CudaPartitioner, tag_program
 from etcuda.partitioner.report import PartitionReport, RefusedNode, decomposed_calls
@@ -66,8 +67,9 @@ class PartitionRecorder(CudaPartitioner):
     _decomposed: tuple[RefusedNode, ...] = ()
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
-        """Records the report and leaves the program as it was."""
+        """Records the report, warns as an export does, and leaves the program as it was."""
         self.record(exported_program)
+        warn_of_narrowed(exported_program)
         return PartitionResult(tagged_exported_program=exported_program, partition_tags={})
 
     def record(self, program: ExportedProgram) -> PartitionReport:

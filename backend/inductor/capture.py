@@ -29,7 +29,8 @@ class GeneratedConstant:
 class GeneratedCode:
     """What AOTInductor generated for one graph.
 
-    ``cubins`` maps a kernel's name, as the code refers to it, to its binary (cubin, or PTX text for portable targets).
+    ``cubins`` maps a kernel's name, as the code refers to it, to its binary (cubin, or PTX text for portable targets),
+    ``resources`` to what a block of it takes.
     """
 
     wrapper: str
@@ -37,6 +38,7 @@ class GeneratedCode:
     constants: list[GeneratedConstant]
     cubins: dict[str, bytes]
     num_kernels: int
+    resources: dict[str, launchers.KernelResources] = dataclasses.field(default_factory=dict)
 
 
 def generate(
@@ -72,9 +74,11 @@ def generate(
             for name, tensor in lowering.constants.items()
             if name not in lowering.folded_constants
         ]
-        cubins = {} if is_host else kernels.binaries(getattr(lowering.wrapper_code, "_kernel_name_to_body", {}))
+        names = getattr(lowering.wrapper_code, "_kernel_name_to_body", {})
+        cubins = {} if is_host else kernels.binaries(names)
         count = kernel_code.count('extern "C"') if is_host else len(cubins)
-        captured.append(GeneratedCode(wrapper_code, kernel_code, constants, cubins, count))
+        resources = kernels.resources(names)
+        captured.append(GeneratedCode(wrapper_code, kernel_code, constants, cubins, count, resources))
         return []
 
     with contextlib.ExitStack() as stack:

@@ -14,8 +14,9 @@ from torch._inductor.codegen import common
 from torch._inductor.codegen.cpp_wrapper_gpu import CppWrapperGpu
 from torch._inductor.codegen.cuda_combined_scheduling import CUDACombinedScheduling
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
-from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+from torch._inductor.runtime.triton_heuristics import CachingAutotuner, NoTritonConfigsError
 
+from etcuda.errors import CompileError
 from etcuda.kernels.cuda import native_kernels
 from etcuda.target import CudaTarget
 
@@ -43,6 +44,22 @@ class KernelResources:
         by_shared = target.shared_memory_per_sm // self.shared_bytes if self.shared_bytes else by_threads
         return min(by_registers, by_threads, by_shared) * threads / target.max_threads_per_sm
 
+    def check(self, name: str, target: CudaTarget) -> None:
+        """Checks that a block can run.
+
+        Raises:
+            CompileError: it wants more than the target has.
+        """
+        threads = self.num_warps * target.warp_size
+        wanted = {
+            "bytes of shared memory": (self.shared_bytes, target.shared_memory_per_block),
+            "threads": (threads, target.max_threads_per_block),
+            "registers": ((self.registers + 7 & ~7) * threads, target.registers_per_sm),
+        }
+        for what, (got, most) in wanted.items():
+            if got > most:
+                raise _too_large(name, target, f"at most {most} {what} a block, got {got}")
+
 
 def choose(candidates: list[KernelResources], target: CudaTarget) -> int:
     """Index of the configuration to use, from the compiled code alone: deterministic, no clock, no device.
@@ -68,6 +85,11 @@ class KernelStore:
         self._target = target
         self._progress = progress
         self._binaries: dict[str, bytes] = {}
+        self._resources: dict[str, KernelResources] = {}
+
+    def resources(self, names: Collection[str]) -> dict[str, KernelResources]:
+        """What those kernels that the program refers to take."""
+        return {name: found for name, found in self._resources.items() if name in names}
 
     def binaries(self, names: Collection[str]) -> dict[str, bytes]:
         """The binaries of those kernels that the program refers to."""
@@ -107,19 +129,31 @@ class KernelStore:
         common.register_backend_for_device("cuda", CUDACombinedScheduling, PythonWrapperCodegen, Wrapper)
 
     def compile(self, kernels: list[CachingAutotuner]) -> None:
-        """Compiles every kernel, picks one configuration each, and keeps its binary."""
+        """Compiles every kernel, picks one configuration each, and keeps its binary.
+
+        Raises:
+            CompileError: no configuration of a kernel fits the target.
+        """
         assert isinstance(self._target, CudaTarget)
         self._fill_cache(kernels)
         for done, kernel in enumerate(kernels):
             self._progress("kernels", done, len(kernels))
+            name = kernel.inductor_meta["kernel_name"]
             if not kernel.launchers:
-                kernel.precompile()
-            launcher = kernel.launchers[choose([_resources(each) for each in kernel.launchers], self._target)]
+                try:
+                    kernel.precompile()
+                except NoTritonConfigsError as error:
+                    raise _too_large(name, self._target, f"a configuration that fits, got: {error}") from error
+            candidates = [_resources(each) for each in kernel.launchers]
+            chosen = choose(candidates, self._target)
+            candidates[chosen].check(name, self._target)
+            launcher = kernel.launchers[chosen]
             kernel.save_gpu_kernel(0, launcher)  # type: ignore[no-untyped-call]
             binary = launcher.bin.asm["ptx" if self._target.code_kind == "ptx" else "cubin"]
             # The driver takes PTX as a C string.
             data = binary if isinstance(binary, bytes) else binary.encode() + b"\0"
-            self._binaries[kernel.inductor_meta["kernel_name"]] = data
+            self._binaries[name] = data
+            self._resources[name] = candidates[chosen]
         self._progress("kernels", len(kernels), len(kernels))
 
     def _fill_cache(self, kernels: list[CachingAutotuner]) -> None:
@@ -162,6 +196,14 @@ def _bounded_registers() -> Iterator[None]:
 
     with mock.patch.object(CachingAutotuner, "_create_compile_options", create_bounded):
         yield
+
+
+def _too_large(name: str, target: CudaTarget, what: str) -> CompileError:
+    gpus = "all GPUs of a portable program" if target.code_kind == "ptx" else target.arch
+    return CompileError(
+        f"kernel {name}, for {gpus}: expected {what}. Export for one GPU that has more, such as target='sm_90', or "
+        "leave the operator to another backend; please report it with the model."
+    )
 
 
 def _resources(launcher: Any) -> KernelResources:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
 import torch
 
 from etcuda.backend.image import build_image
-from etcuda.backend.inductor import capture, device
+from etcuda.backend.inductor import capture, device, kernel_cache
 from etcuda.backend.worker.client import default_cache_dir
 from etcuda.backend.worker.job import JobRequest, JobResult
 from etcuda.backend.worker.move import move_to_device
@@ -26,6 +27,7 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
     is_host = isinstance(request.target, str)
     if not isinstance(request.target, str):
         device.install(request.target)
+        kernel_cache.install()
     where = torch.device("cpu") if is_host else torch.device("cuda", 0)
     progress("graph", 0, 1)
     moved = move_to_device(request.program, where, request.tied)
@@ -44,7 +46,8 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
     )
     _require_known(image.imports, is_host)
     progress("C++", 1, 1)
-    return JobResult(image.data, constants, code.num_kernels)
+    resources = {name: dataclasses.asdict(found) for name, found in code.resources.items()}
+    return JobResult(image.data, constants, code.num_kernels, resources)
 
 
 def _require_known(imports: tuple[str, ...], is_host: bool) -> None:

@@ -57,12 +57,14 @@ class JobResult:
         image: the code image.
         constants: (name in the image, fully qualified name), in the image's order.
         num_kernels: kernels in the image.
+        resources: for each kernel of a GPU, what a block takes: see ``KernelResources``.
         cpu_seconds: processor time that compiling took, of all processes together.
     """
 
     image: bytes
     constants: list[tuple[str, str]]
     num_kernels: int
+    resources: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     cpu_seconds: float = 0.0
 
 
@@ -112,7 +114,7 @@ def read_request(folder: pathlib.Path) -> JobRequest:
 def write_result(folder: pathlib.Path, result: JobResult) -> None:
     """Writes a finished job."""
     (folder / _IMAGE).write_bytes(result.image)
-    value = {"constants": result.constants, "num_kernels": result.num_kernels}
+    value = {"constants": result.constants, "num_kernels": result.num_kernels, "resources": result.resources}
     (folder / _RESULT).write_text(json.dumps(value))
 
 
@@ -127,7 +129,8 @@ def read_result(folder: pathlib.Path) -> JobResult:
         image = (folder / _IMAGE).read_bytes()
     except (OSError, ValueError) as error:
         raise BlobError(f"the compile worker left no complete result in {folder} ({error}); export again.") from error
-    return JobResult(image, [(name, fqn) for name, fqn in value["constants"]], value["num_kernels"])
+    constants = [(name, fqn) for name, fqn in value["constants"]]
+    return JobResult(image, constants, value["num_kernels"], value["resources"])
 
 
 def _imports(program: ExportedProgram) -> list[str]:

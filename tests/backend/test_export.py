@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,10 +76,19 @@ def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.
     """A folder, and two in it with a program for each of ``CODE_KINDS``, named after it."""
     root = tmp_path_factory.mktemp("two processes")
     folders = []
-    # What differs between two machines: where temporary files lie, hash seeds, what was exported before and is cached.
+    # What differs between two machines: where temporary files lie, hash seeds, what was exported before, and what is
+    # cached: the second one has the kernels of the first, all of them damaged.
     for index, order in enumerate((list(CODE_KINDS), list(CODE_KINDS)[::-1])):
         folder = root / f"a folder {index}"
         folder.mkdir()
+        if index:
+            shutil.copytree(folders[0] / "cache", folder / "cache")
+            damaged = [path for end in ("cubin", "ptx") for path in (folder / "cache").rglob(f"*.{end}")]
+            assert damaged
+            for path in damaged:
+                data = bytearray(path.read_bytes())
+                data[len(data) // 2] ^= 1
+                path.write_bytes(data)
         arguments = [word for target in order for word in (target, str(folder / f"{target}.pte"))]
         variables = {"PYTHONHASHSEED": str(index + 1), "TMPDIR": str(folder), "ETCUDA_CACHE_DIR": str(folder / "cache")}
         process = start_export(*arguments, **variables)

@@ -95,7 +95,7 @@ def test_what_it_was_made_from_has_changed(folder: pathlib.Path, given: pathlib.
 
 
 @needs_gcc
-@pytest.mark.parametrize("damage", ["a bit", "half of it", "all of it", "record", "text"])
+@pytest.mark.parametrize("damage", ["a bit", "half of it", "all of it", "record", "text", "other text"])
 def test_a_damaged_header_is_made_anew(damage: str, folder: pathlib.Path, given: pathlib.Path) -> None:
     wanted(folder, given)
     header = wanted(folder, given)
@@ -113,6 +113,8 @@ def test_a_damaged_header_is_made_anew(damage: str, folder: pathlib.Path, given:
         record.write_text(record.read_text()[:-9])
     else:
         header.unlink()
+        if damage == "other text":
+            header.write_text("#include <cst\n")
         # As if it had never been seen.
         assert wanted(folder, given) is None
     assert wanted(folder, given) == header

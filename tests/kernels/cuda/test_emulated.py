@@ -12,6 +12,7 @@ import functools
 import math
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -38,8 +39,17 @@ from tests.kernels.linear.linear_cases import (
 
 EMULATOR = pathlib.Path(__file__).parent / "emulator"
 KERNELS = pathlib.Path(etcuda.kernels.__file__).parent
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or "c++"
+COMPILER = (*shlex.split(os.environ.get("CXX") or shutil.which("g++") or "c++"), "-std=c++17", "-O1", "-w",
+            "-fsanitize=undefined", "-fno-sanitize-recover")  # fmt: skip
 _FOLDER = tempfile.TemporaryDirectory(prefix="etcuda-emulated-")
+
+
+@functools.cache
+def threads() -> pathlib.Path:
+    """What every kernel is linked with."""
+    to = pathlib.Path(_FOLDER.name) / "threads.o"
+    subprocess.run([*COMPILER, "-c", EMULATOR / "threads.cpp", "-o", to], check=True)
+    return to
 
 
 @functools.cache
@@ -50,10 +60,10 @@ def program(main: str, native: Native) -> pathlib.Path:
     defines = {"BLOCK_M": 8, "MMA_DTYPE": 1, "F16_ACCUMULATE": 0, **dict(native.defines)}
     defines |= {"SHARED_BYTES": native.shared, "NAME": "kernel"}
     subprocess.run(
-        [COMPILER, "-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover", f"-I{EMULATOR}",
+        [*COMPILER, f"-I{EMULATOR}",
          f"-I{(KERNELS / native.source).parent}",
          *(f"-D{key}={value}" for key, value in defines.items()), f'-DSOURCE="{KERNELS / native.source}"',
-         EMULATOR / f"{main}.cpp", EMULATOR / "threads.cpp", "-o", to],
+         EMULATOR / f"{main}.cpp", threads(), "-o", to],
         check=True,
     )  # fmt: skip
     return to
