@@ -30,6 +30,7 @@ from etcuda.partitioner.ownership import (
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
+from etcuda.partitioner.without_complex import without_complex
 from etcuda.passes.base import values_of
 from etcuda.target import CudaTarget, resolve_target
 from etcuda.torch_private import forget_pending_symbols
@@ -80,7 +81,8 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
         forget_pending_symbols(values_of(exported_program))
-        program = copy_state(decompose_refused(exported_program, self.config), self.config)
+        program = without_complex(exported_program, self.config)
+        program = copy_state(decompose_refused(program, self.config), self.config)
         return ExemptingProgram.of(program, self.config)
 
 

@@ -80,7 +80,8 @@ def _resize_dim(
     weights = weights / weights.sum(-1, keepdim=True)
     index = places.clamp_max(size - 1)
     elements = aten._unsafe_index.Tensor(x.movedim(dim, -1), [*[None] * (x.dim() - 1), index])
-    return (elements * weights).sum(-1).movedim(-1, dim)
+    result: Tensor = (elements * weights).sum(-1).movedim(-1, dim)
+    return result
 
 
 def _scale(

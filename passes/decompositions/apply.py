@@ -40,9 +40,9 @@ def apply_decompositions(program: ExportedProgram, config: BackendConfig) -> int
 
 
 def _is_chosen(node: Node) -> bool:
-    record = DECOMPOSITION_OF.get(node.target)  # type: ignore[arg-type]
-    if record is None:
+    if node.target not in DECOMPOSITION_OF:
         return False
+    record = DECOMPOSITION_OF[node.target]
     given = {
         name: torch.fx.map_arg(value, lambda source: source.meta["val"]) for name, value in arguments(node).items()
     }

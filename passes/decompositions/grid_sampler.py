@@ -31,6 +31,7 @@ def grid_sampler(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners
         _unnormalize(grid[..., len(sizes) - 1 - dim].to(dtype), size, align_corners) for dim, size in enumerate(sizes)
     ]
     settle = [functools.partial(_settle, size=size, padding=padding, align=align_corners) for size in sizes]
+    taps: list[list[tuple[Tensor, Tensor | None]]]
     if mode == _NEAREST:
         taps = [[(each(place).round(), None)] for each, place in zip(settle, places, strict=True)]
     elif mode == _BILINEAR:
@@ -48,9 +49,8 @@ def grid_sampler(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners
 
 
 def _unnormalize(coordinates: Tensor, size: Size, align_corners: bool) -> Tensor:
-    if align_corners:
-        return (coordinates + 1) / 2 * (size - 1)
-    return ((coordinates + 1) * size - 1) / 2
+    places: Tensor = (coordinates + 1) / 2 * (size - 1) if align_corners else ((coordinates + 1) * size - 1) / 2
+    return places
 
 
 def _settle(places: Tensor, size: Size, padding: int, align: bool) -> Tensor:
@@ -73,13 +73,13 @@ def _reflect(places: Tensor, low: float, span: Size) -> Tensor:
     return reflected if isinstance(span, int) else torch.where(reflected.isnan() & ~places.isnan(), 0, reflected)
 
 
-def _linear_taps(places: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _linear_taps(places: Tensor) -> list[tuple[Tensor, Tensor | None]]:
     first = places.floor()
     part = places - first
     return [(first, 1 - part), (first + 1, part)]
 
 
-def _cubic_taps(places: Tensor, settle: Callable[[Tensor], Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _cubic_taps(places: Tensor, settle: Callable[[Tensor], Tensor]) -> list[tuple[Tensor, Tensor | None]]:
     first = places.floor()
     part = places - first
     weights = (_far(part + 1), _near(part), _near(1 - part), _far(2 - part))

@@ -143,9 +143,7 @@ def quantize_per_channel_group(
 ) -> Tensor:
     """(M, N), and a scale and a zero point for each ``group_size`` elements of a row."""
     groups = x.reshape(-1, _group(x, scales, group_size))
-    groups = quantize_per_token(
-        groups, scales.reshape(-1, 1), zero_points.reshape(-1, 1), quant_min, quant_max, dtype
-    )
+    groups = quantize_per_token(groups, scales.reshape(-1, 1), zero_points.reshape(-1, 1), quant_min, quant_max, dtype)
     return groups.reshape(x.shape)
 
 
@@ -233,6 +231,4 @@ _FORMULAS = (
     (convert_element_type, "convert_element_type.no_fuse"),
 )
 
-DECOMPOSITIONS = tuple(
-    Decomposition(existing(quantized_operators(), *names), formula) for formula, *names in _FORMULAS
-)
+DECOMPOSITIONS = tuple(Decomposition(existing(quantized_operators(), *names), formula) for formula, *names in _FORMULAS)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
-Size = int | torch.SymInt
+# A number, symbolic or not; PyTorch declares no arithmetic of tensors with symbolic ones.
+Size = Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,11 +35,15 @@ def quantized_cases() -> Iterator[Case]:
     int16 = (-32768, 32767, torch.int16)
     yield Case("quantize int16", lambda x: q.quantize_per_tensor.default(x, 3e-4, 0, *int16), (X,))
     yield Case(
-        "quantize tensor", lambda x, s, z: q.quantize_per_tensor.tensor(x, s, z, -127, 127, torch.int8), (X, SCALE, ZERO)
+        "quantize tensor",
+        lambda x, s, z: q.quantize_per_tensor.tensor(x, s, z, -127, 127, torch.int8),
+        (X, SCALE, ZERO),
     )
     bounds = (X, SCALE, ZERO, LOW, HIGH)
     yield Case("quantize tensor2", lambda *a: q.quantize_per_tensor.tensor2(*a, torch.int8), bounds)
-    yield Case("quantize channel", lambda x, s, z: q.quantize_per_channel.default(x, s, z, 0, *OF_INT8), (X, SCALES, ZEROS))
+    yield Case(
+        "quantize channel", lambda x, s, z: q.quantize_per_channel.default(x, s, z, 0, *OF_INT8), (X, SCALES, ZEROS)
+    )
     yield Case("choose", lambda x: q.choose_qparams.tensor(x, -128, 127, 1e-6, torch.int8), (X,))
     yield Case("choose of one sign", lambda x: q.choose_qparams.tensor(x.abs(), 0, 255, 1e-6, torch.uint8), (X,))
     yield Case("choose of zeros", lambda x: q.choose_qparams.tensor(x * 0, 0, 255, 1e-6, torch.uint8), (X,))
@@ -53,7 +57,9 @@ def quantized_cases() -> Iterator[Case]:
     yield Case("token", _whole, (X,))
     for out in (None, torch.bfloat16):
         yield Case(
-            f"dequantize {out}", lambda x, d=out: q.dequantize_per_tensor.default(x, 0.037, 3, *OF_INT8, out_dtype=d), (INT8,)
+            f"dequantize {out}",
+            lambda x, d=out: q.dequantize_per_tensor.default(x, 0.037, 3, *OF_INT8, out_dtype=d),
+            (INT8,),
         )
         yield Case(
             f"dequantize tensor {out}",
@@ -84,7 +90,10 @@ def quantized_cases() -> Iterator[Case]:
     )
     yield Case("convert", lambda x: q.convert_element_type.no_fuse(x, torch.float16), (X,))
     for m, k, n in ((5, 24, 16), (33, 1300, 24)):
-        a, b = (torch.arange(m * k) * 91 % 256 - 128).reshape(m, k), (torch.arange(k * n) * 57 % 256 - 128).reshape(k, n)
+        a, b = (
+            (torch.arange(m * k) * 91 % 256 - 128).reshape(m, k),
+            (torch.arange(k * n) * 57 % 256 - 128).reshape(k, n),
+        )
         yield Case(f"_int_mm {m} {k} {n}", torch._int_mm, (a.to(torch.int8), b.to(torch.int8)))
     least = torch.full((3, 2048), -128, dtype=torch.int8)
     yield Case("_int_mm of the least numbers", torch._int_mm, (least, least.reshape(2048, 3)))

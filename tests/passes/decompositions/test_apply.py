@@ -24,6 +24,7 @@ from tests.passes.decompositions.cases import IMAGE
 aten = torch.ops.aten
 HOST = BackendConfig("host")
 
+
 def of_image(x: torch.Tensor) -> list[Any]:
     """(n, 3, h, w)."""
     return [
