@@ -66,7 +66,7 @@ def test_models(config: BackendConfig) -> None:
         check(rewritten(torch.export.export(model, (x,)), config)(x), model(x), 1e-5)
 
 
-def test_products_are_sums_where_they_would_be_rounded() -> None:
+def test_products_are_sums_where_products_would_lose_bits() -> None:
     """TF32 has 10 bits; and a GPU's library has no product of float64 that the runtime calls."""
     aten = torch.ops.aten
     tf32, exact = CompileOptions(allow_tf32=True), CompileOptions()
