@@ -109,9 +109,7 @@ def _mean(self: Tensor, dim: int, index: Tensor, src: Tensor, count: Tensor, inc
     base = self if include_self else torch.where(reached, torch.zeros_like(self), self)
     terms = count + 1 if include_self else count.clamp(min=1)
     if not self.dtype.is_floating_point:
-        return torch.where(reached, torch.div(_sum(base, dim, index, src), terms, rounding_mode="floor"), self).to(
-            self.dtype
-        )
+        return torch.where(reached, _sum(base, dim, index, src) // terms, self).to(self.dtype)
     wide = self.dtype if self.dtype in ADDED else torch.float32
     total = _sum(base.to(wide), dim, index, src.to(wide))
     return torch.where(reached, (total / terms).to(self.dtype), self)
