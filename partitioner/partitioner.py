@@ -27,6 +27,7 @@ from etcuda.partitioner.ownership import (
     tag_constants,
     tag_mutated_buffers,
 )
+from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
@@ -81,7 +82,7 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
         forget_pending_symbols(values_of(exported_program))
-        program = without_complex(exported_program, self.config)
+        program = without_complex(draw_from_state(exported_program, self.config), self.config)
         program = copy_state(decompose_refused(program, self.config), self.config)
         return ExemptingProgram.of(program, self.config)
 

@@ -40,8 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         records.cases = {k: v for k, v in records.cases.items() if v.verdict in ("right", "exported")}
         records.stubborn = []
     keys: list[str] = []
-    every = MODEL_FILES if arguments.models else sorted(file_names(), key=lambda name: name == "lstm")
-    for file in arguments.file or every:
+    # The longest last, or first where others go on beside it.
+    every = sorted(file_names(), key=lambda name: (name == "lstm") == (arguments.jobs == 1))
+    for file in arguments.file or (MODEL_FILES if arguments.models else every):
         of_file = [case.key for case in cases_of(file, getattr(torch, arguments.dtype), records.skipped)]
         keys += of_file[:1] if arguments.first else of_file
     task = Task((), arguments.dtype, arguments.target, arguments.program)

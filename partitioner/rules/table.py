@@ -16,7 +16,7 @@ from etcuda.partitioner.rules.integer_pow import IntegerPowRule
 from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
-from etcuda.partitioner.rules.random import DropoutRule, RandomRule
+from etcuda.partitioner.rules.random import DropoutRule, PhiloxRule
 from etcuda.partitioner.rules.scan import CompactionRule, ScanRule, SearchRule
 from etcuda.partitioner.rules.scatter import EmbeddingBagRule, IndexAddRule, IndexPutRule, ScatterRule
 from etcuda.partitioner.rules.sorting import SortRule
@@ -35,9 +35,9 @@ RULES: tuple[Rule, ...] = (
     IntegerPowRule(),
     KernelRule(),
     MatmulRule(),
+    PhiloxRule(),
     QuantizedEmbeddingRule(),
     QuantizedLinearRule(),
-    RandomRule(),
     ScanRule(),
     ScatterRule(),
     SearchRule(),
