@@ -40,9 +40,12 @@ def grid_sampler(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners
         taps = [_cubic_taps(place, each) for each, place in zip(settle, places, strict=True)]
     result: Tensor | None = None
     for corner in itertools.product(*taps):
-        value = _read(x, [place for place, _ in corner]).to(dtype)
+        value, inside = _read(x, [place for place, _ in corner])
+        value = value.to(dtype)
         for _, weight in corner:
             value = value if weight is None else value * weight.unsqueeze(1)
+        # Last, for a weight of a place that is no number is none either.
+        value = torch.where(inside, value, 0)
         result = value if result is None else result + value
     assert result is not None
     return result.to(x.dtype)
@@ -94,8 +97,8 @@ def _far(t: Tensor) -> Tensor:
     return ((_CUBIC_A * t - 5 * _CUBIC_A) * t + 8 * _CUBIC_A) * t - 4 * _CUBIC_A
 
 
-def _read(x: Tensor, places: Sequence[Tensor]) -> Tensor:
-    """(N, C, *places): zero where a place is outside, or no number."""
+def _read(x: Tensor, places: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(N, C, *places): the elements; (N, 1, *places): whether a place is inside. One outside, or no number, is not."""
     batch, channels, *sizes = x.shape
     inside: Tensor | None = None
     for place, size in zip(places, sizes, strict=True):
@@ -107,7 +110,7 @@ def _read(x: Tensor, places: Sequence[Tensor]) -> Tensor:
         torch.arange(channels, device=x.device).reshape(-1, *[1] * len(sizes)),
     ]
     index += [torch.where(inside, place, 0).to(torch.int64).unsqueeze(1) for place in places]
-    return torch.where(inside.unsqueeze(1), aten._unsafe_index.Tensor(x, index), 0)
+    return aten._unsafe_index.Tensor(x, index), inside.unsqueeze(1)
 
 
 DECOMPOSITIONS = (Decomposition(existing(aten, "grid_sampler_2d", "grid_sampler_3d"), grid_sampler),)
