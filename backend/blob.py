@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import flatbuffers
 import torch
 
+from etcuda.backend.image import DESCRIPTION_MARK
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.errors import BlobError
 
@@ -65,7 +66,7 @@ def write_blob(delegate: schema.DelegateT, images: Sequence[ImagePart]) -> bytes
         record.machine = "x86_64"
         record.isa = image.isa
         record.nbytes = len(image.data)
-        record.sha256 = list(hashlib.sha256(image.data).digest())
+        record.sha256 = [0] * hashlib.sha256().digest_size
         record.numKernels = image.num_kernels
         # A default value would not be stored, and offsets of a scalar do not change the size otherwise.
         record.offset = 1
@@ -75,12 +76,17 @@ def write_blob(delegate: schema.DelegateT, images: Sequence[ImagePart]) -> bytes
     for record, image in zip(records, images, strict=True):
         record.offset = offset
         offset = _aligned(offset + len(image.data))
+    # Each image holds the digest of the description, which holds the digests of the images: there as zeros.
+    described = hashlib.sha256(_pack(delegate)).digest()
+    bound = [image.data.replace(DESCRIPTION_MARK, described) for image in images]
+    for record, data in zip(records, bound, strict=True):
+        record.sha256 = list(hashlib.sha256(data).digest())
     payload = _pack(delegate)
     out = bytearray(_HEADER.pack(MAGIC, _HEADER.size, 0, len(payload), hashlib.sha256(payload).digest()))
     out += payload
-    for record, image in zip(records, images, strict=True):
+    for record, data in zip(records, bound, strict=True):
         out += bytes(record.offset - len(out))
-        out += image.data
+        out += data
     return bytes(out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch.export.exported_program import ExportedProgram
@@ -48,6 +48,13 @@ class ConstantEntry:
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
     storage_offset: int
+
+    @property
+    def end(self) -> int:
+        """Bytes from the start of the storage to the end of the last element."""
+        steps = ((size - 1) * stride for size, stride in zip(self.sizes, self.strides, strict=True))
+        extent = 0 if 0 in self.sizes else 1 + sum(steps)
+        return (self.storage_offset + extent) * self.dtype.itemsize
 
 
 @dataclasses.dataclass
@@ -96,6 +103,20 @@ def collect_constants(program: ExportedProgram, state: Mapping[str, str] | None 
         if not (entry.is_mutable and _is_zero(entry)):
             entry.sha256 = _digest(entry)
     return table
+
+
+def store_what_is_used_in_part(table: ConstantTable, used: Iterable[str]) -> None:
+    """Keeps the bytes of zeros of which the constants ``used`` are a part alone, such as a view of a larger buffer.
+
+    The runtime does not allocate a size that neither stored bytes nor constants prove.
+    """
+    ends: dict[int, int] = {}
+    for constant in (table.constants[fqn] for fqn in used):
+        ends[constant.storage_index] = max(ends.get(constant.storage_index, 0), constant.end)
+    for index, end in ends.items():
+        entry = table.storages[index]
+        if entry.sha256 is None and end != entry.nbytes:
+            entry.sha256 = _digest(entry)
 
 
 def constant_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import hashlib
 import os
 import pathlib
 import re
@@ -21,6 +22,8 @@ from etcuda.backend.precompiled import PrecompiledHeaders
 from etcuda.errors import CompileError
 
 IMAGE_ABI = 1
+# Stands in an image for the digest of the description that it will be delivered with; see docs/blob.md.
+DESCRIPTION_MARK = hashlib.sha256(b"etcuda: the description of this image").digest()
 
 # Names that the runtime provides. Anything else undefined must come from libstdc++, libm or libc.
 _IMPORT = re.compile(r"^(?:aoti_torch_\w+|cu[A-Z]\w+|cuda[A-Z]\w+)$")
@@ -266,6 +269,8 @@ def _glue_source(imports: Sequence[str], constants: Mapping[str, int], binaries:
     lines += [".globl etcuda_image_imports", "etcuda_image_imports:"]
     lines += [f".quad .Lname{index}" for index in range(len(imports))] + [".quad 0"]
     lines += [".section .rodata", ".balign 4", ".globl etcuda_image_abi", f"etcuda_image_abi: .long {IMAGE_ABI}"]
+    mark = ", ".join(map(str, DESCRIPTION_MARK))
+    lines += [".globl etcuda_image_description", f"etcuda_image_description: .byte {mark}"]
     lines += [f'.Lname{index}: .asciz "{name}"' for index, name in enumerate(imports)]
     # AOTInductor's runtime refers to constants linked into the image; there are none.
     for symbol in ("_binary_constants_bin_start", "_binary_constants_bin_end"):

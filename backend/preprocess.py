@@ -16,7 +16,12 @@ from executorch.exir.backend.compile_spec_schema import CompileSpec
 from torch.export.exported_program import ExportedProgram
 
 from etcuda.backend.blob import DTYPE_CODES, ImagePart, write_blob
-from etcuda.backend.constants import ConstantTable, collect_constants, constant_tensors
+from etcuda.backend.constants import (
+    ConstantTable,
+    collect_constants,
+    constant_tensors,
+    store_what_is_used_in_part,
+)
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.backend.state import buffers_of, check_content, check_uses, name_state, outside_uses, state_names
 from etcuda.backend.values import describe_values
@@ -211,6 +216,7 @@ def _describe_constants(delegate: schema.DelegateT, table: ConstantTable, compil
     """Fills in the constants that the image uses; returns the indices of their storages in ``table``."""
     used = sorted({table.constants[fqn].storage_index for _, fqn in compiled.constants})
     position = {index: place for place, index in enumerate(used)}
+    store_what_is_used_in_part(table, [fqn for _, fqn in compiled.constants])
     delegate.storages = []
     for index in used:
         entry = table.storages[index]

@@ -38,6 +38,7 @@ class CompileOptions:
         timeout_s: seconds after which one compile is given up.
         attention_kernels: attention through etcuda's own kernels where they serve it; otherwise through its formula.
         check_attention: compute every rewritten attention call both ways on random numbers, and fail if they differ.
+        random_seed: first seed of the generator that random operators draw from; ``None`` leaves them to others.
         cache_dir: where compiled kernels are kept between exports; ``None`` is the user's cache directory.
     """
 
@@ -49,6 +50,7 @@ class CompileOptions:
     timeout_s: float = 3600.0
     attention_kernels: bool = True
     check_attention: bool = False
+    random_seed: int | None = None
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -61,6 +63,9 @@ class CompileOptions:
         is_flag = isinstance(self.attention_kernels, bool)
         _expect(is_flag, "attention_kernels", "True or False", self.attention_kernels)
         _expect(isinstance(self.check_attention, bool), "check_attention", "True or False", self.check_attention)
+        is_seed = isinstance(self.random_seed, int) and not isinstance(self.random_seed, bool)
+        is_seed = self.random_seed is None or (is_seed and 0 <= self.random_seed < 2**63)
+        _expect(is_seed, "random_seed", "None or an integer from 0 to 2**63 - 1", self.random_seed)
         is_number = isinstance(self.timeout_s, int | float) and not isinstance(self.timeout_s, bool)
         _expect(is_number and self.timeout_s > 0, "timeout_s", "a positive number of seconds", self.timeout_s)
         _expect(

@@ -32,9 +32,24 @@ def _products(device: str, dtypes: frozenset[torch.dtype]) -> dict[str, ComputeS
 
 _HOST_DTYPES = _FLOATS | {torch.float64}
 
+_NUMBERS = _HOST_DTYPES | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
+# Sorts, scans, binary search and reductions through indices, as the passes call them.
+_ORDER = (
+    "cummax",
+    "cummin",
+    "cumprod",
+    "cumsum",
+    "logcumsumexp",
+    "scatter_reduce_two_out",
+    "searchsorted_Tensor",
+    "sort_stable",
+)
+
 COMPUTE_SHIMS: dict[Side, dict[str, ComputeShim]] = {
     "host": _products("cpu", _HOST_DTYPES)
-    | {"aoti_torch_cpu_convolution": ComputeShim("aoti_torch_cpu_convolution", _HOST_DTYPES)},
+    | {"aoti_torch_cpu_convolution": ComputeShim("aoti_torch_cpu_convolution", _HOST_DTYPES)}
+    | {f"aoti_torch_cpu_{op}": ComputeShim(f"aoti_torch_cpu_{op}", _NUMBERS) for op in _ORDER},
     "cuda": _products("cuda", _FLOATS),
 }
 
@@ -47,9 +62,11 @@ SUPPORT_SHIMS: frozenset[str] = frozenset(
         "check",
         "clone",
         "clone_preserve_strides",
+        "cpu_view_dtype",
         "create_cuda_stream_guard",
         "create_tensor_from_blob",
         "create_tensor_from_blob_v2",
+        "cuda_view_dtype",
         "delete_cuda_stream_guard",
         "delete_tensor_object",
         "device_type_cpu",

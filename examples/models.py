@@ -252,8 +252,14 @@ INT4_CASES = _int4_cases()
 
 
 def find_case(name: str) -> ModelCase:
-    """The case of a name, of either registry."""
-    return CASES[name] if name in CASES else INT4_CASES[name]
+    """The case of a name, of a registry here or of the zoo."""
+    if name in CASES:
+        return CASES[name]
+    if name in INT4_CASES:
+        return INT4_CASES[name]
+    from examples.zoo.registry import ZOO_CASES
+
+    return ZOO_CASES[name]
 
 
 def run_eager(model: nn.Module, session: list[Call]) -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.copy_graph import copy_graph
 
 aten = torch.ops.aten
 
@@ -92,6 +93,14 @@ def match_overwrites(program: ExportedProgram) -> None:
             source = insert_call(node, aten.expand.default, (source, _sizes(node, target)))
         node.args = (target, source, *node.args[2:])
     program.graph_module.recompile()
+
+
+def functional_copy(program: ExportedProgram) -> ExportedProgram:
+    """A copy in which no call writes to its arguments, and nothing is decomposed."""
+    made = copy_graph(program)
+    match_overwrites(made)
+    functional: ExportedProgram = made.run_decompositions({})
+    return functional
 
 
 def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:

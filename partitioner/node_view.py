@@ -47,12 +47,6 @@ class NodeView:
         """Which runtime the target's code links against."""
         return "host" if self.config.is_host else "cuda"
 
-    @property
-    def compute_capability(self) -> int | None:
-        """The GPU's, two digits; ``None`` on the host."""
-        target = self.config.target
-        return None if isinstance(target, str) else target.compute_capability
-
     @functools.cached_property
     def arguments(self) -> dict[str, Any]:
         """Every argument of the schema by name, defaults filled in, nodes replaced by their fake values."""

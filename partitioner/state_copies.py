@@ -19,7 +19,7 @@ from etcuda.partitioner.aliases import (
     aliases_of_buffers,
     base_name,
     buffer_placeholders,
-    match_overwrites,
+    functional_copy,
     numel_of,
     same_shape,
     viewed,
@@ -60,10 +60,7 @@ def copy_state(program: ExportedProgram, config: BackendConfig) -> ExportedProgr
         return program
     if not written and not _edits(program, config) and not needs_result(program, config):
         return program
-    made = copy_graph(program)
-    if written:
-        match_overwrites(made)
-        made = made.run_decompositions({})
+    made = functional_copy(program) if written else copy_graph(program)
     for edit in _edits(made, config):
         edit()
     if needs_result(made, config):

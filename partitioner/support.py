@@ -11,6 +11,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from etcuda.options import BackendConfig
 from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import library_call
+from etcuda.partitioner.rules.random import refuse_random
 from etcuda.partitioner.rules.table import RULE_OF
 from etcuda.passes.graph.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
 from etcuda.torch_private import Lowering, has_device_function, lowering_of
@@ -67,7 +68,7 @@ def refuse(node: Node, config: BackendConfig) -> Refusal | None:
         return refusal
     if op in RULE_OF:
         return RULE_OF[op].refuse(view)
-    return _refuse_lowering(view)
+    return refuse_random(view) or _refuse_lowering(view)
 
 
 def is_symbolic_scalar(node: Node) -> bool:

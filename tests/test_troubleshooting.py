@@ -19,7 +19,10 @@ from torch.export import Dim
 
 import etcuda.runtime
 from etcuda import CudaPartitioner, save_program
+from etcuda.backend.inductor.launchers import KernelResources
+from etcuda.backend.worker import client
 from etcuda.errors import EtcudaError
+from etcuda.target import PORTABLE
 
 runtime = pytest.importorskip("executorch.runtime")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -273,3 +276,13 @@ def _(request: pytest.FixtureRequest) -> str:
     }
     partitioner = {name: [CudaPartitioner("host", options={"progress": False})] for name in methods}
     return error_of(lambda: to_edge_transform_and_lower(methods, partitioner=partitioner))
+
+
+@provokes("compiling forward: the process that compiled it")
+def _(request: pytest.FixtureRequest) -> str:
+    return str(client._failure(folder(request), "forward", -9, 0))
+
+
+@provokes("kernel conv")
+def _(request: pytest.FixtureRequest) -> str:
+    return error_of(lambda: KernelResources(32, 0, 102400, 4).check("conv", PORTABLE))

@@ -13,7 +13,7 @@ from torch._inductor import codecache, cpu_vec_isa, graph
 from torch._inductor.codegen import common
 from torch._inductor.graph import GraphLowering
 
-from etcuda.backend.inductor import accesses, assembly, branches, launchers, templates, traces
+from etcuda.backend.inductor import accesses, assembly, branches, launchers, random, templates, traces
 from etcuda.target import CudaTarget
 
 
@@ -57,6 +57,7 @@ def generate(
         allow_tf32: let fp32 convolutions use TF32.
         progress: called with a phase name, items done and items in all.
     """
+    random.register()
     captured: list[GeneratedCode] = []
     is_host = isinstance(target, str)
     kernels = launchers.KernelStore(target, progress)

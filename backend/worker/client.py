@@ -1,4 +1,7 @@
-"""The user's side of the compile worker: starts it, feeds it jobs, shows progress, and leaves nothing behind."""
+"""The user's side of the compile worker: starts it, feeds it jobs, shows progress, and leaves nothing behind.
+
+A process has one worker, which threads use in turn. After a fork the child starts its own.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from etcuda.backend.worker.ending import describe, out_of_memory_kills
 from etcuda.backend.worker.job import JobRequest, JobResult, read_result, write_request
 from etcuda.errors import CompileError
 
 _START_TIMEOUT_S = 300.0
+_END_TIMEOUT_S = 5.0
 
 
 def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[JobResult]:
     """Compiles several graphs, as many at a time as there are processors.
 
-    Whatever ends this call early (an error, a timeout, Ctrl-C), no job and no temporary file outlives it.
+    Whatever ends this call early (an error, a timeout, Ctrl-C), no job and no temporary file outlives it. Calls of
+    several threads take turns, and time that they wait is not counted.
 
     Raises:
         CompileError: a job failed or took longer than its ``timeout_s``; the message says which and why.
@@ -39,13 +46,14 @@ def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[J
         for folder, request in zip(folders, requests, strict=True):
             folder.mkdir()
             write_request(folder, request)
-        server = _server(options.cache_dir)
-        try:
-            with _progress(options.progress, labels) as report:
-                cpu_seconds = server.run(folders, labels, options.timeout_s, report)
-        finally:
-            if server.is_busy():
-                server.kill()
+        with _turn:
+            server = _server(options.cache_dir)
+            try:
+                with _progress(options.progress, labels) as report:
+                    cpu_seconds = server.run(folders, labels, options.timeout_s, report)
+            finally:
+                if server.is_busy():
+                    server.kill()
         results = [read_result(folder) for folder in folders]
         return [
             dataclasses.replace(result, cpu_seconds=used) for result, used in zip(results, cpu_seconds, strict=True)
@@ -73,12 +81,15 @@ class _Server:
         for name in ("TORCH_LOGS", "TORCH_COMPILE_DEBUG", "TORCHINDUCTOR_MAX_AUTOTUNE"):
             environment.pop(name, None)
         self.cache_dir = cache_dir
+        self._kills_before = out_of_memory_kills()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process it belongs to
         self._process = subprocess.Popen(
             [sys.executable, "-m", "etcuda.backend.worker.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            # What were kept back would be written once more by a child that is forked.
+            bufsize=0,
             env=environment,
             # A group of its own: Ctrl-C reaches this process alone, which then ends the whole group.
             start_new_session=True,
@@ -112,9 +123,7 @@ class _Server:
             while waiting and len(running) < limit:
                 folder = str(waiting.pop(0))
                 running[folder] = time.monotonic() + timeout_s
-                stdin = _require(self._process.stdin)
-                stdin.write(folder.encode() + b"\n")
-                stdin.flush()
+                self._send(folder.encode() + b"\n")
             late, deadline = min(running.items(), key=lambda item: item[1])
             try:
                 event = self._next_event(deadline)
@@ -131,7 +140,7 @@ class _Server:
                 used[job] = event["cpu_s"]
                 report(label_of[job], "done", 1, 1)
                 if event["status"] != 0:
-                    raise _failure(pathlib.Path(job), label_of[job], event["status"])
+                    raise _failure(pathlib.Path(job), label_of[job], event["status"], self._kills_before)
         return [used[str(folder)] for folder in folders]
 
     def kill(self) -> None:
@@ -145,6 +154,31 @@ class _Server:
                     stream.close()
         self._log.close()
 
+    def leave(self) -> None:
+        """Lets go of a worker that belongs to the process that this one was forked from."""
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                stream.close()
+
+    def _send(self, data: bytes) -> None:
+        stdin = _require(self._process.stdin)
+        try:
+            while data:
+                data = data[stdin.write(data) :]
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def _ended(self) -> CompileError:
+        try:
+            status: int | None = self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            status = None
+        how = describe(status, self._kills_before)
+        return CompileError(
+            f"the compile worker ended unexpectedly ({how}); expected it to serve until this process ends. Export "
+            f"again: another one is started. Its last words:\n{self._tail() or '(none)'}"
+        )
+
     def _next_event(self, deadline: float) -> dict[str, Any]:
         stdout = _require(self._process.stdout)
         while b"\n" not in self._buffer:
@@ -155,7 +189,7 @@ class _Server:
                 continue
             data = os.read(stdout.fileno(), 65536)
             if not data:
-                raise CompileError(f"the compile worker ended unexpectedly. It printed:\n{self._tail()}")
+                raise self._ended()
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         event: dict[str, Any] = json.loads(line)
@@ -167,6 +201,19 @@ class _Server:
 
 
 _running: list[_Server] = []
+# Held while jobs are with the worker.
+_turn = threading.Lock()
+
+
+def _after_fork() -> None:
+    """The worker stays the parent's. A thread of the parent that held the lock is not in the child."""
+    global _turn
+    _turn = threading.Lock()
+    while _running:
+        _running.pop().leave()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _server(cache_dir: str | None) -> _Server:
@@ -196,13 +243,16 @@ def default_cache_dir() -> pathlib.Path:
     return pathlib.Path(base) / "etcuda" / "triton"
 
 
-def _failure(folder: pathlib.Path, label: str, status: int) -> CompileError:
+def _failure(folder: pathlib.Path, label: str, status: int, kills_before: int) -> CompileError:
     log = (folder / "log.txt").read_text(errors="replace") if (folder / "log.txt").exists() else ""
     try:
         report = json.loads((folder / "error.json").read_text())
     except (OSError, ValueError):
-        cause = "out of memory" if status == -signal.SIGKILL else "crashed"
-        return CompileError(f"compiling {label}: the worker ended with status {status} ({cause}).\n{log[-4000:]}")
+        how = describe(status, kills_before)
+        return CompileError(
+            f"compiling {label}: the process that compiled it ended unexpectedly ({how}). Its last words:\n"
+            f"{log[-4000:] or '(none)'}"
+        )
     if report["type"] == CompileError.__name__:
         return CompileError(f"compiling {label}: {report['message']}")
     return CompileError(f"compiling {label}: {report['type']}: {report['message']}\n{report['traceback'][-6000:]}")

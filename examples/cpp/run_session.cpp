@@ -3,7 +3,8 @@
 // Usage: run_session MODEL.pte SESSION.txt OUTPUT_FOLDER
 // A line of SESSION.txt is one call: the method, then one DTYPE:SIZES:FILE per input, for example
 //   prefill int64:1x13:tokens.bin int64:13:positions.bin
-// FILE holds the raw little-endian elements. The first output of call i goes to OUTPUT_FOLDER/i.bin.
+// FILE holds the raw little-endian elements. A scalar has no sizes: float32::x.bin.
+// The first output of call i goes to OUTPUT_FOLDER/i.bin, the others to i_1.bin, i_2.bin and so on.
 
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
@@ -27,8 +28,16 @@ using executorch::runtime::EValue;
 namespace {
 
 const std::map<std::string, ScalarType> kDtypes = {
-    {"int64", ScalarType::Long},        {"float32", ScalarType::Float}, {"float16", ScalarType::Half},
-    {"bfloat16", ScalarType::BFloat16}, {"bool", ScalarType::Bool},     {"int32", ScalarType::Int}};
+    {"bfloat16", ScalarType::BFloat16}, {"bool", ScalarType::Bool},      {"float16", ScalarType::Half},
+    {"float32", ScalarType::Float},     {"float64", ScalarType::Double}, {"int16", ScalarType::Short},
+    {"int32", ScalarType::Int},         {"int64", ScalarType::Long},     {"int8", ScalarType::Char},
+    {"uint8", ScalarType::Byte}};
+
+std::string names() {
+  std::string all;
+  for (const auto& [name, type] : kDtypes) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
 
 std::vector<std::uint8_t> read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -41,9 +50,7 @@ TensorPtr parse_input(const std::string& text) {
   std::string dtype, sizes, path, size;
   if (!std::getline(fields, dtype, ':') || !std::getline(fields, sizes, ':') || !std::getline(fields, path) ||
       kDtypes.count(dtype) == 0)
-    throw std::runtime_error("input '" + text +
-                             "': expected DTYPE:SIZES:FILE, DTYPE one of int64, int32, float32, "
-                             "float16, bfloat16, bool");
+    throw std::runtime_error("input '" + text + "': expected DTYPE:SIZES:FILE, DTYPE one of " + names());
   std::vector<executorch::aten::SizesType> shape;
   std::size_t elements = 1;
   for (std::istringstream list(sizes); std::getline(list, size, 'x');) {
@@ -58,7 +65,14 @@ TensorPtr parse_input(const std::string& text) {
   return make_tensor_ptr(std::move(shape), std::move(data), kDtypes.at(dtype));
 }
 
-void run_call(Module& module, const std::string& line, const std::string& output) {
+void write_tensor(const executorch::aten::Tensor& tensor, const std::string& path) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(static_cast<const char*>(tensor.const_data_ptr()),
+             static_cast<std::streamsize>(tensor.nbytes()));
+  if (!file) throw std::runtime_error("cannot write " + path);
+}
+
+void run_call(Module& module, const std::string& line, const std::string& stem) {
   std::istringstream words(line);
   std::string method, word;
   words >> method;
@@ -69,11 +83,11 @@ void run_call(Module& module, const std::string& line, const std::string& output
   if (!result.ok())
     throw std::runtime_error("method '" + method + "' failed with error " +
                              std::to_string(static_cast<int>(result.error())) + "; the log above says why");
-  const auto tensor = result->at(0).toTensor();
-  std::ofstream file(output, std::ios::binary);
-  file.write(static_cast<const char*>(tensor.const_data_ptr()),
-             static_cast<std::streamsize>(tensor.nbytes()));
-  if (!file) throw std::runtime_error("cannot write " + output);
+  for (std::size_t place = 0; place < result->size(); ++place) {
+    if (!result->at(place).isTensor())
+      throw std::runtime_error("output " + std::to_string(place) + " of '" + method + "' is not a tensor");
+    write_tensor(result->at(place).toTensor(), stem + (place ? "_" + std::to_string(place) : "") + ".bin");
+  }
 }
 
 }  // namespace
@@ -89,7 +103,7 @@ int main(int argc, char** argv) {
     if (!session) throw std::runtime_error(std::string("cannot read ") + argv[2]);
     int index = 0;
     for (std::string line; std::getline(session, line); ++index)
-      run_call(module, line, std::string(argv[3]) + "/" + std::to_string(index) + ".bin");
+      run_call(module, line, std::string(argv[3]) + "/" + std::to_string(index));
   } catch (const std::exception& error) {
     std::cerr << "run_session: " << error.what() << '\n';
     return 1;

@@ -13,12 +13,16 @@ from torch import Tensor
 from examples.models import Call
 
 _NAMES = {
-    torch.int64: "int64",
-    torch.int32: "int32",
-    torch.float32: "float32",
-    torch.float16: "float16",
     torch.bfloat16: "bfloat16",
     torch.bool: "bool",
+    torch.float16: "float16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.int16: "int16",
+    torch.int32: "int32",
+    torch.int64: "int64",
+    torch.int8: "int8",
+    torch.uint8: "uint8",
 }
 
 
@@ -37,6 +41,8 @@ def from_bytes(data: bytes, like: Tensor) -> Tensor:
     expected = like.numel() * like.element_size()
     if len(data) != expected:
         raise ValueError(f"expected {expected} bytes for {list(like.shape)} {like.dtype}, got {len(data)}.")
+    if not data:
+        return torch.empty(like.shape, dtype=like.dtype)
     return torch.frombuffer(bytearray(data), dtype=like.dtype).reshape(like.shape)
 
 
@@ -56,16 +62,28 @@ def write_session(folder: pathlib.Path, calls: list[Call]) -> pathlib.Path:
 
 
 def run_calls(program: pathlib.Path, model: pathlib.Path, calls: list[Call], like: list[Tensor]) -> list[Tensor]:
-    """Outputs of the calls, run in order in one process of ``program``.
+    """First output of each call, run in order in one process of ``program``.
 
     Args:
         program: the built ``run_session``.
         model: the ``.pte`` file.
         calls: what to run.
-        like: one tensor per call, of its output's shape and dtype.
+        like: one tensor per call, of its first output's shape and dtype.
 
     Raises:
         RuntimeError: the program failed; the message holds what it printed.
+    """
+    return [outputs[0] for outputs in run_all_outputs(program, model, calls, [[tensor] for tensor in like])]
+
+
+def run_all_outputs(
+    program: pathlib.Path, model: pathlib.Path, calls: list[Call], like: list[list[Tensor]]
+) -> list[list[Tensor]]:
+    """Outputs of each call, as many as ``like`` has for it: tensors of their shapes and dtypes.
+
+    Raises:
+        RuntimeError: as for ``run_calls``.
+        ValueError: an output has another number of bytes than the tensor in ``like``.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -73,4 +91,10 @@ def run_calls(program: pathlib.Path, model: pathlib.Path, calls: list[Call], lik
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
-        return [from_bytes((folder / f"{i}.bin").read_bytes(), tensor) for i, tensor in enumerate(like)]
+        return [
+            [
+                from_bytes((folder / f"{index}{f'_{place}' if place else ''}.bin").read_bytes(), tensor)
+                for place, tensor in enumerate(tensors)
+            ]
+            for index, tensors in enumerate(like)
+        ]

@@ -9,6 +9,10 @@ from typing import ClassVar
 import torch
 
 from etcuda.partitioner.node_view import NodeView, Refusal
+from etcuda.torch_private import bounds
+
+# An index takes the lower half of a key of a sort.
+_LONGEST = 1 << 31
 
 
 class Rule(abc.ABC):
@@ -33,6 +37,26 @@ def overloads(*packets: torch._ops.OpOverloadPacket) -> tuple[torch._ops.OpOverl
 def library_call(view: NodeView, because: str, **values: object) -> Refusal:
     """The refusal for a call that Inductor would hand to a library kernel that the runtime lacks."""
     return Refusal(f"{because}: Inductor would call a library kernel that the runtime lacks", values)
+
+
+def size_along(tensor: torch.Tensor, dim: int | None) -> int | torch.SymInt:
+    """The size of a dimension; of all together for ``None``, and 1 of a number."""
+    if dim is None:
+        return tensor.numel()
+    return tensor.shape[dim] if tensor.dim() else 1
+
+
+def unbounded(view: NodeView, size: int | torch.SymInt) -> Refusal | None:
+    """The refusal for a size that nothing bounds on the GPU, where export fixes the number of steps."""
+    _, bound = bounds(size)
+    if view.side == "host" or (bound is not None and bound <= _LONGEST):
+        return None
+    most = "no bound" if bound is None else f"up to {bound}"
+    return Refusal(
+        f"{view.op} on the GPU takes sizes with a bound, up to {_LONGEST}, got {size} ({most}); "
+        "export with torch.export.Dim(..., max=...)",
+        {"size": size, "bound": bound},
+    )
 
 
 def dtype_list(dtypes: Iterable[torch.dtype]) -> str:

@@ -1,4 +1,4 @@
-"""Operators that treat narrow integers or raw bits in a way of their own."""
+"""Operators on raw bits."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from etcuda.partitioner.node_view import NodeView, Refusal
 from etcuda.partitioner.rules.base import Rule, library_call
 
 aten = torch.ops.aten
-
-
-class CatRule(Rule):
-    """On the host, bytes are joined by a library kernel."""
-
-    ops = (aten.cat.default, aten.concat.default, aten.concatenate.default)
-
-    def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses 8-bit integers on the host."""
-        dtypes = {tensor.dtype for tensor in view.input_tensors}
-        if view.side == "host" and dtypes <= {torch.int8, torch.uint8}:
-            return library_call(view, f"cat of {', '.join(sorted(map(str, dtypes)))} on the host", dtypes=dtypes)
-        return None
 
 
 class BitcastRule(Rule):

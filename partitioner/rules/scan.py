@@ -1,33 +1,13 @@
-"""Scans and sorts: generated on the GPU within limits, library calls on the host."""
+"""Scans of any length, binary search, and what follows from them."""
 
 from __future__ import annotations
 
 import torch
 
 from etcuda.partitioner.node_view import NodeView, Refusal
-from etcuda.partitioner.rules.base import Rule, library_call, overloads
-from etcuda.torch_private import bounds
+from etcuda.partitioner.rules.base import Rule, size_along, unbounded
 
 aten = torch.ops.aten
-
-_SCAN = 4096  # a longer scan may be split, which needs a zeroed workspace
-_SORT = 512  # of Inductor's own choosing
-
-
-def _length(view: NodeView) -> int | torch.SymInt:
-    tensor, dim = view.tensor("self"), view.arguments["dim"]
-    return tensor.shape[dim] if tensor.dim() else 1
-
-
-def _refuse_length(view: NodeView, limit: int) -> Refusal | None:
-    length = _length(view)
-    if view.side == "host":
-        return library_call(view, f"{view.op} on the host", length=length)
-    _, bound = bounds(length)
-    if bound is not None and bound <= limit:
-        return None
-    most = "unbounded" if bound is None else f"up to {bound}"
-    return library_call(view, f"{view.op} takes up to {limit} elements, got {length} ({most})", length=length)
 
 
 class ScanRule(Rule):
@@ -42,35 +22,39 @@ class ScanRule(Rule):
     )
 
     def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses on the host, and long scans."""
-        return _refuse_length(view, _SCAN)
+        """Refuses a dimension without a bound on the GPU."""
+        return unbounded(view, size_along(view.tensor("self"), view.arguments["dim"]))
 
 
-class SortRule(Rule):
-    """Sorts of a bounded, short dimension."""
+class CompactionRule(Rule):
+    """Operators that count what is set before each place."""
 
-    ops = (aten.sort.default, aten.sort.stable, aten.argsort.default, aten.argsort.stable)
-
-    def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses on the host, and long sorts."""
-        return _refuse_length(view, _SORT)
-
-
-class SelectionRule(Rule):
-    """Operators that Inductor hands to the library whatever their arguments."""
-
-    ops = overloads(aten.topk, aten.kthvalue, aten.median, aten.nanmedian, aten.mode)
+    ops = (aten.masked_scatter.default, aten.nonzero_static.default, aten.repeat_interleave.Tensor)
 
     def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses always."""
-        return library_call(view, str(view.op))
+        """Refuses a size without a bound on the GPU."""
+        tensor = view.tensor("repeats" if "repeats" in view.arguments else "self")
+        return unbounded(view, tensor.numel())
 
 
 class SearchRule(Rule):
-    """Binary search has generated code on the GPU alone."""
+    """Binary search, and counts in bins."""
 
-    ops = overloads(aten.searchsorted, aten.bucketize)
+    ops = (
+        aten.bucketize.Scalar,
+        aten.bucketize.Tensor,
+        aten.histc.default,
+        aten.searchsorted.Scalar,
+        aten.searchsorted.Tensor,
+    )
 
     def refuse(self, view: NodeView) -> Refusal | None:
-        """Refuses on the host."""
-        return library_call(view, f"{view.op} on the host") if view.side == "host" else None
+        """Refuses a number between two integers, which has no place in their dtype."""
+        value = view.arguments["self"]
+        if not isinstance(value, float) or value.is_integer():
+            return None
+        dtype = view.tensor("boundaries" if "boundaries" in view.arguments else "sorted_sequence").dtype
+        if dtype.is_floating_point:
+            return None
+        because = f"{view.op} takes a whole number for a sequence of {dtype}, got {value}"
+        return Refusal(because, {"dtype": dtype, "self": value})

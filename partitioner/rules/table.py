@@ -8,40 +8,39 @@ import torch
 
 from etcuda.partitioner.rules.attention import AttentionRule
 from etcuda.partitioner.rules.base import Rule
-from etcuda.partitioner.rules.bytes import BitcastRule, CatRule
+from etcuda.partitioner.rules.bytes import BitcastRule
 from etcuda.partitioner.rules.convolution import ConvolutionRule
+from etcuda.partitioner.rules.decompositions import DecompositionRule
 from etcuda.partitioner.rules.embedding import EmbeddingRule
 from etcuda.partitioner.rules.integer_pow import IntegerPowRule
 from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
-from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
-from etcuda.partitioner.rules.random import DropoutRule, RandomRule
-from etcuda.partitioner.rules.scan import ScanRule, SearchRule, SelectionRule, SortRule
-from etcuda.partitioner.rules.scatter import IndexAddRule, IndexPutRule, MaskedScatterRule, ScatterRule
+from etcuda.partitioner.rules.random import DropoutRule, PhiloxRule
+from etcuda.partitioner.rules.scan import CompactionRule, ScanRule, SearchRule
+from etcuda.partitioner.rules.scatter import EmbeddingBagRule, IndexAddRule, IndexPutRule, ScatterRule
+from etcuda.partitioner.rules.sorting import SortRule
 
 RULES: tuple[Rule, ...] = (
-    AdaptivePoolRule(),
     AttentionRule(),
-    AveragePoolRule(),
     BitcastRule(),
-    CatRule(),
+    CompactionRule(),
     ConvolutionRule(),
+    DecompositionRule(),
     DropoutRule(),
+    EmbeddingBagRule(),
     EmbeddingRule(),
     IndexAddRule(),
     IndexPutRule(),
     IntegerPowRule(),
     KernelRule(),
-    MaskedScatterRule(),
     MatmulRule(),
+    PhiloxRule(),
     QuantizedEmbeddingRule(),
     QuantizedLinearRule(),
-    RandomRule(),
     ScanRule(),
     ScatterRule(),
     SearchRule(),
-    SelectionRule(),
     SortRule(),
 )
 

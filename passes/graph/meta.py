@@ -23,7 +23,7 @@ def compute_meta(node: Node) -> None:
         NodeError: the node calls nothing.
     """
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    mode = fake_mode_of([n.meta["val"] for n in node.all_input_nodes]) or _mode_of_graph(node.graph)
+    mode = fake_mode_of([n.meta["val"] for n in node.all_input_nodes]) or mode_of_graph(node.graph)
     if not callable(node.target):
         raise NodeError(node, f"expected a callable target, got {node.target!r}")
     with on_fake_tensors(mode):
@@ -42,7 +42,7 @@ def tensor_of(node: Node) -> torch.Tensor:
     return value
 
 
-def _mode_of_graph(graph: Graph) -> object | None:
+def mode_of_graph(graph: Graph) -> object | None:
     """The fake mode of the first fake tensor in a graph, for a node without tensors among its inputs."""
     first = next((node.meta["val"] for node in graph.nodes if is_fake(node.meta.get("val"))), None)
     return None if first is None else fake_mode_of([first])

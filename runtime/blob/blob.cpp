@@ -1,5 +1,6 @@
 #include "blob/blob.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstring>
 #include <memory>
@@ -110,7 +111,10 @@ StorageSpec read_storage(const schema::Storage* storage, size_t index) {
   } else {
     spec.sha256 = read_digest(storage->sha256(), owner);
   }
-  if (spec.is_mutable && spec.state_name.empty()) refuse(owner + " is mutable but has no state_name");
+  if (spec.is_mutable == spec.state_name.empty()) {
+    refuse(owner +
+           (spec.is_mutable ? " is mutable but has no state_name" : " has a state_name but is not mutable"));
+  }
   return spec;
 }
 
@@ -147,7 +151,23 @@ ConstantSpec read_constant(const schema::Constant* constant, size_t index,
   if (!end_bytes || static_cast<uint64_t>(*end_bytes) > capacity) {
     refuse(format("%s reaches beyond the %" PRIu64 " bytes of its storage", owner.c_str(), capacity));
   }
+  spec.end = static_cast<uint64_t>(*end_bytes);
+  spec.nbytes = static_cast<uint64_t>(*extent) * dtype_size(spec.dtype);
   return spec;
+}
+
+// Bytes that the file holds prove a size; zeros that are only counted would be allocated on its word.
+void check_zeros(const std::vector<StorageSpec>& storages, const std::vector<ConstantSpec>& constants) {
+  std::vector<uint64_t> used(storages.size(), 0);
+  for (const ConstantSpec& constant : constants) {
+    used[constant.storage] = std::max(used[constant.storage], constant.end);
+  }
+  for (size_t i = 0; i < storages.size(); ++i) {
+    if (storages[i].data_key.empty() && storages[i].nbytes != used[i]) {
+      refuse(format("storage %zu is %" PRIu64 " bytes of zeros, of which its constants use %" PRIu64, i,
+                    storages[i].nbytes, used[i]));
+    }
+  }
 }
 
 ImageSpec read_image(const schema::Image* image, size_t index, const uint8_t* blob, size_t nbytes,
@@ -303,6 +323,7 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
   for (size_t i = 0; i < count(root.constants()); ++i) {
     spec.constants.push_back(read_constant(root.constants()->Get(static_cast<Index>(i)), i, spec.storages));
   }
+  check_zeros(spec.storages, spec.constants);
   if (count(root.images()) == 0) refuse("there is no code image");
   for (size_t i = 0; i < count(root.images()); ++i) {
     const auto* image = root.images()->Get(static_cast<Index>(i));
@@ -312,6 +333,16 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
   spec.allow_tf32 = root.allow_tf32();
   spec.ignored_arguments = read_ignored(root, spec.inputs.size());
   return spec;
+}
+
+// Images hold this digest, so it cannot cover theirs.
+Digest digest_without_images(const schema::Delegate& root, const uint8_t* payload, size_t nbytes) {
+  std::vector<uint8_t> copy(payload, payload + nbytes);
+  for (size_t i = 0; i < count(root.images()); ++i) {
+    const auto* digest = root.images()->Get(static_cast<flatbuffers::uoffset_t>(i))->sha256();
+    std::memset(copy.data() + (digest->data() - payload), 0, digest->size());
+  }
+  return sha256(copy.data(), copy.size());
 }
 
 }  // namespace
@@ -332,7 +363,10 @@ BlobSpec read_blob(const void* data, size_t nbytes) {
     fail(ErrorCode::InvalidProgram,
          "the delegate's description is not a valid flatbuffer. Copy or export the .pte file again.");
   }
-  return convert(*schema::GetDelegate(root), blob, nbytes, kHeaderSize + payload.nbytes);
+  const schema::Delegate& delegate = *schema::GetDelegate(root);
+  BlobSpec spec = convert(delegate, blob, nbytes, kHeaderSize + payload.nbytes);
+  spec.description = digest_without_images(delegate, root, payload.nbytes);
+  return spec;
 }
 
 }  // namespace etcuda

@@ -41,6 +41,8 @@ struct ConstantSpec {
   std::vector<int64_t> sizes;
   std::vector<int64_t> strides;
   int64_t storage_offset;
+  uint64_t nbytes;  // from the first element to the end of the last
+  uint64_t end;     // of the last element, from the start of the storage
 };
 
 enum class CodeKind { kCubin, kPtx, kNative };
@@ -64,6 +66,8 @@ struct BlobSpec {
   std::vector<StorageSpec> storages;
   std::vector<ConstantSpec> constants;
   std::vector<ImageSpec> images;
+  // SHA-256 of the description with those of the images as zeros.
+  Digest description;
   bool graph_capturable = false;
   bool allow_tf32 = false;
   // Positions of numbers among the arguments of a call that nothing takes; ascending, before the outputs.

@@ -30,6 +30,8 @@ class Delegate {
   using TensorPtr = std::unique_ptr<Tensor>;
 
   void create_container(const ImageSpec& image);
+  void check_constants();
+  void check_constant(const ConstantSpec& constant, size_t index);
   void bind_constants();
   std::vector<TensorPtr> bind_inputs(::executorch::runtime::Span<EValue*> arguments);
   TensorPtr bind_on_device(const ArgumentView& view, const ValueSpec& spec, size_t* staged);

@@ -1,5 +1,6 @@
 // Loading and unloading a delegate.
-#include <unordered_set>
+#include <cinttypes>
+#include <unordered_map>
 
 #include "core/failure.h"
 #include "delegate/delegate.h"
@@ -20,9 +21,12 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
   }
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   image_ = std::make_unique<CodeImage>(image);
-  loaded_ = load_storages(blob_, map, {device_, device_index_, stream_.get()});
+  image_->check_description(blob_.description);
   try {
     create_container(image);
+    check_constants();
+    // Only now, for a damaged description may claim any size.
+    loaded_ = load_storages(blob_, map, {device_, device_index_, stream_.get()});
     bind_constants();
   } catch (...) {
     if (container_ != nullptr) image_->aoti().destroy(container_);
@@ -80,36 +84,78 @@ void Delegate::create_container(const ImageSpec& image) {
   }
 }
 
-void Delegate::bind_constants() {
+// The image's own list of constants against the description.
+void Delegate::check_constants() {
   const AotiInterface& aoti = image_->aoti();
-  std::unordered_set<std::string> described;
-  std::vector<ConstantMapEntry> entries;
+  const auto need = [this](AotiError status) {
+    if (status != kAotiSuccess) fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  };
+  std::unordered_map<std::string, const ConstantSpec*> described;
   for (const ConstantSpec& constant : blob_.constants) {
-    constants_.push_back(make_view(loaded_.storages[constant.storage],
-                                   static_cast<int64_t>(constant.sizes.size()), constant.sizes.data(),
-                                   constant.strides.data(), constant.storage_offset, constant.dtype));
-    entries.push_back({constant.name.c_str(), constants_.back().get()});
-    described.insert(constant.name);
+    if (!described.emplace(constant.name, &constant).second) {
+      fail(ErrorCode::InvalidProgram,
+           "the delegate's description has the constant %s twice. Export the model again.",
+           constant.name.c_str());
+    }
   }
   size_t count = 0;
-  if (aoti.num_constants(container_, &count) != kAotiSuccess) {
-    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
-  }
+  need(aoti.num_constants(container_, &count));
   std::string missing;
   for (size_t i = 0; i < count; ++i) {
     const char* name = nullptr;
     bool folded = false;
-    if (aoti.constant_name(container_, i, &name) != kAotiSuccess || name == nullptr ||
-        aoti.constant_from_folded(container_, i, &folded) != kAotiSuccess) {
-      fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+    need(aoti.constant_name(container_, i, &name));
+    need(aoti.constant_from_folded(container_, i, &folded));
+    if (folded || name == nullptr) continue;
+    const auto it = described.find(name);
+    if (it == described.end()) {
+      missing += std::string(missing.empty() ? "" : ", ") + name;
+      continue;
     }
-    if (!folded && described.count(name) == 0) missing += std::string(missing.empty() ? "" : ", ") + name;
+    check_constant(*it->second, i);
+    described.erase(it);
   }
   if (!missing.empty()) {
     fail(ErrorCode::InvalidProgram,
          "the code image wants constants that the delegate's description does not have: %s. Export the model "
          "again.",
          missing.c_str());
+  }
+  if (!described.empty()) {
+    fail(ErrorCode::InvalidProgram,
+         "the delegate's description has a constant that the code image does not know: %s. Export the model "
+         "again.",
+         described.begin()->first.c_str());
+  }
+}
+
+void Delegate::check_constant(const ConstantSpec& constant, size_t index) {
+  const AotiInterface& aoti = image_->aoti();
+  if (aoti.constant_dtype == nullptr || aoti.constant_nbytes == nullptr) return;
+  int32_t dtype = 0;
+  size_t nbytes = 0;
+  if (aoti.constant_dtype(container_, index, &dtype) != kAotiSuccess ||
+      aoti.constant_nbytes(container_, index, &nbytes) != kAotiSuccess) {
+    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  }
+  const uint64_t rounded = (constant.nbytes + 63) / 64 * 64;
+  if (dtype != static_cast<int32_t>(constant.dtype) || (nbytes != constant.nbytes && nbytes != rounded)) {
+    fail(ErrorCode::InvalidProgram,
+         "constant %s: the code image was made for %zu bytes of dtype %d, the delegate's description has "
+         "%" PRIu64 " bytes of dtype %d. Export the model again.",
+         constant.fqn.empty() ? constant.name.c_str() : constant.fqn.c_str(), nbytes, dtype, constant.nbytes,
+         static_cast<int>(constant.dtype));
+  }
+}
+
+void Delegate::bind_constants() {
+  const AotiInterface& aoti = image_->aoti();
+  std::vector<ConstantMapEntry> entries;
+  for (const ConstantSpec& constant : blob_.constants) {
+    constants_.push_back(make_view(loaded_.storages[constant.storage],
+                                   static_cast<int64_t>(constant.sizes.size()), constant.sizes.data(),
+                                   constant.strides.data(), constant.storage_offset, constant.dtype));
+    entries.push_back({constant.name.c_str(), constants_.back().get()});
   }
   if (entries.empty()) return;
   const LendHandles lend;

@@ -27,6 +27,9 @@ struct AotiInterface {
   AotiError (*num_constants)(ContainerHandle, size_t*);
   AotiError (*constant_name)(ContainerHandle, size_t, const char**);
   AotiError (*constant_from_folded)(ContainerHandle, size_t, bool*);
+  // Null in images that were not made by AOTInductor. The size on the host is a multiple of 64.
+  AotiError (*constant_dtype)(ContainerHandle, size_t, int32_t*);
+  AotiError (*constant_nbytes)(ContainerHandle, size_t, size_t*);
   AotiError (*update_constants)(ContainerHandle, const ConstantMapEntry*, size_t, bool use_inactive,
                                 bool validate_full_update);
   RunFunction* run;

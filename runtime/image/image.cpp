@@ -112,6 +112,21 @@ void* CodeImage::symbol(const char* name) const {
   return address;
 }
 
+void CodeImage::check_description(const Digest& description) const {
+  // Images that were written by hand have none.
+  const void* stored = dlsym(handle_, "etcuda_image_description");
+  if (stored == nullptr) return;
+  Digest expected;
+  std::memcpy(expected.data(), stored, expected.size());
+  if (expected != description) {
+    fail(ErrorCode::InvalidProgram,
+         "the delegate's description is not the one that the code image for %s was made with: expected "
+         "SHA-256 "
+         "%s, got %s. Export the model again.",
+         target_.c_str(), to_hex(expected).c_str(), to_hex(description).c_str());
+  }
+}
+
 void CodeImage::bind_imports() {
   const unsigned abi = *static_cast<const unsigned*>(symbol("etcuda_image_abi"));
   if (abi != kImageAbi) {
@@ -150,7 +165,12 @@ void CodeImage::bind_interface() {
   bind(aoti_.constant_from_folded, "AOTInductorModelContainerGetConstantFromFolded");
   bind(aoti_.update_constants, "AOTInductorModelContainerUpdateUserManagedConstantBufferPairs");
   bind(aoti_.run, "AOTInductorModelContainerRunSingleThreaded");
-  aoti_.last_error = reinterpret_cast<AotiError (*)(const char**)>(dlsym(handle_, "AOTInductorGetLastError"));
+  const auto find = [this](auto& function, const char* name) {
+    function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(handle_, name));
+  };
+  find(aoti_.constant_dtype, "AOTInductorModelContainerGetConstantDtype");
+  find(aoti_.constant_nbytes, "AOTInductorModelContainerGetConstantDataSize");
+  find(aoti_.last_error, "AOTInductorGetLastError");
 }
 
 }  // namespace etcuda

@@ -18,6 +18,9 @@ class CodeImage {
   CodeImage(const CodeImage&) = delete;
   CodeImage& operator=(const CodeImage&) = delete;
 
+  // Throws Failure if the image was made with another description.
+  void check_description(const Digest& description) const;
+
   const AotiInterface& aoti() const { return aoti_; }
 
  private:

@@ -11,6 +11,7 @@ ShimList copy_shims();
 ShimList scalar_shims();
 ShimList process_shims();
 ShimList host_matmul_shims();
+ShimList host_order_shims();
 ShimList cuda_stream_shims();
 ShimList cuda_matmul_shims();
 ShimList cuda_runtime_shims();

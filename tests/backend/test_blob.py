@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etcuda.backend.blob import MAGIC, ImagePart, read_blob, write_blob
+from etcuda.backend.image import DESCRIPTION_MARK
 from etcuda.backend.inspect import describe, inspect_program
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.errors import BlobError
@@ -37,6 +40,21 @@ def test_round_trip() -> None:
     info = describe(blob)
     assert info.inputs[0].dims == ((1, 32), (64, 64))
     assert [image.target for image in info.images] == ["sm_80", "sm_81"]
+
+
+def test_an_image_holds_the_digest_of_its_description() -> None:
+    code = b"code" + DESCRIPTION_MARK + b"more code"
+    delegate = schema.DelegateT()
+    delegate.method, delegate.inputs, delegate.outputs = "forward", [], []
+    blob = write_blob(delegate, [ImagePart("host", False, 0, "native", "x86-64", code, 1)])
+    (image,) = read_blob(blob).images
+    data = blob[image.offset : image.offset + image.nbytes]
+    assert (data[:4], data[36:]) == (b"code", b"more code")
+    assert hashlib.sha256(data).digest() == bytes(image.sha256)
+    # The description ends before the image; its only other digest is the one that counts as zeros.
+    description = blob[64 : 64 + int.from_bytes(blob[16:24], "little")]
+    assert description.count(bytes(image.sha256)) == 1
+    assert hashlib.sha256(description.replace(bytes(image.sha256), bytes(32))).digest() == data[4:36]
 
 
 def test_writing_is_deterministic() -> None:

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from etcuda.backend.constants import ConstantTable, collect_constants
+from etcuda.backend.constants import ConstantTable, collect_constants, store_what_is_used_in_part
 from etcuda.backend.worker.job import tied_constants
 from etcuda.errors import UnsupportedGraphError
 
@@ -108,6 +108,27 @@ def test_empty_tensor() -> None:
     (storage,) = collect(Empty(), torch.zeros(1, 4)).storages
     assert storage.nbytes == 0
     assert storage.data() == b""
+
+
+def test_zeros_that_are_used_in_part_are_stored() -> None:
+    class Part(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            whole = torch.zeros(4, 6)
+            self.register_buffer("rows", whole[1:])
+            self.register_buffer("column", torch.zeros(4, 6)[:, 2])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.rows.add_(x)
+            self.column.add_(1)
+            return self.rows + self.column.sum()
+
+    table = collect(Part(), torch.zeros(3, 6))
+    rows, column = (table.storages[table.constants[name].storage_index] for name in ("rows", "column"))
+    assert (table.constants["rows"].end, table.constants["column"].end) == (96, 84)
+    assert (rows.sha256, column.sha256) == (None, None)
+    store_what_is_used_in_part(table, ["rows", "column"])
+    assert (rows.sha256, column.sha256) == (None, hashlib.sha256(bytes(96)).digest())
 
 
 def test_meta_weights_are_refused_by_name() -> None:

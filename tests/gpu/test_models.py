@@ -1,4 +1,4 @@
-"""Every model of the registry on the local GPU.
+"""Every model of the registry and of the zoo on the local GPU.
 
 The programs come from the folder in ETCUDA_PROGRAMS, made on any machine by ``scripts/models_table.py export``; without
 it they are exported here. They run through examples/cpp/run_session, so that no release of torch matters.
@@ -18,6 +18,7 @@ from examples.bundle import Bundle, load_bundle, make_bundle
 from examples.cpp.session import run_calls
 from examples.models import CASES
 from examples.running import gpu_arch
+from examples.zoo.registry import ZOO_CASES
 
 Export = Callable[[str, str], pathlib.Path]
 
@@ -32,7 +33,7 @@ def program_and_bundle(name: str, request: pytest.FixtureRequest) -> tuple[pathl
     return exported(name, arch), make_bundle(name)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *ZOO_CASES])
 def test_matches_eager(name: str, program_and_bundle: tuple[pathlib.Path, Bundle], run_session: pathlib.Path) -> None:
     program, bundle = program_and_bundle
     verdict = bundle.verdict(run_calls(run_session, program, bundle.calls, like=bundle.eager))

@@ -62,4 +62,9 @@ def _shim(operation: ir.ExternKernel) -> str:
     overload = getattr(operation, "op_overload", None)
     if kernel.startswith("aoti_torch_"):
         return str(kernel)
-    return f"aoti_torch_cpu_{kernel.split('::')[-1]}" if not kernel.endswith("::call") else f"{overload}"
+    if not kernel.endswith("::call"):
+        return f"aoti_torch_cpu_{kernel.split('::')[-1]}"
+    # The generated interface has the overload's name but for the default, and writes to an ``out`` for one in place.
+    name, _, which = str(overload).removeprefix("aten.").partition(".")
+    suffix = "" if which == "default" else f"_{which}"
+    return f"aoti_torch_cpu_{name[:-1]}{suffix}_out" if name.endswith("_") else f"aoti_torch_cpu_{name}{suffix}"

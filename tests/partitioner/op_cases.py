@@ -213,7 +213,7 @@ def cases() -> list[OpCase]:
     case("im2col", lambda x: aten.im2col.default(x, [2, 2], [1, 1], [0, 0], [1, 1]), IMG)
     # indexing
     case("embedding", aten.embedding.default, X, N)
-    case("_embedding_bag", lambda w, n: aten._embedding_bag.default(w, n.flatten(), n[0]), X, N)
+    case("_embedding_bag", lambda w, n: aten._embedding_bag.default(w, n.flatten(), n[0])[0], X, N)
     case("gather", lambda x, n: aten.gather.default(x, 1, n), X, N)
     case("index.Tensor", lambda x, n: aten.index.Tensor(x, [n[0]]), X, N)
     case("index.Tensor by mask", lambda x, b: aten.index.Tensor(x, [b]).sum(), X, B)

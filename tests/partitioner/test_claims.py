@@ -11,22 +11,21 @@ from torch.export import Dim, ExportedProgram
 
 from etcuda import CudaPartitioner
 from tests.partitioner.programs import edge, export
-from tests.partitioner.tagging import X, left, partition
+from tests.partitioner.tagging import X, left, left_over, partition
 
 
 def test_an_operator_left_over_splits_the_graph() -> None:
-    program = edge(lambda x: torch.topk(x.sin() * 2, 2)[0].cos() + 1, X)
+    program = edge(lambda x: left_over(x.sin() * 2, 2).cos() + 1, X)
     _, tags = partition(program)
     assert tags["aten_sin_default"] == "etcuda_0"
-    assert tags["aten_topk_default"] is None
-    assert tags["getitem"] is None
+    assert tags["tests_left_over_default"] is None
     assert tags["aten_cos_default"] == "etcuda_1"
 
 
 def test_partitions_are_convex_and_as_few_as_can_be() -> None:
     def model(x: torch.Tensor) -> torch.Tensor:
         a = x.sin()
-        b = torch.topk(a, 2)[0]  # not claimed
+        b = left_over(a, 2)  # not claimed
         return a.cos().sum() + b.exp().sum()  # the cosine waits for nobody, the sum for the top two
 
     _, tags = partition(edge(model, X))
@@ -37,14 +36,14 @@ def test_partitions_are_convex_and_as_few_as_can_be() -> None:
 def test_a_table_is_made_where_it_is_used() -> None:
     def model(x: torch.Tensor) -> torch.Tensor:
         table = torch.arange(2.0).exp()
-        return torch.topk(x.sin(), 2)[0] * table
+        return left_over(x.sin(), 2) * table
 
     _, tags = partition(edge(model, X))
     assert tags["aten_exp_default"] == tags["aten_mul_tensor"] == "etcuda_1"
 
 
 def test_nothing_is_computed_by_views_alone() -> None:
-    result, tags = partition(edge(lambda x: (x.reshape(6, 4), torch.topk(x, 2)[0].unsqueeze(0)), X))
+    result, tags = partition(edge(lambda x: (x.reshape(6, 4), left_over(x, 2).unsqueeze(0)), X))
     assert result.partition_tags == {}
     assert set(tags.values()) == {None}
 
@@ -75,14 +74,14 @@ def test_while_loop_is_claimed_whole(delegated: list[ExportedProgram]) -> None:
 
 def test_cond_with_a_branch_left_over_is_entered() -> None:
     def model(x: torch.Tensor) -> torch.Tensor:
-        return torch.cond(x.sum() > 0, lambda y: (y.sin() + 1).exp(), lambda y: torch.topk(y.cos() * 3, 6)[0], (x,))
+        return torch.cond(x.sum() > 0, lambda y: (y.sin() + 1).exp(), lambda y: left_over(y.cos() * 3, 6), (x,))
 
     program = edge(model, X)
     result, tags = partition(program)
     inner = _branch_tags(program)
     assert tags["cond"] is None
     assert sum(branch.get("aten_sin_default") is not None for branch in inner) == 1
-    assert [branch["aten_topk_default"] for branch in inner if "aten_topk_default" in branch] == [None]
+    assert [branch["tests_left_over_default"] for branch in inner if "tests_left_over_default" in branch] == [None]
     used = {tag for branch in (*inner, tags) for tag in branch.values() if tag is not None}
     assert used == set(result.partition_tags)
     assert len(used) == 3
@@ -97,7 +96,7 @@ def test_sizes_travel_inside_tensors(delegated: list[ExportedProgram]) -> None:
     def model(x: torch.Tensor) -> torch.Tensor:
         n = x.shape[0]
         wide = (x.sin() + 1).unsqueeze(0).expand(n, -1, -1)
-        return (torch.topk(wide, 2)[0] * 2).reshape(2 * n * n, -1)[:n] + 1
+        return (left_over(wide, 2) * 2).reshape(2 * n * n, -1)[:n] + 1
 
     program = export(model, X, dynamic=[{0: Dim("n", min=2, max=9)}])
     manager = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")])
@@ -111,13 +110,13 @@ def test_sizes_travel_inside_tensors(delegated: list[ExportedProgram]) -> None:
         assert all(isinstance(value, torch.Tensor) for value in values)
     x = torch.randn(3, 6)
     first, second = (each.module(check_guards=False) for each in delegated)
-    torch.testing.assert_close(second(torch.topk(first(x)[0], 2)[0])[0], model(x))
+    torch.testing.assert_close(second(left_over(first(x)[0], 2))[0], model(x))
     manager.to_executorch()
 
 
 def test_a_number_that_no_size_gives_is_refused() -> None:
     def model(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.topk(x, 2)[0].sum(0).cos().unsqueeze(0).expand(y.shape[0], -1).reshape(-1) + 1
+        return left_over(x, 2).sum(0).cos().unsqueeze(0).expand(y.shape[0], -1).reshape(-1) + 1
 
     program = edge(model, X, torch.randn(5), dynamic=[None, {0: Dim("n", min=2, max=9)}])
     symbol = next(node for node in program.graph.nodes if "sym_size" in str(node.target))

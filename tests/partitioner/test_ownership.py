@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from etcuda import CudaPartitioner
 from tests.partitioner.programs import edge, export
-from tests.partitioner.tagging import X, partition
+from tests.partitioner.tagging import X, left_over, partition
 
 
 def test_one_partition_owns_its_weights() -> None:
@@ -23,7 +23,7 @@ def test_one_partition_owns_its_weights() -> None:
 
 
 def test_a_weight_of_two_partitions_is_stored_by_both(delegated: list[ExportedProgram]) -> None:
-    program = export(lambda m, x: torch.topk(x * m.w, 6)[0] * m.w, X, w=torch.randn(6))
+    program = export(lambda m, x: left_over(x * m.w, 6) * m.w, X, w=torch.randn(6))
     manager = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")])
     assert [list(each.graph_signature.inputs_to_buffers.values()) for each in delegated] == [["w"], ["w"]]
     manager.to_executorch()
@@ -47,7 +47,7 @@ def test_a_buffer_of_one_partition_is_its_state(delegated: list[ExportedProgram]
 def test_a_buffer_that_no_partition_can_own_stays_in_the_program(which: str, delegated: list[ExportedProgram]) -> None:
     def model(m: Any, x: torch.Tensor) -> Any:
         if which == "read by two partitions":
-            y = torch.topk(m.state * x, 6)[0]
+            y = left_over(m.state * x, 6)
             m.state.copy_(y.exp())
             return y
         m.state.add_(x)
@@ -73,7 +73,7 @@ def test_a_buffer_that_no_partition_can_own_stays_in_the_program(which: str, del
 @pytest.mark.parametrize("which", ["read outside", "returned"])
 def test_a_buffer_that_others_need_a_copy_of_is_owned(which: str, delegated: list[ExportedProgram]) -> None:
     def model(m: Any, x: torch.Tensor) -> Any:
-        y = torch.topk(m.state, 6)[0] if which == "read outside" else x + 1
+        y = left_over(m.state, 6) if which == "read outside" else x + 1
         m.state.add_(x)
         return y if which == "read outside" else m.state
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.fx import Graph
 
 from etcuda.kernels.formats.registry import formats
-from etcuda.options import BackendConfig
 from etcuda.partitioner.rules.base import overloads
 from etcuda.partitioner.rules.embedding import EmbeddingRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
 from etcuda.partitioner.rules.table import RULES, by_operator
-from etcuda.partitioner.support import refuse
-from etcuda.target import TARGETS
 
 aten = torch.ops.aten
 
@@ -28,20 +24,6 @@ def test_overloads_leave_out_those_that_write() -> None:
     found = overloads(aten.topk)
     assert aten.topk.default in found
     assert not any(op._schema.is_mutable for op in found)
-
-
-def test_the_architecture_counts() -> None:
-    graph = Graph()
-    tensor = graph.placeholder("x")
-    tensor.meta["val"] = torch.zeros(4, dtype=torch.bfloat16)
-    index = graph.placeholder("i")
-    index.meta["val"] = torch.zeros(4, dtype=torch.int64)
-    call = graph.call_function(aten.scatter_add.default, (tensor, 0, index, tensor))
-    call.meta["val"] = tensor.meta["val"]
-    assert refuse(call, BackendConfig(TARGETS["sm_90"])) is None
-    refusal = refuse(call, BackendConfig(TARGETS["sm_86"]))
-    assert refusal is not None
-    assert "sm_86" in refusal.reason
 
 
 def test_every_weight_format_has_its_rules() -> None:

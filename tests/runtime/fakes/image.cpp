@@ -266,6 +266,24 @@ EXPORT Error AOTInductorModelContainerGetConstantFromFolded(Container*, size_t, 
   return 0;
 }
 
+#if defined(FAKE_DESCRIPTION)
+EXPORT const uint8_t etcuda_image_description[32];
+const uint8_t etcuda_image_description[32] = {};
+#endif
+
+#if defined(FAKE_SIZES)
+// Weight and state are eight elements of float32.
+EXPORT Error AOTInductorModelContainerGetConstantDtype(Container*, size_t, int32_t* dtype) {
+  *dtype = 6;
+  return 0;
+}
+
+EXPORT Error AOTInductorModelContainerGetConstantDataSize(Container*, size_t, size_t* nbytes) {
+  *nbytes = 64;
+  return 0;
+}
+#endif
+
 struct Entry {
   const char* name;
   Tensor tensor;

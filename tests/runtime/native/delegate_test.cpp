@@ -78,6 +78,54 @@ TEST(state_of_another_size_is_refused) {
   CHECK_ERROR(second.error, InvalidProgram, "the state cache has 64 bytes in method forward but 32");
 }
 
+TEST(zeros_that_no_constant_uses_are_not_allocated) {
+  BlobRecipe recipe;
+  const MemoryDataMap program(recipe);
+  recipe.edit = [](etcuda::schema::DelegateT& root) { root.storages[1]->nbytes = uint64_t{8} << 30; };
+  CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram,
+              "storage 1 is 8589934592 bytes of zeros, of which its constants use 32");
+  recipe.edit = nullptr;
+  CHECK(Loaded(recipe.build(), &program).error == Error::Ok);
+}
+
+TEST(constants_are_those_of_the_image) {
+  BlobRecipe recipe;
+  recipe.image = "image_sizes.so";
+  const MemoryDataMap program(recipe);
+  CHECK(Loaded(recipe.build(), &program).error == Error::Ok);
+  // Before anything is allocated, whatever the description says.
+  recipe.edit = [](etcuda::schema::DelegateT& root) {
+    root.storages[1]->nbytes = uint64_t{8} << 30;
+    root.constants[1]->sizes = {int64_t{2} << 30};
+  };
+  CHECK_ERROR(
+      Loaded(recipe.build(), &program).error, InvalidProgram,
+      "constant layer.cache: the code image was made for 64 bytes of dtype 6, the delegate's description "
+      "has 8589934592 bytes of dtype 6");
+  recipe.edit = [](etcuda::schema::DelegateT& root) {
+    root.constants[0]->dtype = etcuda::schema::DType::int32;
+  };
+  CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram,
+              "constant layer.weight: the code image");
+  recipe.edit = [](etcuda::schema::DelegateT& root) { root.constants[1]->name = "weight"; };
+  CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram, "the constant weight twice");
+  recipe.edit = [](etcuda::schema::DelegateT& root) { root.constants[1]->name = "other"; };
+  CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram, "does not have: state");
+  recipe.edit = [](etcuda::schema::DelegateT& root) {
+    root.constants.push_back(std::make_unique<etcuda::schema::ConstantT>(*root.constants[0]));
+    root.constants[2]->name = "third";
+  };
+  CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram, "the code image does not know: third");
+}
+
+TEST(an_image_knows_its_description) {
+  BlobRecipe recipe;
+  recipe.image = "image_description.so";
+  const MemoryDataMap program(recipe);
+  CHECK_ERROR(Loaded(recipe.build(), &program).error, InvalidProgram,
+              "not the one that the code image for host was made with: expected SHA-256 0000");
+}
+
 TEST(state_needs_the_program_key) {
   const BlobRecipe recipe;
   MemoryDataMap program(recipe);

@@ -1,0 +1,1 @@
+"""Models that are no part of the tests' registry: many kinds, small and random."""

@@ -1,0 +1,146 @@
+"""Cumulative operators of any length.
+
+The runtime has them on the host. On the GPU Inductor generates those of up to a few thousand elements; a longer one is
+cut into blocks, whose totals are scanned in turn (Blelloch, "Prefix sums and their applications", 1990). The order of
+additions is fixed. There are as many blocks as the bound of a dynamic length takes: their number at the example would
+be fixed by the way in places.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etcuda.torch_private import bounds
+
+aten = torch.ops.aten
+
+_DIRECT = 4096  # Inductor cuts longer scans itself, with a workspace that the runtime does not clear
+_BLOCK = 1024
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+
+
+def cumsum(host: bool, self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Sums so far."""
+    return _scan(host, self, dim, dtype, aten.cumsum.default, torch.add, 0)
+
+
+def cumprod(host: bool, self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Products so far."""
+    return _scan(host, self, dim, dtype, aten.cumprod.default, torch.mul, 1)
+
+
+def logcumsumexp(host: bool, self: Tensor, dim: int) -> Tensor:
+    """Logarithms of sums of exponentials so far."""
+    return _scan(host, self, dim, self.dtype, aten.logcumsumexp.default, torch.logaddexp, -math.inf)
+
+
+def cummax(host: bool, self: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The greatest so far and the last place that has it."""
+    return running_extreme(host, self, dim, greatest=True)
+
+
+def cummin(host: bool, self: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The least so far and the last place that has it."""
+    return running_extreme(host, self, dim, greatest=False)
+
+
+def _scan(
+    host: bool, self: Tensor, dim: int, dtype: torch.dtype | None, op: Any, combine: Combine, identity: float
+) -> Tensor:
+    if dtype is None:
+        dtype = self.dtype if self.is_floating_point() else torch.int64
+    x = self.to(dtype)
+    if self.dim() == 0 or _is_empty(self):
+        return x.clone()
+    # 16-bit floats are rounded once, at the end; the runtime sees to that itself.
+    wide = x.float() if dtype in (torch.float16, torch.bfloat16) and not host else x
+    # Without it, sums of integers would be int64.
+    options = {} if dtype.is_floating_point else {"dtype": dtype}
+    if host or _bound(x.shape[dim]) <= _DIRECT:
+        found: Tensor = op(wide, dim, **options).to(dtype)
+        return found
+    scanned = _by_blocks(wide.movedim(dim, -1), functools.partial(op, dim=-1, **options), combine, identity)
+    return scanned.movedim(-1, dim).to(dtype).contiguous()
+
+
+def _by_blocks(x: Tensor, scan: Callable[[Tensor], Tensor], combine: Combine, identity: float) -> Tensor:
+    length = x.shape[-1]
+    if _bound(length) <= _DIRECT:
+        return scan(x)
+    blocks = scan(_in_blocks(x))
+    upto = _by_blocks(blocks[..., -1], scan, combine, identity)
+    before = aten.constant_pad_nd.default(upto[..., :-1], [1, 0], identity)
+    return _joined(combine(before[..., None], blocks), length)
+
+
+def running_extreme(host: bool, self: Tensor, dim: int, greatest: bool) -> tuple[Tensor, Tensor]:
+    """The greatest or least element so far, and the last place that has it; a NaN stays.
+
+    Args:
+        host: whether the runtime scans.
+        self: (..., n, ...), of any dtype.
+        dim: the dimension of n.
+        greatest: or the least.
+    """
+    if self.dim() == 0 or _is_empty(self):
+        return self.clone(), torch.zeros_like(self, dtype=torch.int64)
+    op = aten.cummax.default if greatest else aten.cummin.default
+    if host:
+        found: tuple[Tensor, Tensor] = op(self, dim)
+        return found
+    x = self.to(torch.int8) if self.dtype == torch.bool else self
+    if _bound(x.shape[dim]) <= _DIRECT:
+        values, indices = op(x, dim)
+    else:
+        values, indices = _extreme_by_blocks(x.movedim(dim, -1), op, greatest)
+        values, indices = values.movedim(-1, dim).contiguous(), indices.movedim(-1, dim).contiguous()
+    return values.to(self.dtype), indices
+
+
+def _extreme_by_blocks(x: Tensor, op: Any, greatest: bool) -> tuple[Tensor, Tensor]:
+    length = x.shape[-1]
+    if _bound(length) <= _DIRECT:
+        found: tuple[Tensor, Tensor] = op(x, -1)
+        return found
+    values, places = op(_in_blocks(x), -1)
+    block = torch.arange(values.shape[-2], device=x.device)[:, None]
+    places = places + block * _BLOCK
+    best, which = _extreme_by_blocks(values[..., -1], op, greatest)
+    last = places[..., -1].gather(-1, which)
+    before = aten.constant_pad_nd.default(best[..., :-1], [1, 0], 0)[..., None]
+    place_before = aten.constant_pad_nd.default(last[..., :-1], [1, 0], 0)[..., None]
+    beats = before > values if greatest else before < values
+    keeps = (block > 0) & ~values.isnan() & (beats | before.isnan())
+    return (
+        _joined(torch.where(keeps, before, values), length),
+        _joined(torch.where(keeps, place_before, places), length),
+    )
+
+
+def _in_blocks(x: Tensor) -> Tensor:
+    """(..., n) as (..., blocks, length of a block); what is added at the end is never read."""
+    length = x.shape[-1]
+    blocks = -(-_bound(length) // _BLOCK)
+    padded: Tensor = aten.constant_pad_nd.default(x, [0, blocks * _BLOCK - length], 0)
+    return padded.reshape(*x.shape[:-1], blocks, _BLOCK)
+
+
+def _joined(blocks: Tensor, length: int) -> Tensor:
+    return blocks.flatten(-2)[..., :length]
+
+
+def _bound(size: int | torch.SymInt) -> int:
+    bound = bounds(size)[1]
+    assert bound is not None  # the rule asks for it
+    return bound
+
+
+def _is_empty(x: Tensor) -> bool:
+    return any(isinstance(size, int) and size == 0 for size in x.shape)
