@@ -32,6 +32,7 @@ from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.support import branches
+from etcuda.partitioner.without_complex import without_complex
 from etcuda.passes.base import values_of
 from etcuda.target import CudaTarget, resolve_target
 from etcuda.torch_private import forget_pending_symbols
@@ -83,6 +84,7 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         note_declared(exported_program)
         forget_pending_symbols(values_of(exported_program))
         program = fix_bincounts(draw_from_state(exported_program, self.config), self.config)
+        program = without_complex(program, self.config)
         program = copy_state(decompose_refused(program, self.config), self.config)
         return ExemptingProgram.of(program, self.config)
 
