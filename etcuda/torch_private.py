@@ -218,3 +218,10 @@ def _without_device_code() -> frozenset[torch._ops.OpOverloadPacket]:
 
     missing = (data.name for data in pointwise_overrides_data.values() if data.triton is None)
     return frozenset(getattr(torch.ops.aten, name) for name in missing if hasattr(torch.ops.aten, name))
+
+
+def quantized_operators() -> Any:
+    """The namespace of operators in which PT2E writes quantised models, all of them defined."""
+    import torch.ao.quantization.fx._decomposed  # defines them
+
+    return torch.ops.quantized_decomposed

@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from etcuda.errors import OptionError
 from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileOptions
+from etcuda.partitioner.bincounts import fix_bincounts
 from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
@@ -32,6 +33,7 @@ from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_re
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.stock_kernels import warn_of_missing_kernels
 from etcuda.partitioner.support import branches
+from etcuda.partitioner.without_complex import without_complex
 from etcuda.passes.base import values_of
 from etcuda.target import CudaTarget, resolve_target
 from etcuda.torch_private import forget_pending_symbols
@@ -91,8 +93,9 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)
         forget_pending_symbols(values_of(exported_program))
-        drawn = draw_from_state(exported_program, self.config)
-        program = copy_state(decompose_refused(drawn, self.config), self.config)
+        program = fix_bincounts(draw_from_state(exported_program, self.config), self.config)
+        program = without_complex(program, self.config)
+        program = copy_state(decompose_refused(program, self.config), self.config)
         return ExemptingProgram.of(program, self.config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.resources
 import re
@@ -16,6 +17,7 @@ from executorch.exir.passes import to_out_var_skiplist
 from torch.export.exported_program import ExportedProgram
 
 from etcuda.passes.base import graph_modules
+from etcuda.passes.graph.exempt_ops import exempted
 from etcuda.torch_private import behind_edge
 
 # The runtime says the same where a method is loaded, in runtime/core/last_error.cpp.
@@ -76,9 +78,10 @@ def _registered() -> Set[str]:
 
 def _runtime_name(target: Any) -> str:
     """The name under which the emitter writes a call: that of the operator that writes to its argument."""
-    try:
-        op = target.to_out_variant() if hasattr(target, "to_out_variant") else to_out_variant(target)[0]
-    except RuntimeError:  # there is none, and ExecuTorch will say so
-        op = behind_edge(target)
+    op: Any = behind_edge(target)
+    op = exempted(op)
+    # Where there is none ExecuTorch will say so.
+    with contextlib.suppress(RuntimeError):
+        op = to_out_variant(op)[0]
     overload = op._schema.overload_name
     return f"{op._schema.name}.{overload}" if overload else str(op._schema.name)

@@ -25,6 +25,7 @@ from etcuda.passes.canonical.move_cond_predicate_to_host import move_cond_predic
 from etcuda.passes.canonical.record_output_layout import record_output_layout
 from etcuda.passes.canonical.remove_dead_code import remove_dead_code
 from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
+from etcuda.passes.decompositions.apply import apply_decompositions
 from etcuda.passes.library.decompose import decompose_library_calls
 from etcuda.passes.library.widen_reductions import widen_reductions
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
@@ -45,6 +46,7 @@ PASSES: tuple[GraphPass, ...] = (
     inline_scalar_constants,
     view_copy_to_view,
     inline_kernels,
+    apply_decompositions,
     decompose_library_calls,
     widen_reductions,
     move_cond_predicate_to_host,

@@ -68,10 +68,14 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.step == "run":
         return run(arguments)
+    import torch
+
+    from tests.suite.cases import cases_of, file_names
     from tests.suite.page import make_page, read_columns
 
     page = RESULTS.with_suffix(".md")
-    page.write_text(make_page(*read_columns(RESULTS)))
+    keys = [case.key for file in file_names() for case in cases_of(file, torch.float32)]
+    page.write_text(make_page(*read_columns(RESULTS), keys))
     print(f"wrote {page}")
     return 0
 

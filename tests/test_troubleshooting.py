@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
-from executorch.exir.backend.partitioner import PartitionResult
 from torch import nn
 from torch.export import Dim
 
@@ -279,21 +278,17 @@ def _(request: pytest.FixtureRequest) -> str:
     return error_of(lambda: to_edge_transform_and_lower(methods, partitioner=partitioner))
 
 
-@provokes("no delegate computes aten::mode.values")
+@provokes("no delegate computes aten::linalg_qr.out")
 def _(request: pytest.FixtureRequest) -> str:
-    class Mode(nn.Module):
+    class Factors(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.mode(x)[0]
+            return torch.linalg.qr(x)[0]
 
-    # An operator that no delegate and no stock kernel takes; the check of operators would refuse it before.
-    class Leaves(CudaPartitioner):
-        def partition(self, exported_program: Any) -> Any:
-            return PartitionResult(tagged_exported_program=exported_program, partition_tags={})
-
-    program = torch.export.export(Mode(), (torch.rand(3, 4),))
+    # ExecuTorch's check of operators would refuse it before.
     config = EdgeCompileConfig(_check_ir_validity=False)
+    program = torch.export.export(Factors(), (torch.rand(3, 3),))
     return warning_of(
-        lambda: to_edge_transform_and_lower(program, partitioner=[Leaves("host")], compile_config=config),
+        lambda: to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")], compile_config=config),
         "no delegate computes",
     )
 

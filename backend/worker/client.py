@@ -62,7 +62,6 @@ def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[J
 
 class _Server:
     def __init__(self, cache_dir: str) -> None:
-        package_root = pathlib.Path(__file__).resolve().parent.parent.parent
         environment = {
             **os.environ,
             # Set iteration order reaches generated code in places.
@@ -75,7 +74,7 @@ class _Server:
             "TRITON_DISABLE_LINE_INFO": "1",
             # Without the folder that the user is in, which may hold files named as modules are: an empty entry stands
             # for it, and -m adds it.
-            "PYTHONPATH": os.pathsep.join(filter(None, [*_import_roots(package_root), os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(_import_root()), os.environ.get("PYTHONPATH")])),
             "PYTHONSAFEPATH": "1",
         }
         for name in ("TORCH_LOGS", "TORCH_COMPILE_DEBUG", "TORCHINDUCTOR_MAX_AUTOTUNE"):
@@ -258,11 +257,11 @@ def _failure(folder: pathlib.Path, label: str, status: int, kills_before: int) -
     return CompileError(f"compiling {label}: {report['type']}: {report['message']}\n{report['traceback'][-6000:]}")
 
 
-def _import_roots(package_root: pathlib.Path) -> list[str]:
+def _import_root() -> pathlib.Path:
+    """The folder that etcuda is in, and no other: a module of ours must not be found under its bare name."""
     import etcuda
 
-    roots = [str(pathlib.Path(_require(etcuda.__file__)).resolve().parent.parent)]
-    return roots if str(package_root) in roots else [*roots, str(package_root)]
+    return pathlib.Path(_require(etcuda.__file__)).resolve().parent.parent
 
 
 def _require(value: Any) -> Any:

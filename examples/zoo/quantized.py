@@ -34,9 +34,9 @@ class ConvNet(nn.Module):
 class Quantized(nn.Module):
     """A graph that PT2E converted, which has no modes to change."""
 
-    def __init__(self, graph: nn.Module) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        self.net = net
 
     def train(self, mode: bool = True) -> Quantized:
         """The graph is what it is."""
@@ -44,7 +44,7 @@ class Quantized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the graph."""
-        out: Tensor = self.graph(x)
+        out: Tensor = self.net(x)
         return out
 
 

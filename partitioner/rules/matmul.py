@@ -11,7 +11,6 @@ from etcuda.shims import compute_shim
 aten = torch.ops.aten
 
 _SHIM_OF = {
-    aten._int_mm.default: "_int_mm_out",
     aten._scaled_mm.default: "_scaled_mm_out",
     aten.addmm.default: "addmm_out",
     aten.baddbmm.default: "baddbmm_out",

@@ -31,7 +31,10 @@ def _reason(view: NodeView) -> str:
             f"{view.op} draws random numbers, and the runtime keeps no generator; with the option random_seed the "
             "program keeps one"
         )
-    why = refuse_draw(view.node) or "it stands inside of a loop, each turn of which would draw the same"
+    why = refuse_draw(view.node) or (
+        "it stands inside of a loop, each turn of which would draw the same, or the program was not lowered by "
+        "to_edge_transform_and_lower"
+    )
     return f"{view.op} draws random numbers in a way that random_seed does not serve: {why}"
 
 

@@ -11,12 +11,12 @@ from etcuda.partitioner.rules.base import Rule
 from etcuda.partitioner.rules.bytes import BitcastRule
 from etcuda.partitioner.rules.convolution import ConvolutionRule
 from etcuda.partitioner.rules.decomposed import LcmRule, PutRule
+from etcuda.partitioner.rules.decompositions import DecompositionRule
 from etcuda.partitioner.rules.embedding import EmbeddingRule
 from etcuda.partitioner.rules.grouped import GroupedProductRule
 from etcuda.partitioner.rules.integer_pow import IntegerPowRule
 from etcuda.partitioner.rules.kernels import KernelRule
 from etcuda.partitioner.rules.matmul import MatmulRule
-from etcuda.partitioner.rules.pooling import AdaptivePoolRule, AveragePoolRule
 from etcuda.partitioner.rules.quantized_weights import QuantizedEmbeddingRule, QuantizedLinearRule
 from etcuda.partitioner.rules.random import DropoutRule, PhiloxRule
 from etcuda.partitioner.rules.scan import CompactionRule, ScanRule, SearchRule
@@ -24,12 +24,11 @@ from etcuda.partitioner.rules.scatter import EmbeddingBagRule, IndexAddRule, Ind
 from etcuda.partitioner.rules.sorting import SortRule
 
 RULES: tuple[Rule, ...] = (
-    AdaptivePoolRule(),
     AttentionRule(),
-    AveragePoolRule(),
     BitcastRule(),
     CompactionRule(),
     ConvolutionRule(),
+    DecompositionRule(),
     DropoutRule(),
     EmbeddingBagRule(),
     EmbeddingRule(),

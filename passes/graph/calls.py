@@ -16,7 +16,7 @@ aten = torch.ops.aten
 # Operators that read sizes of a tensor and nothing else of it.
 SIZE_OPS = frozenset({aten.sym_size.int, aten.sym_numel.default})
 # Where a node comes from, for messages: a new call has the origin of the node in front of which it stands.
-_ORIGIN = ("stack_trace", "nn_module_stack", "source_fn_stack", "debug_handle")
+ORIGIN = ("stack_trace", "nn_module_stack", "source_fn_stack", "debug_handle")
 
 
 def arguments(node: Node, op: torch._ops.OpOverload | None = None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def insert_call(before: Node, target: Callable[..., Any], args: tuple[Any, ...],
     graph = before.graph
     with graph.inserting_before(before):
         node = graph.call_function(target, args, kwargs)
-    for key in _ORIGIN:
+    for key in ORIGIN:
         if key in before.meta:
             node.meta[key] = before.meta[key]
     compute_meta(node)

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from etcuda.passes.base import NodeError
+from etcuda.passes.graph.calls import ORIGIN
 from etcuda.passes.graph.meta import compute_meta
 from etcuda.torch_private import fake_mode_of, on_fake_tensors
 
-Rewrite = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
+Rewrite = Callable[..., Any]
 
 
-def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]:
+def inline_function(node: Node, function: Rewrite, *inputs: Node) -> list[Node]:
     """Traces ``function`` on fake tensors and puts its operators in the place of ``node``.
 
     Sizes that are symbolic stay so: the function may compute with ``x.shape``.
 
     Args:
         node: the call to replace, erased afterwards.
-        function: takes one tensor for each of ``tensors``, and returns one of the shape and dtype of ``node``, or a
-            tuple of those of its results.
-        tensors: inputs of ``node``, or nodes of symbolic numbers.
+        function: takes one value for each of ``inputs`` and returns one tensor of the shape and dtype of ``node``, or,
+            where the call has several results, a tuple of so many.
+        inputs: of ``node``: tensors and symbolic numbers.
 
     Returns:
         The new nodes, in order.
@@ -34,36 +36,64 @@ def inline_function(node: Node, function: Rewrite, *tensors: Node) -> list[Node]
     Raises:
         NodeError: the function's result has another shape or dtype.
     """
-    values = [tensor.meta["val"] for tensor in tensors]
-    expected = node.meta["val"]
-    with torch.no_grad(), on_fake_tensors(fake_mode_of(values)):
-        traced = make_fx(function)(*values)
-    made: dict[Node, Any] = {}
-    nodes = []
-    result: Any = None
-    placeholders = iter(tensors)
-    with node.graph.inserting_before(node):
-        for inner in traced.graph.nodes:
-            if inner.op == "placeholder":
-                made[inner] = next(placeholders)
-            elif inner.op == "output":
-                result = torch.fx.map_arg(inner.args[0], made.__getitem__)
-            else:
-                made[inner] = node.graph.node_copy(inner, made.__getitem__)
-                made[inner].meta = {**node.meta, "val": inner.meta["val"]}
-                nodes.append(made[inner])
-    if isinstance(expected, torch.Tensor):
-        _replace(node, result, expected)
-    else:
-        for user in list(node.users):
-            index: Any = user.args[1]
-            assert user.target is operator.getitem
-            _replace(user, result[index], expected[index])
+    nodes: list[Node] = []
+    results = trace_before(node, function, inputs, made=nodes)
+    for each in nodes:
+        each.meta = {**node.meta, "val": each.meta["val"]}
+    if isinstance(node.meta["val"], Tensor):
+        _replace(node, results, node.meta["val"])
+        return nodes
+    for user in list(node.users):
+        assert user.target is operator.getitem
+        index: Any = user.args[1]
+        _replace(user, results[index], node.meta["val"][index])
     node.graph.erase_node(node)
     return nodes
 
 
-def _replace(node: Node, result: Node, expected: torch.Tensor) -> None:
+def trace_before(
+    before: Node,
+    function: Rewrite,
+    inputs: Sequence[Node],
+    constant: Callable[[Tensor], Node] | None = None,
+    made: list[Node] | None = None,
+) -> Any:
+    """Traces ``function`` on fake tensors and puts its operators in front of a node.
+
+    Args:
+        before: a node of the graph, whose origin the new ones have.
+        function: takes one value for each of ``inputs``.
+        inputs: nodes that yield tensors and symbolic numbers.
+        constant: gives the node of a tensor that is no input.
+        made: gets the new nodes, in order.
+
+    Returns:
+        What the function returns, with nodes in the place of tensors.
+    """
+    values = [each.meta["val"] for each in inputs]
+    mode = fake_mode_of(values) or fake_mode_of([node.meta.get("val") for node in before.graph.nodes])
+    with torch.no_grad(), on_fake_tensors(mode):
+        traced = make_fx(function)(*values)
+    found: dict[Node, Any] = {}
+    placeholders = iter(inputs)
+    origin = {key: before.meta[key] for key in ORIGIN if key in before.meta}
+    with before.graph.inserting_before(before):
+        for inner in traced.graph.nodes:
+            if inner.op == "placeholder":
+                found[inner] = next(placeholders)
+            elif inner.op == "output":
+                return torch.fx.map_arg(inner.args[0], found.__getitem__)
+            elif inner.op == "get_attr" and constant is not None:
+                found[inner] = constant(getattr(traced, inner.target))
+            else:
+                found[inner] = before.graph.node_copy(inner, found.__getitem__)
+                found[inner].meta = {**origin, "val": inner.meta["val"]}
+                if made is not None:
+                    made.append(found[inner])
+    raise AssertionError("a traced graph has an output")
+
+
+def _replace(node: Node, result: Node, expected: Tensor) -> None:
     got = result.meta["val"]
     if tuple(got.shape) != tuple(expected.shape) or got.dtype != expected.dtype:
         raise NodeError(
@@ -71,8 +101,7 @@ def _replace(node: Node, result: Node, expected: torch.Tensor) -> None:
             f"expected a rewrite to {tuple(expected.shape)} {expected.dtype}, got {tuple(got.shape)} {got.dtype}",
         )
     node.replace_all_uses_with(result)
-    if node.target is operator.getitem:
-        node.graph.erase_node(node)
+    node.graph.erase_node(node)
 
 
 def rewrite_calls(graph: Graph, choose: Callable[[Node], tuple[Rewrite, tuple[Node, ...]] | None]) -> int:

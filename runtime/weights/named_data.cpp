@@ -1,5 +1,8 @@
 #include "weights/named_data.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cinttypes>
 #include <cstring>
 
@@ -8,7 +11,19 @@
 namespace etcuda {
 namespace {
 
-constexpr const char* kProgramKey = "etcuda/program";
+constexpr char kProgramKey[] = "etcuda/program";
+
+// Whether the text is the program's key. The address comes from an index that ExecuTorch did not verify: in a
+// damaged .ptd it may lie anywhere, so the kernel reads it, which fails where this process would end.
+bool is_program_key(const char* text) {
+  char copy[sizeof(kProgramKey)] = {};
+  const int file = memfd_create("etcuda_key", MFD_CLOEXEC);
+  if (file < 0) return std::strcmp(text, kProgramKey) == 0;
+  const bool is_read = pwrite(file, text, sizeof(copy), 0) == static_cast<ssize_t>(sizeof(copy)) &&
+                       pread(file, copy, sizeof(copy), 0) == static_cast<ssize_t>(sizeof(copy));
+  close(file);
+  return is_read && std::memcmp(copy, kProgramKey, sizeof(copy)) == 0;
+}
 
 }  // namespace
 
@@ -47,7 +62,7 @@ const void* NamedData::program() const {
     const auto key = map_->get_key(i);
     // The key's text lies in the loaded program, once, even if every method sees it through a merged map of
     // its own.
-    if (key.ok() && std::strcmp(*key, kProgramKey) == 0) return *key;
+    if (key.ok() && is_program_key(*key)) return *key;
   }
   return nullptr;
 }

@@ -128,6 +128,13 @@ def test_files_where_the_user_is_are_not_taken_for_modules(tmp_path: pathlib.Pat
     assert inspect_program((elsewhere / "net.pte").read_bytes()).num_kernels > 0
 
 
+def test_modules_of_ours_are_not_found_under_their_bare_names() -> None:
+    """Where etcuda is installed, its parts lie in one folder, and some are named as modules of Python are."""
+    root = client._import_root()
+    assert (root / "etcuda" / "options.py").is_file()
+    assert not (root / "options.py").exists()
+
+
 def group_members(root_pid: int) -> list[int]:
     """Processes whose environment or ancestry leads back to ``root_pid``, found by session or parent."""
     found = []

@@ -80,7 +80,7 @@ def reasons(columns: Mapping[str, Records]) -> list[str]:
                 what = record.error or record.wrong or f"left to ExecuTorch: {', '.join(sorted(set(record.left)))}"
                 found.setdefault(f"{record.verdict}: {what}", []).append(key.rsplit("#", 1)[0])
         lines += [f"- {name}: {what}: {_listed(keys)}" for what, keys in sorted(found.items())]
-    return lines or ["Nothing."]
+    return lines or ["No case that was tried."]
 
 
 def skipped(records: Records) -> list[str]:
@@ -89,6 +89,17 @@ def skipped(records: Records) -> list[str]:
     for key, reason in records.skipped.items():
         found.setdefault(reason, []).append(key)
     return [f"- {reason}: {_listed(keys)}" for reason, keys in sorted(found.items())]
+
+
+def untried(columns: Mapping[str, Records], keys: Iterable[str]) -> list[str]:
+    """Lines that count, for each column, the cases of each file that have no record."""
+    wanted, lines = list(keys), []
+    for name, records in columns.items():
+        counts = collections.Counter(key.split("::")[0] for key in wanted if key not in records.cases)
+        if counts:
+            words = ", ".join(f"{file} {number}" for file, number in sorted(counts.items()))
+            lines.append(f"- {name}: no record yet of {sum(counts.values())} cases: {words}")
+    return lines
 
 
 def _listed(keys: list[str]) -> str:
@@ -108,13 +119,19 @@ def summary(columns: Mapping[str, Records]) -> list[str]:
     return lines
 
 
-def make_page(targets: Mapping[str, Records], dtypes: Mapping[str, Records], models: Mapping[str, Records]) -> str:
+def make_page(
+    targets: Mapping[str, Records],
+    dtypes: Mapping[str, Records],
+    models: Mapping[str, Records],
+    keys: Iterable[str] = (),
+) -> str:
     """The whole page.
 
     Args:
         targets: the columns of the table of tests, fp32.
         dtypes: the columns of the table of dtypes, on the host.
         models: the columns of the table of the suite's models.
+        keys: every case in fp32.
     """
     named = {f"models, {name}": records for name, records in models.items()}
     every = {**targets, **named, **{name: records for name, records in dtypes.items() if name != "float32"}}
@@ -122,7 +139,7 @@ def make_page(targets: Mapping[str, Records], dtypes: Mapping[str, Records], mod
         INTRO,
         "\n".join(summary(every)),
         "## What is not right",
-        "\n".join(reasons(every)),
+        "\n".join([*reasons(every), *untried(targets, keys)]),
         "## By dtype, on the host",
         "Cases claimed whole / compiled / right; one number where they are the same. Empty: PyTorch does not take it.",
         "\n".join(by_dtype(dtypes)),

@@ -12,7 +12,7 @@ from tests.suite.flow import make_flow
 from tests.suite.run import in_python, try_cases
 
 # Whose models are long to compile, or need what is not served yet; docs/operators.md has them.
-NOT_SAMPLED = {"lstm", "adaptive_avgpool3d", "adaptive_maxpool3d", "embedding_bag", "median"}
+NOT_SAMPLED = {"lstm", "adaptive_avgpool3d", "adaptive_maxpool3d", "embedding_bag"}
 
 
 @pytest.fixture(scope="module")

@@ -128,5 +128,6 @@ def test_the_page_names_what_is_not_right(tmp_path: pathlib.Path) -> None:
     columns = {"host": records}
     assert reasons(columns) == ["- host: in part: left to ExecuTorch: aten.sort.default: `a::u`"]
     assert by_dtype({"float32": records})[-1] == "| a | 1/1/1 of 2 |"
-    page = make_page(columns, {"float32": records}, {})
+    page = make_page(columns, {"float32": records}, {}, ["a::t#0", "b::t#0", "b::t#1"])
+    assert "- host: no record yet of 2 cases: b 2" in page
     assert "- host (torch ?): 2 cases of 2 tests: 1 right, 1 in part" in page

@@ -157,6 +157,9 @@ def scatter_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield Case("scatter_add", lambda x, i, s: torch.scatter_add(x, 0, i, s), (x, places, src))
     yield Case("index_add", lambda x, i, s: torch.index_add(x, 0, i, s), (x, index, src))
     yield Case("index_put", lambda x, i, s: torch.index_put(x, (i,), s, accumulate=True), (x, index, src))
+    yield Case("index_add along 1", lambda x, i, s: torch.index_add(x.T, 1, i, s.T), (x, index, src))
+    if dtype in (torch.uint8, torch.int8):
+        yield Case("cat", lambda x, s: torch.cat([x, s]), (x, src))
     if dtype == torch.bool:
         return
     yield Case("scatter add", lambda x, i: torch.scatter(x, 0, i, 2, reduce="add"), (x, places))

@@ -69,8 +69,10 @@ void on_crash(int number, siginfo_t*, void*) {
 }
 
 }  // namespace
+}  // namespace etcuda_fuzz
 
-void report_crashes_to(int descriptor) {
+extern "C" __attribute__((visibility("default"))) void etcuda_fuzz_report_crashes_to(int descriptor) {
+  using namespace etcuda_fuzz;
   report_to = descriptor;
   void* warm[2];
   backtrace(warm, 2);
@@ -83,5 +85,3 @@ void report_crashes_to(int descriptor) {
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESETHAND;
   for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) sigaction(number, &action, nullptr);
 }
-
-}  // namespace etcuda_fuzz

@@ -230,7 +230,7 @@ std::vector<std::string> in_child(std::vector<Base>& bases, const std::vector<Ca
     const rlimit room{kAddressSpace, kAddressSpace}, none{0, 0};
     setrlimit(RLIMIT_AS, &room);
     setrlimit(RLIMIT_CORE, &none);
-    etcuda_fuzz::report_crashes_to(ends[1]);
+    etcuda_fuzz_report_crashes_to(ends[1]);
     for (size_t i = first; i < cases.size(); ++i) {
       const std::string line = outcome(bases[static_cast<size_t>(cases[i].program)], cases[i], folder) + "\n";
       if (write(ends[1], line.data(), line.size()) < 0) _exit(1);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pathlib
 import resource
@@ -20,8 +21,9 @@ _SECONDS = 20
 _ADDRESS_SPACE = 16 << 30
 
 
-def outcomes(seeds: Sequence[Seed], mutants: Sequence[Mutant]) -> Iterator[str]:
-    """For each mutant a line, as ``fuzz_programs`` writes them; of a crash the signal alone."""
+def outcomes(seeds: Sequence[Seed], mutants: Sequence[Mutant], report: pathlib.Path) -> Iterator[str]:
+    """For each mutant a line, as ``fuzz_programs`` writes them; ``report`` is the library that tells of crashes."""
+    report_crashes_to = ctypes.CDLL(str(report)).etcuda_fuzz_report_crashes_to
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         place = pathlib.Path(folder)
         calls = [_calls(seed, place) for seed in seeds]
@@ -39,7 +41,7 @@ def outcomes(seeds: Sequence[Seed], mutants: Sequence[Mutant]) -> Iterator[str]:
                         return f"load {type(error).__name__} {error}".replace("\n", " ")
                     return "same" if got == expected[mutant.seed] else "changed"
 
-                lines = _in_child([lambda each=each: tell(each) for each in batch[done:]])
+                lines = _in_child(report_crashes_to, [lambda each=each: tell(each) for each in batch[done:]])
                 yield from lines
                 done += len(lines)
 
@@ -91,7 +93,7 @@ def _run(pte: bytes, ptd: bytes, calls: Calls, place: pathlib.Path) -> list[byte
     return outputs
 
 
-def _in_child(jobs: Sequence[Callable[[], str]]) -> list[str]:
+def _in_child(report_crashes_to: Callable[[int], object], jobs: Sequence[Callable[[], str]]) -> list[str]:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -99,6 +101,7 @@ def _in_child(jobs: Sequence[Callable[[], str]]) -> list[str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        report_crashes_to(write)
         try:
             for job in jobs:
                 os.write(write, job().encode(errors="replace") + b"\n")
@@ -118,6 +121,7 @@ def _in_child(jobs: Sequence[Callable[[], str]]) -> list[str]:
     os.close(read)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     lines = [line.decode(errors="replace") for line in text.split(b"\n")[:-1]]
-    if len(lines) < len(jobs):
+    told = bool(lines) and lines[-1].startswith("crash ")
+    if len(lines) < len(jobs) and not told:
         lines.append("hung" if hung else f"ended {status}")
     return lines

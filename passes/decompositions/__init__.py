@@ -1,0 +1,1 @@
+"""Operators that Inductor has no generated code for, as formulas of operators that it has."""

@@ -1,0 +1,81 @@
+"""Formulas compute what eager computes, in eager."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from etcuda.passes.decompositions.record import Decomposition
+from etcuda.passes.decompositions.table import DECOMPOSITION_OF, by_operator
+from tests.passes.decompositions.cases import Case, spatial_cases
+from tests.passes.decompositions.formulas import Formulas, cast, results
+from tests.passes.decompositions.quantized_cases import quantized_cases
+
+aten = torch.ops.aten
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+NOT_MEASURED = {
+    # Their results in eager have other dtypes than their declaration says.
+    "choose_qparams_per_token",
+    "_choose_qparams_per_token_asymmetric_impl",
+    # By another name of the same.
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "avg_pool1d",
+    # Not in every release of PyTorch.
+    "_upsample_lanczos2d_aa",
+}
+
+
+def _check(case: Case, dtype: torch.dtype) -> set[torch._ops.OpOverload]:
+    inputs = cast(case.inputs, dtype)
+    # What eager lacks in this dtype, no formula replaces.
+    with Formulas() as mode:
+        try:
+            got = results(case.call, *inputs)
+        except NotImplementedError:
+            return set()
+    wanted = results(case.call, *cast(inputs, torch.float64))
+    for one, other in zip(got, wanted, strict=True):
+        exact = not other.is_floating_point()
+        assert one.dtype == (other.dtype if exact else dtype), case.name
+        tolerance = 0.0 if exact else TOLERANCE[dtype]
+        torch.testing.assert_close(one.to(other.dtype), other, rtol=tolerance, atol=tolerance, msg=case.name)
+    return mode.used
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_images(dtype: torch.dtype) -> None:
+    used = set().union(*(_check(case, dtype) for case in spatial_cases()))
+    assert len(used) == 12
+
+
+def test_quantised_values_are_equal() -> None:
+    for case in quantized_cases():
+        with Formulas():
+            got = results(case.call, *case.inputs)
+        for one, other in zip(got, results(case.call, *case.inputs), strict=True):
+            assert one.dtype == other.dtype, case.name
+            assert torch.equal(one, other), case.name
+
+
+def test_every_formula_is_compared() -> None:
+    used = set()
+    for case in (*spatial_cases(), *quantized_cases()):
+        with Formulas() as mode:
+            results(case.call, *case.inputs)
+        used |= mode.used
+    names = {op._schema.name.split("::")[-1] for op in DECOMPOSITION_OF.keys() - used}
+    assert names <= NOT_MEASURED
+
+
+def test_places_that_are_no_numbers_read_nothing() -> None:
+    grid = torch.tensor([[[[float("nan"), 0.0], [float("inf"), 0.0], [0.0, 0.0]]]])
+    with Formulas():
+        got = torch.nn.functional.grid_sample(torch.ones(1, 1, 3, 3), grid, align_corners=True)
+    assert got.flatten().tolist() == [0.0, 0.0, 1.0]
+
+
+def test_an_operator_has_one_formula() -> None:
+    one = Decomposition((aten.sin.default,), torch.sin)
+    with pytest.raises(ValueError, match=r"aten.sin.default has two formulas: expected one, got sin and sin"):
+        by_operator((one, one))
