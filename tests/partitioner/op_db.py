@@ -124,7 +124,7 @@ def _calls(module: GraphModule) -> list[Node]:
 
 def _library_calls(module: GraphModule, inputs: list[torch.Tensor]) -> list[str]:
     graph = GraphLowering(module, example_inputs=inputs, cpp_wrapper=True, aot_mode=True, is_inference=True)
-    with V.set_graph_handler(graph):
+    with V.set_graph_handler(graph), V.set_fake_mode(inputs[0].fake_mode if inputs else FakeTensorMode()):
         graph.run(*inputs)
     kernels = [op for op in graph.operations if isinstance(op, ir.ExternKernel) and not isinstance(op, ir.MultiOutput)]
     return [shim_of(kernel) for kernel in kernels]
