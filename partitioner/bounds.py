@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import sympy
 import torch
 from torch.export.exported_program import ExportedProgram
 from torch.utils._sympy.numbers import int_oo
@@ -70,10 +71,10 @@ def _narrowed(program: ExportedProgram) -> Iterator[tuple[int, int, Any, Any]]:
         size = sizes.get(place)
         if size is None:
             continue
-        if isinstance(size, torch.SymInt):
-            left = program.range_constraints.get(size.node.expr, declared)
-        else:
-            left = ValueRanges(size, size)
+        expression = size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+        # A symbol that was fixed still prints as itself.
+        fixed = expression.is_Integer
+        left = ValueRanges(expression, expression) if fixed else program.range_constraints.get(expression, declared)
         key = (str(size), str(declared))
         # Sizes 0 and 1 are never traced: a lower bound of 2 is none.
         if key not in seen and (left.upper < declared.upper or left.lower > max(declared.lower, 2)):

@@ -84,7 +84,11 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         return kept_operators(ep, self.config), None
 
     def look_at_rest(self, program: ExportedProgram) -> None:
-        """Warns of what no partitioner took and the stock runtime has no kernel for."""
+        """Warns of what no partitioner took and the stock runtime has no kernel for.
+
+        Nothing outside of the delegates keeps a name of ours, also where a subclass claimed less than this class would.
+        """
+        restore_unclaimed(program.graph_module, set())
         warn_of_missing_kernels(program)
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:

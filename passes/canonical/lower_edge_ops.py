@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from etcuda.options import BackendConfig
 from etcuda.passes.base import NodeError, graph_modules, graph_pass
-from etcuda.passes.graph.edge_ops import ASSERTIONS, DIM_ORDER_OPS, underlying
+from etcuda.passes.graph.edge_ops import ASSERTIONS, DIM_ORDER_OPS, SAME_AS, underlying
 from etcuda.torch_private import behind_edge
 
 _MEMORY_FORMATS: dict[tuple[int, ...], torch.memory_format] = {
@@ -38,9 +38,11 @@ def lower_edge_ops(program: ExportedProgram, config: BackendConfig) -> int:
             if op in ASSERTIONS:
                 module.graph.erase_node(node)
                 continue
-            if str(behind_edge(node.target)) in DIM_ORDER_OPS:
+            behind = behind_edge(node.target)
+            if str(behind) in DIM_ORDER_OPS:
                 node.kwargs = _with_memory_format(node)
-            node.target = op
+            # Another library's operator keeps its name until it is decomposed: its shape function takes more dtypes.
+            node.target = behind if str(behind) in SAME_AS else op
     return changed
 
 

@@ -12,6 +12,7 @@ from torch.fx import Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments
+from etcuda.passes.graph.edge_ops import underlying
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
 from etcuda.passes.library import bags, grouped, joins, scans, scatter, search, sorting, sums
@@ -77,6 +78,7 @@ def decompose_library_calls(program: ExportedProgram, config: BackendConfig) -> 
     for module in graph_modules(program):
         calls = [node for node in module.graph.nodes if _is_needed(node, config.is_host)]
         for node in calls:
+            node.target = underlying(node.target)
             _inline(node, DECOMPOSITIONS[node.target], config.is_host)
         if calls:
             module.graph.eliminate_dead_code()
@@ -86,9 +88,10 @@ def decompose_library_calls(program: ExportedProgram, config: BackendConfig) -> 
 
 
 def _is_needed(node: Node, host: bool) -> bool:
-    if not isinstance(node.target, torch._ops.OpOverload) or node.target not in DECOMPOSITIONS:
+    op = underlying(node.target)
+    if op is None or op not in DECOMPOSITIONS:
         return False
-    is_needed = NEEDED.get(node.target)
+    is_needed = NEEDED.get(op)
     return is_needed is None or is_needed(host, **torch.fx.map_arg(arguments(node), lambda source: source.meta["val"]))
 
 

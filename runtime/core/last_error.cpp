@@ -3,6 +3,7 @@
 #include <executorch/runtime/platform/platform.h>
 
 #include <atomic>
+#include <cstring>
 #include <new>
 
 #include "core/text.h"
@@ -19,7 +20,7 @@ thread_local int emitting = 0;
 
 struct LastError {
   std::string sentence;
-  std::string missing;      // operators that a method calls and nobody has, joined by commas
+  std::string missing;       // operators that a method calls and nobody has, joined by commas
   bool is_followed = false;  // ExecuTorch has logged the code that the failed call returned
   ~LastError() { forgotten = true; }
 };
@@ -48,8 +49,8 @@ bool is_code(const std::string& entry) {
          entry.find_first_not_of("0123456789abcdefABCDEF", start + 2) == std::string::npos;
 }
 
-// The operator of an entry such as "Missing operator: [0] aten::avg_pool3d.out", else nothing. ExecuTorch logs
-// one for each when it loads a method, and then how many there were.
+// The operator of an entry such as "Missing operator: [0] aten::avg_pool3d.out", else nothing. ExecuTorch
+// logs one for each when it loads a method, and then how many there were.
 std::string missing_operator(const std::string& entry) {
   static const std::string start = "Missing operator: [";
   const size_t end = entry.rfind("] ");
@@ -61,15 +62,18 @@ void add_missing(LastError& last, const std::string& name) {
   const std::string known = ", " + last.missing + ", ";
   if (known.find(", " + name + ", ") == std::string::npos)
     last.missing += (last.missing.empty() ? "" : ", ") + name;
-  last.sentence = "no delegate computes " + last.missing +
-                  ", and the runtime has no kernel for that. Let another partitioner take it, write the model "
-                  "without it, or register a kernel for it before the program is loaded.";
+  last.sentence =
+      "no delegate computes " + last.missing +
+      ", and the runtime has no kernel for that. Let another partitioner take it, write the model "
+      "without it, or register a kernel for it before the program is loaded.";
   last.is_followed = false;
 }
 
-void note(const std::string& entry) {
+void note(const std::string& entry, const char* file) {
   if (forgotten) return;
   LastError& last = last_error();
+  // Details between two missing operators: the arguments that the first was called with.
+  if (!last.missing.empty() && file != nullptr && std::strstr(file, "operator_registry") != nullptr) return;
   const bool is_count = entry.compare(0, 10, "There are ") == 0;
   if (is_count && !last.missing.empty()) {
     last.missing.clear();  // the next one is of another method
@@ -102,7 +106,7 @@ void emit(et_timestamp_t timestamp, et_pal_log_level_t level, const char* file, 
   const Emitting scope;
   try {
     const std::string entry = printable({message, length});
-    if (emitting == 1 && own_logs == 0 && (level == kError || level == kFatal)) note(entry);
+    if (emitting == 1 && own_logs == 0 && (level == kError || level == kFatal)) note(entry, file);
     next(timestamp, level, file, function, line, entry.c_str(), entry.size());
   } catch (const std::bad_alloc&) {
     static const char lost[] = "out of host memory: an entry of the log is lost";
