@@ -100,7 +100,7 @@ def functions_of(file: str) -> list[tuple[str, Callable[..., None], dict[str, An
     else:
         with unittest.mock.patch("unittest.skip", _keep):
             module = importlib.import_module(f"{SUITE}.operators.test_{file}")
-    found = []
+    found: list[tuple[str, Callable[..., None], dict[str, Any], bool]] = []
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if not name.startswith("test_"):
             continue
@@ -146,8 +146,8 @@ def cases_of(
             torch.manual_seed(seed_of(f"{file}::{name}"))
             try:
                 function(recorder, **parameters, **({"dtype": dtype} if takes_dtype else {}))
-            except unittest.SkipTest as reason:
-                skipped[f"{file}::{name}"] = f"the suite skips it: {reason}"
+            except unittest.SkipTest as skip:
+                skipped[f"{file}::{name}"] = f"the suite skips it: {skip}"
                 continue
             except (RuntimeError, TypeError, NotImplementedError) as error:
                 skipped[f"{file}::{name}"] = f"PyTorch: {first_line(error)}"
