@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 import torch
 
-from etcuda.passes.decompositions import adaptive_pooling, antialias, grid_sampler, int_products, pooling, quantize
+from etcuda.passes.decompositions import (
+    adaptive_pooling,
+    antialias,
+    grid_sampler,
+    int_products,
+    pooling,
+    quantize,
+    rounded_division,
+)
 from etcuda.passes.decompositions.record import Decomposition
 
 DECOMPOSITIONS: tuple[Decomposition, ...] = (
@@ -16,6 +24,7 @@ DECOMPOSITIONS: tuple[Decomposition, ...] = (
     *int_products.DECOMPOSITIONS,
     *pooling.DECOMPOSITIONS,
     *quantize.DECOMPOSITIONS,
+    *rounded_division.DECOMPOSITIONS,
 )
 
 

@@ -58,8 +58,42 @@ def test_quantised_values_are_equal() -> None:
             assert torch.equal(one, other), case.name
 
 
+def divisions(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every pair of numbers that are hard to divide, and of random ones."""
+    inf, nan = float("inf"), float("nan")
+    hard = [1.0, -1.0, 0.1, -0.1, 0.0, -0.0, 6.0, 3.0, -7.0, 2.0, inf, -inf, nan, 1e-30, 3e4, 0.3]
+    values = torch.cat([torch.tensor(hard), torch.randn(40, generator=torch.Generator().manual_seed(2)) * 9]).to(dtype)
+    return values[:, None], values[None, :]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("mode", ["floor", "trunc"])
+def test_rounded_divisions_are_equal(dtype: torch.dtype, mode: str) -> None:
+    a, b = divisions(dtype)
+    for one, other in ((a, b), (a, 0.1), (a, 3)):
+        with Formulas() as formulas:
+            got = [torch.div(one, other, rounding_mode=mode), one // other, torch.remainder(one, other)]
+        assert formulas.used
+        # Narrow numbers are divided in fp32, and only the result is rounded.
+        wide = dtype if dtype == torch.float64 else torch.float32
+        one, other = one.to(wide), other.to(wide) if isinstance(other, torch.Tensor) else other
+        wanted = [torch.div(one, other, rounding_mode=mode), one // other, torch.remainder(one, other)]
+        wanted = [value.to(dtype) for value in wanted]
+        for place, (mine, theirs) in enumerate(zip(got, wanted, strict=True)):
+            assert torch.equal(mine.nan_to_num(7.5), theirs.nan_to_num(7.5)), place
+            assert torch.equal(mine.isnan(), theirs.isnan())
+
+
 def test_every_formula_is_compared() -> None:
-    used = set()
+    a, b = divisions(torch.float32)
+    with Formulas() as mode:
+        aten.div.Tensor_mode(a, b, rounding_mode="floor")
+        aten.div.Scalar_mode(a, 3.0, rounding_mode="floor")
+        aten.floor_divide.default(a, b)
+        aten.floor_divide.Scalar(a, 3.0)
+        aten.remainder.Tensor(a, b)
+        aten.remainder.Scalar(a, 3.0)
+    used = set(mode.used)
     for case in (*spatial_cases(), *quantized_cases()):
         with Formulas() as mode:
             results(case.call, *case.inputs)
