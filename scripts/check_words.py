@@ -52,7 +52,9 @@ _PYTHON = frozenset({".py"})
 
 RETIRED = (
     Retired(r"\b(can_overlap|\w+_overlapped|OVERLAP|let_next_start)\b|\boverlap: int|\boverlap=", "pdl"),
-    Retired(r"\b\w*_rounded\b|\bround_blocks\b|\bRounding[A-Z]\w*|\brounding_\w+", "quantize, quantized", KERNELS),
+    Retired(
+        r"\b\w*_rounded\b|\bround_blocks\b|\bRounding[A-Z]\w*|\brounding_(?!mode\b)\w+", "quantize, quantized", KERNELS
+    ),
     Retired(r"\b[Ss]tretch(es)?\b", "k segment", KERNELS),
     Retired(r"\b([Tt]ickets?|TICKETS)\b", "semaphore"),
     Retired(r"\b[Mm]eet(s|ings?)?\b", "fixup, or say what waits for what", KERNELS),

@@ -60,8 +60,8 @@ def _trunc(a: Tensor, b: Tensor) -> Tensor:
 def _applies(given: Arguments) -> bool:
     self, other = given["self"], given["other"]
     dtype = torch.result_type(self, other) if isinstance(self, Tensor) else torch.int64
-    is_rounded = given.get("rounding_mode", "floor") is not None
-    return is_rounded and dtype.is_floating_point and dtype.itemsize > 1
+    has_mode = given.get("rounding_mode", "floor") is not None
+    return has_mode and dtype.is_floating_point and dtype.itemsize > 1
 
 
 DECOMPOSITIONS = (
