@@ -47,8 +47,6 @@ PASSES: tuple[GraphPass, ...] = (
     view_copy_to_view,
     inline_kernels,
     apply_decompositions,
-    decompose_library_calls,
-    widen_reductions,
     move_cond_predicate_to_host,
     pack_torchao,
     fuse_mlp,
@@ -60,6 +58,9 @@ PASSES: tuple[GraphPass, ...] = (
     fuse_reorder,
     decompose_conv,
     route_attention,
+    # Behind attention, whose masks are recognised by the calls that a model makes, a cumsum among them.
+    decompose_library_calls,
+    widen_reductions,
     contiguous_outputs,
     remove_dead_code,
 )
