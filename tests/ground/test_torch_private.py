@@ -232,7 +232,17 @@ def test_has_device_function() -> None:
     assert has_device_function(aten.add.Tensor)
 
 
+def test_quantized_operators() -> None:
+    namespace = torch_private.quantized_operators()
+    x = torch.tensor([0.26, -3.0, 9.0])
+    stored = namespace.quantize_per_tensor.default(x, 0.5, 1, -8, 7, torch.int8)
+    assert stored.tolist() == [2, -5, 7]
+    assert namespace.dequantize_per_tensor.default(stored, 0.5, 1, -8, 7, torch.int8).tolist() == [0.5, -3.0, 3.0]
+
+
 def test_is_core() -> None:
+    import etcuda.kernels  # noqa: F401  defines the operator below
+
     assert is_core(aten.mm.default)
     assert not is_core(aten.cumprod.default)
     assert is_core(torch.ops.etcuda.quantize_activation.default)
