@@ -37,7 +37,7 @@ class PrecompiledHeaders:
     def __init__(self, compiler: Sequence[str], folder: pathlib.Path | None) -> None:
         self._compiler = list(compiler)
         self._folder = folder
-        self._gcc = _identity_of_gcc(self._compiler)
+        self._gcc = identity_of_gcc(self._compiler)
 
     def flags(self, source: str, flags: Sequence[str]) -> list[str]:
         """Flags with which a source is compiled faster, to the same bytes.
@@ -100,7 +100,7 @@ class PrecompiledHeaders:
         return True
 
 
-def _identity_of_gcc(compiler: Sequence[str]) -> list[str] | None:
+def identity_of_gcc(compiler: Sequence[str]) -> list[str] | None:
     """What tells one GCC from another; ``None`` if the compiler is none."""
     command = [*compiler, "-E", "-P", "-x", "c++", "-"]
     try:

@@ -39,7 +39,8 @@ class CompileOptions:
         attention_kernels: attention through etcuda's own kernels where they serve it; otherwise through its formula.
         check_attention: compute every rewritten attention call both ways on random numbers, and fail if they differ.
         random_seed: first seed of the generator that random operators draw from; ``None`` leaves them to others.
-        cache_dir: where compiled kernels are kept between exports; ``None`` is the user's cache directory.
+        cache_dir: where what was compiled is kept between exports; ``None`` is the user's cache directory.
+        compile_cache_gib: GiB that compiled graphs take there at most; 0 compiles every graph anew.
     """
 
     allow_tf32: bool = False
@@ -52,6 +53,7 @@ class CompileOptions:
     check_attention: bool = False
     random_seed: int | None = None
     cache_dir: str | None = None
+    compile_cache_gib: float = 2.0
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.allow_tf32, bool), "allow_tf32", "True or False", self.allow_tf32)
@@ -71,6 +73,9 @@ class CompileOptions:
         _expect(
             self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "None or a path", self.cache_dir
         )
+        size = self.compile_cache_gib
+        is_size = isinstance(size, int | float) and not isinstance(size, bool) and 0 <= size < float("inf")
+        _expect(is_size, "compile_cache_gib", "a number of GiB, 0 or more", size)
 
     @property
     def external_tag(self) -> str | None:

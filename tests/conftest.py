@@ -62,6 +62,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(NO_GPU)
 
 
+@pytest.fixture
+def compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of compiling itself: nothing is taken from, or kept for, other exports of this process."""
+    from etcuda.backend.worker import client
+
+    monkeypatch.setattr(client, "job_key", lambda _folder: None)
+
+
 @pytest.fixture(scope="session")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder that all workers of one test run see."""

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import select
@@ -21,9 +22,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from etcuda.backend.worker.cache import CompileCache, job_key
 from etcuda.backend.worker.ending import describe, out_of_memory_kills
 from etcuda.backend.worker.job import JobRequest, JobResult, read_result, write_request
 from etcuda.errors import CompileError
+from etcuda.options import CompileOptions
+
+log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 5.0
@@ -41,27 +46,46 @@ def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[J
     if not requests:
         return []
     options = requests[0].options
+    cache = CompileCache(_cache_folder(options) / "delegates", int(options.compile_cache_gib * 2**30))
     with tempfile.TemporaryDirectory(prefix="etcuda-") as root:
         folders = [pathlib.Path(root) / str(index) for index in range(len(requests))]
         for folder, request in zip(folders, requests, strict=True):
             folder.mkdir()
             write_request(folder, request)
-        with _turn:
-            server = _server(options.cache_dir)
-            try:
-                with _progress(options.progress, labels) as report:
-                    cpu_seconds = server.run(folders, labels, options.timeout_s, report)
-            finally:
-                if server.is_busy():
-                    server.kill()
-        results = [read_result(folder) for folder in folders]
-        return [
-            dataclasses.replace(result, cpu_seconds=used) for result, used in zip(results, cpu_seconds, strict=True)
-        ]
+        keys = [job_key(folder) if options.compile_cache_gib else None for folder in folders]
+        found = {place: result for place, key in enumerate(keys) if key and (result := cache.get(key))}
+        if found:
+            log.info("compiled before: %s", ", ".join(labels[place] for place in found))
+        # Of equal graphs the first is compiled.
+        first = [keys.index(key) if key else place for place, key in enumerate(keys)]
+        missing = sorted(set(first) - found.keys())
+        compiled = _compile([folders[place] for place in missing], [labels[place] for place in missing], options)
+        for place, result in zip(missing, compiled, strict=True):
+            found[place] = result
+            if key := keys[place]:
+                cache.put(key, result)
+    # Each second of processor time is told once.
+    cost = {place: found[place].cpu_seconds for place in missing}
+    return [dataclasses.replace(found[place], cpu_seconds=cost.pop(place, 0.0)) for place in first]
+
+
+def _compile(folders: list[pathlib.Path], labels: list[str], options: CompileOptions) -> list[JobResult]:
+    if not folders:
+        return []
+    with _turn:
+        server = _server(_cache_folder(options))
+        try:
+            with _progress(options.progress, labels) as report:
+                cpu_seconds = server.run(folders, labels, options.timeout_s, report)
+        finally:
+            if server.is_busy():
+                server.kill()
+    results = [read_result(folder) for folder in folders]
+    return [dataclasses.replace(result, cpu_seconds=used) for result, used in zip(results, cpu_seconds, strict=True)]
 
 
 class _Server:
-    def __init__(self, cache_dir: str) -> None:
+    def __init__(self, cache_dir: pathlib.Path) -> None:
         environment = {
             **os.environ,
             # Set iteration order reaches generated code in places.
@@ -69,7 +93,7 @@ class _Server:
             "OMP_NUM_THREADS": "1",
             # The worker compiles for a target, not for this machine: a GPU here must stay untouched.
             "CUDA_VISIBLE_DEVICES": "",
-            "TRITON_CACHE_DIR": cache_dir,
+            "TRITON_CACHE_DIR": str(cache_dir),
             # Line tables would put this machine's paths into the kernels.
             "TRITON_DISABLE_LINE_INFO": "1",
             # Without the folder that the user is in, which may hold files named as modules are: an empty entry stands
@@ -215,14 +239,13 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _server(cache_dir: str | None) -> _Server:
-    chosen = cache_dir or str(default_cache_dir())
+def _server(cache_dir: pathlib.Path) -> _Server:
     for server in list(_running):
-        if server.is_alive() and server.cache_dir == chosen:
+        if server.is_alive() and server.cache_dir == cache_dir:
             return server
         _running.remove(server)
         server.kill()
-    server = _Server(chosen)
+    server = _Server(cache_dir)
     _running.append(server)
     return server
 
@@ -235,11 +258,15 @@ def shut_down() -> None:
 
 
 def default_cache_dir() -> pathlib.Path:
-    """Where compiled kernels are kept: ``$ETCUDA_CACHE_DIR``, else below the user's cache folder."""
+    """Where compiled kernels and graphs are kept: ``$ETCUDA_CACHE_DIR``, else below the user's cache folder."""
     if chosen := os.environ.get("ETCUDA_CACHE_DIR"):
         return pathlib.Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "etcuda" / "triton"
+
+
+def _cache_folder(options: CompileOptions) -> pathlib.Path:
+    return pathlib.Path(options.cache_dir) if options.cache_dir else default_cache_dir()
 
 
 def _failure(folder: pathlib.Path, label: str, status: int, kills_before: int) -> CompileError:

@@ -19,7 +19,10 @@ from etcuda.errors import BlobError
 from etcuda.options import CompileOptions
 from etcuda.target import CudaTarget
 
-_PROGRAM, _REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.json", "image.so"
+PROGRAM, REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.json", "image.so"
+
+# Lines of the user's, modules, earlier graphs: they differ between processes.
+_ORIGIN = ("from_node", "nn_module_stack", "stack_trace")
 
 # Operators that the worker does not know from the start, for importing torchao takes seconds.
 _DEFINED_IN = {"torchao": "torchao.quantization.quant_primitives"}
@@ -81,10 +84,14 @@ def tied_constants(table: ConstantTable) -> dict[str, str]:
 
 
 def write_request(folder: pathlib.Path, request: JobRequest) -> None:
-    """Writes a job; constants travel as shapes only."""
+    """Writes a job. Constants travel as shapes only, and what nodes came from does not matter any more."""
+    for module in request.program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            for key in _ORIGIN:
+                node.meta.pop(key, None)
     stored = io.BytesIO()
     torch.export.save(_without_bytes(request.program), stored)
-    (folder / _PROGRAM).write_bytes(stored.getvalue())
+    (folder / PROGRAM).write_bytes(stored.getvalue())
     target = request.target if isinstance(request.target, str) else dataclasses.asdict(request.target)
     value = {
         "target": target,
@@ -93,17 +100,17 @@ def write_request(folder: pathlib.Path, request: JobRequest) -> None:
         "environment": request.environment,
         "imports": _imports(request.program),
     }
-    (folder / _REQUEST).write_text(json.dumps(value))
+    (folder / REQUEST).write_text(json.dumps(value))
 
 
 def read_request(folder: pathlib.Path) -> JobRequest:
     """Reads what ``write_request`` wrote."""
-    value = json.loads((folder / _REQUEST).read_text())
+    value = json.loads((folder / REQUEST).read_text())
     target = value["target"]
     for module in value["imports"]:
         importlib.import_module(module)
     return JobRequest(
-        program=torch.export.load(folder / _PROGRAM),
+        program=torch.export.load(folder / PROGRAM),
         target="host" if target == "host" else CudaTarget(**target),
         options=CompileOptions.from_mapping(value["options"]),
         tied=value["tied"],

@@ -27,6 +27,8 @@ from etcuda.errors import CompileError, OptionError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 SCRIPT = """
 import signal, sys, torch
 # A job in the background of a shell inherits an ignored SIGINT.
@@ -49,7 +51,7 @@ class Net(torch.nn.Module):
 torch.manual_seed(0)
 program = export(Net(), (torch.randn(5, 24),), dynamic_shapes=({0: Dim("batch", max=32)},))
 for target, path in zip(sys.argv[1::2], sys.argv[2::2]):
-    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target=target)])
+    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target, {"compile_cache_gib": 0})])
     lowered.to_executorch().save(path)
 """
 
@@ -211,7 +213,7 @@ def lower(**options: object) -> object:
 
 def test_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     # The compiler is that of the job, whenever the worker was started.
-    worker = client._server(None)
+    worker = client._server(client.default_cache_dir())
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(CompileError, match=r"compiling forward: C\+\+ compiler 'no-such-compiler'.*install g\+\+"):
         lower()

@@ -32,7 +32,7 @@ SOURCE = """
 int number() { return GIVEN; }
 """
 
-is_gcc = precompiled._identity_of_gcc(COMPILER) is not None
+is_gcc = precompiled.identity_of_gcc(COMPILER) is not None
 needs_gcc = pytest.mark.skipif(not is_gcc, reason="the compiler is not GCC, which alone has precompiled headers")
 
 
@@ -208,6 +208,7 @@ def test_a_compiler_that_fails_with_a_header_compiles_without(
 
 @needs_gcc
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("target", ["host", "sm_90"])
 def test_images_of_programs_have_the_same_bytes(
     target: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

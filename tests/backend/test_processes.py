@@ -21,6 +21,8 @@ from etcuda.errors import CompileError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 # What a notebook is: no main file, and a loop that runs.
 NOTEBOOK = """
 import asyncio, os, sys, threading, torch
@@ -32,7 +34,8 @@ def exported(width):
     return torch.export.export(torch.nn.Linear(16, width).eval(), (torch.randn(2, 16),))
 
 def lower(program):
-    return len(to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")]).to_executorch().buffer)
+    partitioner = CudaPartitioner("host", {"compile_cache_gib": 0})
+    return len(to_edge_transform_and_lower(program, partitioner=[partitioner]).to_executorch().buffer)
 
 compile_all, started, compiling = preprocess.compile_all, threading.Event(), []
 
@@ -75,7 +78,7 @@ def test_threads_a_loop_and_a_fork(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_child_leaves_the_worker_to_its_parent() -> None:
-    server = client._server(None)
+    server = client._server(client.default_cache_dir())
     with client._turn:
         # In the child no thread will ever let go of the lock.
         child = os.fork()
@@ -116,7 +119,7 @@ def kill_process_of(parent: int, number: int) -> None:
 def test_a_worker_that_dies_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     # A job that waits for its request for ever.
     monkeypatch.setattr(client, "write_request", lambda folder, _request: os.mkfifo(folder / "request.json"))
-    server = client._server(None)
+    server = client._server(client.default_cache_dir())
     killer = threading.Thread(target=kill_process_of, args=(server._process.pid, signal.SIGSEGV))
     killer.start()
     with pytest.raises(CompileError, match=r"(?s)compiling forward: .*signal 11, SIGSEGV.*last words"):

@@ -26,7 +26,9 @@ def program() -> ExecutorchProgramManager:
 
 
 class Program:
-    """What ``save_program`` asks of a program, with one weight in each external file."""
+    """What ``save_program`` asks of a program without a method, with one weight in each external file."""
+
+    methods: frozenset[str] = frozenset()
 
     def __init__(self, weight: int, *tags: str, nbytes: int = 1000) -> None:
         key = weight_key(bytes([weight]) * 32)

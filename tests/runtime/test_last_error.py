@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import etcuda.runtime
+from etcuda.backend.blob import MAGIC
 
 from .conftest import MakeProgram, run
 
@@ -69,7 +70,7 @@ else:
 def _renamed(path: pathlib.Path, old: bytes, new: bytes) -> bytes:
     """The program with another text in the delegate's description, whose hash fits."""
     data = bytearray(path.read_bytes())
-    start = data.find(b"ETCUDA\0\1")
+    start = data.find(MAGIC)
     (size,) = struct.unpack_from("<Q", data, start + 16)
     place = data.find(old, start, start + 64 + size)
     assert place > 0

@@ -208,6 +208,7 @@ def test_sources_are_part_of_the_package() -> None:
     assert {path.relative_to(folder).as_posix() for path in folder.glob("**/*.cu*")} == expected
 
 
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
 def test_pytorch_knows_what_the_kernels_of_a_program_write(
     activation_dtype: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
