@@ -13,6 +13,7 @@ from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from etcuda.options import BackendConfig
+from etcuda.partitioner.list_results import slice_lists
 from etcuda.partitioner.support import branches, refuse
 from etcuda.passes.base import graph_modules
 from etcuda.passes.graph.exempt_ops import exempt, exempted
@@ -40,6 +41,7 @@ class ExemptingProgram(ExportedProgram):
         with torch.no_grad():
             made = super().run_decompositions(*args, **kwargs)
             _forget_gradients(made)
+        slice_lists(made)
         exempt_claimed(made, self._config)
         return ExemptingProgram.of(made, self._config)
 

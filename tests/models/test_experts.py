@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from executorch.exir import to_edge_transform_and_lower
+from torch.export import Dim
 
 import etcuda.runtime
 from etcuda import CudaPartitioner, partition_report, save_program
@@ -23,6 +24,7 @@ SIZES = {
     "num_experts_per_tok": 2, "use_cache": False,
 }  # fmt: skip
 IDS = torch.arange(12)[None] * 7 % 128
+SHAPES = ({1: Dim("tokens", min=2, max=64)},)
 
 
 def model_of(kind: str, experts: str, dtype: torch.dtype) -> Any:
@@ -55,13 +57,16 @@ def test_one_partition(kind: str, experts: str, dtype: torch.dtype) -> None:
 def test_on_the_host(kind: str, experts: str, dtype: torch.dtype, tmp_path: pathlib.Path) -> None:
     assert etcuda.runtime.is_registered()
     model = model_of(kind, experts, dtype)
-    exported = torch.export.export(model, (IDS,))
-    lowered = to_edge_transform_and_lower(exported, partitioner=[CudaPartitioner("host")])
+    exported = torch.export.export(model, (IDS,), dynamic_shapes=SHAPES)
+    with warnings.catch_warnings():
+        # No size is fixed on the way.
+        warnings.simplefilter("error", UserWarning)
+        lowered = to_edge_transform_and_lower(exported, partitioner=[CudaPartitioner("host")])
     assert left(lowered)["executorch_call_delegate"] == 1
     save_program(lowered.to_executorch(), tmp_path / "m.pte")
     method = runtime.Runtime.get().load_program(tmp_path / "m.pte").load_method("forward")
     precise = model_of(kind, "batched_mm", torch.float32).double()
-    for ids in (IDS, IDS.flip(1)):
+    for ids in (IDS, IDS.flip(1)[:, :5], IDS.repeat(1, 4), IDS[:, :2]):
         (got,) = method.execute((ids,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,6 +77,6 @@ def test_on_the_host(kind: str, experts: str, dtype: torch.dtype, tmp_path: path
 
 @pytest.mark.slow
 def test_for_a_gpu() -> None:
-    exported = torch.export.export(model_of("Qwen3Moe", "grouped_mm", torch.bfloat16), (IDS,))
+    exported = torch.export.export(model_of("Qwen3Moe", "grouped_mm", torch.bfloat16), (IDS,), dynamic_shapes=SHAPES)
     lowered = to_edge_transform_and_lower(exported, partitioner=[CudaPartitioner("sm_90")])
     assert left(lowered)["executorch_call_delegate"] == 1
