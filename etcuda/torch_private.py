@@ -220,6 +220,15 @@ def _without_device_code() -> frozenset[torch._ops.OpOverloadPacket]:
     return frozenset(getattr(torch.ops.aten, name) for name in missing if hasattr(torch.ops.aten, name))
 
 
+def generates_scans() -> bool:
+    """Whether Inductor generates scans of up to thousands of elements for a GPU, whatever else a kernel holds.
+
+    That of torch 2.11 cuts those of few rows, with a workspace, or leaves them to a library; Triton 3.6 does not
+    compile some beside 16-bit floats.
+    """
+    return torch.__version__ >= (2, 14)
+
+
 def quantized_operators() -> Any:
     """The namespace of operators in which PT2E writes quantised models, all of them defined."""
     import torch.ao.quantization.fx._decomposed  # defines them

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etcuda.torch_private import bounds
+from etcuda.torch_private import bounds, generates_scans
 
 aten = torch.ops.aten
 
@@ -63,6 +63,8 @@ def _scan(
     wide = x.float() if dtype in (torch.float16, torch.bfloat16) and not host else x
     # Without it, sums of integers would be int64.
     options = {} if dtype.is_floating_point else {"dtype": dtype}
+    if not host and not generates_scans():
+        return _by_doubling(wide.movedim(dim, -1), combine, identity).movedim(-1, dim).to(dtype).contiguous()
     if host or _bound(x.shape[dim]) <= _DIRECT:
         found: Tensor = op(wide, dim, **options).to(dtype)
         return found
@@ -78,6 +80,16 @@ def _by_blocks(x: Tensor, scan: Callable[[Tensor], Tensor], combine: Combine, id
     upto = _by_blocks(blocks[..., -1], scan, combine, identity)
     before = aten.constant_pad_nd.default(upto[..., :-1], [1, 0], identity)
     return _joined(combine(before[..., None], blocks), length)
+
+
+def _by_doubling(x: Tensor, combine: Combine, identity: float) -> Tensor:
+    """Of 1, 2, 4, ... elements up to each (Hillis and Steele, "Data parallel algorithms", 1986)."""
+    length, step = x.shape[-1], 1
+    while step < _bound(length):
+        before: Tensor = aten.constant_pad_nd.default(x, [step, 0], identity)[..., :length]
+        x = combine(before, x)
+        step *= 2
+    return x
 
 
 def running_extreme(host: bool, self: Tensor, dim: int, greatest: bool) -> tuple[Tensor, Tensor]:
@@ -96,7 +108,10 @@ def running_extreme(host: bool, self: Tensor, dim: int, greatest: bool) -> tuple
         found: tuple[Tensor, Tensor] = op(self, dim)
         return found
     x = self.to(torch.int8) if self.dtype == torch.bool else self
-    if _bound(x.shape[dim]) <= _DIRECT:
+    if not generates_scans():
+        values, indices = _extreme_by_doubling(x.movedim(dim, -1), greatest)
+        values, indices = values.movedim(-1, dim).contiguous(), indices.movedim(-1, dim).contiguous()
+    elif _bound(x.shape[dim]) <= _DIRECT:
         values, indices = op(x, dim)
     else:
         values, indices = _extreme_by_blocks(x.movedim(dim, -1), op, greatest)
@@ -122,6 +137,22 @@ def _extreme_by_blocks(x: Tensor, op: Any, greatest: bool) -> tuple[Tensor, Tens
         _joined(torch.where(keeps, before, values), length),
         _joined(torch.where(keeps, place_before, places), length),
     )
+
+
+def _extreme_by_doubling(x: Tensor, greatest: bool) -> tuple[Tensor, Tensor]:
+    """As ``_by_doubling``."""
+    length = x.shape[-1]
+    place = torch.arange(length, device=x.device)
+    values, places = x, place.expand(x.shape)
+    step = 1
+    while step < _bound(length):
+        before = aten.constant_pad_nd.default(values, [step, 0], 0)[..., :length]
+        place_before = aten.constant_pad_nd.default(places, [step, 0], 0)[..., :length]
+        beats = before > values if greatest else before < values
+        keeps = (place >= step) & ~values.isnan() & (beats | before.isnan())
+        values, places = torch.where(keeps, before, values), torch.where(keeps, place_before, places)
+        step *= 2
+    return values, places
 
 
 def _in_blocks(x: Tensor) -> Tensor:

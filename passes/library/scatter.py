@@ -26,6 +26,10 @@ def is_of_other_bits(host: bool, self: Tensor, dim: int, index: Tensor, src: Ten
 def scatter_src(host: bool, self: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """Plain writes of the same bits in another dtype."""
     bits = _BITS[self.dtype]
+    if self.dtype == torch.bool:
+        # As numbers: Inductor of torch 2.11 does not know how many bits a bool has.
+        flags: Tensor = aten.scatter.src(self.to(bits), dim, index, src.to(bits))
+        return flags != 0
     found: Tensor = aten.scatter.src(self.view(bits), dim, index, src.view(bits)).view(self.dtype)
     return found
 

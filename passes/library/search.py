@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from etcuda.passes.library.scans import cumsum
+from etcuda.torch_private import bounds
 
 aten = torch.ops.aten
 
@@ -15,15 +16,47 @@ aten = torch.ops.aten
 def search(host: bool, sequence: Tensor, values: Tensor, right: bool = False, **options: Any) -> Tensor:
     """How many elements of each row of a sequence (..., n), or of one (n), go before each of ``values`` (..., m).
 
-    Within a GPU's kernel a value must know its row: one that follows from its column alone would be a block of another
-    shape than that of the rows. So it is chosen by what the row holds, between itself and itself.
+    On a GPU these are steps of a binary search where the length has a bound: Inductor's own search is of rows that are
+    inputs of a kernel, and Triton 3.6 does not compile it.
     """
     sequence = sequence.contiguous()
-    if not host and sequence.dim() > 1 and not _is_empty(sequence):
-        first = sequence[..., :1]
-        values = torch.where(first == first, values, values)
+    if not host and (bound := _bound(sequence.shape[-1])) is not None:
+        return _by_steps(sequence, values, bound, right, **options)
     found: Tensor = aten.searchsorted.Tensor(sequence, values, right=right, **options)
     return found
+
+
+def _by_steps(
+    sequence: Tensor, values: Tensor, bound: int, right: bool, out_int32: bool = False, sorter: Tensor | None = None
+) -> Tensor:
+    """Halves what is left as PyTorch does: where NaNs are among the elements, what is asked decides."""
+    first = torch.zeros_like(values, dtype=torch.int64)
+    end = torch.full_like(first, sequence.shape[-1])
+    for _ in range(bound.bit_length()):
+        middle = (first + end) // 2
+        # Of those that are found the middle is the end, which may be that of the sequence.
+        place = torch.where(first < end, middle, 0)
+        if sorter is not None:
+            place = _at(sorter, place)
+        element = _at(sequence, place)
+        before = ~(element > values if right else element >= values)
+        first, end = (
+            torch.where((first < end) & before, middle + 1, first),
+            torch.where((first < end) & ~before, middle, end),
+        )
+    return first.to(torch.int32) if out_int32 else first
+
+
+def _bound(length: int | torch.SymInt) -> int | None:
+    """``None`` where there is none, and where there may be no element that a step could read."""
+    least, most = bounds(length)
+    return most if length == 0 or least > 0 else None
+
+
+def _at(rows: Tensor, places: Tensor) -> Tensor:
+    if rows.dim() > 1:
+        return rows.gather(-1, places)
+    return rows.index_select(0, places.reshape(-1)).reshape(places.shape)
 
 
 def searchsorted(

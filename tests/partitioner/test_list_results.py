@@ -57,7 +57,7 @@ def test_other_sizes_stay_served(function: Callable[..., Any]) -> None:
     assert recorder.report.refusals == ()
     sizes = [value.shape[0] for value in _user_inputs(lowered)]
     assert all(isinstance(size, torch.SymInt) and size.node.expr.is_symbol for size in sizes), sizes
-    assert list(lowered.range_constraints.values())[0].upper == 50
+    assert next(iter(lowered.range_constraints.values())).upper == 50
 
 
 def _user_inputs(program: ExportedProgram) -> list[torch.Tensor]:
