@@ -18,7 +18,8 @@ from torch import nn
 from torch.export import Dim
 
 import etcuda.runtime
-from etcuda import CudaPartitioner, save_program
+from etcuda import CudaPartitioner, partition_report, save_program
+from etcuda.backend import preprocess
 from etcuda.backend.inductor.launchers import KernelResources
 from etcuda.backend.worker import client
 from etcuda.errors import EtcudaError
@@ -250,8 +251,6 @@ class Convolutions(nn.Module):
 
 @provokes("input 0 (x), dimension 0: declared for sizes 1..64")
 def _(request: pytest.FixtureRequest) -> str:
-    from etcuda import partition_report
-
     shapes = ({0: Dim("batch", min=1, max=64), 2: Dim("height", min=8, max=64)},)
     program = torch.export.export(Convolutions(), (torch.ones(2, 3, 8, 16),), dynamic_shapes=shapes)
     return warning_of(lambda: partition_report(program, "host"), "declared for sizes")
@@ -276,6 +275,65 @@ def _(request: pytest.FixtureRequest) -> str:
     }
     partitioner = {name: [CudaPartitioner("host", options={"progress": False})] for name in methods}
     return error_of(lambda: to_edge_transform_and_lower(methods, partitioner=partitioner))
+
+
+class Wrapped(nn.Module):
+    """A counter under another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Counter(0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)  # type: ignore[no-any-return]
+
+
+@provokes("methods 'first' and 'second' do not share")
+def _(request: pytest.FixtureRequest) -> str:
+    # What follows the check, compiling, is not wanted.
+    patch(request).setattr(preprocess, "_prepare", None)
+
+    def lower_both() -> None:
+        models = {"first": Counter(0.0), "second": Wrapped()}
+        methods = {name: torch.export.export(model, (torch.ones(2),)) for name, model in models.items()}
+        partitioner = {name: [CudaPartitioner("host")] for name in methods}
+        with pytest.raises(TypeError, match="NoneType"):
+            to_edge_transform_and_lower(methods, partitioner=partitioner)
+
+    return warning_of(lower_both, "do not share buffer")
+
+
+def reasons_of(model: nn.Module, target: str, *inputs: torch.Tensor, shapes: Any = None) -> str:
+    """Why the partitioner leaves what it leaves."""
+    report = partition_report(torch.export.export(model, inputs, dynamic_shapes=shapes), target)
+    return "\n".join(refusal.reason for refusal in report.refusals)
+
+
+@provokes("aten.rand_like.default draws")
+def _(request: pytest.FixtureRequest) -> str:
+    class Noise(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.rand_like(x)
+
+    return reasons_of(Noise(), "host", torch.ones(3))
+
+
+@provokes("aten.sort.default on the GPU")
+def _(request: pytest.FixtureRequest) -> str:
+    class Sorted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sort(x)[0]
+
+    return reasons_of(Sorted(), "sm_90", torch.ones(30), shapes=({0: Dim("n")},))
+
+
+@provokes("this program's complex numbers")
+def _(request: pytest.FixtureRequest) -> str:
+    class Inverse(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.view_as_real(torch.linalg.inv(torch.view_as_complex(x)))
+
+    return warning_of(lambda: reasons_of(Inverse(), "host", torch.ones(3, 3, 2)), "complex numbers")
 
 
 @provokes("no delegate computes aten::linalg_qr.out")
