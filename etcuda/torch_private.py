@@ -202,7 +202,7 @@ def lowering_of(op: torch._ops.OpOverload) -> Lowering:
     handler = lowering.lowerings.get(op) or lowering.lowerings.get(op.overloadpacket)
     if handler is not None:
         return Lowering.FALLBACK if getattr(handler, "_is_fallback_handler", False) else Lowering.GENERATED
-    if torch._C._dispatch_has_kernel_for_dispatch_key(str(op._schema.name), "CompositeImplicitAutograd"):
+    if torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd"):
         return Lowering.DECOMPOSED
     return Lowering.NONE
 

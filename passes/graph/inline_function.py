@@ -27,7 +27,7 @@ def inline_function(node: Node, function: Rewrite, *inputs: Node) -> list[Node]:
     Args:
         node: the call to replace, erased afterwards.
         function: takes one value for each of ``inputs`` and returns one tensor of the shape and dtype of ``node``, or,
-            where the call has several results, a tuple of so many.
+            where the call has several results, a tuple of those up to the last that is used.
         inputs: of ``node``: tensors and symbolic numbers.
 
     Returns:
@@ -46,6 +46,9 @@ def inline_function(node: Node, function: Rewrite, *inputs: Node) -> list[Node]:
     for user in list(node.users):
         assert user.target is operator.getitem
         index: Any = user.args[1]
+        if not user.users:
+            node.graph.erase_node(user)
+            continue
         _replace(user, results[index], node.meta["val"][index])
     node.graph.erase_node(node)
     return nodes
