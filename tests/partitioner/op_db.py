@@ -1,7 +1,7 @@
 """Samples of PyTorch's own tests, put to the rules, to Inductor's decompositions and to its lowerings.
 
-``python -m tests.partitioner.op_db sm_90`` prints what is claimed and not compiled, a line each; with ``3 24``
-behind, it looks at the operators 3, 27, 51 and so on. It is a process of its own, for it makes Inductor believe in a GPU.
+``python -m tests.partitioner.op_db sm_90`` prints what is claimed and not compiled, a line each; with ``3 24`` behind,
+it looks at the operators 3, 27, 51 and so on. It is a process of its own, for it makes Inductor believe in a GPU.
 """
 
 from __future__ import annotations
