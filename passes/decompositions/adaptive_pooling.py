@@ -16,6 +16,8 @@ aten = torch.ops.aten
 
 def adaptive_avg_pool(x: Tensor, output_size: list[Size]) -> Tensor:
     """Sums along each of the last dimensions, as many as ``output_size`` has numbers, then one division."""
+    if _is_empty(x, output_size):
+        return x.new_zeros([*x.shape[: -len(output_size)], *output_size])
     sums = x.to(accumulator(x.dtype))
     for dim, count in zip(range(-len(output_size), 0), output_size, strict=True):
         elements, inside, _ = _windows(sums, dim, count, 0)
@@ -29,6 +31,9 @@ def adaptive_max_pool(x: Tensor, output_size: list[Size]) -> tuple[Tensor, Tenso
 
     Along the last dimension first, so that the first of equal elements is found, as in eager.
     """
+    if _is_empty(x, output_size):
+        sizes = [*x.shape[: -len(output_size)], *output_size]
+        return x.new_zeros(sizes), x.new_zeros(sizes, dtype=torch.int64)
     lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
     found: Tensor | None = None
     step: Any = 1
@@ -45,6 +50,11 @@ def adaptive_max_pool(x: Tensor, output_size: list[Size]) -> tuple[Tensor, Tenso
         step = step * size
     assert found is not None
     return x, found
+
+
+def _is_empty(x: Tensor, output_size: list[Size]) -> bool:
+    """PyTorch takes an empty batch, and channels and windows of no number; then there is no result to compute."""
+    return any(isinstance(size, int) and size == 0 for size in (*x.shape, *output_size))
 
 
 def _windows(x: Tensor, dim: int, count: Size, fill: float | int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -79,18 +89,11 @@ def _refuse_dtype(given: Arguments) -> str | None:
     return None if dtype.is_floating_point else f"average pooling takes floating dtypes, got {dtype}"
 
 
-def _has_elements(given: Arguments) -> bool:
-    """Inductor fills the result of empty windows by itself."""
-    sizes = (*given["self"].shape, *given["output_size"])
-    return not any(isinstance(size, int) and size == 0 for size in sizes)
-
-
 DECOMPOSITIONS = (
     Decomposition(
         existing(aten, "adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
         adaptive_avg_pool,
-        _has_elements,
-        _refuse_dtype,
+        refuse=_refuse_dtype,
     ),
-    Decomposition(existing(aten, "adaptive_max_pool2d", "adaptive_max_pool3d"), adaptive_max_pool, _has_elements),
+    Decomposition(existing(aten, "adaptive_max_pool2d", "adaptive_max_pool3d"), adaptive_max_pool),
 )

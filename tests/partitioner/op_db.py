@@ -84,6 +84,8 @@ def claimed_not_compiled(target: str, part: int = 0, parts: int = 1) -> tuple[in
                     refusal = refuse(node, rules)
                     if refusal is not None:
                         problems.append(f"{name}: becomes {node.target}: {refusal.reason}")
+                if not is_host and any(node.op == "get_attr" for node in inner.graph.nodes):
+                    continue  # constants, which an export lifts: here they would be moved to a GPU
                 called = [
                     shim.replace("_cpu_", "_cuda_") if not is_host else shim for shim in _library_calls(inner, inputs)
                 ]

@@ -119,3 +119,18 @@ def test_an_operator_has_one_formula() -> None:
     one = Decomposition((aten.sin.default,), torch.sin)
     with pytest.raises(ValueError, match=r"aten.sin.default has two formulas: expected one, got sin and sin"):
         by_operator((one, one))
+
+
+def test_no_images() -> None:
+    checked = 0
+    for case in spatial_cases():
+        inputs = tuple(value[:0] for value in case.inputs)
+        try:
+            wanted = results(case.call, *inputs)
+        except (RuntimeError, IndexError):
+            continue
+        with Formulas():
+            got = results(case.call, *inputs)
+        assert [(each.shape, each.dtype) for each in got] == [(each.shape, each.dtype) for each in wanted], case.name
+        checked += 1
+    assert checked > 50
