@@ -202,7 +202,8 @@ def lowering_of(op: torch._ops.OpOverload) -> Lowering:
     handler = lowering.lowerings.get(op) or lowering.lowerings.get(op.overloadpacket)
     if handler is not None:
         return Lowering.FALLBACK if getattr(handler, "_is_fallback_handler", False) else Lowering.GENERATED
-    if torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd"):
+    name: str = op.name()  # type: ignore[no-untyped-call]  # with the overload's, if it has one
+    if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"):
         return Lowering.DECOMPOSED
     return Lowering.NONE
 
@@ -226,7 +227,8 @@ def generates_scans() -> bool:
     That of torch 2.11 cuts those of few rows, with a workspace, or leaves them to a library; Triton 3.6 does not
     compile some beside 16-bit floats.
     """
-    return torch.__version__ >= (2, 14)
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 14)
 
 
 def quantized_operators() -> Any:

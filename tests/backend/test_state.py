@@ -21,7 +21,7 @@ from etcuda.backend import preprocess
 from etcuda.backend.constants import collect_constants
 from etcuda.backend.state import check_program, name_state
 from etcuda.errors import StateError
-from tests.partitioner.tagging import left_over
+from tests.partitioner.tagging import left, left_over
 
 runtime = pytest.importorskip("executorch.runtime")
 assert etcuda.runtime.is_registered()
@@ -158,6 +158,13 @@ def two_partitions(m: One, x: Tensor) -> Tensor:
     return y
 
 
+def two_partitions_that_run(m: One, x: Tensor) -> Tensor:
+    # Not claimed, and ExecuTorch's own runtime has a kernel for it.
+    y = torch.ops.aten._pdist_forward.default((m.state * x)[:, None], 2.0)
+    m.state.copy_(y.exp())
+    return y
+
+
 def reset_and_return_nothing(m: One, x: Tensor) -> None:
     m.state.zero_()
 
@@ -262,8 +269,10 @@ def test_executorch_stores_the_content_of_a_buffer_that_stays_with_it(content: f
 
 
 def test_the_content_of_a_buffer_that_stays_is_kept(tmp_path: pathlib.Path) -> None:
-    module = One(two_partitions)
-    save_program(lower({"forward": module}).to_executorch(), tmp_path / "kept.pte")
+    module = One(two_partitions_that_run)
+    lowered = lower({"forward": module})
+    assert left(lowered)["aten._pdist_forward.default"] == 1
+    save_program(lowered.to_executorch(), tmp_path / "kept.pte")
     method = runtime.Runtime.get().load_program(tmp_path / "kept.pte").load_method("forward")
     for _ in range(3):
         with torch.no_grad():
