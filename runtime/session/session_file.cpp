@@ -67,7 +67,8 @@ class SessionReader {
               static_cast<unsigned>(static_cast<uint8_t>(header_.magic[is_other ? 7 : 0])));
     }
     if (header_.header_bytes != sizeof(Header) || header_.flags > kHasProgram ||
-        header_.description_bytes > kMaxDescription || header_.description_bytes > source_.size() ||
+        header_.description_bytes > kMaxDescription ||
+        header_.description_bytes > source_.size() - sizeof(Header) ||
         header_.content_bytes > source_.size()) {
       damaged("its header is not possible: %u bytes, flags %u, description of %" PRIu64
               " bytes, content of %" PRIu64,

@@ -123,7 +123,8 @@ class Session {
   // A new session with a copy of the state.
   Result<Session> fork() const {
     EtcudaSession* copy = nullptr;
-    return made(etcuda_session_fork(handle_, &copy), copy);
+    const int32_t code = etcuda_session_fork(handle_, &copy);
+    return made(code, copy);
   }
   // The same with the first `length` positions alone, and initial content behind them.
   Result<Session> fork(int64_t length, const std::vector<SequenceDim>& dims) const {
@@ -134,8 +135,9 @@ class Session {
       numbers.push_back(each.dim);
     }
     EtcudaSession* copy = nullptr;
-    return made(etcuda_session_fork_to(handle_, length, patterns.data(), numbers.data(), dims.size(), &copy),
-                copy);
+    const int32_t code =
+        etcuda_session_fork_to(handle_, length, patterns.data(), numbers.data(), dims.size(), &copy);
+    return made(code, copy);
   }
 
   // The file is replaced whole or not at all.
