@@ -214,9 +214,7 @@ class Session:
             raise ValueError(f"fork: expected integers for the length and the dimensions, got {wrong[0]!r}.")
         patterns = (ctypes.c_char_p * len(dims))(*(pattern.encode() for pattern in dims))
         places = (ctypes.c_int32 * len(dims))(*(_WHOLE if dim is None else dim for dim in dims.values()))
-        _check(
-            _library().etcuda_session_fork_to(self._handle, length, patterns, places, len(dims), ctypes.byref(copy))
-        )
+        _check(_library().etcuda_session_fork_to(self._handle, length, patterns, places, len(dims), ctypes.byref(copy)))
         return Session._of(copy)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -194,3 +194,11 @@ int32_t etcuda_session_states(EtcudaSession* session, EtcudaSessionState** state
 void etcuda_free(void* block) {
   std::free(block);
 }
+
+void etcuda_log_last_error(void) {
+  try {
+    report_error(last_reported_error());
+  } catch (const std::bad_alloc&) {
+    report_error("");
+  }
+}

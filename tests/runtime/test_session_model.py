@@ -48,6 +48,7 @@ def _alone(program: pathlib.Path, calls: list[Call], folder: pathlib.Path) -> li
     return outputs
 
 
+@pytest.mark.xdist_group("decoder-fp32")
 def test_two_conversations_take_turns(decoder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     calls = CASES[CASE].session(torch.float32)
     conversations = [calls, _others(calls)]
@@ -65,6 +66,7 @@ def test_two_conversations_take_turns(decoder: pathlib.Path, tmp_path: pathlib.P
         assert torch.equal(program.load_method(call.method).execute(call.inputs)[0], want)
 
 
+@pytest.mark.xdist_group("decoder-fp32")
 def test_a_conversation_goes_on_from_its_start(decoder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     calls = CASES[CASE].session(torch.float32)
     prompt, tokens = calls[0], calls[1:4]

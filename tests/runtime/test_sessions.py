@@ -98,7 +98,14 @@ def test_fork_that_does_not_fit(make_program: MakeProgram, length: int, dims: di
 
 
 def test_fork_with_wrong_arguments() -> None:
-    for length, dims in ((None, {"cache": 0}), (1, None), ("1", {}), (True, {}), (1, {"cache": 1.5}), (1, {"a": 2**31})):
+    for length, dims in (
+        (None, {"cache": 0}),
+        (1, None),
+        ("1", {}),
+        (True, {}),
+        (1, {"cache": 1.5}),
+        (1, {"a": 2**31}),
+    ):
         with pytest.raises(ValueError, match=r"^fork: expected"):
             Session().fork(length, dims)  # type: ignore[arg-type]
 

@@ -42,8 +42,8 @@ struct EtcudaSessionState {
   int32_t device_index;
 };
 
-// All but destroy, leave and free return an executorch::runtime::Error; if it is not 0, etcuda_last_error()
-// says why and nothing has changed.
+// All but destroy, leave, free and log return an executorch::runtime::Error; if it is not 0,
+// etcuda_last_error() says why and nothing has changed.
 ETCUDA_SESSION_API int32_t etcuda_session_create(EtcudaSession** session);
 ETCUDA_SESSION_API void etcuda_session_destroy(EtcudaSession* session);
 // From now on methods that this thread runs use the session; null: the state of ExecuTorch's own interface.
@@ -69,6 +69,8 @@ ETCUDA_SESSION_API int32_t etcuda_session_restore_bytes(EtcudaSession* session, 
 ETCUDA_SESSION_API int32_t etcuda_session_states(EtcudaSession* session, struct EtcudaSessionState** states,
                                                  size_t* count);
 ETCUDA_SESSION_API void etcuda_free(void* block);
+// Logs what etcuda_last_error() says, which the functions above do not.
+ETCUDA_SESSION_API void etcuda_log_last_error(void);
 
 #if defined(__cplusplus)
 }
@@ -106,7 +108,7 @@ class Session {
 
   // Initial content. Without memory for it, every function returns Error::InvalidArgument.
   Session() {
-    if (etcuda_session_create(&handle_) != 0) handle_ = nullptr;
+    if (as_error(etcuda_session_create(&handle_)) != Error::Ok) handle_ = nullptr;
   }
   ~Session() { etcuda_session_destroy(handle_); }
   Session(Session&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
@@ -181,7 +183,10 @@ class Session {
 
  private:
   explicit Session(EtcudaSession* handle) : handle_(handle) {}
-  static Error as_error(int32_t code) { return static_cast<Error>(code); }
+  static Error as_error(int32_t code) {
+    if (code != 0) etcuda_log_last_error();
+    return static_cast<Error>(code);
+  }
   static Result<Session> made(int32_t code, EtcudaSession* handle) {
     if (code != 0) return as_error(code);
     return Session(handle);

@@ -1,14 +1,7 @@
 // Sessions on a GPU, with the fake driver.
-#include <etcuda/session.h>
-
-#include "api.h"
-#include "cuda_counts.h"
-#include "memory/allocator.h"
-#include "program.h"
+#include "session/sessions.h"
 
 using namespace etcuda_test;
-using etcuda::Session;
-using etcuda::SessionScope;
 
 namespace {
 
@@ -17,11 +10,6 @@ BlobRecipe cuda_recipe() {
   recipe.image = "image_cuda.so";
   recipe.device = etcuda::schema::Device::cuda;
   return recipe;
-}
-
-std::vector<float> run_in(const Session& session, Loaded& delegate, const std::vector<float>& x) {
-  const SessionScope scope(session);
-  return delegate.run(x);
 }
 
 }  // namespace
