@@ -28,19 +28,17 @@ class KeyReader {
   KeyReader(const KeyReader&) = delete;
   KeyReader& operator=(const KeyReader&) = delete;
 
-  // The key of a given length that starts at `text`; empty if what lies there is longer, shorter or not to be
-  // read.
+  // The first `length` bytes, or fewer where the key ends before; empty if they cannot be read.
   std::string read(const char* text, size_t length) const {
-    std::string copy(length + 1, '\0');
+    std::string copy(length, '\0');
+    const auto size = static_cast<ssize_t>(length);
     if (file_ < 0) {
-      copy.assign(text, strnlen(text, length + 1));
-    } else {
-      const auto size = static_cast<ssize_t>(copy.size());
-      if (pwrite(file_, text, copy.size(), 0) != size || pread(file_, copy.data(), copy.size(), 0) != size)
-        return "";
-      copy.resize(strnlen(copy.data(), copy.size()));
+      copy.assign(text, strnlen(text, length));
+    } else if (pwrite(file_, text, length, 0) != size || pread(file_, copy.data(), length, 0) != size) {
+      return "";
     }
-    return copy.size() == length ? copy : "";
+    copy.resize(strnlen(copy.data(), copy.size()));
+    return copy;
   }
 
  private:
@@ -85,7 +83,7 @@ const void* NamedData::program() const {
     const auto key = map_->get_key(i);
     // The key's text lies in the loaded program, once, even if every method sees it through a merged map of
     // its own.
-    if (key.ok() && reader.read(*key, kProgramKey.size()) == kProgramKey) return *key;
+    if (key.ok() && reader.read(*key, kProgramKey.size() + 1) == kProgramKey) return *key;
   }
   return nullptr;
 }
@@ -97,8 +95,9 @@ Digest NamedData::digest() const {
   for (uint32_t i = 0; count.ok() && i < *count; ++i) {
     const auto key = map_->get_key(i);
     if (!key.ok()) continue;
-    std::string text = reader.read(*key, kWeightPrefix.size() + 2 * sizeof(Digest));
-    if (text.compare(0, kWeightPrefix.size(), kWeightPrefix) == 0) keys.insert(std::move(text));
+    // A key that starts like one of ours is as long as one.
+    if (reader.read(*key, kWeightPrefix.size()) == kWeightPrefix)
+      keys.insert(reader.read(*key, kWeightPrefix.size() + 2 * sizeof(Digest)));
   }
   std::string all;
   for (const std::string& key : keys) all += key + "\n";
