@@ -22,8 +22,8 @@ ONES = torch.ones(3)
 INITIAL = [10, 20, 30, 40, 50, 60, 70, 80]
 
 
-def _load(path: pathlib.Path):  # type: ignore[no-untyped-def]
-    return runtime.Runtime.get().load_program(path)
+def _load(path: pathlib.Path, data: pathlib.Path | None = None):  # type: ignore[no-untyped-def]
+    return runtime.Runtime.get().load_program(path, data_path=data)
 
 
 def _run(method, x: torch.Tensor, session: Session | None = None) -> list[float]:  # type: ignore[no-untyped-def]
@@ -32,8 +32,10 @@ def _run(method, x: torch.Tensor, session: Session | None = None) -> list[float]
     return result
 
 
-def test_sessions_and_the_stock_state(make_program: MakeProgram) -> None:
-    program = _load(make_program(methods=["prefill", "decode"]))
+@pytest.mark.parametrize("external", [None, "weights"])
+def test_sessions_and_the_stock_state(make_program: MakeProgram, external: str | None) -> None:
+    path = make_program(methods=["prefill", "decode"], external=external)
+    program = _load(path, path.parent / "weights.ptd" if external else None)
     prefill, decode = program.load_method("prefill"), program.load_method("decode")
     first, second = Session(), Session()
     assert _run(prefill, ONES, first) == [1, 2, 3]
