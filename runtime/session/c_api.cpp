@@ -112,13 +112,19 @@ void etcuda_session_destroy(EtcudaSession* session) {
 }
 
 int32_t etcuda_session_enter(EtcudaSession* session) {
-  return reported([&] { entered_sessions().push_back(session == nullptr ? nullptr : session->state); });
+  return reported([&] {
+    require(session);
+    entered_sessions().push_back({session, session->state});
+  });
+}
+
+int32_t etcuda_session_enter_stock(void) {
+  return reported([] { entered_sessions().push_back({nullptr, nullptr}); });
 }
 
 int etcuda_session_leave(EtcudaSession* session) {
   auto& entered = entered_sessions();
-  const SessionState* state = session == nullptr ? nullptr : session->state.get();
-  if (entered.empty() || entered.back().get() != state) return 0;
+  if (entered.empty() || entered.back().handle != session) return 0;
   entered.pop_back();
   return 1;
 }

@@ -42,8 +42,10 @@ std::vector<StoragePtr> SessionState::bind(const SessionUser& user) {
   bool is_changed = false;
   for (const auto& state : user.states) {
     const StateLayout& layout = state->layout();
-    const auto it = held_.find(layout.name);
-    StoragePtr storage = it == held_.end() ? nullptr : it->second.storage;
+    StoragePtr storage;
+    if (const auto it = held_.find(layout.name); it != held_.end()) storage = it->second.storage;
+    // A damaged description may name a state twice.
+    if (const auto it = bound.find(layout.name); it != bound.end()) storage = it->second.storage;
     if (storage == nullptr || storage->device_type != user.device_type ||
         storage->device_index != user.device_index) {
       const StoragePtr made = allocate_persistent_storage(static_cast<size_t>(layout.nbytes),
@@ -86,14 +88,14 @@ void SessionState::replace(std::optional<Digest> program, std::map<std::string, 
   held_ = std::move(held);
 }
 
-std::vector<std::shared_ptr<SessionState>>& entered_sessions() {
-  thread_local std::vector<std::shared_ptr<SessionState>> entered;
+std::vector<EnteredSession>& entered_sessions() {
+  thread_local std::vector<EnteredSession> entered;
   return entered;
 }
 
 std::shared_ptr<SessionState> current_session() {
   const auto& entered = entered_sessions();
-  return entered.empty() ? nullptr : entered.back();
+  return entered.empty() ? nullptr : entered.back().state;
 }
 
 }  // namespace etcuda

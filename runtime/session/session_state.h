@@ -72,8 +72,12 @@ class SessionState {
   std::map<std::string, HeldState> held_;
 };
 
-// Sessions that this thread has entered, the innermost last; null stands for the stock state.
-std::vector<std::shared_ptr<SessionState>>& entered_sessions();
+struct EnteredSession {
+  const void* handle;  // by which it is left; may be gone
+  std::shared_ptr<SessionState> state;
+};
+// What this thread has entered, the innermost last; null stands for the stock state.
+std::vector<EnteredSession>& entered_sessions();
 // The innermost one; null: the stock state.
 std::shared_ptr<SessionState> current_session();
 

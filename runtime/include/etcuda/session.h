@@ -46,9 +46,11 @@ struct EtcudaSessionState {
 // etcuda_last_error() says why and nothing has changed.
 ETCUDA_SESSION_API int32_t etcuda_session_create(EtcudaSession** session);
 ETCUDA_SESSION_API void etcuda_session_destroy(EtcudaSession* session);
-// From now on methods that this thread runs use the session; null: the state of ExecuTorch's own interface.
-// To be undone by etcuda_session_leave() on the same thread, innermost first.
+// From now on methods that this thread runs use the session, which may be destroyed meanwhile. To be undone
+// by etcuda_session_leave() on the same thread, innermost first.
 ETCUDA_SESSION_API int32_t etcuda_session_enter(EtcudaSession* session);
+// The same with the state of ExecuTorch's own interface, which is left as a null session.
+ETCUDA_SESSION_API int32_t etcuda_session_enter_stock(void);
 // Returns 0 if `session` is not the one that this thread entered last.
 ETCUDA_SESSION_API int etcuda_session_leave(EtcudaSession* session);
 ETCUDA_SESSION_API int32_t etcuda_session_reset(EtcudaSession* session);
@@ -195,19 +197,21 @@ class Session {
   EtcudaSession* handle_ = nullptr;
 };
 
-// Methods that this thread runs while it exists use the session's state.
+// Methods that this thread runs while it exists use the session's state. False if the session could not be
+// entered, since it was moved from or memory ran out: methods then use what they would without it.
 class SessionScope {
  public:
-  explicit SessionScope(const Session& session) : SessionScope(session.handle()) {}
+  explicit SessionScope(const Session& session)
+      : handle_(session.handle()), entered_(etcuda_session_enter(handle_) == 0) {
+    if (!entered_) etcuda_log_last_error();
+  }
   ~SessionScope() {
     if (entered_) etcuda_session_leave(handle_);
   }
   SessionScope(const SessionScope&) = delete;
   SessionScope& operator=(const SessionScope&) = delete;
 
- protected:
-  explicit SessionScope(EtcudaSession* handle)
-      : handle_(handle), entered_(etcuda_session_enter(handle) == 0) {}
+  explicit operator bool() const { return entered_; }
 
  private:
   EtcudaSession* const handle_;

@@ -32,7 +32,7 @@ TEST(scopes_nest_and_a_null_one_is_the_stock_state) {
   {
     const SessionScope in_inner(inner);
     CHECK_VALUES(delegate.run({7}), {7});
-    CHECK_EQ(etcuda_session_enter(nullptr), 0);
+    CHECK_EQ(etcuda_session_enter_stock(), 0);
     CHECK_VALUES(delegate.run({3}), {3});
     CHECK_EQ(etcuda_session_leave(inner.handle()), 0);
     CHECK_EQ(etcuda_session_leave(nullptr), 1);
@@ -238,6 +238,8 @@ TEST(a_session_that_was_moved_from_says_so) {
   Session session;
   const Session moved = std::move(session);
   CHECK_ERROR(session.reset(), InvalidArgument, "it was moved from");
+  CHECK(!SessionScope(session));
+  CHECK_EQ(etcuda_session_leave(nullptr), 0);
   CHECK_ERROR(session.save("/tmp/never"), InvalidArgument, "expected a session, got none");
   CHECK(moved.states().ok());
 }
@@ -262,4 +264,20 @@ TEST(threads_take_turns) {
   second.join();
   CHECK_VALUES(run_in(common, shared, {0}), {4000});
   CHECK_VALUES(shared.run({1}), {1});
+}
+
+TEST(a_session_may_go_while_it_is_entered) {
+  const BlobRecipe recipe;
+  const MemoryDataMap data(recipe);
+  Loaded delegate(recipe.build(), &data);
+  const uint64_t before = allocated();
+  auto session = std::make_unique<Session>();
+  {
+    const SessionScope scope(*session);
+    CHECK_VALUES(delegate.run({1}), {1});
+    session.reset();
+    CHECK_VALUES(delegate.run({1}), {2});
+  }
+  CHECK_EQ(allocated(), before);
+  CHECK_VALUES(delegate.run({5}), {5});
 }
