@@ -51,5 +51,9 @@ class GgufError(EtcudaError, ValueError):
     """A GGUF file is damaged, or holds a tensor that cannot be read or placed."""
 
 
+class SessionError(EtcudaError, RuntimeError):
+    """A session cannot do what it was asked to, or a saved one is damaged or does not fit."""
+
+
 class SaveError(EtcudaError, OSError):
     """A file, a program or a measured table, cannot be written to disk."""

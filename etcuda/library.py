@@ -60,6 +60,15 @@ def find_runner() -> pathlib.Path:
     return _find("bin", RUNNER_NAME)
 
 
+def find_headers() -> pathlib.Path:
+    """The folder to include for ``<etcuda/session.h>``.
+
+    Raises:
+        RuntimeUnavailableError: there is none.
+    """
+    return _find("include", "etcuda/session.h").parents[1]
+
+
 def find_cublaslt() -> pathlib.Path | None:
     """cuBLASLt of the ``nvidia-cublas`` packages that torch depends on, or None if they are not installed."""
     spec = importlib.util.find_spec("nvidia")

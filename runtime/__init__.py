@@ -22,9 +22,12 @@ from etcuda.runtime.binding import (
     set_verify_weights,
     shim_names,
 )
+from etcuda.runtime.session import Session, SessionState
 
 __all__ = [
     "MemoryStats",
+    "Session",
+    "SessionState",
     "empty_cache",
     "gpu_available",
     "gpu_unavailable_reason",

@@ -33,8 +33,9 @@ ETCUDA_API size_t etcuda_memory_stats(struct EtcudaMemoryStats* stats, size_t ca
 ETCUDA_API int etcuda_empty_cache(void);
 // Upper bound of the bytes that etcuda reserves on a device, 0 for none. 0 on success.
 ETCUDA_API int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t nbytes);
-// Restores the initial content of all mutable buffers of all loaded programs. No method may be executing.
-// Returns how many buffers there are, or -1 on failure.
+// Restores the initial content of all mutable buffers of all loaded programs, but not those of sessions,
+// which include/etcuda/session.h has. No method may be executing. Returns how many buffers there are, or -1
+// on failure.
 ETCUDA_API int64_t etcuda_reset_state(void);
 // Copies the sentence behind the failure of this thread's last call, cut to `capacity`; returns its full
 // length. It is etcuda's own, or ExecuTorch's where ExecuTorch refused the call; empty if the call succeeded.

@@ -185,7 +185,8 @@ def set_verify_weights(enabled: bool) -> None:
 
 
 def reset_state() -> int:
-    """Restores the initial content of all mutable buffers of all loaded programs, such as KV caches.
+    """Restores the initial content of all mutable buffers of all loaded programs, such as KV caches. Sessions keep
+    theirs, see ``Session.reset``.
 
     No method may be executing. Returns how many buffers there are.
 

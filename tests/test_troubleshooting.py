@@ -189,6 +189,13 @@ def _(request: pytest.FixtureRequest) -> str:
     return error_of(lambda: quantize_weights(model, Int4CoalescedConfig(group_size=32)))
 
 
+@provokes("chat.session is no saved session")
+def _(request: pytest.FixtureRequest) -> str:
+    path = folder(request) / "chat.session"
+    path.write_bytes(bytes(200))
+    return error_of(lambda: etcuda.runtime.Session().restore(path))
+
+
 @provokes("libetcuda_runtime.so was not found")
 def _(request: pytest.FixtureRequest) -> str:
     import etcuda.library

@@ -1,4 +1,5 @@
-"""Prints, for CMake, the folder of the executorch package and the file of etcuda's runtime library."""
+"""Prints, for CMake, the folder of the executorch package, the file of etcuda's runtime library, and the folder of its
+headers."""
 
 from __future__ import annotations
 
@@ -25,6 +26,6 @@ def executorch_root() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    from etcuda.library import find_library
+    from etcuda.library import find_headers, find_library
 
-    print(f"{executorch_root()};{find_library()}")
+    print(f"{executorch_root()};{find_library()};{find_headers()}")

@@ -3,9 +3,11 @@
 // Usage: run_session MODEL.pte SESSION.txt OUTPUT_FOLDER
 // A line of SESSION.txt is one call: the method, then one DTYPE:SIZES:FILE per input, for example
 //   prefill int64:1x13:tokens.bin int64:13:positions.bin
+// Before the method may stand @NAME: the call runs in the session of that name, which has a state of its own.
 // FILE holds the raw little-endian elements. A scalar has no sizes: float32::x.bin.
 // The first output of call i goes to OUTPUT_FOLDER/i.bin, the others to i_1.bin, i_2.bin and so on.
 
+#include <etcuda/session.h>
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 
@@ -14,6 +16,7 @@
 #include <iostream>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -72,10 +75,17 @@ void write_tensor(const executorch::aten::Tensor& tensor, const std::string& pat
   if (!file) throw std::runtime_error("cannot write " + path);
 }
 
-void run_call(Module& module, const std::string& line, const std::string& stem) {
+using Sessions = std::map<std::string, etcuda::Session>;
+
+void run_call(Module& module, Sessions& sessions, const std::string& line, const std::string& stem) {
   std::istringstream words(line);
   std::string method, word;
   words >> method;
+  std::optional<etcuda::SessionScope> scope;
+  if (method[0] == '@') {
+    scope.emplace(sessions[method.substr(1)]);
+    words >> method;
+  }
   std::vector<TensorPtr> tensors;
   std::vector<EValue> inputs;
   while (words >> word) inputs.emplace_back(*tensors.emplace_back(parse_input(word)));
@@ -101,9 +111,10 @@ int main(int argc, char** argv) {
     Module module(argv[1]);
     std::ifstream session(argv[2]);
     if (!session) throw std::runtime_error(std::string("cannot read ") + argv[2]);
+    Sessions sessions;
     int index = 0;
     for (std::string line; std::getline(session, line); ++index)
-      run_call(module, line, std::string(argv[3]) + "/" + std::to_string(index));
+      run_call(module, sessions, line, std::string(argv[3]) + "/" + std::to_string(index));
   } catch (const std::exception& error) {
     std::cerr << "run_session: " << error.what() << '\n';
     return 1;

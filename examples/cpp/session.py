@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -46,11 +47,20 @@ def from_bytes(data: bytes, like: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=like.dtype).reshape(like.shape)
 
 
-def write_session(folder: pathlib.Path, calls: list[Call]) -> pathlib.Path:
-    """Writes the calls into ``folder``; returns the session file."""
+def write_session(
+    folder: pathlib.Path, calls: list[Call], sessions: Sequence[str | None] | None = None
+) -> pathlib.Path:
+    """Writes the calls into ``folder``; returns the session file.
+
+    Args:
+        folder: where the inputs go too.
+        calls: what to run.
+        sessions: one for each call, the name of the session that it runs in; None: the state that all programs have.
+    """
     lines = []
     for index, call in enumerate(calls):
-        words = [call.method]
+        name = sessions[index] if sessions else None
+        words = [call.method] if name is None else [f"@{name}", call.method]
         for place, tensor in enumerate(call.inputs):
             path = folder / f"in_{index}_{place}.bin"
             path.write_bytes(to_bytes(tensor))
@@ -61,7 +71,13 @@ def write_session(folder: pathlib.Path, calls: list[Call]) -> pathlib.Path:
     return session
 
 
-def run_calls(program: pathlib.Path, model: pathlib.Path, calls: list[Call], like: list[Tensor]) -> list[Tensor]:
+def run_calls(
+    program: pathlib.Path,
+    model: pathlib.Path,
+    calls: list[Call],
+    like: list[Tensor],
+    sessions: Sequence[str | None] | None = None,
+) -> list[Tensor]:
     """First output of each call, run in order in one process of ``program``.
 
     Args:
@@ -69,15 +85,20 @@ def run_calls(program: pathlib.Path, model: pathlib.Path, calls: list[Call], lik
         model: the ``.pte`` file.
         calls: what to run.
         like: one tensor per call, of its first output's shape and dtype.
+        sessions: as for ``write_session``.
 
     Raises:
         RuntimeError: the program failed; the message holds what it printed.
     """
-    return [outputs[0] for outputs in run_all_outputs(program, model, calls, [[tensor] for tensor in like])]
+    return [outputs[0] for outputs in run_all_outputs(program, model, calls, [[tensor] for tensor in like], sessions)]
 
 
 def run_all_outputs(
-    program: pathlib.Path, model: pathlib.Path, calls: list[Call], like: list[list[Tensor]]
+    program: pathlib.Path,
+    model: pathlib.Path,
+    calls: list[Call],
+    like: list[list[Tensor]],
+    sessions: Sequence[str | None] | None = None,
 ) -> list[list[Tensor]]:
     """Outputs of each call, as many as ``like`` has for it: tensors of their shapes and dtypes.
 
@@ -87,7 +108,7 @@ def run_all_outputs(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        command = [os.fspath(program), os.fspath(model), os.fspath(write_session(folder, calls)), name]
+        command = [os.fspath(program), os.fspath(model), os.fspath(write_session(folder, calls, sessions)), name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")

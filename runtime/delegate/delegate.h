@@ -4,6 +4,8 @@
 #include <executorch/runtime/core/span.h>
 
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "blob/blob.h"
@@ -11,6 +13,7 @@
 #include "delegate/sizes.h"
 #include "delegate/values.h"
 #include "image/image.h"
+#include "session/session_state.h"
 #include "weights/pool.h"
 
 namespace etcuda {
@@ -23,7 +26,8 @@ class Delegate {
   Delegate(const Delegate&) = delete;
   Delegate& operator=(const Delegate&) = delete;
 
-  // `arguments`: the inputs, then the outputs. Throws Failure; the delegate stays usable.
+  // `arguments`: the inputs, then the outputs. Uses the state of this thread's current session. Calls from
+  // several threads take turns. Throws Failure; the delegate stays usable.
   void execute(::executorch::runtime::Span<EValue*> arguments);
 
  private:
@@ -33,6 +37,10 @@ class Delegate {
   void check_constants();
   void check_constant(const ConstantSpec& constant, size_t index);
   void bind_constants();
+  TensorPtr view_constant(const ConstantSpec& constant, StoragePtr storage) const;
+  void bind_state(SessionState* session);
+  void bind_storages(const std::vector<StoragePtr>& storages);
+  void call(::executorch::runtime::Span<EValue*> passed, SessionState* session);
   std::vector<TensorPtr> bind_inputs(::executorch::runtime::Span<EValue*> arguments);
   TensorPtr bind_on_device(const ArgumentView& view, const ValueSpec& spec, size_t* staged);
   std::vector<TensorPtr> run(std::vector<TensorPtr> inputs);
@@ -50,10 +58,20 @@ class Delegate {
   StoragePtr staging_;
   LoadedStorages loaded_;
   std::vector<TensorPtr> constants_;
+  // Replaced by others, and kept until the image has taken those.
+  std::vector<TensorPtr> replaced_;
   ModuleList modules_;
   std::unique_ptr<CodeImage> image_;
   ContainerHandle container_ = nullptr;
 
+  // Whose state the image has: a session's id and version, or zeros for the stock state.
+  struct Bound {
+    uint64_t session = 0;
+    uint64_t version = 0;
+  };
+  std::optional<Bound> bound_ = Bound{};  // none: an attempt to change it failed
+
+  std::mutex mutex_;  // held during a call
   CallSizes sizes_;
   std::vector<ArgumentView> inputs_;  // of the call in progress
   std::vector<EValue*> arguments_;    // of the call in progress, without the ignored ones

@@ -30,6 +30,15 @@ void settle(Stream& stream) noexcept {
 }  // namespace
 
 void Delegate::execute(::executorch::runtime::Span<EValue*> passed) {
+  const std::shared_ptr<SessionState> session = loaded_.states.empty() ? nullptr : current_session();
+  // The session first: whoever has it may wait for the delegate, but not the other way round.
+  std::unique_lock<std::mutex> session_lock;
+  if (session != nullptr) session_lock = std::unique_lock<std::mutex>(session->mutex());
+  const std::lock_guard<std::mutex> lock(mutex_);
+  call(passed, session.get());
+}
+
+void Delegate::call(::executorch::runtime::Span<EValue*> passed, SessionState* session) {
   const size_t ignored = blob_.ignored_arguments.size();
   if (passed.size() != blob_.inputs.size() + ignored + blob_.outputs.size()) {
     fail(ErrorCode::InvalidArgument,
@@ -50,7 +59,9 @@ void Delegate::execute(::executorch::runtime::Span<EValue*> passed) {
   const ::executorch::runtime::Span<EValue*> arguments(arguments_.data(), arguments_.size());
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   try {
-    publish(run(bind_inputs(arguments)), arguments);
+    std::vector<TensorPtr> inputs = bind_inputs(arguments);
+    bind_state(session);
+    publish(run(std::move(inputs)), arguments);
   } catch (...) {
     // Memory that the failed call returned to the allocator must be idle before anyone uses it.
     if (stream_) settle(*stream_);

@@ -148,13 +148,16 @@ void Delegate::check_constant(const ConstantSpec& constant, size_t index) {
   }
 }
 
+Delegate::TensorPtr Delegate::view_constant(const ConstantSpec& constant, StoragePtr storage) const {
+  return make_view(std::move(storage), static_cast<int64_t>(constant.sizes.size()), constant.sizes.data(),
+                   constant.strides.data(), constant.storage_offset, constant.dtype);
+}
+
 void Delegate::bind_constants() {
   const AotiInterface& aoti = image_->aoti();
   std::vector<ConstantMapEntry> entries;
   for (const ConstantSpec& constant : blob_.constants) {
-    constants_.push_back(make_view(loaded_.storages[constant.storage],
-                                   static_cast<int64_t>(constant.sizes.size()), constant.sizes.data(),
-                                   constant.strides.data(), constant.storage_offset, constant.dtype));
+    constants_.push_back(view_constant(constant, loaded_.storages[constant.storage]));
     entries.push_back({constant.name.c_str(), constants_.back().get()});
   }
   if (entries.empty()) return;

@@ -5,25 +5,45 @@
 
 #include <cinttypes>
 #include <cstring>
+#include <set>
+#include <string_view>
 
 #include "core/failure.h"
 
 namespace etcuda {
 namespace {
 
-constexpr char kProgramKey[] = "etcuda/program";
+constexpr std::string_view kProgramKey = "etcuda/program";
 
-// Whether the text is the program's key. The address comes from an index that ExecuTorch did not verify: in a
-// damaged .ptd it may lie anywhere, so the kernel reads it, which fails where this process would end.
-bool is_program_key(const char* text) {
-  char copy[sizeof(kProgramKey)] = {};
-  const int file = memfd_create("etcuda_key", MFD_CLOEXEC);
-  if (file < 0) return std::strcmp(text, kProgramKey) == 0;
-  const bool is_read = pwrite(file, text, sizeof(copy), 0) == static_cast<ssize_t>(sizeof(copy)) &&
-                       pread(file, copy, sizeof(copy), 0) == static_cast<ssize_t>(sizeof(copy));
-  close(file);
-  return is_read && std::memcmp(copy, kProgramKey, sizeof(copy)) == 0;
-}
+constexpr std::string_view kWeightPrefix = "etcuda/w/";
+
+// Reads keys, whose addresses come from an index that ExecuTorch did not verify: in a damaged .ptd they may
+// lie anywhere, so the kernel reads them, which fails where this process would end.
+class KeyReader {
+ public:
+  KeyReader() : file_(memfd_create("etcuda_key", MFD_CLOEXEC)) {}
+  ~KeyReader() {
+    if (file_ >= 0) close(file_);
+  }
+  KeyReader(const KeyReader&) = delete;
+  KeyReader& operator=(const KeyReader&) = delete;
+
+  // The first `length` bytes, or fewer where the key ends before; empty if they cannot be read.
+  std::string read(const char* text, size_t length) const {
+    std::string copy(length, '\0');
+    const auto size = static_cast<ssize_t>(length);
+    if (file_ < 0) {
+      copy.assign(text, strnlen(text, length));
+    } else if (pwrite(file_, text, length, 0) != size || pread(file_, copy.data(), length, 0) != size) {
+      return "";
+    }
+    copy.resize(strnlen(copy.data(), copy.size()));
+    return copy;
+  }
+
+ private:
+  const int file_;
+};
 
 }  // namespace
 
@@ -58,13 +78,30 @@ const void* NamedData::program() const {
   if (map_ == nullptr) return nullptr;
   const auto count = map_->get_num_keys();
   if (!count.ok()) return nullptr;
+  const KeyReader reader;
   for (uint32_t i = 0; i < *count; ++i) {
     const auto key = map_->get_key(i);
     // The key's text lies in the loaded program, once, even if every method sees it through a merged map of
     // its own.
-    if (key.ok() && is_program_key(*key)) return *key;
+    if (key.ok() && reader.read(*key, kProgramKey.size() + 1) == kProgramKey) return *key;
   }
   return nullptr;
+}
+
+Digest NamedData::digest() const {
+  std::set<std::string> keys;
+  const auto count = map_ == nullptr ? ::executorch::runtime::Result<uint32_t>(0) : map_->get_num_keys();
+  const KeyReader reader;
+  for (uint32_t i = 0; count.ok() && i < *count; ++i) {
+    const auto key = map_->get_key(i);
+    if (!key.ok()) continue;
+    // A key that starts like one of ours is as long as one.
+    if (reader.read(*key, kWeightPrefix.size()) == kWeightPrefix)
+      keys.insert(reader.read(*key, kWeightPrefix.size() + 2 * sizeof(Digest)));
+  }
+  std::string all;
+  for (const std::string& key : keys) all += key + "\n";
+  return sha256(all.data(), all.size());
 }
 
 }  // namespace etcuda

@@ -26,6 +26,10 @@ class NamedData {
   // loaded at the same time. Null if the program does not hold the key `etcuda/program`.
   const void* program() const;
 
+  // Identifies the program by its content, in any process: the SHA-256 of the sorted keys of its weights,
+  // which are digests themselves.
+  Digest digest() const;
+
  private:
   const NamedDataMap* map_;
 };

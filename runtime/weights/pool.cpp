@@ -88,6 +88,7 @@ class Loader {
     for (const auto& state : loaded.states) state->is_verified |= verifies_;
     // What others may find in the pools must be complete.
     if (placement_.stream != nullptr) placement_.stream->synchronize();
+    if (!loaded.states.empty()) loaded.program = data_.digest();
     return loaded;
   }
 
@@ -196,14 +197,24 @@ class Loader {
     }
     std::shared_ptr<State> created;
     if (spec.data_key.empty()) {
-      created = std::make_shared<State>(zeros(spec.nbytes), std::nullopt);
+      created = std::make_shared<State>(layout(index), zeros(spec.nbytes), std::nullopt);
     } else {
       FreeableBuffer initial = data_.load(spec, fqns_[index]);
       StoragePtr storage = copied(initial);
-      created = std::make_shared<State>(std::move(storage), std::move(initial));
+      created = std::make_shared<State>(layout(index), std::move(storage), std::move(initial));
     }
     all.states[key] = created;
     return created;
+  }
+
+  StateLayout layout(size_t index) const {
+    const StorageSpec& spec = blob_.storages[index];
+    const auto size = static_cast<int64_t>(spec.nbytes);
+    for (const ConstantSpec& constant : blob_.constants) {
+      if (constant.storage == index && constant.storage_offset == 0 && constant.nbytes == spec.nbytes)
+        return {spec.state_name, spec.nbytes, constant.dtype, constant.sizes, constant.strides};
+    }
+    return {spec.state_name, spec.nbytes, kUInt8, {size}, {1}};
   }
 
   StoragePtr empty(uint64_t nbytes) {
@@ -244,6 +255,16 @@ class Loader {
 };
 
 }  // namespace
+
+std::string StateLayout::describe() const {
+  return std::string(dtype_name(dtype)) + " " +
+         describe_shape(static_cast<int64_t>(sizes.size()), sizes.data());
+}
+
+bool StateLayout::operator==(const StateLayout& other) const {
+  return name == other.name && nbytes == other.nbytes && dtype == other.dtype && sizes == other.sizes &&
+         strides == other.strides;
+}
 
 void State::reset() {
   if (storage_->device_type == kCuda) {

@@ -40,6 +40,18 @@ def test_session_keeps_state_between_methods(exported: Export, run_session: path
 
 
 @pytest.mark.xdist_group("decoder-fp32")
+def test_two_sessions_take_turns(exported: Export, run_session: pathlib.Path) -> None:
+    bundle, model = make_bundle("decoder-fp32"), exported("decoder-fp32", "host")
+    alone = run_calls(run_session, model, bundle.calls, like=bundle.eager)
+    turns = [call for call in bundle.calls for _ in range(2)]
+    like = [tensor for tensor in bundle.eager for _ in range(2)]
+    outputs = run_calls(run_session, model, turns, like, sessions=["first", "second"] * len(alone))
+    for place, expected in enumerate(alone):
+        assert torch.equal(outputs[2 * place], expected)
+        assert torch.equal(outputs[2 * place + 1], expected)
+
+
+@pytest.mark.xdist_group("decoder-fp32")
 def test_session_reports_a_wrong_input(exported: Export, run_session: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model = exported("decoder-fp32", "host")
     (tmp_path / "x.bin").write_bytes(bytes(8))
