@@ -1,0 +1,82 @@
+"""Where to cut a repeated stretch of calls: where no fusion is lost, and where fewest values are alive.
+
+Inductor fuses the calls that it generates kernels for. A kernel that a library or a user gives ends a fusion, so the
+rank of a call is how many of those its inputs have gone through, at most: calls of one rank may be one kernel. Nothing
+is changed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.fx import Node
+
+from etcuda.passes.graph.calls import returns_alias
+from etcuda.torch_private import Lowering, lowering_of
+
+aten = torch.ops.aten
+
+_LIBRARY_CALLS = frozenset(
+    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default}
+)
+
+
+def best_offsets(
+    calls: Sequence[Node], place: Mapping[Node, int], start: int, period: int, length: int
+) -> list[int]:
+    """Offsets into a period, the best to cut at first.
+
+    Args:
+        calls: all calls of the graph.
+        place: their places.
+        start: of the first period.
+        period: calls in a period.
+        length: of all periods together, at least two.
+    """
+    rank = _ranks(calls, place)
+    # In the middle, where values from before the first period do not look like those of a period.
+    middle = start + max(0, length // period // 2 - 1) * period
+    alive: dict[int, set[Node]] = {offset: set() for offset in range(period)}
+    lost = dict.fromkeys(range(period), 0)
+    for node in calls[: middle + period]:
+        users = [user for user in node.users if user in place]
+        last = max((place[user] for user in users), default=-1)
+        for offset in range(period):
+            cut = middle + offset
+            if place[node] < cut <= last:
+                alive[offset].add(node)
+                if not _is_library_call(_origin(node)):
+                    lost[offset] += any(rank[user] == rank[node] for user in users if place[user] >= cut)
+    whole = {offset: (length - offset) // period for offset in range(period)}
+    return sorted(range(period), key=lambda offset: (lost[offset], len(alive[offset]), -whole[offset], offset))
+
+
+def _ranks(calls: Sequence[Node], place: Mapping[Node, int]) -> dict[Node, int]:
+    rank: dict[Node, int] = {}
+    for node in calls:
+        before = [rank[each] + _is_library_call(_origin(each)) for each in node.all_input_nodes if each in place]
+        # A view is of the rank of what it views, so that the end of a fusion is counted once.
+        rank[node] = rank[_viewed(node)] if _viewed(node) in rank else max(before, default=0)
+    return rank
+
+
+def _viewed(node: Node) -> Node | None:
+    is_view = node.target is operator.getitem or returns_alias(node.target) or node.target is aten.reshape.default
+    return node.args[0] if is_view and node.args and isinstance(node.args[0], Node) else None
+
+
+def _origin(node: Node) -> Node:
+    while (viewed := _viewed(node)) is not None:
+        node = viewed
+    return node
+
+
+def _is_library_call(node: Node) -> bool:
+    op = node.target
+    if isinstance(op, torch._ops.HigherOrderOperator):
+        return True
+    if node.op != "call_function" or not isinstance(op, torch._ops.OpOverload):
+        return node.op == "placeholder"
+    return op in _LIBRARY_CALLS or op.namespace == "etcuda" or lowering_of(op) == Lowering.FALLBACK
