@@ -23,7 +23,7 @@ from etcuda.backend.constants import (
     constant_tensors,
     store_what_is_used_in_part,
 )
-from etcuda.backend.reroll import Parts, split_repeats
+from etcuda.backend.reroll import Parts, mark_edges, split_repeats
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.backend.state import buffers_of, check_content, check_uses, name_state, outside_uses, state_names
 from etcuda.backend.values import describe_values
@@ -61,7 +61,9 @@ class _Prepared:
         """What is to be compiled."""
         if self.parts is None:
             return [JobRequest(self.program, self.config.target, self.config.options, tied_constants(self.constants))]
-        return [JobRequest(each, self.config.target, self.config.options, {}) for each in self.parts.programs]
+        return [
+            JobRequest(each, self.config.target, self.config.options, {}, is_part=True) for each in self.parts.programs
+        ]
 
 
 class EtcudaBackend(BackendDetails):  # type: ignore[misc]
@@ -171,6 +173,8 @@ def _prepare(
     kept = set(program.graph_signature.user_inputs)
     ignored = [place for place, name in enumerate(arguments) if name not in kept]
     parts = split_repeats(program) if config.options.reroll else None
+    if not config.options.reroll:
+        mark_edges(program)
     return _Prepared(method, config, program, collect_constants(program, state), ignored, parts)
 
 

@@ -22,6 +22,8 @@ from torch.export.graph_signature import (
 )
 from torch.fx import Graph, GraphModule, Node
 
+import etcuda.kernels.common.part_edge  # noqa: F401  defines the operator
+from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import compute_meta
 from etcuda.passes.graph.symbols import free_symbols, size_symbols
 from etcuda.passes.recognize.regions import Region, is_number
@@ -99,6 +101,37 @@ def split_repeats(program: ExportedProgram) -> Parts | None:
         outputs = [region.nodes[index] for index in sorted(given[part])]
         steps.append(Step(part, region.inputs, tuple(node if node in read else None for node in outputs)))
     return Parts(tuple(programs), tuple(steps), tuple(returned))
+
+
+def mark_edges(program: ExportedProgram) -> int:
+    """Keeps the values that would go from one part to another as parts do; for a program that stays whole.
+
+    Before: ``y = f(x); h(y); z = g(y)``, where ``g`` is of another part.
+    After: ``y = part_edge(f(x), False); h(y); e = part_edge(y, True); z = g(e)``.
+
+    Returns:
+        How many values there are.
+    """
+    repeats = find_repeats(program)
+    if repeats is None or _state_is_shared(program):
+        return 0
+    region_of = {node: index for index, region in enumerate(repeats.regions) for node in region.nodes}
+    order = {node: index for index, node in enumerate(program.graph.nodes)}
+    marked = 0
+    for region in repeats.regions[:-1]:
+        behind = max(region.nodes, key=order.__getitem__).next
+        for node in region.nodes:
+            later = [user for user in node.users if region_of.get(user, region_of[node]) != region_of[node]]
+            if not later:
+                continue
+            made = insert_call(node.next, torch.ops.etcuda.part_edge.default, (node, False))
+            node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+            edge = insert_call(behind, torch.ops.etcuda.part_edge.default, (made, True))
+            for user in later:
+                user.replace_input_with(made, edge)
+            marked += 1
+    program.graph_module.recompile()
+    return marked
 
 
 def _outputs(program: ExportedProgram) -> list[tuple[OutputSpec, Node]]:

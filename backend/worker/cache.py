@@ -111,6 +111,7 @@ def job_key(folder: pathlib.Path) -> str | None:
         "target": request["target"],
         "options": options,
         "tied": request["tied"],
+        "is_part": request["is_part"],
         "compiler": compiler,
         "variables": {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
         "versions": _versions(),

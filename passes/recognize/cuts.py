@@ -18,8 +18,9 @@ from etcuda.torch_private import Lowering, lowering_of
 
 aten = torch.ops.aten
 
+# Batched products of one row, as attention has them, are generated in places.
 _LIBRARY_CALLS = frozenset(
-    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default}
+    {aten.mm.default, aten.addmm.default, aten.convolution.default}
 )
 
 

@@ -46,18 +46,18 @@ class _Refusal(Exception):
     """Why a graph stays whole."""
 
 
-def find_repeats(program: ExportedProgram, min_saved: int = MIN_SAVED_CALLS) -> Repeats | None:
+def find_repeats(program: ExportedProgram, min_saved: int | None = None) -> Repeats | None:
     """Cuts the graph of a program after the passes where it repeats.
 
     Args:
         program: a delegated program.
-        min_saved: calls that a repeat must save.
+        min_saved: calls that a repeat must save; ``None``: ``MIN_SAVED_CALLS``.
 
     Returns:
         ``None`` if nothing repeats that is long enough, or parts could compute something else than the whole.
     """
     try:
-        return _find(program, min_saved)
+        return _find(program, MIN_SAVED_CALLS if min_saved is None else min_saved)
     except _Refusal as refusal:
         log.info("the graph is compiled as one: %s", refusal)
         return None
