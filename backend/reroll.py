@@ -26,6 +26,7 @@ import etcuda.kernels.common.part_edge  # noqa: F401  defines the operator
 from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import compute_meta
 from etcuda.passes.graph.symbols import free_symbols, size_symbols
+from etcuda.passes.recognize.cuts import is_library_call, may_be_one_kernel, origin_of
 from etcuda.passes.recognize.regions import Region, is_number
 from etcuda.passes.recognize.repeats import find_repeats
 from etcuda.torch_private import build_expression, expression, fake_mode_of, part_of_program, storage_key
@@ -106,8 +107,10 @@ def split_repeats(program: ExportedProgram) -> Parts | None:
 def mark_edges(program: ExportedProgram) -> int:
     """Keeps the values that would go from one part to another as parts do; for a program that stays whole.
 
+    A graph's outputs are written to memory where they are made, which may end a chain of calls that read one another.
     Before: ``y = f(x); h(y); z = g(y)``, where ``g`` is of another part.
-    After: ``y = part_edge(f(x), False); h(y); e = part_edge(y, True); z = g(e)``.
+    After: ``y = part_edge(f(x), False); h(y); e = part_edge(y, True); z = g(e)``, or ``z = g(y)`` where no kernel could
+    be of both parts.
 
     Returns:
         How many values there are.
@@ -117,16 +120,20 @@ def mark_edges(program: ExportedProgram) -> int:
         return 0
     region_of = {node: index for index, region in enumerate(repeats.regions) for node in region.nodes}
     order = {node: index for index, node in enumerate(program.graph.nodes)}
+    calls = [node for region in repeats.regions for node in region.nodes]
+    place = {node: index for index, node in enumerate(calls)}
     marked = 0
     for region in repeats.regions[:-1]:
         behind = max(region.nodes, key=order.__getitem__).next
         for node in region.nodes:
             later = [user for user in node.users if region_of.get(user, region_of[node]) != region_of[node]]
-            if not later:
+            # What a library's call returns is in memory anyway.
+            if not later or is_library_call(origin_of(node)):
                 continue
+            fusible = [user for user in later if may_be_one_kernel(node, user, calls[place[node] :])]
             made = insert_call(node.next, torch.ops.etcuda.part_edge.default, (node, False))
             node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
-            edge = insert_call(behind, torch.ops.etcuda.part_edge.default, (made, True))
+            edge = insert_call(behind, torch.ops.etcuda.part_edge.default, (made, True)) if fusible else made
             for user in later:
                 user.replace_input_with(made, edge)
             marked += 1

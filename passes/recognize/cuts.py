@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 # Batched products of one row, as attention has them, are generated in places.
 _LIBRARY_CALLS = frozenset(
-    {aten.mm.default, aten.addmm.default, aten.convolution.default}
+    {aten.mm.default, aten.addmm.default, aten.linear.default, aten.convolution.default}
 )
 
 
@@ -48,7 +48,7 @@ def best_offsets(
             cut = middle + offset
             if place[node] < cut <= last:
                 alive[offset].add(node)
-                if not _is_library_call(_origin(node)):
+                if not is_library_call(origin_of(node)):
                     lost[offset] += any(rank[user] == rank[node] for user in users if place[user] >= cut)
     whole = {offset: (length - offset) // period for offset in range(period)}
     return sorted(range(period), key=lambda offset: (lost[offset], len(alive[offset]), -whole[offset], offset))
@@ -57,7 +57,7 @@ def best_offsets(
 def _ranks(calls: Sequence[Node], place: Mapping[Node, int]) -> dict[Node, int]:
     rank: dict[Node, int] = {}
     for node in calls:
-        before = [rank[each] + _is_library_call(_origin(each)) for each in node.all_input_nodes if each in place]
+        before = [rank[each] + is_library_call(origin_of(each)) for each in node.all_input_nodes if each in place]
         # A view is of the rank of what it views, so that the end of a fusion is counted once.
         rank[node] = rank[_viewed(node)] if _viewed(node) in rank else max(before, default=0)
     return rank
@@ -68,13 +68,38 @@ def _viewed(node: Node) -> Node | None:
     return node.args[0] if is_view and node.args and isinstance(node.args[0], Node) else None
 
 
-def _origin(node: Node) -> Node:
+def may_be_one_kernel(node: Node, user: Node, calls: Sequence[Node]) -> bool:
+    """Whether a call and one that reads its result may be one kernel.
+
+    They are not if the call is a library's, or if ``user`` also waits for a library's call that waits for ``node``.
+
+    Args:
+        node: a call.
+        user: reads it.
+        calls: those of the graph from ``node`` to ``user``, in order.
+    """
+    if is_library_call(origin_of(node)):
+        return False
+    # For what depends on the call: whether a library's call lies in between.
+    behind = {node: False}
+    for each in calls:
+        passed = [behind[source] for source in each.all_input_nodes if source in behind]
+        if each is user:
+            return not any(passed)
+        if passed and each not in behind:
+            behind[each] = any(passed) or is_library_call(each)
+    return True
+
+
+def origin_of(node: Node) -> Node:
+    """The value that a node is a view of, or the node itself."""
     while (viewed := _viewed(node)) is not None:
         node = viewed
     return node
 
 
-def _is_library_call(node: Node) -> bool:
+def is_library_call(node: Node) -> bool:
+    """Whether Inductor fuses nothing with a node: its kernel is a library's or ours, or it is an input."""
     op = node.target
     if isinstance(op, torch._ops.HigherOrderOperator):
         return True

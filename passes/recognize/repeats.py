@@ -97,10 +97,12 @@ def _calls(program: ExportedProgram) -> list[Node]:
             op._schema.is_mutable or torch.Tag.nondeterministic_seeded in op.tags
         ):
             raise _Refusal(f"{node.name} writes to a tensor, or draws random numbers")
-        values = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
-        if not all(isinstance(value, torch.Tensor) for value in values):
+        value = node.meta.get("val")
+        values = value if isinstance(value, tuple | list) else [value]
+        if not all(isinstance(each, torch.Tensor) for each in values):
             raise _Refusal(f"{node.name} has results that are no tensors")
-        sizes = {symbol for value in values for size in (*value.shape, *value.stride()) for symbol in free_symbols(size)}
+        dims = [size for each in values for size in (*each.shape, *each.stride())]
+        sizes = {symbol for size in dims for symbol in free_symbols(size)}
         if sizes - known:
             raise _Refusal(f"{node.name} has sizes that are no sizes of inputs: {sizes - known}")
     return list(ordered)
