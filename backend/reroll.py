@@ -132,7 +132,9 @@ def mark_edges(program: ExportedProgram) -> int:
                 continue
             fusible = [user for user in later if may_be_one_kernel(node, user, calls[place[node] :])]
             made = insert_call(node.next, torch.ops.etcuda.part_edge.default, (node, False))
-            node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+            # What is returned has its name in the signature.
+            for user in [user for user in node.users if user is not made and user.op != "output"]:
+                user.replace_input_with(node, made)
             edge = insert_call(behind, torch.ops.etcuda.part_edge.default, (made, True)) if fusible else made
             for user in later:
                 user.replace_input_with(made, edge)
@@ -184,7 +186,8 @@ def _part(program: ExportedProgram, region: Region, given: Sequence[int]) -> Exp
 
     for node in region.nodes:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), copied)
-        made = graph.call_function(node.target, args, kwargs)
+        target: Any = node.target
+        made = graph.call_function(target, args, kwargs)
         made.meta = dict(node.meta)
         copies[node] = made
     writes = [(copies[region.nodes[place]].name, copies[region.inputs[state]].name) for state, place in region.writes]

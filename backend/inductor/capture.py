@@ -13,7 +13,17 @@ from torch._inductor import codecache, cpu_vec_isa, graph
 from torch._inductor.codegen import common
 from torch._inductor.graph import GraphLowering
 
-from etcuda.backend.inductor import accesses, assembly, branches, launchers, local_buffers, part_edges, random, templates, traces
+from etcuda.backend.inductor import (
+    accesses,
+    assembly,
+    branches,
+    launchers,
+    local_buffers,
+    part_edges,
+    random,
+    templates,
+    traces,
+)
 from etcuda.target import CudaTarget
 
 

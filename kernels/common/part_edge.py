@@ -18,10 +18,14 @@ def part_edge(x: Tensor, leaves: bool) -> Tensor:
         x: the value.
         leaves: where its part ends; otherwise where the value is made.
     """
-    return part_edge_fake(x, leaves).copy_(x)
+    return _empty_like(x).copy_(x)
 
 
 @part_edge.register_fake
 def part_edge_fake(x: Tensor, leaves: bool) -> Tensor:
     """The shape, strides and dtype of ``x``."""
+    return _empty_like(x)
+
+
+def _empty_like(x: Tensor) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)

@@ -19,14 +19,10 @@ from etcuda.torch_private import Lowering, lowering_of
 aten = torch.ops.aten
 
 # Batched products of one row, as attention has them, are generated in places.
-_LIBRARY_CALLS = frozenset(
-    {aten.mm.default, aten.addmm.default, aten.linear.default, aten.convolution.default}
-)
+_LIBRARY_CALLS = frozenset({aten.mm.default, aten.addmm.default, aten.linear.default, aten.convolution.default})
 
 
-def best_offsets(
-    calls: Sequence[Node], place: Mapping[Node, int], start: int, period: int, length: int
-) -> list[int]:
+def best_offsets(calls: Sequence[Node], place: Mapping[Node, int], start: int, period: int, length: int) -> list[int]:
     """Offsets into a period, the best to cut at first.
 
     Args:
@@ -59,7 +55,8 @@ def _ranks(calls: Sequence[Node], place: Mapping[Node, int]) -> dict[Node, int]:
     for node in calls:
         before = [rank[each] + is_library_call(origin_of(each)) for each in node.all_input_nodes if each in place]
         # A view is of the rank of what it views, so that the end of a fusion is counted once.
-        rank[node] = rank[_viewed(node)] if _viewed(node) in rank else max(before, default=0)
+        viewed = _viewed(node)
+        rank[node] = max(before, default=0) if viewed is None else rank.get(viewed, 0)
     return rank
 
 

@@ -7,6 +7,7 @@ before, behind and inside of it. In doubt the answer is None and the graph stays
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import operator
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -25,8 +26,8 @@ from etcuda.passes.recognize.regions import Region, describe_region, is_number, 
 
 log = logging.getLogger(__name__)
 
-# A part costs seconds of its own, so a repeat must save some calls to be worth it. Times are in docs/decisions.md.
-MIN_SAVED_CALLS = 100
+# A part costs seconds of its own, so a repeat must save some calls to be worth it: docs/decisions.md, 46.
+MIN_SAVED_CALLS = 500
 _MAX_TRIES = 6
 
 
@@ -98,7 +99,7 @@ def _calls(program: ExportedProgram) -> list[Node]:
         ):
             raise _Refusal(f"{node.name} writes to a tensor, or draws random numbers")
         value = node.meta.get("val")
-        values = value if isinstance(value, tuple | list) else [value]
+        values: list[Any] = list(value) if isinstance(value, tuple | list) else [value]
         if not all(isinstance(each, torch.Tensor) for each in values):
             raise _Refusal(f"{node.name} has results that are no tensors")
         dims = [size for each in values for size in (*each.shape, *each.stride())]
@@ -149,7 +150,7 @@ class _Graph:
         """The regions between cuts; ``None`` if parts cannot hand over what they would have to."""
         edges = sorted({0, *cuts, len(self.calls)})
         regions = []
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in itertools.pairwise(edges):
             region = describe_region(self.calls[start:end], self.writes, self.carriers)
             if region is None:
                 return None

@@ -103,7 +103,5 @@ MODELS: dict[str, Callable[[], ExportedProgram]] = {
         Stack(*(Layer() for _ in range(4)), Layer(scale=0.25), *(Layer() for _ in range(4)))
     ),
     "another at the end": lambda: program_of(Stack(*(Layer() for _ in range(4)), Layer(hidden=10))),
-    "state": lambda: program_of(
-        Stack(*(Cached() for _ in range(4))), torch.ones(2, 4), torch.tensor([3, 1])
-    ),
+    "state": lambda: program_of(Stack(*(Cached() for _ in range(4))), torch.ones(2, 4), torch.tensor([3, 1])),
 }
