@@ -1,4 +1,4 @@
-"""A graph that repeats, compiled in parts: one program for each form, and the steps that call them.
+"""A graph that repeats, compiled in parts: one program for each structure, and the steps that call them.
 
 Every constant and every state is an argument of a part, so that one part serves all repetitions. A part writes to its
 state in place. See docs/blob.md for what the runtime does with the steps.
@@ -49,7 +49,7 @@ class Parts:
     """A program in parts.
 
     Attributes:
-        programs: one for each form, without constants of their own.
+        programs: one for each structure, without constants of their own.
         steps: their calls, in order.
         results: the values that the whole program returns.
     """
@@ -87,14 +87,14 @@ def split_repeats(program: ExportedProgram) -> Parts | None:
     regions = repeats.regions
     returned = [value for spec, value in _outputs(program) if spec.kind == OutputKind.USER_OUTPUT]
     read = {node for region in regions for node in region.inputs} | set(returned)
-    forms: dict[Hashable, int] = {}
-    part_of = [forms.setdefault(region.form, len(forms)) for region in regions]
+    structures: dict[Hashable, int] = {}
+    part_of = [structures.setdefault(region.structure, len(structures)) for region in regions]
     # A part gives what any of its calls has to give.
-    given: list[set[int]] = [set() for _ in forms]
+    given: list[set[int]] = [set() for _ in structures]
     for part, region in zip(part_of, regions, strict=True):
         given[part] |= {index for index, node in enumerate(region.nodes) if node in read}
     programs = []
-    for part in range(len(forms)):
+    for part in range(len(structures)):
         region = regions[part_of.index(part)]
         programs.append(_part(program, region, sorted(given[part])))
     steps = []

@@ -1,4 +1,4 @@
-"""Where to cut a repeated stretch of calls: where no fusion is lost, and where fewest values are alive.
+"""Where to cut a repeated run of calls: where no fusion is lost, and where fewest values are alive.
 
 Inductor fuses the calls that it generates kernels for. A kernel that a library or a user gives ends a fusion, so the
 rank of a call is how many of those its inputs have gone through, at most: calls of one rank may be one kernel. Nothing

@@ -1,4 +1,4 @@
-"""Stretches of a sequence that repeat one behind the other."""
+"""Runs of a sequence that repeat one behind the other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Parts of a graph that compute the same from other tensors.
 
-A region is a run of calls. Two regions have one form only if every call, every constant argument, every shape, stride
-and dtype, every branch inside of them and every write to state is the same, and the same calls read the same inputs.
-Nothing is changed.
+A region is a run of calls. Two regions have one structure only if every call, every constant argument, every shape,
+stride and dtype, every branch inside of them and every write to state is the same, and the same calls read the same
+inputs. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Region:
         nodes: the calls whose results are tensors, in order.
         inputs: the tensors from outside, in the order in which they are first read.
         writes: for each state written to, its position in ``inputs`` and that of its new value in ``nodes``.
-        form: equal for two regions that compute the same from their inputs.
+        structure: equal for two regions that compute the same from their inputs.
     """
 
     nodes: tuple[Node, ...]
     inputs: tuple[Node, ...]
     writes: tuple[tuple[int, int], ...]
-    form: Hashable
+    structure: Hashable
 
 
 def is_number(node: Node) -> bool:
@@ -60,7 +60,7 @@ def describe_region(
     def argument(value: object) -> Hashable:
         if isinstance(value, Node):
             if value.op == "get_attr":
-                return ("graph", graph_form(_module_of(value)))
+                return ("graph", graph_structure(_module_of(value)))
             if is_number(value):
                 symbols.update(free_symbols(value.meta["val"]))
                 return ("number", signature(value.meta["val"]))
@@ -77,8 +77,8 @@ def describe_region(
             return None
         inputs.setdefault(carriers[symbol][0], len(inputs))
     values = [signature(node.meta["val"]) for node in inputs]
-    form = (tuple(calls), tuple(values), tuple(written))
-    return Region(tuple(nodes), tuple(inputs), tuple(written), form)
+    structure = (tuple(calls), tuple(values), tuple(written))
+    return Region(tuple(nodes), tuple(inputs), tuple(written), structure)
 
 
 def token(node: Node) -> Hashable:
@@ -86,7 +86,11 @@ def token(node: Node) -> Hashable:
 
     def argument(value: object) -> Hashable:
         if isinstance(value, Node):
-            return ("graph", graph_form(_module_of(value))) if value.op == "get_attr" else signature(value.meta["val"])
+            return (
+                ("graph", graph_structure(_module_of(value)))
+                if value.op == "get_attr"
+                else signature(value.meta["val"])
+            )
         return _literal(value, argument)
 
     return (node.target, argument(node.args), argument(node.kwargs), signature(node.meta["val"]))
@@ -103,13 +107,13 @@ def signature(value: object) -> Hashable:
     return ("value", type(value).__name__, repr(value) if number is None else str(number))
 
 
-def graph_form(module: GraphModule) -> Hashable:
+def graph_structure(module: GraphModule) -> Hashable:
     """Equal for two branches or loop bodies that compute the same."""
     place = {node: index for index, node in enumerate(module.graph.nodes)}
 
     def argument(value: object) -> Hashable:
         if isinstance(value, Node):
-            return ("graph", graph_form(_module_of(value))) if value.op == "get_attr" else ("call", place[value])
+            return ("graph", graph_structure(_module_of(value))) if value.op == "get_attr" else ("call", place[value])
         return _literal(value, argument)
 
     # Names of placeholders and submodules are of no effect.

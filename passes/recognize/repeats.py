@@ -1,6 +1,6 @@
 """Parts of a delegated graph that repeat, as the layers of a model do: where the graph is cut into regions.
 
-Repeats are found by structure: the longest stretch of calls that comes again right behind itself, then in what is left
+Repeats are found by structure: the longest run of calls that comes again right behind itself, then in what is left
 before, behind and inside of it. In doubt the answer is None and the graph stays whole. Nothing is changed.
 """
 
@@ -33,14 +33,14 @@ _MAX_TRIES = 6
 
 @dataclasses.dataclass(frozen=True)
 class Repeats:
-    """A graph cut into regions, one behind the other; those of one form compute the same."""
+    """A graph cut into regions, one behind the other; those of one structure compute the same."""
 
     regions: tuple[Region, ...]
 
     @property
-    def num_forms(self) -> int:
+    def num_structures(self) -> int:
         """How many regions are different."""
-        return len({region.form for region in self.regions})
+        return len({region.structure for region in self.regions})
 
 
 class _Refusal(Exception):
@@ -75,7 +75,7 @@ def _find(program: ExportedProgram, min_saved: int) -> Repeats | None:
     regions = graph.regions(cuts) if cuts else None
     if regions is None:
         return None
-    saved = len(calls) - sum(len(region.nodes) for region in {region.form: region for region in regions}.values())
+    saved = len(calls) - sum(len(region.nodes) for region in {region.structure: region for region in regions}.values())
     return Repeats(tuple(regions)) if saved >= min_saved else None
 
 
@@ -134,8 +134,8 @@ class _Graph:
             if regions is None or (count - 1) * found.period < min_saved:
                 continue
             # Without the region before the first cut and the one behind the last.
-            forms = [region.form for region in regions[1 if places[0] else 0 :][:count]]
-            if len(set(forms)) != 1:
+            structures = [region.structure for region in regions[1 if places[0] else 0 :][:count]]
+            if len(set(structures)) != 1:
                 continue
             inside = [cut - places[0] for cut in self.cuts(places[0], places[1], min_saved)]
             for place in places:

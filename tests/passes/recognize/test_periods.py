@@ -41,6 +41,6 @@ def test_a_repeat_is_one_and_no_other_saves_more() -> None:
         ]
         assert (0 if found is None else found.saved) == max(possible, default=0)
         if found is not None:
-            stretch = tokens[found.start : found.start + found.length]
-            assert len(stretch) == found.length >= 2 * found.period
-            assert stretch[: -found.period] == stretch[found.period :]
+            found_tokens = tokens[found.start : found.start + found.length]
+            assert len(found_tokens) == found.length >= 2 * found.period
+            assert found_tokens[: -found.period] == found_tokens[found.period :]

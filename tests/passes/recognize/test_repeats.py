@@ -10,10 +10,10 @@ from etcuda.passes.recognize.repeats import Repeats, find_repeats
 from tests.passes.recognize.repeated_models import MODELS, Cached, Layer, Stack, program_of
 
 
-def forms(repeats: Repeats) -> str:
-    """A letter for each region, the same one for the same form."""
+def structures(repeats: Repeats) -> str:
+    """A letter for each region, the same one for the same structure."""
     letters: dict[object, str] = {}
-    return "".join(letters.setdefault(region.form, "abcdefghij"[len(letters)]) for region in repeats.regions)
+    return "".join(letters.setdefault(region.structure, "abcdefghij"[len(letters)]) for region in repeats.regions)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_layers_are_found(name: str, expected: str | None) -> None:
     program = MODELS[name]()
     repeats = find_repeats(program, 4)
     assert repeats is not None
-    found = forms(repeats)
+    found = structures(repeats)
     assert expected is None or found == expected, found
     calls = [node for region in repeats.regions for node in region.nodes]
     assert len(calls) == len(set(calls))
@@ -43,7 +43,7 @@ def test_layers_are_found(name: str, expected: str | None) -> None:
 def test_a_layer_that_differs_in_a_number_is_a_region_of_its_own() -> None:
     repeats = find_repeats(MODELS["another in the middle"](), 4)
     assert repeats is not None
-    found = forms(repeats)
+    found = structures(repeats)
     # Before it and behind it the layers are the same.
     (most,) = {letter for letter in found if found.count(letter) > 1}
     assert found.count(most) >= 6
@@ -54,7 +54,7 @@ def test_a_pattern_inside_of_a_pattern() -> None:
     repeats = find_repeats(MODELS["nested"](), 8)
     assert repeats is not None
     whole = sum(len(region.nodes) for region in repeats.regions)
-    once = sum(len(region.nodes) for region in {region.form: region for region in repeats.regions}.values())
+    once = sum(len(region.nodes) for region in {region.structure: region for region in repeats.regions}.values())
     # Fifteen layers, of which at most two of each kind and what is cut off at the ends are compiled.
     assert once < whole * 0.45
 
