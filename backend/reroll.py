@@ -178,8 +178,10 @@ def _part(program: ExportedProgram, region: Region, given: Sequence[int]) -> Exp
         if node in copies:
             return copies[node]
         if node.op == "get_attr":
-            modules[str(node.target)] = owner.get_submodule(str(node.target))
-            copies[node] = graph.get_attr(str(node.target))
+            # Names that do not depend on what stands before the region, so that the compile cache knows it again.
+            name = f"graph_{len(modules)}"
+            modules[name] = owner.get_submodule(str(node.target))
+            copies[node] = graph.get_attr(name)
             copies[node].meta = dict(node.meta)
             return copies[node]
         return sizes.number(node)
