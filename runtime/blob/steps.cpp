@@ -41,7 +41,7 @@ void read_steps(const schema::Delegate& root, BlobSpec* spec) {
   for (const ImageSpec& image : spec->images) last_part = std::max(last_part, image.part);
   spec->results = numbers(root.results());
   if ((count != 0) != (root.format_version() == kFormatVersionOfSteps))
-    refuse(format("there are %zu in a description of format %u", count, root.format_version()));
+    refuse(format("there are %zu steps in a description of format %u", count, root.format_version()));
   if (count == 0) {
     if (last_part != 0) refuse("there are several parts and no steps");
     if (!spec->results.empty()) refuse("there are results without steps");

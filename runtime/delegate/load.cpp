@@ -117,10 +117,11 @@ void Delegate::check_steps() {
       fail_from_image(part, "loading", ErrorCode::DelegateInvalidCompatibility);
     }
     if (constants != 0) {
-      fail(ErrorCode::InvalidProgram,
-           "a part of the code for %s has %zu constants of its own, expected them as inputs. Export the model "
-           "again.",
-           part.image->target().c_str(), constants);
+      fail(
+          ErrorCode::InvalidProgram,
+          "a part of the code for %s has %zu constants of its own, expected them as inputs. Export the model "
+          "again.",
+          part.image->target().c_str(), constants);
     }
   }
 }
@@ -202,7 +203,8 @@ void Delegate::bind_constants() {
   }
   if (entries.empty() || !blob_.steps.empty()) return;
   const LendHandles lend;
-  if (aoti.update_constants(parts_[0].container, entries.data(), entries.size(), false, true) != kAotiSuccess) {
+  if (aoti.update_constants(parts_[0].container, entries.data(), entries.size(), false, true) !=
+      kAotiSuccess) {
     fail_from_image(parts_[0], "loading the weights of", ErrorCode::DelegateInvalidCompatibility);
   }
 }

@@ -22,7 +22,8 @@ std::vector<Delegate::TensorPtr> Delegate::run_steps(std::vector<TensorPtr> inpu
     const bool is_constant = value >= num_inputs && value < num_kept;
     const Tensor* tensor = is_constant ? constants_[value - num_inputs].get() : values[value].get();
     if (tensor == nullptr) {
-      fail(ErrorCode::Internal, "method %s: a step reads value %u, which no step gave. Export the model again.",
+      fail(ErrorCode::Internal,
+           "method %s: a step reads value %u, which no step gave. Export the model again.",
            blob_.method.c_str(), value);
     }
     return std::make_unique<Tensor>(*tensor);
