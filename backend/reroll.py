@@ -182,7 +182,6 @@ def _part(program: ExportedProgram, region: Region, given: Sequence[int]) -> Exp
             name = f"graph_{len(modules)}"
             modules[name] = owner.get_submodule(str(node.target))
             copies[node] = graph.get_attr(name)
-            copies[node].meta = dict(node.meta)
             return copies[node]
         return sizes.number(node)
 
@@ -190,7 +189,8 @@ def _part(program: ExportedProgram, region: Region, given: Sequence[int]) -> Exp
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), copied)
         target: Any = node.target
         made = graph.call_function(target, args, kwargs)
-        made.meta = dict(node.meta)
+        # Numbers of where it came from would hide from the compile cache what it knows.
+        made.meta = {"val": node.meta["val"]}
         copies[node] = made
     writes = [(copies[region.nodes[place]].name, copies[region.inputs[state]].name) for state, place in region.writes]
     values = [copies[region.nodes[index]] for index in given]
@@ -204,7 +204,6 @@ def _part(program: ExportedProgram, region: Region, given: Sequence[int]) -> Exp
     ]
     outputs += [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), target=None) for node in values]
     module = GraphModule(modules, graph)
-    module.meta = dict(owner.meta)
     return part_of_program(program, module, ExportGraphSignature(inputs, outputs))
 
 
