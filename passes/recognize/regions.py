@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from etcuda.passes.graph.symbols import free_symbols, size_symbols
 from etcuda.torch_private import expression
@@ -125,13 +125,15 @@ def graph_structure(module: GraphModule) -> Hashable:
             argument(node.kwargs),
             signature(node.meta.get("val")),
         )
-        for node in _graph(module).nodes
+        for node in module.graph.nodes
         if node.op != "get_attr"
     )
 
 
-def _graph(module: GraphModule) -> Graph:
-    return module.graph
+def num_calls(node: Node) -> int:
+    """The calls that compiling a call compiles: one, and those of the branches and bodies in it."""
+    graphs = [_module_of(each) for each in node.all_input_nodes if each.op == "get_attr"]
+    return 1 + sum(num_calls(each) for module in graphs for each in module.graph.nodes if each.op == "call_function")
 
 
 def _literal(value: object, argument: Any) -> Hashable:

@@ -22,7 +22,7 @@ from etcuda.passes.graph.calls import returns_alias
 from etcuda.passes.graph.symbols import free_symbols, size_symbols
 from etcuda.passes.recognize.cuts import best_offsets
 from etcuda.passes.recognize.periods import best_period
-from etcuda.passes.recognize.regions import Region, describe_region, is_number, token
+from etcuda.passes.recognize.regions import Region, describe_region, is_number, num_calls, token
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def find_repeats(program: ExportedProgram, min_saved: int | None = None) -> Repe
 
     Args:
         program: a delegated program.
-        min_saved: calls that a repeat must save; ``None``: ``MIN_SAVED_CALLS``.
+        min_saved: calls that a repeat must save, those in branches too; ``None``: ``MIN_SAVED_CALLS``.
 
     Returns:
         ``None`` if nothing repeats that is long enough, or parts could compute something else than the whole.
@@ -75,7 +75,8 @@ def _find(program: ExportedProgram, min_saved: int) -> Repeats | None:
     regions = graph.regions(cuts) if cuts else None
     if regions is None:
         return None
-    saved = len(calls) - sum(len(region.nodes) for region in {region.structure: region for region in regions}.values())
+    once = {region.structure: region for region in regions}.values()
+    saved = sum(graph.cost) - sum(graph.cost[graph.place[node]] for region in once for node in region.nodes)
     return Repeats(tuple(regions)) if saved >= min_saved else None
 
 
@@ -118,20 +119,24 @@ class _Graph:
     def __init__(self, program: ExportedProgram, calls: list[Node], tokens: Sequence[int]) -> None:
         self.calls, self.tokens = calls, tokens
         self.place = {node: index for index, node in enumerate(calls)}
+        self.cost = [num_calls(node) for node in calls]
         self.carriers = size_symbols(_inputs(program))
         self.writes = _writes(program, self.place)
 
     def cuts(self, start: int, end: int, min_saved: int) -> Iterator[int]:
         """Where regions begin between two places, the first not included."""
         found = best_period(self.tokens[start:end])
-        if found is None or found.saved < min_saved:
+        if found is None:
             return
         first = start + found.start
+        cost = sum(self.cost[first : first + found.period])
+        if (found.length // found.period - 1) * cost < min_saved:
+            return
         for offset in best_offsets(self.calls, self.place, first, found.period, found.length)[:_MAX_TRIES]:
             count = (found.length - offset) // found.period
             places = [first + offset + index * found.period for index in range(count + 1)]
             regions = self.regions(places)
-            if regions is None or (count - 1) * found.period < min_saved:
+            if regions is None or (count - 1) * cost < min_saved:
                 continue
             # Without the region before the first cut and the one behind the last.
             structures = [region.structure for region in regions[1 if places[0] else 0 :][:count]]
