@@ -15,6 +15,8 @@ from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.errors import BlobError
 
 FORMAT_VERSION = 2
+# Of a description with steps, which a runtime that knows none refuses.
+_FORMAT_VERSION_OF_STEPS = 3
 MAGIC = b"ETCUDA\0\2"
 _HEADER = struct.Struct("<8sIIQ32s8x")
 _ALIGNMENT = 64
@@ -36,7 +38,7 @@ DTYPE_CODES: dict[torch.dtype, int] = {
 
 @dataclasses.dataclass(frozen=True)
 class ImagePart:
-    """One code image and what it runs on; see ``Image`` in the schema."""
+    """The code of a delegate, or of a part of it, and what it runs on; see ``Image`` in the schema."""
 
     target: str
     is_cuda: bool
@@ -45,6 +47,7 @@ class ImagePart:
     isa: str
     data: bytes
     num_kernels: int
+    part: int = 0
 
 
 def write_blob(delegate: schema.DelegateT, images: Sequence[ImagePart]) -> bytes:
@@ -54,7 +57,7 @@ def write_blob(delegate: schema.DelegateT, images: Sequence[ImagePart]) -> bytes
         delegate: everything but ``images`` filled in; its strings as ``str``.
         images: at least one.
     """
-    delegate.formatVersion = FORMAT_VERSION
+    delegate.formatVersion = _FORMAT_VERSION_OF_STEPS if delegate.steps else FORMAT_VERSION
     kinds = {"cubin": schema.CodeKind.cubin, "ptx": schema.CodeKind.ptx, "native": schema.CodeKind.native}
     records = []
     for image in images:
@@ -68,6 +71,7 @@ def write_blob(delegate: schema.DelegateT, images: Sequence[ImagePart]) -> bytes
         record.nbytes = len(image.data)
         record.sha256 = [0] * hashlib.sha256().digest_size
         record.numKernels = image.num_kernels
+        record.part = image.part
         # A default value would not be stored, and offsets of a scalar do not change the size otherwise.
         record.offset = 1
         records.append(record)

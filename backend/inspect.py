@@ -61,8 +61,8 @@ class DelegateInfo:
 
     @property
     def num_kernels(self) -> int:
-        """Kernels of the first image."""
-        return self.images[0].num_kernels
+        """Kernels for the first target, of all parts."""
+        return sum(image.num_kernels for image in self.images if image.target == self.images[0].target)
 
 
 @dataclasses.dataclass(frozen=True)

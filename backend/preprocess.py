@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import logging
 import time
 from typing import Any
@@ -22,6 +23,7 @@ from etcuda.backend.constants import (
     constant_tensors,
     store_what_is_used_in_part,
 )
+from etcuda.backend.reroll import Parts, mark_edges, split_repeats
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.backend.state import buffers_of, check_content, check_uses, name_state, outside_uses, state_names
 from etcuda.backend.values import describe_values
@@ -42,13 +44,26 @@ _PROGRAM_KEY = "etcuda/program"
 
 @dataclasses.dataclass
 class _Prepared:
-    """A delegated program after the passes, and everything about it that needs no compiler."""
+    """A delegated program after the passes, and everything about it that needs no compiler.
+
+    ``parts``: what is compiled in place of the program, if it repeats.
+    """
 
     method: str
     config: BackendConfig
     program: ExportedProgram
     constants: ConstantTable
     ignored_arguments: list[int]
+    parts: Parts | None
+
+    @property
+    def requests(self) -> list[JobRequest]:
+        """What is to be compiled."""
+        if self.parts is None:
+            return [JobRequest(self.program, self.config.target, self.config.options, tied_constants(self.constants))]
+        return [
+            JobRequest(each, self.config.target, self.config.options, {}, is_part=True) for each in self.parts.programs
+        ]
 
 
 class EtcudaBackend(BackendDetails):  # type: ignore[misc]
@@ -101,12 +116,14 @@ def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) 
     prepared = [_prepare(*job, names) for job, names in zip(jobs, state, strict=True)]
     check_content([(each.method, each.constants) for each in prepared])
     labels = _labels([each.method for each in prepared])
-    requests = [
-        JobRequest(each.program, each.config.target, each.config.options, tied_constants(each.constants))
-        for each in prepared
+    requests = [each.requests for each in prepared]
+    names = [_names_of_parts(label, len(each)) for label, each in zip(labels, requests, strict=True)]
+    compiled = compile_all(list(itertools.chain(*requests)), list(itertools.chain(*names)))
+    jobs_left = iter(compiled)
+    results = [
+        _result(each, list(itertools.islice(jobs_left, len(wanted))))
+        for each, wanted in zip(prepared, requests, strict=True)
     ]
-    compiled = compile_all(requests, labels)
-    results = [_result(each, job) for each, job in zip(prepared, compiled, strict=True)]
     if prepared:
         target = prepared[0].config.target
         seconds = time.perf_counter() - start
@@ -140,6 +157,10 @@ def _labels(methods: list[str]) -> list[str]:
     return labels
 
 
+def _names_of_parts(label: str, count: int) -> list[str]:
+    return [label] if count == 1 else [f"{label}, part {index + 1} of {count}" for index in range(count)]
+
+
 def _prepare(
     method: str, edge_program: ExportedProgram, compile_specs: list[CompileSpec], state: dict[str, str]
 ) -> _Prepared:
@@ -151,7 +172,10 @@ def _prepare(
     _drop_unused(program)
     kept = set(program.graph_signature.user_inputs)
     ignored = [place for place, name in enumerate(arguments) if name not in kept]
-    return _Prepared(method, config, program, collect_constants(program, state), ignored)
+    parts = split_repeats(program) if config.options.reroll else None
+    if not config.options.reroll:
+        mark_edges(program)
+    return _Prepared(method, config, program, collect_constants(program, state), ignored, parts)
 
 
 def _config(compile_specs: list[CompileSpec]) -> BackendConfig:
@@ -172,14 +196,18 @@ def _drop_unused(program: ExportedProgram) -> None:
             del table[name]
 
 
-def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
+def _result(prepared: _Prepared, compiled: list[JobResult]) -> PreprocessResult:
     config = prepared.config
     delegate = schema.DelegateT()
     delegate.method = prepared.method
     values = describe_values(prepared.program)
     delegate.inputs, delegate.outputs = values.inputs, values.outputs
     delegate.sizes, delegate.conditions = values.sizes, values.conditions
-    used = _describe_constants(delegate, prepared.constants, compiled)
+    if prepared.parts is None:
+        bound = compiled[0].constants
+    else:
+        bound = _describe_steps(delegate, prepared.program, prepared.parts)
+    used = _describe_constants(delegate, prepared.constants, bound)
     delegate.ignoredArguments = prepared.ignored_arguments
     delegate.producers = _producers()
     delegate.graphCapturable = not config.is_host and _is_static(prepared.program, delegate)
@@ -192,11 +220,33 @@ def _result(prepared: _Prepared, compiled: JobResult) -> PreprocessResult:
             store.add_named_data(weight_key(entry.sha256), entry.data(), _WEIGHT_ALIGNMENT, tag)
     if any(prepared.constants.storages[index].is_mutable for index in used):
         store.add_named_data(_PROGRAM_KEY, b"\1", 1, tag)
-    blob = write_blob(delegate, [_image(config, compiled)])
-    log.info("method %s: %d kernels, image %d bytes", prepared.method, compiled.num_kernels, len(compiled.image))
+    images = [_image(config, part, index) for index, part in enumerate(compiled)]
+    blob = write_blob(delegate, images)
+    what = "method %s: %d kernels in %d parts, images of %d bytes"
+    kernels, nbytes = sum(each.num_kernels for each in images), sum(len(each.data) for each in images)
+    log.info(what, prepared.method, kernels, len(images), nbytes)
     return PreprocessResult(
         processed_bytes=blob, debug_handle_map={}, data_store_output=store.get_named_data_store_output()
     )
+
+
+def _describe_steps(delegate: schema.DelegateT, program: ExportedProgram, parts: Parts) -> list[tuple[str, str]]:
+    """Fills in the steps; returns (name, fully qualified name) of the constants that they use, in their order."""
+    signature = program.graph_signature
+    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    named |= signature.inputs_to_lifted_tensor_constants
+    read = {node.name: node for step in parts.steps for node in step.inputs}
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    constants = [name for name in named if name in read]
+    order = [*(str(name) for name in signature.user_inputs), *constants]
+    numbers = {nodes[name]: index for index, name in enumerate(order)}
+    steps, delegate.results = parts.numbered(numbers, len(order))
+    delegate.steps = []
+    for part, inputs, outputs in steps:
+        record = schema.StepT()
+        record.part, record.inputs, record.outputs = part, inputs, outputs
+        delegate.steps.append(record)
+    return [(name, named[name]) for name in constants]
 
 
 def _is_static(program: ExportedProgram, delegate: schema.DelegateT) -> bool:
@@ -212,11 +262,13 @@ def weight_key(sha256: bytes) -> str:
     return f"etcuda/w/{sha256.hex()}"
 
 
-def _describe_constants(delegate: schema.DelegateT, table: ConstantTable, compiled: JobResult) -> list[int]:
-    """Fills in the constants that the image uses; returns the indices of their storages in ``table``."""
-    used = sorted({table.constants[fqn].storage_index for _, fqn in compiled.constants})
+def _describe_constants(
+    delegate: schema.DelegateT, table: ConstantTable, constants: list[tuple[str, str]]
+) -> list[int]:
+    """Fills in the constants that the code uses; returns the indices of their storages in ``table``."""
+    used = sorted({table.constants[fqn].storage_index for _, fqn in constants})
     position = {index: place for place, index in enumerate(used)}
-    store_what_is_used_in_part(table, [fqn for _, fqn in compiled.constants])
+    store_what_is_used_in_part(table, [fqn for _, fqn in constants])
     delegate.storages = []
     for index in used:
         entry = table.storages[index]
@@ -228,7 +280,7 @@ def _describe_constants(delegate: schema.DelegateT, table: ConstantTable, compil
         record.stateName = entry.state_name
         delegate.storages.append(record)
     delegate.constants = []
-    for name, fqn in compiled.constants:
+    for name, fqn in constants:
         constant = table.constants[fqn]
         bound = schema.ConstantT()
         bound.name = name
@@ -242,13 +294,12 @@ def _describe_constants(delegate: schema.DelegateT, table: ConstantTable, compil
     return used
 
 
-def _image(config: BackendConfig, compiled: JobResult) -> ImagePart:
+def _image(config: BackendConfig, compiled: JobResult, part: int) -> ImagePart:
     target = config.target
+    code = (compiled.image, compiled.num_kernels, part)
     if isinstance(target, str):
-        return ImagePart(target, False, 0, "native", config.options.host_isa, compiled.image, compiled.num_kernels)
-    return ImagePart(
-        target.arch, True, target.compute_capability, target.code_kind, "x86-64", compiled.image, compiled.num_kernels
-    )
+        return ImagePart(target, False, 0, "native", config.options.host_isa, *code)
+    return ImagePart(target.arch, True, target.compute_capability, target.code_kind, "x86-64", *code)
 
 
 def _producers() -> list[Any]:

@@ -41,6 +41,7 @@ class CompileOptions:
         random_seed: first seed of the generator that random operators draw from; ``None`` leaves them to others.
         cache_dir: where what was compiled is kept between exports; ``None`` is the user's cache directory.
         compile_cache_gib: GiB that compiled graphs take there at most; 0 compiles every graph anew.
+        reroll: compile layers that repeat once; ``False`` compiles each, for comparison: results are the same.
     """
 
     allow_tf32: bool = False
@@ -54,6 +55,7 @@ class CompileOptions:
     random_seed: int | None = None
     cache_dir: str | None = None
     compile_cache_gib: float = 2.0
+    reroll: bool = True
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.allow_tf32, bool), "allow_tf32", "True or False", self.allow_tf32)
@@ -76,6 +78,7 @@ class CompileOptions:
         size = self.compile_cache_gib
         is_size = isinstance(size, int | float) and not isinstance(size, bool) and 0 <= size < float("inf")
         _expect(is_size, "compile_cache_gib", "a number of GiB, 0 or more", size)
+        _expect(isinstance(self.reroll, bool), "reroll", "True or False", self.reroll)
 
     @property
     def external_tag(self) -> str | None:

@@ -21,6 +21,8 @@ import torch
 import torch.utils._pytree
 from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
+from torch.export.exported_program import ExportedProgram, ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import Node, Proxy
 from torch.multiprocessing import reductions
 from torch.utils._sympy.interp import sympy_interp
@@ -159,6 +161,33 @@ def weak_storage(tensor: torch.Tensor) -> Hashable:
 def input_spec(names: Sequence[str]) -> Any:
     """How a program says that it is called with these inputs, by position."""
     return torch.utils._pytree.tree_flatten((tuple(names), {}))[1]
+
+
+def part_of_program(
+    program: ExportedProgram, module: torch.fx.GraphModule, signature: ExportGraphSignature
+) -> ExportedProgram:
+    """A part of a program as one of its own.
+
+    Args:
+        program: the whole, whose sizes the part has.
+        module: the part's graph, without weights.
+        signature: its inputs, all from the user, and its outputs.
+    """
+    from torch._export.verifier import Verifier
+
+    results = torch.utils._pytree.tree_flatten(tuple(signature.user_outputs))[1]
+    call = ModuleCallSignature([], [], input_spec([str(name) for name in signature.user_inputs]), results)
+    return ExportedProgram(
+        root=module,
+        graph=module.graph,
+        graph_signature=signature,
+        state_dict={},
+        range_constraints=program.range_constraints,
+        module_call_graph=[ModuleCallEntry("", call)],
+        example_inputs=None,
+        constants={},
+        verifiers=[Verifier],
+    )
 
 
 def behind_edge(target: object) -> object:

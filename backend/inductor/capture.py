@@ -13,7 +13,17 @@ from torch._inductor import codecache, cpu_vec_isa, graph
 from torch._inductor.codegen import common
 from torch._inductor.graph import GraphLowering
 
-from etcuda.backend.inductor import accesses, assembly, branches, launchers, local_buffers, random, templates, traces
+from etcuda.backend.inductor import (
+    accesses,
+    assembly,
+    branches,
+    launchers,
+    local_buffers,
+    part_edges,
+    random,
+    templates,
+    traces,
+)
 from etcuda.target import CudaTarget
 
 
@@ -30,7 +40,7 @@ class GeneratedCode:
     """What AOTInductor generated for one graph.
 
     ``cubins`` maps a kernel's name, as the code refers to it, to its binary (cubin, or PTX text for portable targets),
-    ``resources`` to what a block of it takes.
+    ``resources`` to what a block of it takes. ``output_strides`` are expressions in the symbols of the graph.
     """
 
     wrapper: str
@@ -39,6 +49,7 @@ class GeneratedCode:
     cubins: dict[str, bytes]
     num_kernels: int
     resources: dict[str, launchers.KernelResources] = dataclasses.field(default_factory=dict)
+    output_strides: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
 
 
 def generate(
@@ -58,6 +69,7 @@ def generate(
         progress: called with a phase name, items done and items in all.
     """
     random.register()
+    part_edges.register()
     captured: list[GeneratedCode] = []
     is_host = isinstance(target, str)
     kernels = launchers.KernelStore(target, progress)
@@ -79,7 +91,8 @@ def generate(
         cubins = {} if is_host else kernels.binaries(names)
         count = kernel_code.count('extern "C"') if is_host else len(cubins)
         resources = kernels.resources(names)
-        captured.append(GeneratedCode(wrapper_code, kernel_code, constants, cubins, count, resources))
+        strides = [tuple(output.maybe_get_stride() or ()) for output in lowering.graph_outputs]
+        captured.append(GeneratedCode(wrapper_code, kernel_code, constants, cubins, count, resources, strides))
         return []
 
     with contextlib.ExitStack() as stack:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _MAGIC = b"ETCUDAC1"
 _HEADER = struct.Struct("<8s32s32sQ")
 # Options that decide where things lie and what is shown, not what is compiled.
-_OF_NO_EFFECT = ("cache_dir", "compile_cache_gib", "progress", "ptd_name", "timeout_s", "weights")
+_OF_NO_EFFECT = ("cache_dir", "compile_cache_gib", "progress", "ptd_name", "reroll", "timeout_s", "weights")
 _PACKAGES = ("torch", "triton", "sympy", "numpy", "torchao")
 # Variables that PyTorch's and Triton's compilers read.
 _VARIABLES = ("INDUCTOR_", "TORCHINDUCTOR_", "TRITON_")
@@ -111,6 +111,7 @@ def job_key(folder: pathlib.Path) -> str | None:
         "target": request["target"],
         "options": options,
         "tied": request["tied"],
+        "is_part": request["is_part"],
         "compiler": compiler,
         "variables": {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
         "versions": _versions(),

@@ -43,6 +43,7 @@ class JobRequest:
         options: how.
         tied: a constant's name, and the name of an equal view of the same bytes.
         environment: variables that decide which C++ compiler runs, as they are now: the worker may have started before.
+        is_part: other parts of the program read the outputs, so their strides must be those of the graph.
     """
 
     program: ExportedProgram
@@ -50,6 +51,7 @@ class JobRequest:
     options: CompileOptions
     tied: dict[str, str]
     environment: dict[str, str] = dataclasses.field(default_factory=_environment)
+    is_part: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ def write_request(folder: pathlib.Path, request: JobRequest) -> None:
         "options": dataclasses.asdict(request.options),
         "tied": request.tied,
         "environment": request.environment,
+        "is_part": request.is_part,
         "imports": _imports(request.program),
     }
     (folder / REQUEST).write_text(json.dumps(value))
@@ -115,6 +118,7 @@ def read_request(folder: pathlib.Path) -> JobRequest:
         options=CompileOptions.from_mapping(value["options"]),
         tied=value["tied"],
         environment=value["environment"],
+        is_part=value["is_part"],
     )
 
 

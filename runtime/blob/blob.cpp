@@ -7,6 +7,7 @@
 
 #include "blob/header.h"
 #include "blob/layout.h"
+#include "blob/steps.h"
 #include "core/failure.h"
 #include "generated/delegate_generated.h"
 
@@ -220,6 +221,7 @@ ImageSpec read_image(const schema::Image* image, size_t index, const uint8_t* bl
   spec.data = blob + offset;
   spec.nbytes = static_cast<size_t>(size);
   spec.sha256 = read_digest(image->sha256(), owner);
+  spec.part = image->part();
   return spec;
 }
 
@@ -292,7 +294,7 @@ void check_sizes_of(const std::vector<ValueSpec>& values, const char* what, size
 }
 
 BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbytes, size_t images_start) {
-  if (root.format_version() != kFormatVersion) {
+  if (root.format_version() != kFormatVersion && root.format_version() != kFormatVersionOfSteps) {
     fail(
         ErrorCode::DelegateInvalidCompatibility,
         "the delegate's description has format %u, this runtime reads format %u. Export the model again with "
@@ -332,6 +334,7 @@ BlobSpec convert(const schema::Delegate& root, const uint8_t* blob, size_t nbyte
   spec.graph_capturable = root.graph_capturable();
   spec.allow_tf32 = root.allow_tf32();
   spec.ignored_arguments = read_ignored(root, spec.inputs.size());
+  read_steps(root, &spec);
   return spec;
 }
 

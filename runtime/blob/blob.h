@@ -57,6 +57,16 @@ struct ImageSpec {
   const uint8_t* data;  // borrowed from the blob
   size_t nbytes;
   Digest sha256;
+  uint32_t part = 0;
+};
+
+// A call of one part. Values are numbered: inputs, constants, then what the steps make, in their order.
+struct StepSpec {
+  static constexpr uint32_t kDropped = UINT32_MAX;
+
+  uint32_t part;
+  std::vector<uint32_t> inputs;   // numbers below those that this step makes
+  std::vector<uint32_t> outputs;  // the next numbers, in order, or kDropped
 };
 
 struct BlobSpec {
@@ -74,6 +84,9 @@ struct BlobSpec {
   std::vector<uint32_t> ignored_arguments;
   std::vector<SizeSpec> sizes;       // each reads inputs and sizes before it
   std::vector<SizeSpec> conditions;  // read inputs and sizes
+  std::vector<StepSpec> steps;       // empty: there is one part, which binds the constants itself
+  std::vector<uint32_t> results;     // with steps: the value of each output
+  size_t num_values = 0;             // with steps: of all kinds together
 };
 
 // Reads `nbytes` bytes. Throws Failure(DelegateInvalidCompatibility or InvalidProgram) on anything that

@@ -9,6 +9,8 @@ namespace etcuda {
 constexpr size_t kHeaderSize = 64;
 constexpr size_t kImageAlignment = 64;
 constexpr uint32_t kFormatVersion = 2;
+// Of a description with steps, which a runtime that knows none refuses.
+constexpr uint32_t kFormatVersionOfSteps = 3;
 constexpr uint8_t kMagic[8] = {'E', 'T', 'C', 'U', 'D', 'A', 0, kFormatVersion};
 
 struct Payload {

@@ -48,10 +48,14 @@ void Delegate::bind_storages(const std::vector<StoragePtr>& storages) {
     replaced_.push_back(std::move(view));
     std::swap(constants_[i], replaced_.back());
   }
-  const LendHandles lend;
-  if (image_->aoti().update_constants(container_, entries.data(), entries.size(), false, false) !=
-      kAotiSuccess)
-    fail_from_image("changing the session of", ErrorCode::Internal);
+  // Steps take their constants as arguments of each call.
+  if (blob_.steps.empty()) {
+    const Part& part = parts_[0];
+    const LendHandles lend;
+    if (part.image->aoti().update_constants(part.container, entries.data(), entries.size(), false, false) !=
+        kAotiSuccess)
+      fail_from_image(part, "changing the session of", ErrorCode::Internal);
+  }
   replaced_.clear();
 }
 

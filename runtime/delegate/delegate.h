@@ -33,7 +33,16 @@ class Delegate {
  private:
   using TensorPtr = std::unique_ptr<Tensor>;
 
-  void create_container(const ImageSpec& image);
+  // Code that is called as one: the whole delegate's, or that of one part of it.
+  struct Part {
+    std::unique_ptr<CodeImage> image;
+    ContainerHandle container = nullptr;
+  };
+
+  void load_part(const ImageSpec& image);
+  void destroy_parts();
+  void check_arity(const Part& part, size_t num_inputs, size_t num_outputs);
+  void check_steps();
   void check_constants();
   void check_constant(const ConstantSpec& constant, size_t index);
   void bind_constants();
@@ -44,16 +53,19 @@ class Delegate {
   std::vector<TensorPtr> bind_inputs(::executorch::runtime::Span<EValue*> arguments);
   TensorPtr bind_on_device(const ArgumentView& view, const ValueSpec& spec, size_t* staged);
   std::vector<TensorPtr> run(std::vector<TensorPtr> inputs);
+  std::vector<TensorPtr> run_part(const Part& part, std::vector<TensorPtr> inputs, size_t num_outputs);
+  std::vector<TensorPtr> run_steps(std::vector<TensorPtr> inputs);
+  TensorPtr aligned(TensorPtr value);
   void publish(const std::vector<TensorPtr>& results, ::executorch::runtime::Span<EValue*> arguments);
   void publish_from_device(const std::vector<TensorPtr>& results, const std::vector<ArgumentView>& outputs);
   char* staging(size_t nbytes);
-  [[noreturn]] void fail_from_image(const char* what, ErrorCode code);
+  [[noreturn]] void fail_from_image(const Part& part, const char* what, ErrorCode code);
 
   BlobSpec blob_;
   DeviceType device_ = kHost;
   int device_index_ = 0;
 
-  // In the order in which they may go: the container first, the stream last.
+  // In the order in which they may go: the parts first, the stream last.
   std::unique_ptr<Stream> stream_;
   StoragePtr staging_;
   LoadedStorages loaded_;
@@ -61,8 +73,8 @@ class Delegate {
   // Replaced by others, and kept until the image has taken those.
   std::vector<TensorPtr> replaced_;
   ModuleList modules_;
-  std::unique_ptr<CodeImage> image_;
-  ContainerHandle container_ = nullptr;
+  std::vector<Part> parts_;
+  std::vector<uint32_t> last_step_;  // with steps: for each value, the last one that reads it
 
   // Whose state the image has: a session's id and version, or zeros for the stock state.
   struct Bound {

@@ -132,27 +132,36 @@ Delegate::TensorPtr Delegate::bind_on_device(const ArgumentView& view, const Val
 }
 
 std::vector<Delegate::TensorPtr> Delegate::run(std::vector<TensorPtr> inputs) {
+  std::vector<TensorPtr> outputs = blob_.steps.empty()
+                                       ? run_part(parts_[0], std::move(inputs), blob_.outputs.size())
+                                       : run_steps(std::move(inputs));
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i] == nullptr) {
+      fail(ErrorCode::Internal, "method %s gave no output %zu (%s). Export the model again.",
+           blob_.method.c_str(), i, blob_.outputs[i].name.c_str());
+    }
+  }
+  return outputs;
+}
+
+std::vector<Delegate::TensorPtr> Delegate::run_part(const Part& part, std::vector<TensorPtr> inputs,
+                                                    size_t num_outputs) {
   std::vector<TensorHandle> input_handles;
-  std::vector<TensorHandle> output_handles(blob_.outputs.size(), nullptr);
+  std::vector<TensorHandle> output_handles(num_outputs, nullptr);
   input_handles.reserve(inputs.size());
   for (TensorPtr& input : inputs) input_handles.push_back(input.release());
   take_shim_error();
   void* stream = stream_ ? static_cast<void*>(stream_->handle()) : nullptr;
-  const AotiError status = image_->aoti().run(container_, input_handles.data(), input_handles.size(),
-                                              output_handles.data(), output_handles.size(), stream, nullptr);
+  const AotiError status =
+      part.image->aoti().run(part.container, input_handles.data(), input_handles.size(),
+                             output_handles.data(), output_handles.size(), stream, nullptr);
   std::vector<TensorPtr> outputs;
   outputs.reserve(output_handles.size());
   for (TensorHandle handle : output_handles) outputs.emplace_back(handle);
   if (status != kAotiSuccess) {
     // A handle that was stolen is null by now.
     for (TensorHandle handle : input_handles) delete handle;
-    fail_from_image("running", ErrorCode::Internal);
-  }
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    if (outputs[i] == nullptr) {
-      fail(ErrorCode::Internal, "method %s gave no output %zu (%s). Export the model again.",
-           blob_.method.c_str(), i, blob_.outputs[i].name.c_str());
-    }
+    fail_from_image(part, "running", ErrorCode::Internal);
   }
   return outputs;
 }

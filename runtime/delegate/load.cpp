@@ -20,16 +20,15 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
     stream_ = std::make_unique<Stream>(cuda_device);
   }
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
-  image_ = std::make_unique<CodeImage>(image);
-  image_->check_description(blob_.description);
   try {
-    create_container(image);
+    for (const ImageSpec* each : images_of_parts(blob_.images, image)) load_part(*each);
+    check_steps();
     check_constants();
     // Only now, for a damaged description may claim any size.
     loaded_ = load_storages(blob_, map, {device_, device_index_, stream_.get()});
     bind_constants();
   } catch (...) {
-    if (container_ != nullptr) image_->aoti().destroy(container_);
+    destroy_parts();
     throw;
   }
   // The images' bytes belong to the blob, which the caller frees.
@@ -37,58 +36,103 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
 }
 
 Delegate::~Delegate() {
-  if (container_ == nullptr) return;
+  if (parts_.empty()) return;
   try {
     const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
     if (stream_) stream_->synchronize();
-    if (image_->aoti().destroy(container_) != kAotiSuccess) {
-      report_error("unloading method " + blob_.method + " failed: " + take_shim_error().message);
-    }
-    // Still inside the scope: the image's static destructors may call shims.
-    image_.reset();
+    destroy_parts();
+    // Still inside the scope: the images' static destructors may call shims.
+    parts_.clear();
   } catch (const std::exception& error) {
     report_error(std::string("unloading method ") + blob_.method + " failed: " + error.what());
   }
 }
 
-void Delegate::fail_from_image(const char* what, ErrorCode code) {
+void Delegate::destroy_parts() {
+  for (Part& part : parts_) {
+    if (part.container != nullptr && part.image->aoti().destroy(part.container) != kAotiSuccess) {
+      report_error("unloading method " + blob_.method + " failed: " + take_shim_error().message);
+    }
+    part.container = nullptr;
+  }
+}
+
+void Delegate::fail_from_image(const Part& part, const char* what, ErrorCode code) {
   ShimError cause = take_shim_error();
-  if (cause.message.empty() && image_->aoti().last_error != nullptr) {
+  const AotiInterface& aoti = part.image->aoti();
+  if (cause.message.empty() && aoti.last_error != nullptr) {
     const char* words = nullptr;
-    if (image_->aoti().last_error(&words) == kAotiSuccess && words != nullptr) cause = {code, words};
+    if (aoti.last_error(&words) == kAotiSuccess && words != nullptr) cause = {code, words};
   }
   if (cause.message.empty()) cause = {code, "the compiled model gave no reason"};
   fail(cause.code, "%s method %s failed: %s", what, blob_.method.c_str(), cause.message.c_str());
 }
 
-void Delegate::create_container(const ImageSpec& image) {
-  const AotiInterface& aoti = image_->aoti();
+void Delegate::load_part(const ImageSpec& image) {
+  Part& part = parts_.emplace_back();
+  part.image = std::make_unique<CodeImage>(image);
+  part.image->check_description(blob_.description);
   take_shim_error();
   const std::string device = device_ == kHost ? "cpu" : format("cuda:%d", device_index_);
-  if (aoti.create(&container_, 1, device.c_str(), nullptr) != kAotiSuccess || container_ == nullptr) {
-    container_ = nullptr;
-    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  ContainerHandle container = nullptr;
+  if (part.image->aoti().create(&container, 1, device.c_str(), nullptr) != kAotiSuccess ||
+      container == nullptr) {
+    fail_from_image(part, "loading", ErrorCode::DelegateInvalidCompatibility);
   }
+  part.container = container;
+}
+
+void Delegate::check_arity(const Part& part, size_t num_inputs, size_t num_outputs) {
+  const AotiInterface& aoti = part.image->aoti();
   size_t inputs = 0;
   size_t outputs = 0;
-  if (aoti.num_inputs(container_, &inputs) != kAotiSuccess ||
-      aoti.num_outputs(container_, &outputs) != kAotiSuccess) {
-    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  if (aoti.num_inputs(part.container, &inputs) != kAotiSuccess ||
+      aoti.num_outputs(part.container, &outputs) != kAotiSuccess) {
+    fail_from_image(part, "loading", ErrorCode::DelegateInvalidCompatibility);
   }
-  if (inputs != blob_.inputs.size() || outputs != blob_.outputs.size()) {
+  if (inputs != num_inputs || outputs != num_outputs) {
     fail(ErrorCode::InvalidProgram,
          "the code image for %s has %zu inputs and %zu outputs, the delegate's description %zu and %zu. "
          "Export the "
          "model again.",
-         image.target.c_str(), inputs, outputs, blob_.inputs.size(), blob_.outputs.size());
+         part.image->target().c_str(), inputs, outputs, num_inputs, num_outputs);
+  }
+}
+
+void Delegate::check_steps() {
+  if (blob_.steps.empty()) {
+    check_arity(parts_[0], blob_.inputs.size(), blob_.outputs.size());
+    return;
+  }
+  last_step_.assign(blob_.num_values, 0);
+  for (size_t i = 0; i < blob_.steps.size(); ++i) {
+    const StepSpec& step = blob_.steps[i];
+    check_arity(parts_[step.part], step.inputs.size(), step.outputs.size());
+    for (const uint32_t value : step.inputs) last_step_[value] = static_cast<uint32_t>(i);
+  }
+  for (const uint32_t value : blob_.results) last_step_[value] = UINT32_MAX;
+  for (const Part& part : parts_) {
+    size_t constants = 0;
+    if (part.image->aoti().num_constants(part.container, &constants) != kAotiSuccess) {
+      fail_from_image(part, "loading", ErrorCode::DelegateInvalidCompatibility);
+    }
+    if (constants != 0) {
+      fail(
+          ErrorCode::InvalidProgram,
+          "a part of the code for %s has %zu constants of its own, expected them as inputs. Export the model "
+          "again.",
+          part.image->target().c_str(), constants);
+    }
   }
 }
 
 // The image's own list of constants against the description.
 void Delegate::check_constants() {
-  const AotiInterface& aoti = image_->aoti();
-  const auto need = [this](AotiError status) {
-    if (status != kAotiSuccess) fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  if (!blob_.steps.empty()) return;
+  const Part& part = parts_[0];
+  const AotiInterface& aoti = part.image->aoti();
+  const auto need = [this, &part](AotiError status) {
+    if (status != kAotiSuccess) fail_from_image(part, "loading", ErrorCode::DelegateInvalidCompatibility);
   };
   std::unordered_map<std::string, const ConstantSpec*> described;
   for (const ConstantSpec& constant : blob_.constants) {
@@ -99,13 +143,13 @@ void Delegate::check_constants() {
     }
   }
   size_t count = 0;
-  need(aoti.num_constants(container_, &count));
+  need(aoti.num_constants(parts_[0].container, &count));
   std::string missing;
   for (size_t i = 0; i < count; ++i) {
     const char* name = nullptr;
     bool folded = false;
-    need(aoti.constant_name(container_, i, &name));
-    need(aoti.constant_from_folded(container_, i, &folded));
+    need(aoti.constant_name(parts_[0].container, i, &name));
+    need(aoti.constant_from_folded(parts_[0].container, i, &folded));
     if (folded || name == nullptr) continue;
     const auto it = described.find(name);
     if (it == described.end()) {
@@ -130,13 +174,13 @@ void Delegate::check_constants() {
 }
 
 void Delegate::check_constant(const ConstantSpec& constant, size_t index) {
-  const AotiInterface& aoti = image_->aoti();
+  const AotiInterface& aoti = parts_[0].image->aoti();
   if (aoti.constant_dtype == nullptr || aoti.constant_nbytes == nullptr) return;
   int32_t dtype = 0;
   size_t nbytes = 0;
-  if (aoti.constant_dtype(container_, index, &dtype) != kAotiSuccess ||
-      aoti.constant_nbytes(container_, index, &nbytes) != kAotiSuccess) {
-    fail_from_image("loading", ErrorCode::DelegateInvalidCompatibility);
+  if (aoti.constant_dtype(parts_[0].container, index, &dtype) != kAotiSuccess ||
+      aoti.constant_nbytes(parts_[0].container, index, &nbytes) != kAotiSuccess) {
+    fail_from_image(parts_[0], "loading", ErrorCode::DelegateInvalidCompatibility);
   }
   const uint64_t rounded = (constant.nbytes + 63) / 64 * 64;
   if (dtype != static_cast<int32_t>(constant.dtype) || (nbytes != constant.nbytes && nbytes != rounded)) {
@@ -154,16 +198,17 @@ Delegate::TensorPtr Delegate::view_constant(const ConstantSpec& constant, Storag
 }
 
 void Delegate::bind_constants() {
-  const AotiInterface& aoti = image_->aoti();
+  const AotiInterface& aoti = parts_[0].image->aoti();
   std::vector<ConstantMapEntry> entries;
   for (const ConstantSpec& constant : blob_.constants) {
     constants_.push_back(view_constant(constant, loaded_.storages[constant.storage]));
     entries.push_back({constant.name.c_str(), constants_.back().get()});
   }
-  if (entries.empty()) return;
+  if (entries.empty() || !blob_.steps.empty()) return;
   const LendHandles lend;
-  if (aoti.update_constants(container_, entries.data(), entries.size(), false, true) != kAotiSuccess) {
-    fail_from_image("loading the weights of", ErrorCode::DelegateInvalidCompatibility);
+  if (aoti.update_constants(parts_[0].container, entries.data(), entries.size(), false, true) !=
+      kAotiSuccess) {
+    fail_from_image(parts_[0], "loading the weights of", ErrorCode::DelegateInvalidCompatibility);
   }
 }
 

@@ -40,6 +40,10 @@ struct Image;
 struct ImageBuilder;
 struct ImageT;
 
+struct Step;
+struct StepBuilder;
+struct StepT;
+
 struct KeyValue;
 struct KeyValueBuilder;
 struct KeyValueT;
@@ -774,6 +778,7 @@ struct ImageT : public flatbuffers::NativeTable {
   uint64_t nbytes = 0;
   std::vector<uint8_t> sha256{};
   uint32_t num_kernels = 0;
+  uint32_t part = 0;
 };
 
 struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
@@ -789,7 +794,8 @@ struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
     VT_OFFSET = 16,
     VT_NBYTES = 18,
     VT_SHA256 = 20,
-    VT_NUM_KERNELS = 22
+    VT_NUM_KERNELS = 22,
+    VT_PART = 24
   };
   const flatbuffers::String *target() const {
     return GetPointer<const flatbuffers::String *>(VT_TARGET);
@@ -821,6 +827,9 @@ struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
   uint32_t num_kernels() const {
     return GetField<uint32_t>(VT_NUM_KERNELS, 0);
   }
+  uint32_t part() const {
+    return GetField<uint32_t>(VT_PART, 0);
+  }
   bool Verify(flatbuffers::Verifier &verifier) const {
     return VerifyTableStart(verifier) &&
            VerifyOffsetRequired(verifier, VT_TARGET) &&
@@ -837,6 +846,7 @@ struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            VerifyOffsetRequired(verifier, VT_SHA256) &&
            verifier.VerifyVector(sha256()) &&
            VerifyField<uint32_t>(verifier, VT_NUM_KERNELS, 4) &&
+           VerifyField<uint32_t>(verifier, VT_PART, 4) &&
            verifier.EndTable();
   }
   ImageT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
@@ -878,6 +888,9 @@ struct ImageBuilder {
   void add_num_kernels(uint32_t num_kernels) {
     fbb_.AddElement<uint32_t>(Image::VT_NUM_KERNELS, num_kernels, 0);
   }
+  void add_part(uint32_t part) {
+    fbb_.AddElement<uint32_t>(Image::VT_PART, part, 0);
+  }
   explicit ImageBuilder(flatbuffers::FlatBufferBuilder &_fbb)
         : fbb_(_fbb) {
     start_ = fbb_.StartTable();
@@ -903,10 +916,12 @@ inline flatbuffers::Offset<Image> CreateImage(
     uint64_t offset = 0,
     uint64_t nbytes = 0,
     flatbuffers::Offset<flatbuffers::Vector<uint8_t>> sha256 = 0,
-    uint32_t num_kernels = 0) {
+    uint32_t num_kernels = 0,
+    uint32_t part = 0) {
   ImageBuilder builder_(_fbb);
   builder_.add_nbytes(nbytes);
   builder_.add_offset(offset);
+  builder_.add_part(part);
   builder_.add_num_kernels(num_kernels);
   builder_.add_sha256(sha256);
   builder_.add_isa(isa);
@@ -929,7 +944,8 @@ inline flatbuffers::Offset<Image> CreateImageDirect(
     uint64_t offset = 0,
     uint64_t nbytes = 0,
     const std::vector<uint8_t> *sha256 = nullptr,
-    uint32_t num_kernels = 0) {
+    uint32_t num_kernels = 0,
+    uint32_t part = 0) {
   auto target__ = target ? _fbb.CreateString(target) : 0;
   auto machine__ = machine ? _fbb.CreateString(machine) : 0;
   auto isa__ = isa ? _fbb.CreateString(isa) : 0;
@@ -945,10 +961,101 @@ inline flatbuffers::Offset<Image> CreateImageDirect(
       offset,
       nbytes,
       sha256__,
-      num_kernels);
+      num_kernels,
+      part);
 }
 
 flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_fbb, const ImageT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+
+struct StepT : public flatbuffers::NativeTable {
+  typedef Step TableType;
+  uint32_t part = 0;
+  std::vector<uint32_t> inputs{};
+  std::vector<uint32_t> outputs{};
+};
+
+struct Step FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
+  typedef StepT NativeTableType;
+  typedef StepBuilder Builder;
+  enum FlatBuffersVTableOffset FLATBUFFERS_VTABLE_UNDERLYING_TYPE {
+    VT_PART = 4,
+    VT_INPUTS = 6,
+    VT_OUTPUTS = 8
+  };
+  uint32_t part() const {
+    return GetField<uint32_t>(VT_PART, 0);
+  }
+  const flatbuffers::Vector<uint32_t> *inputs() const {
+    return GetPointer<const flatbuffers::Vector<uint32_t> *>(VT_INPUTS);
+  }
+  const flatbuffers::Vector<uint32_t> *outputs() const {
+    return GetPointer<const flatbuffers::Vector<uint32_t> *>(VT_OUTPUTS);
+  }
+  bool Verify(flatbuffers::Verifier &verifier) const {
+    return VerifyTableStart(verifier) &&
+           VerifyField<uint32_t>(verifier, VT_PART, 4) &&
+           VerifyOffset(verifier, VT_INPUTS) &&
+           verifier.VerifyVector(inputs()) &&
+           VerifyOffset(verifier, VT_OUTPUTS) &&
+           verifier.VerifyVector(outputs()) &&
+           verifier.EndTable();
+  }
+  StepT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  void UnPackTo(StepT *_o, const flatbuffers::resolver_function_t *_resolver = nullptr) const;
+  static flatbuffers::Offset<Step> Pack(flatbuffers::FlatBufferBuilder &_fbb, const StepT* _o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
+};
+
+struct StepBuilder {
+  typedef Step Table;
+  flatbuffers::FlatBufferBuilder &fbb_;
+  flatbuffers::uoffset_t start_;
+  void add_part(uint32_t part) {
+    fbb_.AddElement<uint32_t>(Step::VT_PART, part, 0);
+  }
+  void add_inputs(flatbuffers::Offset<flatbuffers::Vector<uint32_t>> inputs) {
+    fbb_.AddOffset(Step::VT_INPUTS, inputs);
+  }
+  void add_outputs(flatbuffers::Offset<flatbuffers::Vector<uint32_t>> outputs) {
+    fbb_.AddOffset(Step::VT_OUTPUTS, outputs);
+  }
+  explicit StepBuilder(flatbuffers::FlatBufferBuilder &_fbb)
+        : fbb_(_fbb) {
+    start_ = fbb_.StartTable();
+  }
+  flatbuffers::Offset<Step> Finish() {
+    const auto end = fbb_.EndTable(start_);
+    auto o = flatbuffers::Offset<Step>(end);
+    return o;
+  }
+};
+
+inline flatbuffers::Offset<Step> CreateStep(
+    flatbuffers::FlatBufferBuilder &_fbb,
+    uint32_t part = 0,
+    flatbuffers::Offset<flatbuffers::Vector<uint32_t>> inputs = 0,
+    flatbuffers::Offset<flatbuffers::Vector<uint32_t>> outputs = 0) {
+  StepBuilder builder_(_fbb);
+  builder_.add_outputs(outputs);
+  builder_.add_inputs(inputs);
+  builder_.add_part(part);
+  return builder_.Finish();
+}
+
+inline flatbuffers::Offset<Step> CreateStepDirect(
+    flatbuffers::FlatBufferBuilder &_fbb,
+    uint32_t part = 0,
+    const std::vector<uint32_t> *inputs = nullptr,
+    const std::vector<uint32_t> *outputs = nullptr) {
+  auto inputs__ = inputs ? _fbb.CreateVector<uint32_t>(*inputs) : 0;
+  auto outputs__ = outputs ? _fbb.CreateVector<uint32_t>(*outputs) : 0;
+  return etcuda::schema::CreateStep(
+      _fbb,
+      part,
+      inputs__,
+      outputs__);
+}
+
+flatbuffers::Offset<Step> CreateStep(flatbuffers::FlatBufferBuilder &_fbb, const StepT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
 
 struct KeyValueT : public flatbuffers::NativeTable {
   typedef KeyValue TableType;
@@ -1043,6 +1150,8 @@ struct DelegateT : public flatbuffers::NativeTable {
   std::vector<uint32_t> ignored_arguments{};
   std::vector<std::unique_ptr<etcuda::schema::SizeT>> sizes{};
   std::vector<std::unique_ptr<etcuda::schema::SizeT>> conditions{};
+  std::vector<std::unique_ptr<etcuda::schema::StepT>> steps{};
+  std::vector<uint32_t> results{};
   DelegateT() = default;
   DelegateT(const DelegateT &o);
   DelegateT(DelegateT&&) FLATBUFFERS_NOEXCEPT = default;
@@ -1065,7 +1174,9 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
     VT_ALLOW_TF32 = 22,
     VT_IGNORED_ARGUMENTS = 24,
     VT_SIZES = 26,
-    VT_CONDITIONS = 28
+    VT_CONDITIONS = 28,
+    VT_STEPS = 30,
+    VT_RESULTS = 32
   };
   uint32_t format_version() const {
     return GetField<uint32_t>(VT_FORMAT_VERSION, 0);
@@ -1106,6 +1217,12 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
   const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>> *conditions() const {
     return GetPointer<const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>> *>(VT_CONDITIONS);
   }
+  const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Step>> *steps() const {
+    return GetPointer<const flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Step>> *>(VT_STEPS);
+  }
+  const flatbuffers::Vector<uint32_t> *results() const {
+    return GetPointer<const flatbuffers::Vector<uint32_t> *>(VT_RESULTS);
+  }
   bool Verify(flatbuffers::Verifier &verifier) const {
     return VerifyTableStart(verifier) &&
            VerifyField<uint32_t>(verifier, VT_FORMAT_VERSION, 4) &&
@@ -1139,6 +1256,11 @@ struct Delegate FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            VerifyOffset(verifier, VT_CONDITIONS) &&
            verifier.VerifyVector(conditions()) &&
            verifier.VerifyVectorOfTables(conditions()) &&
+           VerifyOffset(verifier, VT_STEPS) &&
+           verifier.VerifyVector(steps()) &&
+           verifier.VerifyVectorOfTables(steps()) &&
+           VerifyOffset(verifier, VT_RESULTS) &&
+           verifier.VerifyVector(results()) &&
            verifier.EndTable();
   }
   DelegateT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
@@ -1189,6 +1311,12 @@ struct DelegateBuilder {
   void add_conditions(flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> conditions) {
     fbb_.AddOffset(Delegate::VT_CONDITIONS, conditions);
   }
+  void add_steps(flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Step>>> steps) {
+    fbb_.AddOffset(Delegate::VT_STEPS, steps);
+  }
+  void add_results(flatbuffers::Offset<flatbuffers::Vector<uint32_t>> results) {
+    fbb_.AddOffset(Delegate::VT_RESULTS, results);
+  }
   explicit DelegateBuilder(flatbuffers::FlatBufferBuilder &_fbb)
         : fbb_(_fbb) {
     start_ = fbb_.StartTable();
@@ -1218,8 +1346,12 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(
     bool allow_tf32 = false,
     flatbuffers::Offset<flatbuffers::Vector<uint32_t>> ignored_arguments = 0,
     flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> sizes = 0,
-    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> conditions = 0) {
+    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Size>>> conditions = 0,
+    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<etcuda::schema::Step>>> steps = 0,
+    flatbuffers::Offset<flatbuffers::Vector<uint32_t>> results = 0) {
   DelegateBuilder builder_(_fbb);
+  builder_.add_results(results);
+  builder_.add_steps(steps);
   builder_.add_conditions(conditions);
   builder_.add_sizes(sizes);
   builder_.add_ignored_arguments(ignored_arguments);
@@ -1250,7 +1382,9 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
     bool allow_tf32 = false,
     const std::vector<uint32_t> *ignored_arguments = nullptr,
     const std::vector<flatbuffers::Offset<etcuda::schema::Size>> *sizes = nullptr,
-    const std::vector<flatbuffers::Offset<etcuda::schema::Size>> *conditions = nullptr) {
+    const std::vector<flatbuffers::Offset<etcuda::schema::Size>> *conditions = nullptr,
+    const std::vector<flatbuffers::Offset<etcuda::schema::Step>> *steps = nullptr,
+    const std::vector<uint32_t> *results = nullptr) {
   auto method__ = method ? _fbb.CreateString(method) : 0;
   auto inputs__ = inputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*inputs) : 0;
   auto outputs__ = outputs ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Value>>(*outputs) : 0;
@@ -1261,6 +1395,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
   auto ignored_arguments__ = ignored_arguments ? _fbb.CreateVector<uint32_t>(*ignored_arguments) : 0;
   auto sizes__ = sizes ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>>(*sizes) : 0;
   auto conditions__ = conditions ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>>(*conditions) : 0;
+  auto steps__ = steps ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Step>>(*steps) : 0;
+  auto results__ = results ? _fbb.CreateVector<uint32_t>(*results) : 0;
   return etcuda::schema::CreateDelegate(
       _fbb,
       format_version,
@@ -1275,7 +1411,9 @@ inline flatbuffers::Offset<Delegate> CreateDelegateDirect(
       allow_tf32,
       ignored_arguments__,
       sizes__,
-      conditions__);
+      conditions__,
+      steps__,
+      results__);
 }
 
 flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
@@ -1445,6 +1583,7 @@ inline void Image::UnPackTo(ImageT *_o, const flatbuffers::resolver_function_t *
   { auto _e = nbytes(); _o->nbytes = _e; }
   { auto _e = sha256(); if (_e) { _o->sha256.resize(_e->size()); std::copy(_e->begin(), _e->end(), _o->sha256.begin()); } }
   { auto _e = num_kernels(); _o->num_kernels = _e; }
+  { auto _e = part(); _o->part = _e; }
 }
 
 inline flatbuffers::Offset<Image> Image::Pack(flatbuffers::FlatBufferBuilder &_fbb, const ImageT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
@@ -1465,6 +1604,7 @@ inline flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_f
   auto _nbytes = _o->nbytes;
   auto _sha256 = _fbb.CreateVector(_o->sha256);
   auto _num_kernels = _o->num_kernels;
+  auto _part = _o->part;
   return etcuda::schema::CreateImage(
       _fbb,
       _target,
@@ -1476,7 +1616,40 @@ inline flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_f
       _offset,
       _nbytes,
       _sha256,
-      _num_kernels);
+      _num_kernels,
+      _part);
+}
+
+inline StepT *Step::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
+  auto _o = std::unique_ptr<StepT>(new StepT());
+  UnPackTo(_o.get(), _resolver);
+  return _o.release();
+}
+
+inline void Step::UnPackTo(StepT *_o, const flatbuffers::resolver_function_t *_resolver) const {
+  (void)_o;
+  (void)_resolver;
+  { auto _e = part(); _o->part = _e; }
+  { auto _e = inputs(); if (_e) { _o->inputs.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->inputs[_i] = _e->Get(_i); } } }
+  { auto _e = outputs(); if (_e) { _o->outputs.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->outputs[_i] = _e->Get(_i); } } }
+}
+
+inline flatbuffers::Offset<Step> Step::Pack(flatbuffers::FlatBufferBuilder &_fbb, const StepT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
+  return CreateStep(_fbb, _o, _rehasher);
+}
+
+inline flatbuffers::Offset<Step> CreateStep(flatbuffers::FlatBufferBuilder &_fbb, const StepT *_o, const flatbuffers::rehasher_function_t *_rehasher) {
+  (void)_rehasher;
+  (void)_o;
+  struct _VectorArgs { flatbuffers::FlatBufferBuilder *__fbb; const StepT* __o; const flatbuffers::rehasher_function_t *__rehasher; } _va = { &_fbb, _o, _rehasher}; (void)_va;
+  auto _part = _o->part;
+  auto _inputs = _o->inputs.size() ? _fbb.CreateVector(_o->inputs) : 0;
+  auto _outputs = _o->outputs.size() ? _fbb.CreateVector(_o->outputs) : 0;
+  return etcuda::schema::CreateStep(
+      _fbb,
+      _part,
+      _inputs,
+      _outputs);
 }
 
 inline KeyValueT *KeyValue::UnPack(const flatbuffers::resolver_function_t *_resolver) const {
@@ -1513,7 +1686,8 @@ inline DelegateT::DelegateT(const DelegateT &o)
         method(o.method),
         graph_capturable(o.graph_capturable),
         allow_tf32(o.allow_tf32),
-        ignored_arguments(o.ignored_arguments) {
+        ignored_arguments(o.ignored_arguments),
+        results(o.results) {
   inputs.reserve(o.inputs.size());
   for (const auto &inputs_ : o.inputs) { inputs.emplace_back((inputs_) ? new etcuda::schema::ValueT(*inputs_) : nullptr); }
   outputs.reserve(o.outputs.size());
@@ -1530,6 +1704,8 @@ inline DelegateT::DelegateT(const DelegateT &o)
   for (const auto &sizes_ : o.sizes) { sizes.emplace_back((sizes_) ? new etcuda::schema::SizeT(*sizes_) : nullptr); }
   conditions.reserve(o.conditions.size());
   for (const auto &conditions_ : o.conditions) { conditions.emplace_back((conditions_) ? new etcuda::schema::SizeT(*conditions_) : nullptr); }
+  steps.reserve(o.steps.size());
+  for (const auto &steps_ : o.steps) { steps.emplace_back((steps_) ? new etcuda::schema::StepT(*steps_) : nullptr); }
 }
 
 inline DelegateT &DelegateT::operator=(DelegateT o) FLATBUFFERS_NOEXCEPT {
@@ -1546,6 +1722,8 @@ inline DelegateT &DelegateT::operator=(DelegateT o) FLATBUFFERS_NOEXCEPT {
   std::swap(ignored_arguments, o.ignored_arguments);
   std::swap(sizes, o.sizes);
   std::swap(conditions, o.conditions);
+  std::swap(steps, o.steps);
+  std::swap(results, o.results);
   return *this;
 }
 
@@ -1571,6 +1749,8 @@ inline void Delegate::UnPackTo(DelegateT *_o, const flatbuffers::resolver_functi
   { auto _e = ignored_arguments(); if (_e) { _o->ignored_arguments.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->ignored_arguments[_i] = _e->Get(_i); } } }
   { auto _e = sizes(); if (_e) { _o->sizes.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->sizes[_i] = std::unique_ptr<etcuda::schema::SizeT>(_e->Get(_i)->UnPack(_resolver)); } } }
   { auto _e = conditions(); if (_e) { _o->conditions.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->conditions[_i] = std::unique_ptr<etcuda::schema::SizeT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = steps(); if (_e) { _o->steps.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->steps[_i] = std::unique_ptr<etcuda::schema::StepT>(_e->Get(_i)->UnPack(_resolver)); } } }
+  { auto _e = results(); if (_e) { _o->results.resize(_e->size()); for (flatbuffers::uoffset_t _i = 0; _i < _e->size(); _i++) { _o->results[_i] = _e->Get(_i); } } }
 }
 
 inline flatbuffers::Offset<Delegate> Delegate::Pack(flatbuffers::FlatBufferBuilder &_fbb, const DelegateT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
@@ -1594,6 +1774,8 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuild
   auto _ignored_arguments = _o->ignored_arguments.size() ? _fbb.CreateVector(_o->ignored_arguments) : 0;
   auto _sizes = _o->sizes.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>> (_o->sizes.size(), [](size_t i, _VectorArgs *__va) { return CreateSize(*__va->__fbb, __va->__o->sizes[i].get(), __va->__rehasher); }, &_va ) : 0;
   auto _conditions = _o->conditions.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Size>> (_o->conditions.size(), [](size_t i, _VectorArgs *__va) { return CreateSize(*__va->__fbb, __va->__o->conditions[i].get(), __va->__rehasher); }, &_va ) : 0;
+  auto _steps = _o->steps.size() ? _fbb.CreateVector<flatbuffers::Offset<etcuda::schema::Step>> (_o->steps.size(), [](size_t i, _VectorArgs *__va) { return CreateStep(*__va->__fbb, __va->__o->steps[i].get(), __va->__rehasher); }, &_va ) : 0;
+  auto _results = _o->results.size() ? _fbb.CreateVector(_o->results) : 0;
   return etcuda::schema::CreateDelegate(
       _fbb,
       _format_version,
@@ -1608,7 +1790,9 @@ inline flatbuffers::Offset<Delegate> CreateDelegate(flatbuffers::FlatBufferBuild
       _allow_tf32,
       _ignored_arguments,
       _sizes,
-      _conditions);
+      _conditions,
+      _steps,
+      _results);
 }
 
 inline const etcuda::schema::Delegate *GetDelegate(const void *buf) {

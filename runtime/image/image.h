@@ -22,6 +22,7 @@ class CodeImage {
   void check_description(const Digest& description) const;
 
   const AotiInterface& aoti() const { return aoti_; }
+  const std::string& target() const { return target_; }
 
  private:
   void map(const ImageSpec& spec);

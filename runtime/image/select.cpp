@@ -12,6 +12,7 @@ namespace {
 std::string list_targets(const std::vector<ImageSpec>& images) {
   std::string text;
   for (const ImageSpec& image : images) {
+    if (image.part != 0) continue;
     if (!text.empty()) text += ", ";
     text += image.target;
     if (image.code_kind == CodeKind::kPtx) text += " (PTX)";
@@ -63,7 +64,7 @@ const ImageSpec& select_image(const std::vector<ImageSpec>& images, const Machin
   int best_rank = 0;
   const ImageSpec* lacking = nullptr;
   for (const ImageSpec& image : images) {
-    if (image.machine != "x86_64") continue;
+    if (image.machine != "x86_64" || image.part != 0) continue;
     if (!processor_has(image.isa)) {
       lacking = &image;
       continue;
@@ -96,6 +97,27 @@ const ImageSpec& select_image(const std::vector<ImageSpec>& images, const Machin
        "target=\"sm_%d\".",
        targets.c_str(), machine.gpu_name.c_str(), machine.capability / 10, machine.capability % 10,
        machine.capability, machine.capability);
+}
+
+std::vector<const ImageSpec*> images_of_parts(const std::vector<ImageSpec>& images, const ImageSpec& first) {
+  uint32_t last_part = 0;
+  for (const ImageSpec& image : images) last_part = std::max(last_part, image.part);
+  // The blob's reader has seen to it that there are at least as many images.
+  std::vector<const ImageSpec*> parts(last_part + 1, nullptr);
+  parts[0] = &first;
+  for (const ImageSpec& image : images) {
+    const bool fits = image.target == first.target && image.device == first.device &&
+                      image.compute_capability == first.compute_capability &&
+                      image.code_kind == first.code_kind && image.machine == first.machine &&
+                      image.isa == first.isa;
+    if (fits && parts[image.part] == nullptr) parts[image.part] = &image;
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i] != nullptr) continue;
+    fail(ErrorCode::InvalidProgram, "the code for %s lacks part %zu of %zu. Export the model again.",
+         first.target.c_str(), i, parts.size());
+  }
+  return parts;
 }
 
 }  // namespace etcuda

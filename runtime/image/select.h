@@ -15,7 +15,12 @@ struct MachineSpec {
 // The machine that this process runs on; asks the driver only if an image is for CUDA.
 MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device);
 
-// Throws Failure(NotSupported) that lists what the images are for and what this machine is.
+// The code of the first part. Throws Failure(NotSupported) that lists what the images are for and what this
+// machine is.
 const ImageSpec& select_image(const std::vector<ImageSpec>& images, const MachineSpec& machine);
+
+// The code of each part, `first` and those that were made for the same machine. Throws
+// Failure(InvalidProgram) if one is missing.
+std::vector<const ImageSpec*> images_of_parts(const std::vector<ImageSpec>& images, const ImageSpec& first);
 
 }  // namespace etcuda

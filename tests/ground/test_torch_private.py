@@ -8,12 +8,21 @@ from __future__ import annotations
 import gc
 import inspect
 import operator
+import pathlib
 from typing import Any
 
 import pytest
 import sympy
 import torch
-from torch.export import Dim
+from torch.export import Dim, export
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
 from torch.fx import Graph, GraphModule
 
 from etcuda import torch_private
@@ -32,6 +41,7 @@ from etcuda.torch_private import (
     is_fake,
     lowering_of,
     on_fake_tensors,
+    part_of_program,
     restored_sizes,
     storage_key,
     weak_storage,
@@ -271,3 +281,35 @@ def test_forget_pending_symbols() -> None:
     assert environment.pending_fresh_unbacked_symbols
     forget_pending_symbols([value])
     assert environment.pending_fresh_unbacked_symbols == []
+
+
+def test_part_of_program(tmp_path: pathlib.Path) -> None:
+    class Whole(torch.nn.Module):
+        def forward(self, x: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+            return x * 2 + state
+
+    rows = Dim("rows", min=2, max=9)
+    whole = export(Whole(), (torch.ones(3, 4), torch.zeros(4)), dynamic_shapes=({0: rows}, None))
+    x, state = (node.meta["val"] for node in whole.graph.nodes if node.op == "placeholder")
+    graph = Graph()
+    inputs = [graph.placeholder(name) for name in ("a", "b")]
+    new = graph.call_function(torch.ops.aten.add.Tensor, (inputs[1], 1))
+    result = graph.call_function(torch.ops.aten.mul.Tensor, (inputs[0], new))
+    for node, value in ((inputs[0], x), (inputs[1], state), (new, state), (result, x)):
+        node.meta["val"] = value
+    graph.output((new, result))
+    signature = ExportGraphSignature(
+        [InputSpec(InputKind.USER_INPUT, TensorArgument(name=node.name), None) for node in inputs],
+        [
+            OutputSpec(OutputKind.USER_INPUT_MUTATION, TensorArgument(name=new.name), "b"),
+            OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=result.name), None),
+        ],
+    )
+    part = part_of_program(whole, GraphModule({}, graph), signature)
+    torch.export.save(part, tmp_path / "part.pt2")
+    module = torch.export.load(tmp_path / "part.pt2").module(check_guards=False)
+    memory = torch.zeros(4)
+    for number in (1, 2):
+        (found,) = module(torch.full((5, 4), 3.0), memory)
+        assert torch.equal(found, torch.full((5, 4), 3.0 * number))
+        assert torch.equal(memory, torch.full((4,), float(number)))

@@ -1030,8 +1030,15 @@ class Image(object):
             return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
         return 0
 
+    # Image
+    def Part(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
 def ImageStart(builder):
-    builder.StartObject(10)
+    builder.StartObject(11)
 
 def ImageAddTarget(builder, target):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(target), 0)
@@ -1066,6 +1073,9 @@ def ImageStartSha256Vector(builder, numElems):
 def ImageAddNumKernels(builder, numKernels):
     builder.PrependUint32Slot(9, numKernels, 0)
 
+def ImageAddPart(builder, part):
+    builder.PrependUint32Slot(10, part, 0)
+
 def ImageEnd(builder):
     return builder.EndObject()
 
@@ -1089,6 +1099,7 @@ class ImageT(object):
         self.nbytes = 0  # type: int
         self.sha256 = None  # type: List[int]
         self.numKernels = 0  # type: int
+        self.part = 0  # type: int
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -1127,6 +1138,7 @@ class ImageT(object):
             else:
                 self.sha256 = image.Sha256AsNumpy()
         self.numKernels = image.NumKernels()
+        self.part = image.Part()
 
     # ImageT
     def Pack(self, builder):
@@ -1159,8 +1171,192 @@ class ImageT(object):
         if self.sha256 is not None:
             ImageAddSha256(builder, sha256)
         ImageAddNumKernels(builder, self.numKernels)
+        ImageAddPart(builder, self.part)
         image = ImageEnd(builder)
         return image
+
+
+class Step(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Step()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsStep(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    @classmethod
+    def StepBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
+        return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x45\x54\x43\x44", size_prefixed=size_prefixed)
+
+    # Step
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Step
+    def Part(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # Step
+    def Inputs(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return 0
+
+    # Step
+    def InputsAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint32Flags, o)
+        return 0
+
+    # Step
+    def InputsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Step
+    def InputsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+    # Step
+    def Outputs(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return 0
+
+    # Step
+    def OutputsAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint32Flags, o)
+        return 0
+
+    # Step
+    def OutputsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Step
+    def OutputsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        return o == 0
+
+def StepStart(builder):
+    builder.StartObject(3)
+
+def StepAddPart(builder, part):
+    builder.PrependUint32Slot(0, part, 0)
+
+def StepAddInputs(builder, inputs):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(inputs), 0)
+
+def StepStartInputsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
+def StepAddOutputs(builder, outputs):
+    builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(outputs), 0)
+
+def StepStartOutputsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
+def StepEnd(builder):
+    return builder.EndObject()
+
+
+try:
+    from typing import List
+except:
+    pass
+
+class StepT(object):
+
+    # StepT
+    def __init__(self):
+        self.part = 0  # type: int
+        self.inputs = None  # type: List[int]
+        self.outputs = None  # type: List[int]
+
+    @classmethod
+    def InitFromBuf(cls, buf, pos):
+        step = Step()
+        step.Init(buf, pos)
+        return cls.InitFromObj(step)
+
+    @classmethod
+    def InitFromPackedBuf(cls, buf, pos=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, pos)
+        return cls.InitFromBuf(buf, pos+n)
+
+    @classmethod
+    def InitFromObj(cls, step):
+        x = StepT()
+        x._UnPack(step)
+        return x
+
+    # StepT
+    def _UnPack(self, step):
+        if step is None:
+            return
+        self.part = step.Part()
+        if not step.InputsIsNone():
+            if np is None:
+                self.inputs = []
+                for i in range(step.InputsLength()):
+                    self.inputs.append(step.Inputs(i))
+            else:
+                self.inputs = step.InputsAsNumpy()
+        if not step.OutputsIsNone():
+            if np is None:
+                self.outputs = []
+                for i in range(step.OutputsLength()):
+                    self.outputs.append(step.Outputs(i))
+            else:
+                self.outputs = step.OutputsAsNumpy()
+
+    # StepT
+    def Pack(self, builder):
+        if self.inputs is not None:
+            if np is not None and type(self.inputs) is np.ndarray:
+                inputs = builder.CreateNumpyVector(self.inputs)
+            else:
+                StepStartInputsVector(builder, len(self.inputs))
+                for i in reversed(range(len(self.inputs))):
+                    builder.PrependUint32(self.inputs[i])
+                inputs = builder.EndVector()
+        if self.outputs is not None:
+            if np is not None and type(self.outputs) is np.ndarray:
+                outputs = builder.CreateNumpyVector(self.outputs)
+            else:
+                StepStartOutputsVector(builder, len(self.outputs))
+                for i in reversed(range(len(self.outputs))):
+                    builder.PrependUint32(self.outputs[i])
+                outputs = builder.EndVector()
+        StepStart(builder)
+        StepAddPart(builder, self.part)
+        if self.inputs is not None:
+            StepAddInputs(builder, inputs)
+        if self.outputs is not None:
+            StepAddOutputs(builder, outputs)
+        step = StepEnd(builder)
+        return step
 
 
 class KeyValue(object):
@@ -1528,8 +1724,59 @@ class Delegate(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
         return o == 0
 
+    # Delegate
+    def Steps(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(30))
+        if o != 0:
+            x = self._tab.Vector(o)
+            x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 4
+            x = self._tab.Indirect(x)
+            obj = Step()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Delegate
+    def StepsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(30))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Delegate
+    def StepsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(30))
+        return o == 0
+
+    # Delegate
+    def Results(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(32))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 4))
+        return 0
+
+    # Delegate
+    def ResultsAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(32))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint32Flags, o)
+        return 0
+
+    # Delegate
+    def ResultsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(32))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Delegate
+    def ResultsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(32))
+        return o == 0
+
 def DelegateStart(builder):
-    builder.StartObject(13)
+    builder.StartObject(15)
 
 def DelegateAddFormatVersion(builder, formatVersion):
     builder.PrependUint32Slot(0, formatVersion, 0)
@@ -1597,6 +1844,18 @@ def DelegateAddConditions(builder, conditions):
 def DelegateStartConditionsVector(builder, numElems):
     return builder.StartVector(4, numElems, 4)
 
+def DelegateAddSteps(builder, steps):
+    builder.PrependUOffsetTRelativeSlot(13, flatbuffers.number_types.UOffsetTFlags.py_type(steps), 0)
+
+def DelegateStartStepsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
+def DelegateAddResults(builder, results):
+    builder.PrependUOffsetTRelativeSlot(14, flatbuffers.number_types.UOffsetTFlags.py_type(results), 0)
+
+def DelegateStartResultsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
 def DelegateEnd(builder):
     return builder.EndObject()
 
@@ -1623,6 +1882,8 @@ class DelegateT(object):
         self.ignoredArguments = None  # type: List[int]
         self.sizes = None  # type: List[SizeT]
         self.conditions = None  # type: List[SizeT]
+        self.steps = None  # type: List[StepT]
+        self.results = None  # type: List[int]
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -1720,6 +1981,21 @@ class DelegateT(object):
                 else:
                     size_ = SizeT.InitFromObj(delegate.Conditions(i))
                     self.conditions.append(size_)
+        if not delegate.StepsIsNone():
+            self.steps = []
+            for i in range(delegate.StepsLength()):
+                if delegate.Steps(i) is None:
+                    self.steps.append(None)
+                else:
+                    step_ = StepT.InitFromObj(delegate.Steps(i))
+                    self.steps.append(step_)
+        if not delegate.ResultsIsNone():
+            if np is None:
+                self.results = []
+                for i in range(delegate.ResultsLength()):
+                    self.results.append(delegate.Results(i))
+            else:
+                self.results = delegate.ResultsAsNumpy()
 
     # DelegateT
     def Pack(self, builder):
@@ -1797,6 +2073,22 @@ class DelegateT(object):
             for i in reversed(range(len(self.conditions))):
                 builder.PrependUOffsetTRelative(conditionslist[i])
             conditions = builder.EndVector()
+        if self.steps is not None:
+            stepslist = []
+            for i in range(len(self.steps)):
+                stepslist.append(self.steps[i].Pack(builder))
+            DelegateStartStepsVector(builder, len(self.steps))
+            for i in reversed(range(len(self.steps))):
+                builder.PrependUOffsetTRelative(stepslist[i])
+            steps = builder.EndVector()
+        if self.results is not None:
+            if np is not None and type(self.results) is np.ndarray:
+                results = builder.CreateNumpyVector(self.results)
+            else:
+                DelegateStartResultsVector(builder, len(self.results))
+                for i in reversed(range(len(self.results))):
+                    builder.PrependUint32(self.results[i])
+                results = builder.EndVector()
         DelegateStart(builder)
         DelegateAddFormatVersion(builder, self.formatVersion)
         if self.method is not None:
@@ -1821,6 +2113,10 @@ class DelegateT(object):
             DelegateAddSizes(builder, sizes)
         if self.conditions is not None:
             DelegateAddConditions(builder, conditions)
+        if self.steps is not None:
+            DelegateAddSteps(builder, steps)
+        if self.results is not None:
+            DelegateAddResults(builder, results)
         delegate = DelegateEnd(builder)
         return delegate
 
