@@ -155,7 +155,7 @@ def _delegate(program: bytes) -> DelegateInfo:
 def test_a_decoder_in_parts_has_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     from executorch.runtime import Runtime
 
-    import etcuda.runtime  # noqa: F401  registers the delegate
+    from etcuda.runtime import Session
 
     monkeypatch.setattr(repeats, "MIN_SAVED_CALLS", 100)
     methods = ["prefill", "decode"]
@@ -172,6 +172,15 @@ def test_a_decoder_in_parts_has_the_bits_of_the_whole(monkeypatch: pytest.Monkey
         first, second = (each[name].execute((tokens, positions))[0] for each in loaded)
         assert torch.equal(first, second), (name, positions)
         assert first.isfinite().all()
+    # A session's state reaches every step.
+    sessions = [[Session(), Session()] for _ in loaded]
+    for name, tokens, positions in calls[:4]:
+        for which in range(2):
+            first, second = (
+                own[which].execute(each[name], (tokens + which, positions))[0]
+                for own, each in zip(sessions, loaded, strict=True)
+            )
+            assert torch.equal(first, second), (name, positions, which)
 
 
 @pytest.mark.slow
