@@ -244,6 +244,12 @@ def test_has_device_function() -> None:
     assert has_device_function(aten.add.Tensor)
 
 
+@pytest.mark.parametrize(("version", "generated"), [("2.11.0+cu130", False), ("2.14.1", True), ("2.15.0a0", True)])
+def test_generates_scans(version: str, generated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    assert torch_private.generates_scans() is generated
+
+
 def test_quantized_operators() -> None:
     namespace = torch_private.quantized_operators()
     x = torch.tensor([0.26, -3.0, 9.0])
