@@ -217,7 +217,7 @@ def test_behind_edge() -> None:
         (aten._embedding_bag.default, Lowering.FALLBACK),
         (aten._fft_c2r.default, Lowering.NONE),
         # There is no operator of its name without an overload.
-        (aten.histogram.bin_ct, Lowering.NONE),
+        (aten.histogram.bins_tensor, Lowering.NONE),
     ],
 )
 def test_lowering_of(op: torch._ops.OpOverload, lowering: Lowering) -> None:
