@@ -1,14 +1,14 @@
 """Cumulative operators of any length.
 
-The runtime has them on the host. On the GPU Inductor generates those of up to a few thousand elements; a longer one is
-cut into blocks, whose totals are scanned in turn (Blelloch, "Prefix sums and their applications", 1990). The order of
-additions is fixed. There are as many blocks as the bound of a dynamic length takes: their number at the example would
-be fixed by the way in places.
+The runtime has them on the host. On the GPU Inductor generates those of up to 32 elements, whatever the strides; for
+longer ones it may take a workspace that the runtime does not clear, or a library. These are combined with what stands
+1, 2, 4, ... elements before (Hillis and Steele, "Data parallel algorithms", 1986). The order of additions is fixed.
+There are as many steps as the bound of a dynamic length takes: their number at the example would be fixed by the way in
+places.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +20,7 @@ from etcuda.torch_private import bounds, generates_scans
 
 aten = torch.ops.aten
 
-_DIRECT = 4096  # Inductor cuts longer scans itself, with a workspace that the runtime does not clear
-_BLOCK = 1024
+_DIRECT = 32
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 
@@ -63,27 +62,14 @@ def _scan(
     wide = x.float() if dtype in (torch.float16, torch.bfloat16) and not host else x
     # Without it, sums of integers would be int64.
     options = {} if dtype.is_floating_point else {"dtype": dtype}
-    if not host and not generates_scans():
-        return _by_doubling(wide.movedim(dim, -1), combine, identity).movedim(-1, dim).to(dtype).contiguous()
-    if host or _bound(x.shape[dim]) <= _DIRECT:
+    if host or _is_generated(x.shape[dim]):
         found: Tensor = op(wide, dim, **options).to(dtype)
         return found
-    scanned = _by_blocks(wide.movedim(dim, -1), functools.partial(op, dim=-1, **options), combine, identity)
-    return scanned.movedim(-1, dim).to(dtype).contiguous()
-
-
-def _by_blocks(x: Tensor, scan: Callable[[Tensor], Tensor], combine: Combine, identity: float) -> Tensor:
-    length = x.shape[-1]
-    if _bound(length) <= _DIRECT:
-        return scan(x)
-    blocks = scan(_in_blocks(x))
-    upto = _by_blocks(blocks[..., -1], scan, combine, identity)
-    before = aten.constant_pad_nd.default(upto[..., :-1], [1, 0], identity)
-    return _joined(combine(before[..., None], blocks), length)
+    return _by_doubling(wide.movedim(dim, -1), combine, identity).movedim(-1, dim).to(dtype).contiguous()
 
 
 def _by_doubling(x: Tensor, combine: Combine, identity: float) -> Tensor:
-    """Of 1, 2, 4, ... elements up to each (Hillis and Steele, "Data parallel algorithms", 1986)."""
+    """(..., n): each combined with all before it."""
     length, step = x.shape[-1], 1
     while step < _bound(length):
         before: Tensor = aten.constant_pad_nd.default(x, [step, 0], identity)[..., :length]
@@ -108,35 +94,12 @@ def running_extreme(host: bool, self: Tensor, dim: int, greatest: bool) -> tuple
         found: tuple[Tensor, Tensor] = op(self, dim)
         return found
     x = self.to(torch.int8) if self.dtype == torch.bool else self
-    if not generates_scans():
-        values, indices = _extreme_by_doubling(x.movedim(dim, -1), greatest)
-        values, indices = values.movedim(-1, dim).contiguous(), indices.movedim(-1, dim).contiguous()
-    elif _bound(x.shape[dim]) <= _DIRECT:
+    if _is_generated(x.shape[dim]):
         values, indices = op(x, dim)
     else:
-        values, indices = _extreme_by_blocks(x.movedim(dim, -1), op, greatest)
+        values, indices = _extreme_by_doubling(x.movedim(dim, -1), greatest)
         values, indices = values.movedim(-1, dim).contiguous(), indices.movedim(-1, dim).contiguous()
     return values.to(self.dtype), indices
-
-
-def _extreme_by_blocks(x: Tensor, op: Any, greatest: bool) -> tuple[Tensor, Tensor]:
-    length = x.shape[-1]
-    if _bound(length) <= _DIRECT:
-        found: tuple[Tensor, Tensor] = op(x, -1)
-        return found
-    values, places = op(_in_blocks(x), -1)
-    block = torch.arange(values.shape[-2], device=x.device)[:, None]
-    places = places + block * _BLOCK
-    best, which = _extreme_by_blocks(values[..., -1], op, greatest)
-    last = places[..., -1].gather(-1, which)
-    before = aten.constant_pad_nd.default(best[..., :-1], [1, 0], 0)[..., None]
-    place_before = aten.constant_pad_nd.default(last[..., :-1], [1, 0], 0)[..., None]
-    beats = before > values if greatest else before < values
-    keeps = (block > 0) & ~values.isnan() & (beats | before.isnan())
-    return (
-        _joined(torch.where(keeps, before, values), length),
-        _joined(torch.where(keeps, place_before, places), length),
-    )
 
 
 def _extreme_by_doubling(x: Tensor, greatest: bool) -> tuple[Tensor, Tensor]:
@@ -155,16 +118,8 @@ def _extreme_by_doubling(x: Tensor, greatest: bool) -> tuple[Tensor, Tensor]:
     return values, places
 
 
-def _in_blocks(x: Tensor) -> Tensor:
-    """(..., n) as (..., blocks, length of a block); what is added at the end is never read."""
-    length = x.shape[-1]
-    blocks = -(-_bound(length) // _BLOCK)
-    padded: Tensor = aten.constant_pad_nd.default(x, [0, blocks * _BLOCK - length], 0)
-    return padded.reshape(*x.shape[:-1], blocks, _BLOCK)
-
-
-def _joined(blocks: Tensor, length: int) -> Tensor:
-    return blocks.flatten(-2)[..., :length]
+def _is_generated(length: int | torch.SymInt) -> bool:
+    return generates_scans() and _bound(length) <= _DIRECT
 
 
 def _bound(size: int | torch.SymInt) -> int:

@@ -25,3 +25,11 @@ def test_the_host_computes_what_eager_does(dtype: torch.dtype, tmp_path: pathlib
     model = AllOf([case for family in FAMILIES.values() for case in family(dtype)])
     export(model, model.inputs(), "host", tmp_path / "m.pte")
     model.check(run_program(tmp_path / "m.pte", model.inputs(), model(*model.inputs())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "dtype"), [("scan", torch.float32), ("search", torch.bfloat16)])
+def test_for_a_gpu(family: str, dtype: torch.dtype, tmp_path: pathlib.Path) -> None:
+    # A call of a library that the runtime lacks is refused when the code is linked.
+    model = AllOf(list(FAMILIES[family](dtype)))
+    export(model, model.inputs(), "sm_90", tmp_path / "model.pte")
