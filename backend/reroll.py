@@ -7,6 +7,7 @@ state in place. See docs/blob.md for what the runtime does with the steps.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ from etcuda.torch_private import build_expression, expression, fake_mode_of, par
 
 # Nothing reads the value.
 DROPPED = 2**32 - 1
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +86,10 @@ class Parts:
 def split_repeats(program: ExportedProgram) -> Parts | None:
     """The parts of a program after the passes; ``None`` if it is to be compiled as one."""
     repeats = find_repeats(program)
-    if repeats is None or _state_is_shared(program):
+    if repeats is None:
+        return None
+    if _state_is_shared(program):
+        log.info("the graph is compiled as one: two of its states share memory")
         return None
     regions = repeats.regions
     returned = [value for spec, value in _outputs(program) if spec.kind == OutputKind.USER_OUTPUT]

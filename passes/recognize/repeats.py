@@ -72,12 +72,16 @@ def _find(program: ExportedProgram, min_saved: int) -> Repeats | None:
         return None
     graph = _Graph(program, calls, tokens)
     cuts = sorted(set(graph.cuts(0, len(calls), min_saved)))
-    regions = graph.regions(cuts) if cuts else None
-    if regions is None:
+    if not cuts:
         return None
+    regions = graph.regions(cuts)
+    if regions is None:
+        raise _Refusal("its parts could not hand over what they would have to")
     once = {region.structure: region for region in regions}.values()
     saved = sum(graph.cost) - sum(graph.cost[graph.place[node]] for region in once for node in region.nodes)
-    return Repeats(tuple(regions)) if saved >= min_saved else None
+    if saved < min_saved:
+        raise _Refusal(f"what repeats would save {saved} calls, {min_saved} are worth it")
+    return Repeats(tuple(regions))
 
 
 def _calls(program: ExportedProgram) -> list[Node]:

@@ -11,13 +11,6 @@ using namespace etcuda_test;
 
 namespace {
 
-BlobRecipe cuda_recipe() {
-  BlobRecipe recipe;
-  recipe.image = "image_cuda.so";
-  recipe.device = etcuda::schema::Device::cuda;
-  return recipe;
-}
-
 MemoryStats device_stats() {
   return cuda_allocator(0).stats();
 }

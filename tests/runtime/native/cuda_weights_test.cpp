@@ -13,13 +13,6 @@ struct Verification {
   ~Verification() { etcuda::set_verify_weights(true); }
 };
 
-BlobRecipe cuda_recipe() {
-  BlobRecipe recipe;
-  recipe.image = "image_cuda.so";
-  recipe.device = etcuda::schema::Device::cuda;
-  return recipe;
-}
-
 Bytes flipped(Bytes bytes) {
   bytes[2] ^= 1;
   return bytes;

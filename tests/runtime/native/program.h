@@ -153,6 +153,14 @@ struct BlobRecipe {
   }
 };
 
+// A program for a GPU, which the fake driver runs.
+inline BlobRecipe cuda_recipe() {
+  BlobRecipe recipe;
+  recipe.image = "image_cuda.so";
+  recipe.device = etcuda::schema::Device::cuda;
+  return recipe;
+}
+
 // Named data in memory, borrowed by whoever asks, as a program that was loaded from a buffer does.
 class MemoryDataMap final : public NamedDataMap {
  public:

@@ -3,17 +3,6 @@
 
 using namespace etcuda_test;
 
-namespace {
-
-BlobRecipe cuda_recipe() {
-  BlobRecipe recipe;
-  recipe.image = "image_cuda.so";
-  recipe.device = etcuda::schema::Device::cuda;
-  return recipe;
-}
-
-}  // namespace
-
 TEST(cuda_sessions_have_a_state_of_their_own) {
   BlobRecipe recipe = cuda_recipe();
   recipe.state = bytes_of({10, 20, 30, 40, 50, 60, 70, 80});
