@@ -57,11 +57,15 @@ Block CachingAllocator::allocate(size_t nbytes, StreamOrder* stream) {
          nbytes, where());
   }
   const size_t rounded = round_up(nbytes);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   Block block;
   if (!take_cached(rounded, stream, &block)) {
     void* data = reserve(rounded);
-    if (data == nullptr) {
+    if (data == nullptr && may_synchronize()) {
+      // In this order, for a thread that captures allocates.
+      lock.unlock();
+      const auto no_captures = hold_off_captures();
+      lock.lock();
       empty_cache_locked();
       data = reserve(rounded);
     }
@@ -122,8 +126,14 @@ void CachingAllocator::empty_cache_locked() {
 }
 
 void CachingAllocator::empty_cache() {
+  const auto no_captures = hold_off_captures();
   const std::lock_guard<std::mutex> lock(mutex_);
   empty_cache_locked();
+}
+
+void CachingAllocator::count_graph_bytes(int64_t change) noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  stats_.graphs += static_cast<uint64_t>(change);
 }
 
 MemoryStats CachingAllocator::stats() const {

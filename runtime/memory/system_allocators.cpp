@@ -6,6 +6,7 @@
 
 #include "core/dtype.h"
 #include "core/failure.h"
+#include "cuda/capture.h"
 #include "cuda/driver.h"
 #include "memory/allocator.h"
 
@@ -73,6 +74,8 @@ class DeviceAllocator final : public CachingAllocator {
     driver.use_device(device_);
     driver.check(driver.cuCtxSynchronize(), "cuCtxSynchronize");
   }
+  bool may_synchronize() const override { return !is_capturing(); }
+  std::unique_lock<std::mutex> hold_off_captures() const override { return exclude_captures(); }
   const char* where() const override { return name_.c_str(); }
 
  private:

@@ -1,0 +1,95 @@
+#include "delegate/graph_cache.h"
+
+#include <algorithm>
+
+#include "cuda/graph_settings.h"
+
+namespace etcuda {
+namespace {
+
+// Calls without a graph before one is recorded: the first loads kernels and chooses algorithms.
+constexpr uint32_t kWarmCalls = 2;
+constexpr size_t kMaxGraphs = 16;
+// Keys that are remembered, with a graph or without.
+constexpr size_t kMaxEntries = 64;
+// A method that cannot be recorded for so many keys is not tried with others.
+constexpr uint32_t kMaxRefusals = 8;
+
+}  // namespace
+
+CapturedCall::CapturedCall() {
+  ++graph_counts().live;
+}
+
+CapturedCall::~CapturedCall() {
+  --graph_counts().live;
+}
+
+GraphCache::~GraphCache() {
+  clear();
+}
+
+GraphCache::Entry& GraphCache::find(const GraphKey& key) {
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const auto& entry) { return entry->key == key; });
+  if (found != entries_.end()) {
+    num_misses_ = 0;
+    std::rotate(entries_.begin(), found, found + 1);
+    return *entries_.front();
+  }
+  ++num_misses_;
+  if (entries_.size() == kMaxEntries) {
+    entries_.pop_back();
+    drop_unused_pool();
+  }
+  auto entry = std::make_unique<Entry>();
+  entry->key = key;
+  entries_.insert(entries_.begin(), std::move(entry));
+  return *entries_.front();
+}
+
+bool GraphCache::is_due(const Entry& entry) const {
+  return entry.graph == nullptr && !entry.is_refused && entry.num_calls >= kWarmCalls &&
+         num_refusals_ < kMaxRefusals;
+}
+
+void GraphCache::make_room(const Entry& entry) {
+  const auto is_orphan = [&](const auto& each) {
+    return each.get() != &entry && each->has_session && each->session.expired();
+  };
+  entries_.erase(std::remove_if(entries_.begin(), entries_.end(), is_orphan), entries_.end());
+  while (num_graphs() >= kMaxGraphs) {
+    const auto oldest = std::find_if(entries_.rbegin(), entries_.rend(),
+                                     [](const auto& each) { return each->graph != nullptr; });
+    entries_.erase(std::next(oldest).base());
+  }
+  drop_unused_pool();
+}
+
+void GraphCache::refuse(Entry& entry) {
+  entry.is_refused = true;
+  ++num_refusals_;
+  entry.graph.reset();
+  drop_unused_pool();
+}
+
+void GraphCache::clear() {
+  entries_.clear();
+  drop_unused_pool();
+}
+
+size_t GraphCache::num_graphs() const {
+  return static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
+                                           [](const auto& each) { return each->graph != nullptr; }));
+}
+
+void GraphCache::drop_unused_pool() {
+  if (num_graphs() == 0) pool_.reset();
+}
+
+const std::shared_ptr<GraphPool>& GraphCache::pool() {
+  if (pool_ == nullptr) pool_ = std::make_shared<GraphPool>(device_);
+  return pool_;
+}
+
+}  // namespace etcuda

@@ -1,0 +1,82 @@
+// The CUDA graphs of one delegate, by what they depend on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cuda/capture.h"
+#include "memory/graph_pool.h"
+#include "memory/tensor.h"
+#include "session/session_state.h"
+
+namespace etcuda {
+
+// All that a recorded call depends on but the bytes of its tensors: the session, sizes, numbers, and addresses
+// of tensors on the GPU.
+using GraphKey = std::vector<int64_t>;
+
+// A recorded call: copies from the staging buffer to the GPU, the method, copies to where its outputs go.
+struct CapturedCall {
+  struct Result {
+    Tensor layout;                                  // without a storage
+    const void* fetched = nullptr;                  // on the host after a launch; null: the output is on the GPU
+    std::array<int64_t, kMaxTensorRank> strides{};  // of an output on the GPU
+  };
+  static constexpr size_t kNotStaged = SIZE_MAX;
+
+  CapturedCall();
+  ~CapturedCall();
+  CapturedCall(const CapturedCall&) = delete;
+  CapturedCall& operator=(const CapturedCall&) = delete;
+
+  GraphExec exec;
+  StoragePtr input_staging;                // pinned
+  std::vector<size_t> input_slots;         // offsets in input_staging, or kNotStaged
+  std::vector<StoragePtr> output_staging;  // pinned, or what the host computed
+  std::vector<Result> results;
+};
+
+class GraphCache {
+ public:
+  struct Entry {
+    GraphKey key;
+    std::unique_ptr<CapturedCall> graph;  // null: not recorded
+    uint32_t num_calls = 0;               // without a graph
+    bool is_refused = false;
+    std::weak_ptr<SessionState> session;
+    bool has_session = false;
+  };
+
+  explicit GraphCache(int device) : device_(device) {}
+  ~GraphCache();
+
+  // The entry of that key, which is made if there is none. Valid until the next call of a function here.
+  Entry& find(const GraphKey& key);
+  // Whether a call with this entry is to be recorded now.
+  bool is_due(const Entry& entry) const;
+  // Before one more graph is recorded: the least recently used goes if there are many, and those whose session
+  // is gone. `entry` stays.
+  void make_room(const Entry& entry);
+  // No more graphs for this key.
+  void refuse(Entry& entry);
+  // Drops every graph, and with them their memory.
+  void clear();
+
+  bool is_empty() const { return entries_.empty(); }
+  // Keys in a row that were not there.
+  uint32_t num_misses() const { return num_misses_; }
+  const std::shared_ptr<GraphPool>& pool();
+
+ private:
+  size_t num_graphs() const;
+  void drop_unused_pool();
+
+  const int device_;
+  std::shared_ptr<GraphPool> pool_;
+  std::vector<std::unique_ptr<Entry>> entries_;  // the one used last is first
+  uint32_t num_misses_ = 0;
+  uint32_t num_refusals_ = 0;
+};
+
+}  // namespace etcuda
