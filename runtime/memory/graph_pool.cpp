@@ -8,6 +8,8 @@
 namespace etcuda {
 namespace {
 
+constexpr size_t kSmall = 4096;
+
 thread_local GraphPool* current_pool = nullptr;
 
 }  // namespace
@@ -42,7 +44,7 @@ Block GraphPool::take(size_t nbytes) {
   if (nbytes == 0) return {};
   // A block of another graph's, up to twice as large, is better than one more.
   const auto it = free_.lower_bound(nbytes);
-  if (it != free_.end() && it->first / 2 <= nbytes) {
+  if (it != free_.end() && it->first <= 2 * nbytes + kSmall) {
     const Block block = it->second;
     free_.erase(it);
     return block;

@@ -179,7 +179,12 @@ void compute(Container& container, Tensor x, Tensor y, int64_t n, void*) {
 Tensor make_output(Container& container, Tensor x, void* stream) {
   const int64_t n = length(x);
   const int64_t one = 1;
+#if defined(FAKE_CAPTURABLE)
+  // A branch on the size: at 5 a value is read on the host, so only calls of other sizes can be captured.
+  const float request = n == 5 ? first_element(x) : 0;
+#else
   const float request = n > 0 ? first_element(x) : 0;
+#endif
   if (request == kThrow) throw std::runtime_error("thrown by the image");
   if (request == kCheck) {
     slot<void(bool, const char*, const char*, uint32_t, const char*)>(kCheckShim)(
