@@ -65,7 +65,8 @@ size_t etcuda_memory_stats(EtcudaMemoryStats* stats, size_t capacity) {
           auto* out = static_cast<StatsSink*>(argument);
           const MemoryStats now = allocator.stats();
           if (out->count < out->capacity) {
-            out->stats[out->count] = {type, index, now.allocated, now.reserved, now.peak, now.calls, now.graphs};
+            out->stats[out->count] = {type,     index,     now.allocated, now.reserved,
+                                      now.peak, now.calls, now.graphs};
           }
           ++out->count;
         },

@@ -24,7 +24,8 @@ bool cuda_graphs_enabled() {
   const bool is_on = text == nullptr || std::strcmp(text, "1") == 0;
   if (!is_on && std::strcmp(text, "0") != 0) {
     fail(ErrorCode::InvalidArgument,
-         "the environment variable ETCUDA_CUDA_GRAPHS: expected 0 or 1, got '%s'. Correct or unset it.", text);
+         "the environment variable ETCUDA_CUDA_GRAPHS: expected 0 or 1, got '%s'. Correct or unset it.",
+         text);
   }
   int unknown = -1;
   enabled_now.compare_exchange_strong(unknown, is_on ? 1 : 0);
@@ -45,7 +46,8 @@ uint64_t cuda_graph_memory_limit() {
     limit = std::strtoull(text, &end, 10);
     if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || limit == kUnknown) {
       fail(ErrorCode::InvalidArgument,
-           "the environment variable ETCUDA_CUDA_GRAPH_MEMORY: expected a number of bytes, got '%s'. Correct or "
+           "the environment variable ETCUDA_CUDA_GRAPH_MEMORY: expected a number of bytes, got '%s'. Correct "
+           "or "
            "unset it.",
            text);
     }

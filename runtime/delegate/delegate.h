@@ -90,7 +90,7 @@ class Delegate {
   std::vector<TensorPtr> replaced_;
   ModuleList modules_;
   std::vector<Part> parts_;
-  std::vector<uint32_t> last_step_;  // with steps: for each value, the last one that reads it
+  std::vector<uint32_t> last_step_;     // with steps: for each value, the last one that reads it
   std::unique_ptr<GraphCache> graphs_;  // null: not on a GPU, or the driver is too old
 
   // Whose state the image has: a session's id and version, or zeros for the stock state.
@@ -100,7 +100,7 @@ class Delegate {
   };
   std::optional<Bound> bound_ = Bound{};  // none: an attempt to change it failed
 
-  std::mutex mutex_;  // held during a call
+  std::mutex mutex_;            // held during a call
   bool has_explained_ = false;  // why a call is not captured
   // Of the call in progress.
   CallSizes sizes_;

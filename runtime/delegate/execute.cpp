@@ -112,8 +112,8 @@ std::vector<Delegate::TensorPtr> Delegate::bind_inputs() {
   return inputs;
 }
 
-// As a tensor on the delegate's device; numbers stay on the host. A tensor there is put on the GPU through the
-// staging buffer, `*staged` bytes of which are taken.
+// As a tensor on the delegate's device; numbers stay on the host. A tensor there is put on the GPU through
+// the staging buffer, `*staged` bytes of which are taken.
 Delegate::TensorPtr Delegate::bind_input(size_t index, size_t* staged) {
   const ArgumentView& view = inputs_[index];
   const DType dtype = blob_.inputs[index].dtype;

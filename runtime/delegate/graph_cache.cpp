@@ -30,8 +30,8 @@ GraphCache::~GraphCache() {
 }
 
 GraphCache::Entry& GraphCache::find(const GraphKey& key) {
-  const auto found = std::find_if(entries_.begin(), entries_.end(),
-                                  [&](const auto& entry) { return entry->key == key; });
+  const auto found =
+      std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) { return entry->key == key; });
   if (found != entries_.end()) {
     num_misses_ = 0;
     std::rotate(entries_.begin(), found, found + 1);

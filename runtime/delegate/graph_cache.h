@@ -12,15 +12,15 @@
 
 namespace etcuda {
 
-// All that a recorded call depends on but the bytes of its tensors: the session, sizes, numbers, and addresses
-// of tensors on the GPU.
+// All that a recorded call depends on but the bytes of its tensors: the session, sizes, numbers, and
+// addresses of tensors on the GPU.
 using GraphKey = std::vector<int64_t>;
 
 // A recorded call: copies from the staging buffer to the GPU, the method, copies to where its outputs go.
 struct CapturedCall {
   struct Result {
-    Tensor layout;                                  // without a storage
-    const void* fetched = nullptr;                  // on the host after a launch; null: the output is on the GPU
+    Tensor layout;                  // without a storage
+    const void* fetched = nullptr;  // on the host after a launch; null: the output is on the GPU
     std::array<int64_t, kMaxTensorRank> strides{};  // of an output on the GPU
   };
   static constexpr size_t kNotStaged = SIZE_MAX;
@@ -55,8 +55,8 @@ class GraphCache {
   Entry& find(const GraphKey& key);
   // Whether a call with this entry is to be recorded now.
   bool is_due(const Entry& entry) const;
-  // Before one more graph is recorded: the least recently used goes if there are many, and those whose session
-  // is gone. `entry` stays.
+  // Before one more graph is recorded: the least recently used goes if there are many, and those whose
+  // session is gone. `entry` stays.
   void make_room(const Entry& entry);
   // No more graphs for this key.
   void refuse(Entry& entry);

@@ -141,8 +141,8 @@ std::vector<Delegate::TensorPtr> Delegate::capture_inputs(const CapturedCall& ca
       inputs.push_back(bind_input(i, nullptr));
       continue;
     }
-    inputs.push_back(make_view(share_storage(staged, slot, view.nbytes), view.rank, view.sizes, view.strides, 0,
-                               blob_.inputs[i].dtype));
+    inputs.push_back(make_view(share_storage(staged, slot, view.nbytes), view.rank, view.sizes, view.strides,
+                               0, blob_.inputs[i].dtype));
   }
   return inputs;
 }

@@ -29,8 +29,8 @@ class Storage {
 
 using StoragePtr = std::shared_ptr<Storage>;
 
-// Memory of the caching allocator of that device, reordered by this thread's current stream on CUDA; inside of a
-// PoolScope, that of its pool.
+// Memory of the caching allocator of that device, reordered by this thread's current stream on CUDA; inside
+// of a PoolScope, that of its pool.
 StoragePtr allocate_storage(size_t nbytes, DeviceType device_type, int device_index);
 // As above, but for storages that outlive a call: idle whenever they are freed.
 StoragePtr allocate_persistent_storage(size_t nbytes, DeviceType device_type, int device_index);

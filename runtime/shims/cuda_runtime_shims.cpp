@@ -67,7 +67,8 @@ CUresult cuda_free(void* data) {
 CUresult memcpy_async(void* destination, const void* source, size_t nbytes, int kind, CUstream stream) {
   return runtime_call("cudaMemcpyAsync", [&](Driver& driver) {
     // The host's side may be gone, or have other values, when the graph is launched.
-    if (kind != kDeviceToDevice) refuse_in_capture("a copy between the GPU and memory of the model's host code");
+    if (kind != kDeviceToDevice)
+      refuse_in_capture("a copy between the GPU and memory of the model's host code");
     return nbytes == 0 ? kCudaSuccess
                        : driver.cuMemcpyAsync(address(destination), address(source), nbytes, stream);
   });
