@@ -91,7 +91,6 @@ class Delegate {
   ModuleList modules_;
   std::vector<Part> parts_;
   std::vector<uint32_t> last_step_;     // with steps: for each value, the last one that reads it
-  std::unique_ptr<GraphCache> graphs_;  // null: not on a GPU, or the driver is too old
 
   // Whose state the image has: a session's id and version, or zeros for the stock state.
   struct Bound {

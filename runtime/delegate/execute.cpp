@@ -58,6 +58,7 @@ void Delegate::call(::executorch::runtime::Span<EValue*> passed,
     }
   }
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
+  const GraphUse use(graphs_.get());
   try {
     check_inputs();
     GraphCache::Entry* const entry = graph_entry(session);

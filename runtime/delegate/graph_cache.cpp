@@ -15,6 +15,8 @@ constexpr size_t kMaxEntries = 64;
 // A method that cannot be recorded for so many keys is not tried with others.
 constexpr uint32_t kMaxRefusals = 8;
 
+thread_local const GraphCache* used_cache = nullptr;
+
 }  // namespace
 
 CapturedCall::CapturedCall() {
@@ -26,6 +28,7 @@ CapturedCall::~CapturedCall() {
 }
 
 GraphCache::~GraphCache() {
+  retire();
   clear();
 }
 
@@ -76,6 +79,31 @@ void GraphCache::refuse(Entry& entry) {
 void GraphCache::clear() {
   entries_.clear();
   drop_unused_pool();
+}
+
+bool GraphCache::release_memory(int device) noexcept {
+  if (device != device_) return false;
+  std::unique_lock<std::mutex> lock;
+  if (used_cache != this) {
+    lock = std::unique_lock<std::mutex>(users_, std::try_to_lock);
+    if (!lock) return false;
+  }
+  if (pool_ == nullptr) return false;
+  for (const auto& entry : entries_) {
+    entry->graph.reset();
+    entry->num_calls = 0;
+  }
+  drop_unused_pool();
+  ++num_refusals_;
+  return true;
+}
+
+GraphUse::GraphUse(const GraphCache* cache) : previous_(used_cache) {
+  used_cache = cache;
+}
+
+GraphUse::~GraphUse() {
+  used_cache = previous_;
 }
 
 size_t GraphCache::num_graphs() const {

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "cuda/capture.h"
 #include "memory/graph_pool.h"
+#include "memory/reclaim.h"
 #include "memory/tensor.h"
 #include "session/session_state.h"
 
@@ -37,7 +39,7 @@ struct CapturedCall {
   std::vector<Result> results;
 };
 
-class GraphCache {
+class GraphCache final : public MemoryHolder {
  public:
   struct Entry {
     GraphKey key;
@@ -48,8 +50,9 @@ class GraphCache {
     bool has_session = false;
   };
 
-  explicit GraphCache(int device) : device_(device) {}
-  ~GraphCache();
+  // `users`: held by whoever uses the graphs.
+  GraphCache(int device, std::mutex& users) : device_(device), users_(users) {}
+  ~GraphCache() override;
 
   // The entry of that key, which is made if there is none. Valid until the next call of a function here.
   Entry& find(const GraphKey& key);
@@ -62,6 +65,8 @@ class GraphCache {
   void refuse(Entry& entry);
   // Drops every graph, and with them their memory.
   void clear();
+  // The same where memory is short. The keys are kept, and their graphs made again, but not often.
+  bool release_memory(int device) noexcept override;
 
   bool is_empty() const { return entries_.empty(); }
   // Keys in a row that were not there.
@@ -73,10 +78,23 @@ class GraphCache {
   void drop_unused_pool();
 
   const int device_;
+  std::mutex& users_;
   std::shared_ptr<GraphPool> pool_;
   std::vector<std::unique_ptr<Entry>> entries_;  // the one used last is first
   uint32_t num_misses_ = 0;
   uint32_t num_refusals_ = 0;
+};
+
+// While one lives, this thread has the lock of that cache's users.
+class GraphUse {
+ public:
+  explicit GraphUse(const GraphCache* cache);
+  ~GraphUse();
+  GraphUse(const GraphUse&) = delete;
+  GraphUse& operator=(const GraphUse&) = delete;
+
+ private:
+  const GraphCache* previous_;
 };
 
 }  // namespace etcuda

@@ -58,6 +58,9 @@ class CachingAllocator {
   virtual void system_free(void* data) noexcept = 0;
   // Waits until no block is in use by pending work. Under the lock that hold_off_captures() gave.
   virtual void system_synchronize() {}
+  // Has others give back blocks that they hold to be fast; whether any did. Called without a lock of this
+  // one.
+  virtual bool system_reclaim() { return false; }
   // Whether this thread may do so now, and what keeps others from making it impossible.
   virtual bool may_synchronize() const { return true; }
   virtual std::unique_lock<std::mutex> hold_off_captures() const { return {}; }
@@ -72,6 +75,7 @@ class CachingAllocator {
   size_t round_up(size_t nbytes) const;
   bool take_cached(size_t nbytes, StreamOrder* stream, Block* block);
   void* reserve(size_t nbytes);
+  void* reserve_at_any_price(size_t nbytes, std::unique_lock<std::mutex>& lock);
   void empty_cache_locked();
 
   const size_t granularity_;

@@ -270,6 +270,31 @@ TEST(cuda_out_of_memory_while_capturing_leaves_a_working_method) {
   CHECK_VALUES(second.run({0, 0}), {14, 48});
 }
 
+TEST(cuda_graphs_go_before_an_allocation_fails) {
+  const BlobRecipe recipe = graph_recipe();
+  BlobRecipe renamed = recipe;
+  renamed.state_name = "another";
+  const MemoryDataMap data(recipe), other_data(renamed);
+  Loaded delegate(recipe.build(), &data), other(renamed.build(), &other_data);
+  for (int i = 0; i < 3; ++i) delegate.run({1, 1});
+  for (int i = 0; i < 3; ++i) other.run({1, 1});
+  etcuda_empty_cache();
+  CHECK_EQ(counts().graphs, size_t{2});
+  // Room for what is in use, and no more: the states of a session take that of all graphs.
+  etcuda_set_memory_limit(1, 0, device_memory().allocated);
+  {
+    const Session session;
+    CHECK_VALUES(run_in(session, delegate, {1, 1}), {11, 42});
+  }
+  etcuda_set_memory_limit(1, 0, 0);
+  CHECK_EQ(counts().graphs, size_t{0});
+  CHECK_EQ(device_memory().graphs, uint64_t{0});
+  // They are made again.
+  for (int i = 4; i <= 6; ++i) CHECK_VALUES(delegate.run({1, 1}), {10.0f + i, 2 * (20.0f + i)});
+  for (int i = 4; i <= 6; ++i) CHECK_VALUES(other.run({1, 1}), {10.0f + i, 2 * (20.0f + i)});
+  CHECK_EQ(counts().graphs, size_t{2});
+}
+
 TEST(cuda_graphs_can_be_turned_off) {
   const BlobRecipe recipe = graph_recipe();
   const MemoryDataMap data(recipe);
