@@ -90,7 +90,7 @@ class Delegate {
   std::vector<TensorPtr> replaced_;
   ModuleList modules_;
   std::vector<Part> parts_;
-  std::vector<uint32_t> last_step_;     // with steps: for each value, the last one that reads it
+  std::vector<uint32_t> last_step_;  // with steps: for each value, the last one that reads it
 
   // Whose state the image has: a session's id and version, or zeros for the stock state.
   struct Bound {
@@ -99,7 +99,10 @@ class Delegate {
   };
   std::optional<Bound> bound_ = Bound{};  // none: an attempt to change it failed
 
-  std::mutex mutex_;            // held during a call
+  std::mutex mutex_;  // held during a call
+  // Behind the lock of its users and what its graphs launch, so that it goes first. Null: not on a GPU, or
+  // the driver is too old.
+  std::unique_ptr<GraphCache> graphs_;
   bool has_explained_ = false;  // why a call is not captured
   // Of the call in progress.
   CallSizes sizes_;
