@@ -69,8 +69,8 @@ class Delegate {
 
   // CUDA graphs. The entry of the call in progress; null: there are to be none.
   GraphCache::Entry* graph_entry(const std::shared_ptr<SessionState>& session);
-  bool run_as_graph(GraphCache::Entry& entry, const std::shared_ptr<SessionState>& session);
-  bool try_capture(GraphCache::Entry& entry);
+  // After the call in progress has run.
+  void capture_if_due(GraphCache::Entry& entry, const std::shared_ptr<SessionState>& session);
   std::unique_ptr<CapturedCall> capture();
   std::vector<TensorPtr> capture_inputs(const CapturedCall& call, size_t staged_bytes);
   void capture_outputs(CapturedCall& call, const std::vector<TensorPtr>& results);

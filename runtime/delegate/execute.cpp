@@ -62,10 +62,11 @@ void Delegate::call(::executorch::runtime::Span<EValue*> passed,
   try {
     check_inputs();
     GraphCache::Entry* const entry = graph_entry(session);
-    if (entry != nullptr && run_as_graph(*entry, session)) return;
+    if (entry != nullptr && entry->graph != nullptr && replay(*entry)) return;
     std::vector<TensorPtr> inputs = bind_inputs();
     bind_state(session.get());
     publish(run(std::move(inputs)));
+    if (entry != nullptr) capture_if_due(*entry, session);
   } catch (...) {
     // Memory that the failed call returned to the allocator must be idle before anyone uses it.
     if (stream_) settle(*stream_);

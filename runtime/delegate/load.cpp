@@ -21,7 +21,11 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
     stream_ = std::make_unique<Stream>(cuda_device);
     // A wrong value in the environment is an error of loading.
     check_graph_settings();
-    if (Capture::is_supported()) graphs_ = std::make_unique<GraphCache>(cuda_device, mutex_);
+    if (Capture::is_supported()) {
+      graphs_ = std::make_unique<GraphCache>(cuda_device, mutex_);
+    } else if (cuda_graphs_enabled()) {
+      explain("the driver has no functions for it. Install a newer one.");
+    }
   }
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   try {

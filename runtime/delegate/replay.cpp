@@ -58,51 +58,41 @@ GraphCache::Entry* Delegate::graph_entry(const std::shared_ptr<SessionState>& se
     key_.push_back(arguments_[i]->isTensor() ? device_address(arguments_[i]->toTensor()) : 0);
   }
   GraphCache::Entry& entry = graphs_->find(key_);
-  entry.session = session;
-  entry.has_session = session != nullptr;
   if (graphs_->num_misses() >= kManyMisses) {
     explain("the sizes, numbers or addresses of its arguments differ from call to call");
   }
   return &entry;
 }
 
-// Whether the call was done.
-bool Delegate::run_as_graph(GraphCache::Entry& entry, const std::shared_ptr<SessionState>& session) {
-  if (entry.graph == nullptr) {
-    if (!graphs_->is_due(entry)) {
-      ++entry.num_calls;
-      return false;
-    }
-    bind_state(session.get());
-    graphs_->make_room(entry);
-    if (!try_capture(entry)) return false;
-  }
-  return replay(entry);
-}
-
-bool Delegate::try_capture(GraphCache::Entry& entry) {
+// The call has run, so the image has the state of its session, and has done what AOTInductor does once for
+// it.
+void Delegate::capture_if_due(GraphCache::Entry& entry, const std::shared_ptr<SessionState>& session) {
+  ++entry.num_calls;
+  if (!graphs_->is_due(entry)) return;
+  entry.session = session;
+  entry.has_session = session != nullptr;
+  graphs_->make_room(entry);
   std::string reason;
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    bool lacks_memory = false;
+  for (const bool is_second : {false, true}) {
     try {
+      // What is kept for reuse cannot be given up during a capture.
+      if (is_second) cuda_allocator(device_index_).empty_cache();
       entry.graph = capture();
       ++graph_counts().captures;
-      return true;
+      return;
     } catch (const Failure& failure) {
       reason = failure.what();
-      lacks_memory = failure.code() == ErrorCode::MemoryAllocationFailed;
+      take_shim_error();
+      if (failure.code() != ErrorCode::MemoryAllocationFailed) break;
     } catch (const std::exception& error) {
       reason = error.what();
+      take_shim_error();
+      break;
     }
-    take_shim_error();
-    if (!lacks_memory) break;
-    // What is kept for reuse cannot be given up during a capture.
-    if (attempt == 0) cuda_allocator(device_index_).empty_cache();
   }
   ++graph_counts().refusals;
   graphs_->refuse(entry);
   explain(reason.c_str());
-  return false;
 }
 
 void Delegate::explain(const char* reason) {
