@@ -73,7 +73,8 @@ class Delegate {
   void capture_if_due(GraphCache::Entry& entry, const std::shared_ptr<SessionState>& session);
   std::unique_ptr<CapturedCall> capture();
   std::vector<TensorPtr> capture_inputs(const CapturedCall& call, size_t staged_bytes);
-  void capture_outputs(CapturedCall& call, const std::vector<TensorPtr>& results);
+  void capture_outputs(CapturedCall& call, const std::vector<TensorPtr>& results,
+                       std::vector<StoragePtr>* staging);
   bool replay(GraphCache::Entry& entry);
   void explain(const char* reason);
 

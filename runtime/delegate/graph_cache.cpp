@@ -43,7 +43,7 @@ GraphCache::Entry& GraphCache::find(const GraphKey& key) {
   ++num_misses_;
   if (entries_.size() == kMaxEntries) {
     entries_.pop_back();
-    drop_unused_pool();
+    drop_unused_pools();
   }
   auto entry = std::make_unique<Entry>();
   entry->key = key;
@@ -66,19 +66,19 @@ void GraphCache::make_room(const Entry& entry) {
                                      [](const auto& each) { return each->graph != nullptr; });
     entries_.erase(std::next(oldest).base());
   }
-  drop_unused_pool();
+  drop_unused_pools();
 }
 
 void GraphCache::refuse(Entry& entry) {
   entry.is_refused = true;
   ++num_refusals_;
   entry.graph.reset();
-  drop_unused_pool();
+  drop_unused_pools();
 }
 
 void GraphCache::clear() {
   entries_.clear();
-  drop_unused_pool();
+  drop_unused_pools();
 }
 
 bool GraphCache::release_memory(int device) noexcept {
@@ -93,7 +93,7 @@ bool GraphCache::release_memory(int device) noexcept {
     entry->graph.reset();
     entry->num_calls = 0;
   }
-  drop_unused_pool();
+  drop_unused_pools();
   ++num_refusals_;
   return true;
 }
@@ -111,8 +111,15 @@ size_t GraphCache::num_graphs() const {
                                            [](const auto& each) { return each->graph != nullptr; }));
 }
 
-void GraphCache::drop_unused_pool() {
-  if (num_graphs() == 0) pool_.reset();
+void GraphCache::drop_unused_pools() {
+  if (num_graphs() != 0) return;
+  pool_.reset();
+  staging_.reset();
+}
+
+const std::shared_ptr<GraphPool>& GraphCache::staging() {
+  if (staging_ == nullptr) staging_ = std::make_shared<GraphPool>();
+  return staging_;
 }
 
 const std::shared_ptr<GraphPool>& GraphCache::pool() {

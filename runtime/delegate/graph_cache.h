@@ -33,10 +33,10 @@ struct CapturedCall {
   CapturedCall& operator=(const CapturedCall&) = delete;
 
   GraphExec exec;
-  StoragePtr input_staging;                // pinned
-  std::vector<size_t> input_slots;         // offsets in input_staging, or kNotStaged
-  std::vector<StoragePtr> output_staging;  // pinned, or what the host computed
-  std::vector<Result> results;
+  char* input_staging = nullptr;         // of the cache's staging pool
+  std::vector<size_t> input_slots;       // offsets in input_staging, or kNotStaged
+  std::vector<Result> results;           // fetched into the staging pool, or found in
+  std::vector<StoragePtr> host_results;  // what the host computed, which depends on the key alone
 };
 
 class GraphCache final : public MemoryHolder {
@@ -72,14 +72,17 @@ class GraphCache final : public MemoryHolder {
   // Keys in a row that were not there.
   uint32_t num_misses() const { return num_misses_; }
   const std::shared_ptr<GraphPool>& pool();
+  // Pinned memory, in use only while a call is in progress, so that all graphs share it.
+  const std::shared_ptr<GraphPool>& staging();
 
  private:
   size_t num_graphs() const;
-  void drop_unused_pool();
+  void drop_unused_pools();
 
   const int device_;
   std::mutex& users_;
   std::shared_ptr<GraphPool> pool_;
+  std::shared_ptr<GraphPool> staging_;
   std::vector<std::unique_ptr<Entry>> entries_;  // the one used last is first
   uint32_t num_misses_ = 0;
   uint32_t num_refusals_ = 0;

@@ -21,7 +21,6 @@ size_t round_up(size_t nbytes) {
 
 enum Place : int64_t { kOnHost, kOnDevice, kNumber };
 
-// Ends with the graph's own memory for what the host computed: it depends on nothing but the key.
 StoragePtr host_copy(const Tensor& result, size_t nbytes) {
   StoragePtr copy = allocate_persistent_storage(nbytes, kHost, 0);
   if (nbytes != 0) std::memcpy(copy->data, result.data(), nbytes);
@@ -109,10 +108,12 @@ std::unique_ptr<CapturedCall> Delegate::capture() {
     made->input_slots.push_back(is_staged ? staged_bytes : CapturedCall::kNotStaged);
     if (is_staged) staged_bytes += round_up(inputs_[i].nbytes);
   }
-  if (staged_bytes != 0) made->input_staging = allocate_pinned_storage(staged_bytes);
+  // Returned to the pool when all addresses are chosen: graphs do not run at the same time.
+  std::vector<StoragePtr> staging{graphs_->staging()->allocate(staged_bytes)};
+  made->input_staging = static_cast<char*>(staging[0]->data);
   Capture capture(*stream_, graphs_->pool());
   std::vector<TensorPtr> inputs = capture_inputs(*made, staged_bytes);
-  capture_outputs(*made, run(std::move(inputs)));
+  capture_outputs(*made, run(std::move(inputs)), &staging);
   made->exec = capture.finish();
   return made;
 }
@@ -121,7 +122,7 @@ std::vector<Delegate::TensorPtr> Delegate::capture_inputs(const CapturedCall& ca
   StoragePtr staged;
   if (staged_bytes != 0) {
     staged = allocate_storage(staged_bytes, kCuda, device_index_);
-    copy_bytes(staged->data, kCuda, call.input_staging->data, kHost, staged_bytes);
+    copy_bytes(staged->data, kCuda, call.input_staging, kHost, staged_bytes);
   }
   std::vector<TensorPtr> inputs;
   for (size_t i = 0; i < inputs_.size(); ++i) {
@@ -137,7 +138,8 @@ std::vector<Delegate::TensorPtr> Delegate::capture_inputs(const CapturedCall& ca
   return inputs;
 }
 
-void Delegate::capture_outputs(CapturedCall& call, const std::vector<TensorPtr>& results) {
+void Delegate::capture_outputs(CapturedCall& call, const std::vector<TensorPtr>& results,
+                               std::vector<StoragePtr>* staging) {
   prepare_outputs(results);
   for (size_t i = 0; i < results.size(); ++i) {
     const Tensor& result = *results[i];
@@ -151,12 +153,13 @@ void Delegate::capture_outputs(CapturedCall& call, const std::vector<TensorPtr>&
     }
     const size_t nbytes = static_cast<size_t>(result.extent()) * dtype_size(result.dtype);
     if (result.device_type() == kHost) {
-      call.output_staging.push_back(host_copy(result, nbytes));
+      call.host_results.push_back(host_copy(result, nbytes));
+      kept.fetched = call.host_results.back()->data;
     } else {
-      call.output_staging.push_back(allocate_pinned_storage(nbytes));
-      copy_bytes(call.output_staging.back()->data, kHost, result.data(), kCuda, nbytes);
+      staging->push_back(graphs_->staging()->allocate(nbytes));
+      copy_bytes(staging->back()->data, kHost, result.data(), kCuda, nbytes);
+      kept.fetched = staging->back()->data;
     }
-    kept.fetched = call.output_staging.back()->data;
   }
 }
 
@@ -173,8 +176,7 @@ bool Delegate::replay(GraphCache::Entry& entry) {
   }
   for (size_t i = 0; i < inputs_.size(); ++i) {
     if (call.input_slots[i] == CapturedCall::kNotStaged) continue;
-    std::memcpy(static_cast<char*>(call.input_staging->data) + call.input_slots[i], inputs_[i].data,
-                inputs_[i].nbytes);
+    std::memcpy(call.input_staging + call.input_slots[i], inputs_[i].data, inputs_[i].nbytes);
   }
   if (const CUresult result = call.exec.launch(stream_->handle()); result != kCudaSuccess) {
     // Nothing has run.

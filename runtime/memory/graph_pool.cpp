@@ -17,7 +17,9 @@ thread_local GraphPool* current_pool = nullptr;
 class GraphPool::PooledStorage final : public Storage {
  public:
   PooledStorage(std::shared_ptr<GraphPool> pool, const Block& block, size_t nbytes)
-      : Storage(block.data, nbytes, kCuda, pool->device()), pool_(std::move(pool)), block_(block) {}
+      : Storage(block.data, nbytes, pool->device_type_, pool->device_),
+        pool_(std::move(pool)),
+        block_(block) {}
   ~PooledStorage() override {
     if (block_.data != nullptr) pool_->free_.emplace(block_.nbytes, block_);
   }
@@ -27,11 +29,14 @@ class GraphPool::PooledStorage final : public Storage {
   const Block block_;
 };
 
+GraphPool::GraphPool(int device) : allocator_(cuda_allocator(device)), device_type_(kCuda), device_(device) {}
+
+GraphPool::GraphPool() : allocator_(pinned_allocator()), device_type_(kHost), device_(0) {}
+
 GraphPool::~GraphPool() {
-  CachingAllocator& allocator = cuda_allocator(device_);
   for (const auto& [nbytes, block] : free_) {
-    allocator.count_graph_bytes(-static_cast<int64_t>(nbytes));
-    allocator.deallocate(block);
+    allocator_.count_graph_bytes(-static_cast<int64_t>(nbytes));
+    allocator_.deallocate(block);
   }
 }
 
@@ -49,18 +54,21 @@ Block GraphPool::take(size_t nbytes) {
     free_.erase(it);
     return block;
   }
-  CachingAllocator& allocator = cuda_allocator(device_);
-  const uint64_t limit = cuda_graph_memory_limit();
-  const uint64_t held = allocator.stats().graphs;
-  if (limit != 0 && held + nbytes > limit) {
-    fail(ErrorCode::MemoryAllocationFailed,
-         "%zu bytes wanted, the graphs of cuda:%d hold %" PRIu64 " of %" PRIu64 " bytes that are allowed.",
-         nbytes, device_, held, limit);
-  }
+  check_limit(nbytes);
   // Of no stream: idle when the delegate has waited for its last launch, as it does in every call.
-  const Block block = allocator.allocate(nbytes, nullptr);
-  allocator.count_graph_bytes(static_cast<int64_t>(block.nbytes));
+  const Block block = allocator_.allocate(nbytes, nullptr);
+  allocator_.count_graph_bytes(static_cast<int64_t>(block.nbytes));
   return block;
+}
+
+void GraphPool::check_limit(size_t nbytes) const {
+  const uint64_t limit = device_type_ == kCuda ? cuda_graph_memory_limit() : 0;
+  const uint64_t held = allocator_.stats().graphs;
+  if (limit == 0 || held + nbytes <= limit) return;
+  fail(ErrorCode::MemoryAllocationFailed,
+       "%zu bytes wanted, the graphs of cuda:%d hold %" PRIu64 " of %" PRIu64
+       " bytes that are allowed. Raise the bound, or use smaller inputs.",
+       nbytes, device_, held, limit);
 }
 
 PoolScope::PoolScope(std::shared_ptr<GraphPool> pool) : pool_(std::move(pool)), previous_(current_pool) {

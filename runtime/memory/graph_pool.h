@@ -1,4 +1,4 @@
-// Device memory that CUDA graphs use again with every launch.
+// Memory that CUDA graphs use again with every launch.
 #pragma once
 
 #include <map>
@@ -14,19 +14,25 @@ namespace etcuda {
 // threads at a time.
 class GraphPool : public std::enable_shared_from_this<GraphPool> {
  public:
-  explicit GraphPool(int device) : device_(device) {}
+  // Memory of a device.
+  explicit GraphPool(int device);
+  // Pinned memory of the host.
+  GraphPool();
   ~GraphPool();
   GraphPool(const GraphPool&) = delete;
   GraphPool& operator=(const GraphPool&) = delete;
 
   int device() const { return device_; }
-  // Throws Failure(MemoryAllocationFailed), also at the bound of cuda_graph_memory_limit().
+  // Throws Failure(MemoryAllocationFailed), on a device also at the bound of cuda_graph_memory_limit().
   StoragePtr allocate(size_t nbytes);
 
  private:
   class PooledStorage;
   Block take(size_t nbytes);
+  void check_limit(size_t nbytes) const;
 
+  CachingAllocator& allocator_;
+  const DeviceType device_type_;
   const int device_;
   std::multimap<size_t, Block> free_;
 };
