@@ -14,6 +14,8 @@ constexpr size_t kMaxGraphs = 16;
 constexpr size_t kMaxEntries = 64;
 // A method that cannot be recorded for so many keys is not tried with others.
 constexpr uint32_t kMaxRefusals = 8;
+// What pools may hold beyond twice what is needed.
+constexpr size_t kSlack = size_t{1} << 20;
 
 thread_local const GraphCache* used_cache = nullptr;
 
@@ -69,6 +71,31 @@ void GraphCache::make_room(const Entry& entry) {
   drop_unused_pools();
 }
 
+void GraphCache::settle(Entry& entry) {
+  CapturedCall& made = *entry.graph;
+  made.pool_bytes = pool_->used();
+  made.staging_bytes = staging_->used();
+  const auto wastes = [&](const GraphPool& pool, size_t CapturedCall::* nbytes) {
+    const size_t needed = made.*nbytes;
+    const bool is_largest = std::all_of(entries_.begin(), entries_.end(), [&](const auto& each) {
+      return each->graph == nullptr || (*each->graph).*nbytes <= needed;
+    });
+    return is_largest && pool.reserved() > 2 * needed + kSlack;
+  };
+  if (!wastes(*pool_, &CapturedCall::pool_bytes) && !wastes(*staging_, &CapturedCall::staging_bytes)) return;
+  drop_graphs(&entry);
+  pool_->trim();
+  staging_->trim();
+}
+
+void GraphCache::drop_graphs(const Entry* but) {
+  for (const auto& entry : entries_) {
+    if (entry.get() == but || entry->graph == nullptr) continue;
+    entry->graph.reset();
+    entry->num_calls = 0;
+  }
+}
+
 void GraphCache::refuse(Entry& entry) {
   entry.is_refused = true;
   ++num_refusals_;
@@ -89,10 +116,7 @@ bool GraphCache::release_memory(int device) noexcept {
     if (!lock) return false;
   }
   if (pool_ == nullptr) return false;
-  for (const auto& entry : entries_) {
-    entry->graph.reset();
-    entry->num_calls = 0;
-  }
+  drop_graphs(nullptr);
   drop_unused_pools();
   ++num_refusals_;
   return true;

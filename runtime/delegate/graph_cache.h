@@ -33,6 +33,8 @@ struct CapturedCall {
   CapturedCall& operator=(const CapturedCall&) = delete;
 
   GraphExec exec;
+  size_t pool_bytes = 0;  // that it uses of the cache's pools
+  size_t staging_bytes = 0;
   char* input_staging = nullptr;         // of the cache's staging pool
   std::vector<size_t> input_slots;       // offsets in input_staging, or kNotStaged
   std::vector<Result> results;           // fetched into the staging pool, or found in
@@ -61,6 +63,9 @@ class GraphCache final : public MemoryHolder {
   // Before one more graph is recorded: the least recently used goes if there are many, and those whose
   // session is gone. `entry` stays.
   void make_room(const Entry& entry);
+  // After a graph is recorded. Where the pools hold much more than the largest graph needs, which this one
+  // is, the other graphs go: recorded again, they make do with its memory.
+  void settle(Entry& entry);
   // No more graphs for this key.
   void refuse(Entry& entry);
   // Drops every graph, and with them their memory.
@@ -77,6 +82,7 @@ class GraphCache final : public MemoryHolder {
 
  private:
   size_t num_graphs() const;
+  void drop_graphs(const Entry* but);
   void drop_unused_pools();
 
   const int device_;

@@ -77,6 +77,7 @@ void Delegate::capture_if_due(GraphCache::Entry& entry, const std::shared_ptr<Se
       // What is kept for reuse cannot be given up during a capture.
       if (is_second) cuda_allocator(device_index_).empty_cache();
       entry.graph = capture();
+      graphs_->settle(entry);
       ++graph_counts().captures;
       return;
     } catch (const Failure& failure) {
@@ -108,6 +109,8 @@ std::unique_ptr<CapturedCall> Delegate::capture() {
     made->input_slots.push_back(is_staged ? staged_bytes : CapturedCall::kNotStaged);
     if (is_staged) staged_bytes += round_up(inputs_[i].nbytes);
   }
+  graphs_->pool()->begin_graph();
+  graphs_->staging()->begin_graph();
   // Returned to the pool when all addresses are chosen: graphs do not run at the same time.
   std::vector<StoragePtr> staging{graphs_->staging()->allocate(staged_bytes)};
   made->input_staging = static_cast<char*>(staging[0]->data);

@@ -16,17 +16,17 @@ thread_local GraphPool* current_pool = nullptr;
 
 class GraphPool::PooledStorage final : public Storage {
  public:
-  PooledStorage(std::shared_ptr<GraphPool> pool, const Block& block, size_t nbytes)
-      : Storage(block.data, nbytes, pool->device_type_, pool->device_),
+  PooledStorage(std::shared_ptr<GraphPool> pool, const Held& held, size_t nbytes)
+      : Storage(held.block.data, nbytes, pool->device_type_, pool->device_),
         pool_(std::move(pool)),
-        block_(block) {}
+        held_(held) {}
   ~PooledStorage() override {
-    if (block_.data != nullptr) pool_->free_.emplace(block_.nbytes, block_);
+    if (held_.block.data != nullptr) pool_->free_.emplace(held_.block.nbytes, held_);
   }
 
  private:
   const std::shared_ptr<GraphPool> pool_;
-  const Block block_;
+  const Held held_;
 };
 
 GraphPool::GraphPool(int device) : allocator_(cuda_allocator(device)), device_type_(kCuda), device_(device) {}
@@ -34,31 +34,53 @@ GraphPool::GraphPool(int device) : allocator_(cuda_allocator(device)), device_ty
 GraphPool::GraphPool() : allocator_(pinned_allocator()), device_type_(kHost), device_(0) {}
 
 GraphPool::~GraphPool() {
-  for (const auto& [nbytes, block] : free_) {
-    allocator_.count_graph_bytes(-static_cast<int64_t>(nbytes));
-    allocator_.deallocate(block);
+  for (const auto& entry : free_) give_back(entry.second.block);
+}
+
+void GraphPool::begin_graph() {
+  ++graph_;
+  used_ = 0;
+}
+
+void GraphPool::trim() noexcept {
+  for (auto it = free_.begin(); it != free_.end();) {
+    if (it->second.graph == graph_) {
+      ++it;
+    } else {
+      give_back(it->second.block);
+      it = free_.erase(it);
+    }
   }
+}
+
+void GraphPool::give_back(const Block& block) noexcept {
+  reserved_ -= block.nbytes;
+  allocator_.count_graph_bytes(-static_cast<int64_t>(block.nbytes));
+  allocator_.deallocate(block);
 }
 
 StoragePtr GraphPool::allocate(size_t nbytes) {
-  const Block block = take(nbytes);
-  return std::make_shared<PooledStorage>(shared_from_this(), block, nbytes);
+  return std::make_shared<PooledStorage>(shared_from_this(), take(nbytes), nbytes);
 }
 
-Block GraphPool::take(size_t nbytes) {
+GraphPool::Held GraphPool::take(size_t nbytes) {
   if (nbytes == 0) return {};
+  Held held{{}, graph_};
   // A block of another graph's, up to twice as large, is better than one more.
   const auto it = free_.lower_bound(nbytes);
   if (it != free_.end() && it->first <= 2 * nbytes + kSmall) {
-    const Block block = it->second;
+    held.block = it->second.block;
+    if (it->second.graph != graph_) used_ += held.block.nbytes;
     free_.erase(it);
-    return block;
+    return held;
   }
   check_limit(nbytes);
   // Of no stream: idle when the delegate has waited for its last launch, as it does in every call.
-  const Block block = allocator_.allocate(nbytes, nullptr);
-  allocator_.count_graph_bytes(static_cast<int64_t>(block.nbytes));
-  return block;
+  held.block = allocator_.allocate(nbytes, nullptr);
+  allocator_.count_graph_bytes(static_cast<int64_t>(held.block.nbytes));
+  reserved_ += held.block.nbytes;
+  used_ += held.block.nbytes;
+  return held;
 }
 
 void GraphPool::check_limit(size_t nbytes) const {

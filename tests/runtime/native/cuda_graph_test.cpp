@@ -180,6 +180,33 @@ TEST(cuda_graphs_are_bounded_in_number_and_memory) {
   CHECK_EQ(device_memory().allocated, free_before);
 }
 
+TEST(cuda_graph_memory_is_that_of_the_largest_call) {
+  BlobRecipe recipe = graph_recipe();
+  const size_t most = size_t{1} << 20;
+  recipe.state.clear();
+  recipe.state_bytes = 4 * most;
+  recipe.weight = bytes_of(std::vector<float>(most, 1.0f));
+  recipe.max_length = static_cast<int64_t>(most);
+  const MemoryDataMap data(recipe);
+  Loaded delegate(recipe.build(), &data);
+  TensorValue out(executorch::aten::ScalarType::Float, {static_cast<int32_t>(most)}, 4);
+  const auto round = [&] {
+    for (size_t length = 600000; length <= most; length += 40000) {
+      TensorValue in = TensorValue::floats(std::vector<float>(length, 0.0f));
+      for (int i = 0; i < 3; ++i) CHECK(delegate.execute({in.value(), out.value()}) == Error::Ok);
+    }
+  };
+  // Each call takes a little more than the one before, an input and an output of at most 4 MiB.
+  round();
+  CHECK(device_memory().graphs <= size_t{17} << 20);
+  CHECK(pinned_allocator().stats().graphs <= size_t{17} << 20);
+  round();
+  const uint64_t captures = stats().captures;
+  round();
+  CHECK_EQ(stats().captures, captures);
+  CHECK(counts().graphs > 8);
+}
+
 TEST(cuda_graph_memory_is_kept_from_others) {
   const BlobRecipe recipe = graph_recipe();
   BlobRecipe renamed = recipe;
