@@ -58,14 +58,14 @@ Capture::Capture(Stream& stream, std::shared_ptr<GraphPool> pool)
   thread_capture = {true, {}};
   // Relaxed: what this and other threads allocate meanwhile is no part of the graph.
   const CUresult result = driver.cuStreamBeginCapture_v2(stream_.handle(), kCaptureRelaxed);
-  if (result != kCudaSuccess) thread_capture = {};
+  if (result != kCudaSuccess) thread_capture.is_open = false;
   driver.check(result, "cuStreamBeginCapture");
   is_open_ = true;
 }
 
 Capture::~Capture() {
   if (is_open_) destroy_graph(end());
-  thread_capture = {};
+  thread_capture.is_open = false;
 }
 
 // Null if the capture was spoilt.
@@ -92,6 +92,10 @@ GraphExec Capture::finish() {
 
 bool is_capturing() {
   return thread_capture.is_open;
+}
+
+std::string take_capture_refusal() {
+  return std::exchange(thread_capture.refusal, {});
 }
 
 void refuse_in_capture(const char* what) {

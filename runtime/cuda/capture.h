@@ -52,6 +52,8 @@ class Capture {
 };
 
 bool is_capturing();
+// What refuse_in_capture() said in this thread's last capture, once; empty if nothing did.
+std::string take_capture_refusal();
 // Throws Failure(NotSupported) if this thread captures; `what` begins the sentence, "... cannot be part of a
 // CUDA graph". The capture then fails even if compiled code does not mind.
 void refuse_in_capture(const char* what);

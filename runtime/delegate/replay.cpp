@@ -92,7 +92,8 @@ void Delegate::capture_if_due(GraphCache::Entry& entry, const std::shared_ptr<Se
   }
   ++graph_counts().refusals;
   graphs_->refuse(entry);
-  explain(reason.c_str());
+  const std::string refusal = take_capture_refusal();
+  explain(refusal.empty() ? reason.c_str() : refusal.c_str());
 }
 
 void Delegate::explain(const char* reason) {

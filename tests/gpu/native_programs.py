@@ -16,10 +16,10 @@ def compile_program(name: str, folder: pathlib.Path) -> pathlib.Path:
     """
     import executorch
 
-    import etcuda.runtime
+    from etcuda.library import find_library
 
     root = pathlib.Path(next(iter(executorch.__path__)))
-    library = etcuda.runtime.library_path()
+    library = find_library()
     runtime = _HERE.parent.parent / "runtime"
     output = folder / name
     portable = root / "include" / "executorch" / "runtime" / "core" / "portable_type" / "c10"

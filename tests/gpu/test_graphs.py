@@ -50,8 +50,10 @@ def program(exported: Export) -> Callable[[str], pathlib.Path]:
     return find
 
 
-def check(graphs: pathlib.Path, steps: int, programs: Sequence[pathlib.Path], calls: Sequence[str]) -> list[Any]:
-    command = [graphs, "check", str(steps), *programs, "--", *calls]
+def check(
+    graphs: pathlib.Path, steps: int, programs: Sequence[pathlib.Path], calls: Sequence[str], mode: str = "check"
+) -> list[Any]:
+    command = [graphs, mode, str(steps), *programs, "--", *calls]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -86,6 +88,14 @@ def test_quantized_decoder(graphs: pathlib.Path, program: Callable[[str], pathli
     points = check(graphs, 2_000, [program("decoder-int4-bf16")], DECODER)
     assert points[-1]["refusals"] == 0, points
     assert points[-1]["replays"] > 1_500, points
+
+
+def test_threads_capture_side_by_side(graphs: pathlib.Path, program: Callable[[str], pathlib.Path]) -> None:
+    (last,) = check(graphs, 20, [program("mlp-bf16")], MLP, mode="threads")
+    assert last["refusals"] == 0, last
+    # Four threads, each call twice without a graph and four times with one.
+    assert last["replays"] == 4 * 20 * len(MLP) * 4, last
+    assert last["live"] == last["held"] == 0, last
 
 
 def test_compute_sanitizer_is_clean(graphs: pathlib.Path, program: Callable[[str], pathlib.Path]) -> None:

@@ -2,19 +2,26 @@
 //
 // Usage: graphs check STEPS MODEL.pte... -- CALL...
 //        graphs time STEPS MODEL.pte -- CALL...
+//        graphs threads STEPS MODEL.pte -- CALL...
 // A CALL is METHOD and one DTYPE:SIZES:BOUND for each input, with | between them, for example
 //   "decode|int64:1x1:256|int64:1:64". Integers count up from a random number so that all are below BOUND.
 //
 // check: at random one of the programs, one of the calls, and one of three states (two sessions, and that of
 // no session), each on two copies of the program. Prints a line of JSON ten times: steps done, resident
 // bytes, free bytes of the GPU, bytes in use, bytes that graphs hold, graphs alive, captured, launched,
-// failed. time: the median time of each call in us, with graphs and without, as one line of JSON.
+// failed.
+//
+// threads: four threads load a program without state, call it and unload it, STEPS times each, while one
+// gives cached memory back; their outputs are those of plain calls. Ends with such a line too.
+//
+// time: the median time of each call in us, with graphs and without, as one line of JSON.
 #include <dlfcn.h>
 #include <etcuda/session.h>
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -27,6 +34,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "api.h"
@@ -206,6 +214,53 @@ void check(long steps, const std::vector<std::string>& paths, const std::vector<
   }
 }
 
+void run_threads(long steps, const std::string& path, const std::vector<Call>& calls) {
+  Random random(7);
+  std::vector<Arguments> arguments;
+  std::vector<std::vector<std::vector<uint8_t>>> expected;
+  {
+    etcuda_set_cuda_graphs(0);
+    Module module(path);
+    for (const Call& call : calls) {
+      arguments.emplace_back(call, random_inputs(call, random));
+      expected.push_back(outputs_of(module, call, arguments.back()));
+    }
+    etcuda_set_cuda_graphs(1);
+  }
+  std::atomic<bool> is_done{false};
+  std::vector<std::string> failures(5);
+  const auto work = [&](size_t index) {
+    try {
+      for (long step = 0; step < steps; ++step) {
+        Module module(path);
+        for (int round = 0; round < 6; ++round) {
+          for (size_t i = 0; i < calls.size(); ++i) {
+            if (outputs_of(module, calls[i], arguments[i]) != expected[i])
+              throw std::runtime_error("call " + std::to_string(i) + " differs from a plain call");
+          }
+        }
+      }
+    } catch (const std::exception& error) {
+      failures[index] = error.what();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 4; ++i) threads.emplace_back(work, i);
+  std::thread emptier([&] {
+    while (!is_done) {
+      if (etcuda_empty_cache() != 0) failures[4] = "empty_cache failed; the log above says why";
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  is_done = true;
+  emptier.join();
+  for (const std::string& failure : failures) {
+    if (!failure.empty()) throw std::runtime_error(failure);
+  }
+  print_checkpoint(steps);
+}
+
 double median_us(Module& module, const Call& call, const Arguments& arguments, long steps) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> times;
@@ -243,12 +298,14 @@ int main(int argc, char** argv) {
     int i = 3;
     for (; i < argc && std::string(argv[i]) != "--"; ++i) paths.push_back(argv[i]);
     for (++i; i < argc; ++i) calls.push_back(parse_call(argv[i]));
-    if (paths.empty() || calls.empty() || (mode != "check" && mode != "time")) {
-      std::cerr << "usage: graphs check|time STEPS MODEL.pte... -- CALL...\n";
+    if (paths.empty() || calls.empty() || (mode != "check" && mode != "time" && mode != "threads")) {
+      std::cerr << "usage: graphs check|threads|time STEPS MODEL.pte... -- CALL...\n";
       return 2;
     }
     if (mode == "check") {
       check(std::stol(argv[2]), paths, calls);
+    } else if (mode == "threads") {
+      run_threads(std::stol(argv[2]), paths[0], calls);
     } else {
       time(std::stol(argv[2]), paths[0], calls);
     }
