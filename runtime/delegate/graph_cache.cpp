@@ -9,9 +9,11 @@ namespace {
 
 // Calls without a graph before one is recorded: the first loads kernels and chooses algorithms.
 constexpr uint32_t kWarmCalls = 2;
-constexpr size_t kMaxGraphs = 16;
+constexpr size_t kMaxGraphs = 32;
+// Calls without it after which a graph may go for another one.
+constexpr uint64_t kIdleCalls = 4 * kMaxGraphs;
 // Keys that are remembered, with a graph or without.
-constexpr size_t kMaxEntries = 64;
+constexpr size_t kMaxEntries = 4 * kMaxGraphs;
 // A method that cannot be recorded for so many keys is not tried with others.
 constexpr uint32_t kMaxRefusals = 8;
 // What pools may hold beyond twice what is needed.
@@ -35,11 +37,13 @@ GraphCache::~GraphCache() {
 }
 
 GraphCache::Entry& GraphCache::find(const GraphKey& key) {
+  ++num_calls_;
   const auto found =
       std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) { return entry->key == key; });
   if (found != entries_.end()) {
     num_misses_ = 0;
     std::rotate(entries_.begin(), found, found + 1);
+    entries_.front()->last_call = num_calls_;
     return *entries_.front();
   }
   ++num_misses_;
@@ -49,6 +53,7 @@ GraphCache::Entry& GraphCache::find(const GraphKey& key) {
   }
   auto entry = std::make_unique<Entry>();
   entry->key = key;
+  entry->last_call = num_calls_;
   entries_.insert(entries_.begin(), std::move(entry));
   return *entries_.front();
 }
@@ -58,17 +63,20 @@ bool GraphCache::is_due(const Entry& entry) const {
          num_refusals_ < kMaxRefusals;
 }
 
-void GraphCache::make_room(const Entry& entry) {
+bool GraphCache::make_room(const Entry& entry) {
   const auto is_orphan = [&](const auto& each) {
     return each.get() != &entry && each->has_session && each->session.expired();
   };
   entries_.erase(std::remove_if(entries_.begin(), entries_.end(), is_orphan), entries_.end());
-  while (num_graphs() >= kMaxGraphs) {
+  bool has_room = num_graphs() < kMaxGraphs;
+  if (!has_room) {
     const auto oldest = std::find_if(entries_.rbegin(), entries_.rend(),
                                      [](const auto& each) { return each->graph != nullptr; });
-    entries_.erase(std::next(oldest).base());
+    has_room = num_calls_ - (*oldest)->last_call >= kIdleCalls;
+    if (has_room) entries_.erase(std::next(oldest).base());
   }
   drop_unused_pools();
+  return has_room;
 }
 
 void GraphCache::settle(Entry& entry) {

@@ -48,6 +48,7 @@ class GraphCache final : public MemoryHolder {
     std::unique_ptr<CapturedCall> graph;  // null: not recorded
     uint32_t num_calls = 0;               // without a graph
     bool is_refused = false;
+    uint64_t last_call = 0;  // counted
     std::weak_ptr<SessionState> session;
     bool has_session = false;
   };
@@ -60,9 +61,10 @@ class GraphCache final : public MemoryHolder {
   Entry& find(const GraphKey& key);
   // Whether a call with this entry is to be recorded now.
   bool is_due(const Entry& entry) const;
-  // Before one more graph is recorded: the least recently used goes if there are many, and those whose
-  // session is gone. `entry` stays.
-  void make_room(const Entry& entry);
+  // Before one more graph is recorded: those whose session is gone go, and the least recently used if there
+  // are many. False if all of those are in use, as with more sessions in turn than there may be graphs.
+  // `entry` stays.
+  bool make_room(const Entry& entry);
   // After a graph is recorded. Where the pools hold much more than the largest graph needs, which this one
   // is, the other graphs go: recorded again, they make do with its memory.
   void settle(Entry& entry);
@@ -90,6 +92,7 @@ class GraphCache final : public MemoryHolder {
   std::shared_ptr<GraphPool> pool_;
   std::shared_ptr<GraphPool> staging_;
   std::vector<std::unique_ptr<Entry>> entries_;  // the one used last is first
+  uint64_t num_calls_ = 0;
   uint32_t num_misses_ = 0;
   uint32_t num_refusals_ = 0;
 };

@@ -19,6 +19,9 @@ size_t round_up(size_t nbytes) {
   return (nbytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
 }
 
+// Where it is in a key.
+constexpr size_t kSessionVersion = 1;
+
 enum Place : int64_t { kOnHost, kOnDevice, kNumber };
 
 StoragePtr host_copy(const Tensor& result, size_t nbytes) {
@@ -58,7 +61,7 @@ GraphCache::Entry* Delegate::graph_entry(const std::shared_ptr<SessionState>& se
   }
   GraphCache::Entry& entry = graphs_->find(key_);
   if (graphs_->num_misses() >= kManyMisses) {
-    explain("the sizes, numbers or addresses of its arguments differ from call to call");
+    explain("the session, or the sizes, numbers or addresses of its arguments, differ from call to call.");
   }
   return &entry;
 }
@@ -67,10 +70,11 @@ GraphCache::Entry* Delegate::graph_entry(const std::shared_ptr<SessionState>& se
 // it.
 void Delegate::capture_if_due(GraphCache::Entry& entry, const std::shared_ptr<SessionState>& session) {
   ++entry.num_calls;
-  if (!graphs_->is_due(entry)) return;
+  // The call may have made the session's buffers.
+  if (session != nullptr) entry.key[kSessionVersion] = static_cast<int64_t>(session->version());
+  if (!graphs_->is_due(entry) || !graphs_->make_room(entry)) return;
   entry.session = session;
   entry.has_session = session != nullptr;
-  graphs_->make_room(entry);
   std::string reason;
   for (const bool is_second : {false, true}) {
     try {

@@ -104,6 +104,20 @@ TEST(cuda_graphs_of_sessions_are_their_own) {
   CHECK_VALUES(run_in(a, delegate, {1, 0}), {15, 40});
 }
 
+TEST(cuda_graphs_of_more_sessions_than_there_may_be_graphs) {
+  const BlobRecipe recipe = graph_recipe();
+  const MemoryDataMap data(recipe);
+  Loaded delegate(recipe.build(), &data);
+  std::vector<Session> sessions(40);
+  const EtcudaGraphStats before = stats();
+  for (int i = 1; i <= 10; ++i) {
+    for (const Session& session : sessions) CHECK_VALUES(run_in(session, delegate, {1}), {10.0f + i});
+  }
+  // The last eight run without, instead of taking the others' place in turn.
+  CHECK_EQ(stats().captures - before.captures, uint64_t{32});
+  CHECK_EQ(stats().replays - before.replays, uint64_t{32 * 8});
+}
+
 TEST(cuda_graphs_of_a_session_that_is_gone_go) {
   const BlobRecipe recipe = graph_recipe();
   const MemoryDataMap data(recipe);
