@@ -65,7 +65,10 @@ bool GraphCache::is_due(const Entry& entry) const {
 
 bool GraphCache::make_room(const Entry& entry) {
   const auto is_orphan = [&](const auto& each) {
-    return each.get() != &entry && each->has_session && each->session.expired();
+    if (each.get() == &entry || !each->has_session) return false;
+    const bool has_other_buffers = each->key[kSession] == entry.key[kSession] &&
+                                   each->key[kSessionVersion] != entry.key[kSessionVersion];
+    return has_other_buffers || each->session.expired();
   };
   entries_.erase(std::remove_if(entries_.begin(), entries_.end(), is_orphan), entries_.end());
   bool has_room = num_graphs() < kMaxGraphs;

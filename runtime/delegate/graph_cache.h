@@ -17,6 +17,9 @@ namespace etcuda {
 // All that a recorded call depends on but the bytes of its tensors: the session, sizes, numbers, and
 // addresses of tensors on the GPU.
 using GraphKey = std::vector<int64_t>;
+// Its first entries: a session's id and version, or zeros.
+constexpr size_t kSession = 0;
+constexpr size_t kSessionVersion = 1;
 
 // A recorded call: copies from the staging buffer to the GPU, the method, copies to where its outputs go.
 struct CapturedCall {

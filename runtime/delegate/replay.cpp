@@ -19,9 +19,6 @@ size_t round_up(size_t nbytes) {
   return (nbytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
 }
 
-// Where it is in a key.
-constexpr size_t kSessionVersion = 1;
-
 enum Place : int64_t { kOnHost, kOnDevice, kNumber };
 
 StoragePtr host_copy(const Tensor& result, size_t nbytes) {

@@ -101,6 +101,7 @@ TEST(cuda_graphs_of_sessions_are_their_own) {
   CHECK(saved.ok() && a.restore(saved->data(), saved->size()) == Error::Ok);
   for (int i = 0; i < 3; ++i) run_in(a, delegate, {1, 0});
   CHECK_EQ(stats().captures - before.captures, uint64_t{4});
+  CHECK_EQ(counts().graphs, size_t{3});
   CHECK_VALUES(run_in(a, delegate, {1, 0}), {15, 40});
 }
 
