@@ -184,6 +184,24 @@ TEST(cuda_graphs_can_be_turned_off) {
   CHECK_VALUES(delegate.run({1, 1}), {19, 58});
 }
 
+TEST(cuda_graphs_are_an_option_of_the_backend) {
+  const auto set = [](bool enabled) {
+    executorch::runtime::BackendOptionContext context;
+    executorch::runtime::BackendOptions<1> options;
+    CHECK(options.set_option("cuda_graphs", enabled) == Error::Ok);
+    CHECK(backend().set_option(context, options.view()) == Error::Ok);
+  };
+  const BlobRecipe recipe = graph_recipe();
+  const MemoryDataMap data(recipe);
+  Loaded delegate(recipe.build(), &data);
+  set(false);
+  for (int i = 0; i < 4; ++i) delegate.run({1});
+  CHECK_EQ(counts().graphs, size_t{0});
+  set(true);
+  for (int i = 0; i < 4; ++i) delegate.run({1});
+  CHECK_EQ(counts().graphs, size_t{1});
+}
+
 TEST(cuda_tensors_on_the_gpu_are_used_in_place) {
   const BlobRecipe recipe = graph_recipe();
   const MemoryDataMap data(recipe);
