@@ -21,6 +21,7 @@ from etcuda.backend.inductor import (
     local_buffers,
     part_edges,
     random,
+    straight,
     templates,
     traces,
 )
@@ -73,6 +74,7 @@ def generate(
     captured: list[GeneratedCode] = []
     is_host = isinstance(target, str)
     kernels = launchers.KernelStore(target, progress)
+    straight.straighten(module)
 
     def capture(
         lowering: GraphLowering,
