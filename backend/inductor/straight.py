@@ -7,7 +7,7 @@ their results to the same memory. See ``etcuda/kernels/common/conditional.py``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 import etcuda.kernels.common.part_edge  # noqa: F401  defines the operator
 from etcuda.kernels.common.conditional import in_range, launched_if
-from etcuda.passes.recognize.ways import COND, RESHAPES, Way, recognize_ways
+from etcuda.passes.recognize.ways import COND, Way, recognize_ways, without_reshapes
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,9 @@ class StraightCode(torch.nn.Module):
 
     def forward(self, size: int | torch.SymInt, *operands: Tensor) -> tuple[Tensor, ...]:
         """Products [..., N] of activations [..., K], ``size`` tokens in all."""
+        before = _Before(operands)
         first = self._ways[0]
-        read = {first.operands[node] for node in first.activations}
-        # In memory before the first way reads it: no way computes it again for itself.
-        operands = tuple(_in_memory(each) if number in read else each for number, each in enumerate(operands))
-        x = operands[min(read)]
+        x = before.activations(first, min(first.activations, key=lambda node: node.name))
         like = [product.meta["val"] for product in first.products]
         results = [x.new_empty((size, each.shape[-1]), dtype=each.dtype) for each in like]
         shaped = tuple(result.view(*x.shape[:-1], result.shape[1]) for result in results)
@@ -78,18 +76,52 @@ class StraightCode(torch.nn.Module):
             return shaped
         least = 0
         for way in self._ways:
-            active = in_range(size, least, way.most)
             rows = size if way.most is None else torch.sym_min(size, way.most)
-            _run(way, active, rows, {node: operands[number] for node, number in way.operands.items()}, results)
+            _launch(way, in_range(size, least, way.most), rows, before, results)
             least = 0 if way.most is None else way.most + 1
         return shaped
 
 
-def _run(
+class _Before:
+    """What ways compute before their kernels read it: once for all of them, on all rows, whichever is taken."""
+
+    def __init__(self, operands: Sequence[Tensor]) -> None:
+        self._operands = operands
+        self._values: dict[Hashable, Any] = {}
+
+    def activations(self, way: Way, node: Node) -> Tensor:
+        """Activations [..., K], in memory, so that no way computes them again for itself."""
+        key = ("activations", _key(way, node))
+        if key not in self._values:
+            self._values[key] = torch.ops.etcuda.part_edge(self.value(way, node), False)
+        made: Tensor = self._values[key]
+        return made
+
+    def value(self, way: Way, node: Node) -> Any:
+        """What a node that reads no kernel's result computes."""
+        if node in way.operands:
+            return self._operands[way.operands[node]]
+        key = _key(way, node)
+        if key not in self._values:
+            target: Any = node.target
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda read: self.value(way, read))
+            self._values[key] = target(*args, **kwargs)
+        return self._values[key]
+
+
+def _key(way: Way, node: Node) -> Hashable:
+    """Equal for nodes of several ways that compute the same."""
+    if node in way.operands:
+        return way.operands[node]
+    keys = {read.name: _key(way, read) for read in node.all_input_nodes}
+    return node.target, str(torch.fx.map_arg((node.args, node.kwargs), lambda read: keys[read.name]))
+
+
+def _launch(
     way: Way,
     active: int | torch.SymInt,
     rows: int | torch.SymInt,
-    operands: Mapping[Node, Tensor],
+    before: _Before,
     results: Sequence[Tensor],
 ) -> None:
     """Launches the kernels of a way on grids that are empty unless ``active`` is 1.
@@ -97,9 +129,7 @@ def _run(
     Activations have ``rows`` rows there, as many as the way is for: so its memory stays small where it is not taken.
     """
     memory = dict(zip(way.products, results, strict=True))
-    values: dict[Node, Any] = {
-        node: _flat(value, rows) if node in way.activations else value for node, value in operands.items()
-    }
+    values: dict[Node, Any] = {}
 
     def value_of(node: Node) -> Any:
         if node not in values:
@@ -107,10 +137,12 @@ def _run(
         return values[node]
 
     def compute(node: Node) -> Any:
+        if without_reshapes(node) in way.activations:
+            x = before.activations(way, without_reshapes(node))
+            return x.reshape(-1, x.shape[-1])[:rows]
+        if node not in way.kernels:
+            return before.value(way, node)
         target: Any = node.target
-        if target in RESHAPES:
-            # What the kernels make of rows is the same for all shapes.
-            return value_of(node.all_input_nodes[0])
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), value_of)
         with launched_if(active, memory.get(node)):
             return target(*args, **kwargs)
@@ -118,13 +150,3 @@ def _run(
     for node in way.module.graph.nodes:
         if node in memory:
             value_of(node)
-
-
-def _in_memory(x: Tensor) -> Tensor:
-    made: Tensor = torch.ops.etcuda.part_edge(x, False)
-    return made
-
-
-def _flat(x: Tensor, rows: int | torch.SymInt) -> Tensor:
-    """The first rows of activations [..., K] as [rows, K]."""
-    return x.reshape(-1, x.shape[-1])[:rows]

@@ -49,7 +49,7 @@ def in_range(size: int | torch.SymInt, least: int, most: int | None) -> int | to
     Args:
         size: 0 or more.
         least: 0 or more.
-        most: at least ``least``.
+        most: at least ``least``, and 1.
     """
     active: int | torch.SymInt = 1
     if least > 0:

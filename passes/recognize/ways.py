@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,13 +39,15 @@ class Way:
         most: the greatest number; ``None`` for any.
         module: the branch.
         operands: for each input of the branch, the number of the outermost ``cond``'s operand.
-        activations: inputs of the branch that are activations [..., K]; its other ones are weights.
-        products: the calls whose results, up to their shapes, the branch returns.
+        kernels: calls in the branch that are kernels, and everything that is computed from their results.
+        activations: what kernels read as activations [..., K]; none of it is computed by a kernel of the branch.
+        products: the kernels whose results, up to their shapes, the branch returns.
     """
 
     most: int | None
     module: GraphModule
     operands: Mapping[Node, int]
+    kernels: frozenset[Node]
     activations: frozenset[Node]
     products: tuple[Node, ...]
 
@@ -75,9 +77,6 @@ def recognize_ways(owner: GraphModule, cond: Node) -> Ways | str:
     found = _collect(owner, cond, {node: index for index, node in enumerate(operands)}, expression_of(size[0]))
     if isinstance(found, str):
         return found
-    numbers = [{way.operands[node] for node in way.activations} for way in found]
-    if any(each != numbers[0] for each in numbers):
-        return "its branches read different activations"
     if any([each.meta["val"].dtype for each in way.products] != [each.meta["val"].dtype for each in found[0].products]
            for way in found):  # fmt: skip
         return "its branches return different dtypes"
@@ -118,9 +117,9 @@ def _limit(cond: Node) -> tuple[Node | int, int] | str:
     predicate = cond.args[0]
     if isinstance(predicate, Node) and predicate.target is operator.le:
         size, limit = predicate.args
-        if isinstance(size, Node) and isinstance(limit, int):
+        if isinstance(size, Node) and isinstance(limit, int) and limit > 0:
             return size, limit
-    return "its predicate is no bound of a number"
+    return "its predicate is not that a number is at most another one, above 0"
 
 
 def _only_cond(module: GraphModule) -> Node | None:
@@ -143,22 +142,25 @@ def _read(most: int | None, module: GraphModule, operands: Mapping[Node, int], s
     products = tuple(without_reshapes(each) for each in returned)
     if len(set(products)) != len(products) or not all(_is_product(each) for each in products):
         return "a branch returns something else than products"
+    kernels: set[Node] = set()
     activations: set[Node] = set()
     for node in module.graph.nodes:
-        reason = _refuse(node, products)
+        if is_kernel(node) or (node.op != "output" and not kernels.isdisjoint(node.all_input_nodes)):
+            kernels.add(node)
+        reason = _refuse(node, products, kernels)
         if reason is not None:
             return f"{node.name} ({node.target}) {reason}"
         for read in _activations(node):
             origin = without_reshapes(read)
-            if origin not in operands:
-                return f"{node.name} reads activations that are no input of the branch"
+            if origin in kernels:
+                return f"{node.name} reads activations that a kernel of the branch computes"
             if expression(math.prod(tensor_of(origin).shape[:-1])) != size:
                 return f"{origin.name} does not have as many rows as the choice is by"
             activations.add(origin)
-    for node in activations:
-        if any(node in _weights(user) for user in node.users):
-            return f"{node.name} is a weight too"
-    return Way(most, module, operands, frozenset(activations), products)
+    for node in kernels:
+        if is_kernel(node) and any(without_reshapes(read) in activations for read in _weights(node)):
+            return f"{node.name} reads activations as a weight"
+    return Way(most, module, operands, frozenset(kernels), frozenset(activations), products)
 
 
 def without_reshapes(node: Node) -> Node:
@@ -170,7 +172,7 @@ def without_reshapes(node: Node) -> Node:
     return node
 
 
-def _refuse(node: Node, products: Sequence[Node]) -> str | None:
+def _refuse(node: Node, products: Sequence[Node], kernels: Collection[Node]) -> str | None:
     """Why a node cannot be in straight code, or ``None``."""
     if node.op in ("placeholder", "output"):
         return None
@@ -181,19 +183,18 @@ def _refuse(node: Node, products: Sequence[Node]) -> str | None:
     if node.target in RESHAPES:
         read = node.args[0]
         same = isinstance(read, Node) and tensor_of(read).shape[-1] == tensor_of(node).shape[-1]
-        return None if same else "changes the last size"
+        return None if same or node not in kernels else "changes the last size"
     if _is_product(node):
         behind = [user for user in _users(node) if user.op != "output"]
         if behind:
             return f"is read by {behind[0].name}"
         return None if node in products else "is not returned"
-    if node.target is operator.getitem or node.target in SIZE_OPS:
+    if node.target is operator.getitem or isinstance(node.meta.get("val"), int | torch.SymInt):
         return None
-    if isinstance(node.meta.get("val"), int | torch.SymInt):
-        return None
-    if node.target is aten.slice.Tensor and node.args[1] == 0 and node.all_input_nodes[0].op == "placeholder":
-        return None
-    return "is no kernel of ours"
+    if node in kernels:
+        return "reads what a kernel computes, and is none of ours"
+    is_function = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
+    return None if is_function else "is no operator that only computes"
 
 
 def _users(node: Node) -> Iterator[Node]:
@@ -203,6 +204,11 @@ def _users(node: Node) -> Iterator[Node]:
             yield from _users(user)
         elif user.target not in SIZE_OPS:
             yield user
+
+
+def is_kernel(node: Node) -> bool:
+    """Whether a node is one of the kernels that ways are made of."""
+    return node.op == "call_function" and (node.target in _PREPARE or _is_product(node))
 
 
 def _is_product(node: Node) -> bool:
@@ -223,7 +229,6 @@ def _activations(node: Node) -> list[Node]:
 
 
 def _weights(node: Node) -> list[Node]:
-    """What a call reads as a weight, or as rows of one."""
-    if node.target is aten.slice.Tensor:
-        return node.all_input_nodes
-    return [read for read in node.all_input_nodes if read not in _activations(node)] if _is_product(node) else []
+    """What a kernel reads beside activations."""
+    activations = _activations(node)
+    return [read for read in node.all_input_nodes if read not in activations]
