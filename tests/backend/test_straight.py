@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import pathlib
 import re
 from collections.abc import Callable
@@ -94,28 +93,25 @@ def test_other_branches_stay() -> None:
 
 
 @pytest.mark.slow
-def test_generated_code_has_no_branches_and_the_kernels_of_each_range(tmp_path: pathlib.Path) -> None:
+def test_generated_code_has_no_branches_and_launches_the_kernels_of_the_nested_choice(tmp_path: pathlib.Path) -> None:
     model = quantized(make(MLP, dim=256, hidden=512))
-    x = torch.randn(40, 256).to(torch.bfloat16)
-    wide = dynamic(model, x, min=2, max=300)
-    limits = sorted({
+    program = dynamic(model, torch.randn(40, 256).to(torch.bfloat16), min=2, max=300)
+    limits = {
         node.args[0].args[1]  # type: ignore[union-attr]
-        for module in wide.graph_module.modules() if isinstance(module, GraphModule)
+        for module in program.graph_module.modules() if isinstance(module, GraphModule)
         for node in module.graph.nodes if node.target is COND
-    })  # fmt: skip
-    ranges = list(itertools.pairwise([1, *limits, 200]))
-    narrow = [
-        dynamic(model, torch.randn((low + 1 + high) // 2, 256).to(torch.bfloat16), min=low + 1, max=high)
-        for low, high in ranges
-    ]
-    assert not any(node.target is COND for program in narrow for node in program.graph.nodes)
-    straight_code, *expected = generate([wide, *narrow], tmp_path)
-    assert "subgraph" not in straight_code.body
-    assert "assign_tensors_out" not in straight_code.body
-    assert not re.search(r"^\s+(\} )?else\b", straight_code.body, re.MULTILINE)
-    for (low, high), one in zip(ranges, expected, strict=True):
-        for rows in {low + 1, (low + 1 + high) // 2, high}:
-            sizes = {name: rows for name in re.findall(r"\bs\d+\b", straight_code.body + one.body)}
-            launches = straight_code.launches(**sizes)
-            assert launches == one.launches(**sizes), (low, high, rows)
-            assert len(launches) >= 5
+    }  # fmt: skip
+    assert len(limits) > 1
+    code, nested = generate(program, tmp_path)
+    assert (code.depth, nested.depth) == (0, len(limits))
+    assert "subgraph" not in code.body
+    assert "assign_tensors_out" not in code.body
+    assert code.body.count("\n") < nested.body.count("\n") / 2
+    seen = set()
+    for rows in sorted({2, 300, *limits, *(limit + 1 for limit in limits)}):
+        sizes = dict.fromkeys(re.findall(r"\bs\d+\b", code.body + nested.body), rows)
+        launches = code.launches(sizes)
+        assert len(launches) >= 5
+        assert launches == nested.launches(sizes), rows
+        seen.add(tuple(digest for digest, _ in launches))
+    assert len(seen) == len(limits) + 1

@@ -9,7 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from torch.export import ExportedProgram
 
@@ -26,16 +26,18 @@ from etcuda.backend.inductor import capture, device, kernel_cache
 from etcuda.backend.worker.job import read_request
 from etcuda.backend.worker.move import move_to_device
 
-for index, folder in enumerate(map(pathlib.Path, sys.argv[1:])):
-    request = read_request(folder)
-    if not index:
-        device.install(request.target)
-        kernel_cache.install()
+folder = pathlib.Path(sys.argv[1])
+request = read_request(folder)
+device.install(request.target)
+kernel_cache.install()
+for name in ("straight", "nested"):
+    if name == "nested":
+        capture.straight.straighten = lambda module: 0
     moved = move_to_device(request.program, torch.device("cuda", 0), request.tied)
     code = capture.generate(moved.module, moved.inputs, request.target, False, lambda *_: None)
-    (folder / "wrapper.cpp").write_text(code.wrapper)
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in code.cubins.items()}
-    (folder / "cubins.json").write_text(json.dumps(digests))
+    digests = {kernel: hashlib.sha256(data).hexdigest() for kernel, data in code.cubins.items()}
+    (folder / name).write_text(json.dumps([code.wrapper, digests]))
+    request = read_request(folder)
 """
 
 
@@ -51,24 +53,48 @@ class Wrapper:
         """The function that a call of the program runs."""
         return self.text.split("::run_impl(")[-1]
 
-    def launches(self, **sizes: int) -> list[tuple[str, tuple[int, ...]]]:
+    @property
+    def depth(self) -> int:
+        """How many branches by sizes there are at most in one another."""
+        return max(depth for _, depth, _ in self._lines({}, everything=True))
+
+    def launches(self, sizes: Mapping[str, int]) -> list[tuple[str, tuple[int, ...]]]:
         """Digests of the kernels and their grids, in order, those that are not empty, for values of its symbols."""
         found = []
-        for name, arguments in re.findall(r"^ *call_(\w+)\((.*)\);$", self.body, re.MULTILINE):
-            parts = _split(arguments)
+        for line, _, taken in self._lines(sizes):
+            call = re.match(r"call_(\w+)\((.*)\);$", line)
+            if call is None or not taken:
+                continue
+            parts = _split(call[2])
             place = parts.index("this->device_idx_")
-            grid = tuple(_evaluate(part, sizes) for part in parts[place - 3 : place])
+            # What Inductor generates itself has a grid that the function computes from the sizes in front.
+            grid = tuple(_evaluate(part, sizes) for part in parts[place - 3 : place]) if "_pdl_" in call[1] else (1,)
             if all(grid):
-                found.append((self.cubins[name], grid))
+                found.append((self.cubins[call[1]], grid))
         return found
 
+    def _lines(self, sizes: Mapping[str, int], everything: bool = False) -> Iterator[tuple[str, int, bool]]:
+        """Each line, how many branches it lies in, and whether it runs."""
+        branches: list[bool | None] = []
+        for line in map(str.strip, self.body.partition(") {\n")[2].splitlines()):
+            before = True
+            if line.startswith("}") and branches:
+                before = bool(branches.pop())
+            if line.endswith("{"):
+                predicate = re.search(r"if \((.*)\) \{$", line)
+                if line == "} else {":
+                    branches.append(not before)
+                elif predicate is None or not re.search(r"\bs\d+\b", predicate[1]):
+                    branches.append(None)
+                else:
+                    assert not line.startswith("}"), line
+                    branches.append(everything or bool(_evaluate(predicate[1], sizes)))
+            yield line, sum(each is not None for each in branches), all(each in (None, True) for each in branches)
 
-def generate(programs: Sequence[ExportedProgram], folder: pathlib.Path) -> list[Wrapper]:
-    """Code for sm_90 of programs after the passes."""
-    folders = [folder / str(index) for index in range(len(programs))]
-    for each, program in zip(folders, programs, strict=True):
-        each.mkdir()
-        write_request(each, JobRequest(program, TARGETS["sm_90"], CompileOptions(), {}))
+
+def generate(program: ExportedProgram, folder: pathlib.Path) -> tuple[Wrapper, Wrapper]:
+    """Code for sm_90 of a program after the passes: as it is generated, and with its choices nested."""
+    write_request(folder, JobRequest(program, TARGETS["sm_90"], CompileOptions(), {}))
     root = pathlib.Path(__file__).resolve().parent.parent.parent
     environment = {
         **os.environ,
@@ -77,12 +103,11 @@ def generate(programs: Sequence[ExportedProgram], folder: pathlib.Path) -> list[
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, *map(str, folders)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _SCRIPT, str(folder)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return [
-        Wrapper((each / "wrapper.cpp").read_text(), json.loads((each / "cubins.json").read_text())) for each in folders
-    ]
+    straight, nested = (Wrapper(*json.loads((folder / name).read_text())) for name in ("straight", "nested"))
+    return straight, nested
 
 
 def _split(arguments: str) -> list[str]:
@@ -103,4 +128,4 @@ def _evaluate(text: str, sizes: Mapping[str, int]) -> int:
     names = {"min": min, "max": max, "floordiv": lambda a, b: a // b, **sizes}
     result = eval(python, {"__builtins__": {}}, names)
     assert isinstance(result, int), text
-    return result
+    return int(result)
