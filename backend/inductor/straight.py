@@ -113,8 +113,7 @@ def _key(way: Way, node: Node) -> Hashable:
     """Equal for nodes of several ways that compute the same."""
     if node in way.operands:
         return way.operands[node]
-    keys = {read.name: _key(way, read) for read in node.all_input_nodes}
-    return node.target, str(torch.fx.map_arg((node.args, node.kwargs), lambda read: keys[read.name]))
+    return node.target, str(torch.fx.map_arg((node.args, node.kwargs), lambda read: str(_key(way, read))))
 
 
 def _launch(

@@ -1,8 +1,8 @@
 """Launches that a call of a program makes or not: a kernel for other numbers of tokens gets an empty grid.
 
-A program whose number of tokens is dynamic has a way to compute a product for each range of tokens. Its code is straight:
-all ways write to the same memory, and all but one of them launch nothing. A grid without CTAs costs the host a
-comparison, where a branch would cost a graph of its own in the compiler.
+A program whose number of tokens is dynamic has a way to compute a product for each range of tokens. Its code is
+straight: all ways write to the same memory, and all but one of them launch nothing. A grid without CTAs costs the host
+a comparison, where a branch would cost a graph of its own in the compiler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Ways to compute products, one for each range of numbers of tokens: a nest of ``cond``, read as a list. In doubt, a reason.
+"""Ways to compute products, one for each range of numbers of tokens: a nest of ``cond``, read as a list.
+
+In doubt it is none, and the reason is said in words. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -136,11 +138,10 @@ def _only_cond(module: GraphModule) -> Node | None:
 
 
 def _read(most: int | None, module: GraphModule, operands: Mapping[Node, int], size: Any) -> Way | str:
-    (returned,) = module.graph.output_node().args
-    if not isinstance(returned, tuple | list) or not all(isinstance(each, Node) for each in returned):
-        return "a branch returns something else than tensors"
-    products = tuple(without_reshapes(each) for each in returned)
-    if len(set(products)) != len(products) or not all(_is_product(each) for each in products):
+    returned: Any = module.graph.output_node().args[0]
+    results = [each for each in returned if isinstance(each, Node)]
+    products = tuple(without_reshapes(each) for each in results)
+    if len(set(products)) != len(returned) or not all(_is_product(each) for each in products):
         return "a branch returns something else than products"
     kernels: set[Node] = set()
     activations: set[Node] = set()
@@ -213,7 +214,11 @@ def is_kernel(node: Node) -> bool:
 
 def _is_product(node: Node) -> bool:
     record = by_op(node.target)
-    return record is not None and node.target in (record.matvec_op, record.matvec_quantized_op, record.matmul_reordered_op)
+    return record is not None and node.target in (
+        record.matvec_op,
+        record.matvec_quantized_op,
+        record.matmul_reordered_op,
+    )
 
 
 def _activations(node: Node) -> list[Node]:

@@ -1,4 +1,4 @@
-"""A dynamic number of tokens is decided by grids that are empty: straight code, with the kernels of the nested choice."""
+"""A dynamic number of tokens is decided by empty grids: straight code, with the kernels of the nested choice."""
 
 from __future__ import annotations
 

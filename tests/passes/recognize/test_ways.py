@@ -1,4 +1,4 @@
-"""Nests of ``cond`` by the number of tokens are read as a list of ways, and only where straight code can do the same."""
+"""Nests of ``cond`` by the number of tokens are read as lists, and only where straight code can do the same."""
 
 from __future__ import annotations
 
@@ -102,7 +102,10 @@ def test_other_predicates_are_refused() -> None:
     first, second = outermost(program)
     predicate: Any = first.args[0]
     predicate.target = operator.lt
-    assert recognize_ways(program.graph_module, first) == "its predicate is not that a number is at most another one, above 0"
+    assert (
+        recognize_ways(program.graph_module, first)
+        == "its predicate is not that a number is at most another one, above 0"
+    )
     # Within, the choice is by another number.
     branch = getattr(program.graph_module, str(second.args[2].target))  # type: ignore[union-attr]
     (inner,) = [node for node in branch.graph.nodes if node.target is COND]
