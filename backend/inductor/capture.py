@@ -22,6 +22,7 @@ from etcuda.backend.inductor import (
     loops,
     part_edges,
     random,
+    straight,
     templates,
     traces,
 )
@@ -74,6 +75,7 @@ def generate(
     captured: list[GeneratedCode] = []
     is_host = isinstance(target, str)
     kernels = launchers.KernelStore(target, progress)
+    straight.straighten(module)
 
     def capture(
         lowering: GraphLowering,
