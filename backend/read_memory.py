@@ -81,9 +81,7 @@ def _mappings(address: int, nbytes: int) -> list[_Mapping]:
                 break
             if stop > address and inode != "0" and path and path[0].startswith("/"):
                 major, minor = (int(each, 16) for each in device.split(":"))
-                found.append(
-                    _Mapping(start, stop, int(offset, 16), os.makedev(major, minor), int(inode), path[0])
-                )
+                found.append(_Mapping(start, stop, int(offset, 16), os.makedev(major, minor), int(inode), path[0]))
     return found
 
 

@@ -28,6 +28,7 @@ class WeightBytes:
         self._source = source
         self.nbytes = nbytes
         self._sha256: bytes | None = None
+        self._is_zero: bool | None = None
         self._head = b""
 
     def chunks(self, size: int = CHUNK) -> Iterator[memoryview]:
@@ -66,8 +67,10 @@ class WeightBytes:
         return self._sha256
 
     def is_zero(self) -> bool:
-        """Whether all bytes are zero."""
-        return all(_is_zero(chunk) for chunk in self.chunks())
+        """Whether all bytes were zero when this was first asked for."""
+        if self._is_zero is None:
+            self._is_zero = all(bytes(chunk) == bytes(len(chunk)) for chunk in self.chunks())
+        return self._is_zero
 
 
 class StoredWeight(FileBackedData):  # type: ignore[misc]
@@ -141,8 +144,3 @@ def _chunks(storage: torch.UntypedStorage, start: int, nbytes: int, size: int) -
     flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
     for first in range(start, start + nbytes, size):
         yield memoryview(flat[first : min(first + size, start + nbytes)].cpu().numpy().tobytes())
-
-
-def _is_zero(chunk: memoryview) -> bool:
-    # Compares without a copy of its own.
-    return not torch.frombuffer(chunk, dtype=torch.uint8).any().item() if len(chunk) else True
