@@ -124,11 +124,18 @@ TEST(cuda_a_weight_that_is_missing_or_of_another_size_leaves_nothing) {
 }
 
 TEST(cuda_a_gpu_that_is_full_says_so) {
+  struct Limit {
+    explicit Limit(uint64_t nbytes) { etcuda::cuda_allocator(0).set_limit(nbytes); }
+    ~Limit() { etcuda::cuda_allocator(0).set_limit(0); }
+  };
   Weights weights;
-  // The fake has one GiB.
-  for (size_t i = 0; i < 9; ++i) weights.add(some_bytes(size_t{128} << 20, i));
-  CHECK_FAILS(MemoryAllocationFailed, "", weights.load());
-  CHECK_EQ(allocated(), uint64_t{0});
+  for (size_t i = 0; i < 20; ++i) weights.add(some_bytes(size_t{4} << 20, i));
+  {
+    const Limit limit(uint64_t{40} << 20);
+    CHECK_FAILS(MemoryAllocationFailed, "out of memory on cuda:0", weights.load());
+    CHECK_EQ(allocated(), uint64_t{0});
+  }
+  CHECK_EQ(weights.load().size(), size_t{20});
 }
 
 TEST(cuda_fetched_bytes_do_not_pile_up) {
