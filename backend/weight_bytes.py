@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from executorch.exir._serialize._cord import FileBackedData
 
-from etcuda.backend.read_memory import CHUNK, read_memory
 from etcuda.errors import SaveError
 from etcuda.passes.graph.recipes import Recipe
+from etcuda.read_memory import CHUNK, read_memory
 
 _HEAD = 64
 

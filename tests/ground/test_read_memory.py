@@ -10,9 +10,9 @@ import pathlib
 import pytest
 import torch
 
-from etcuda.backend import read_memory as module
-from etcuda.backend.read_memory import read_memory
+from etcuda import read_memory as module
 from etcuda.errors import SaveError
+from etcuda.read_memory import read_memory
 
 PAGE = mmap.PAGESIZE
 SIZE = 8 * PAGE + 100
