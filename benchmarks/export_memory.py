@@ -23,6 +23,7 @@ from benchmarks.process_memory import PeakMemory
 # Sizes of models: hidden, intermediate, keys and values, layers.
 SHAPES = {
     "tiny": (256, 512, 64, 4),
+    "wide": (2048, 32768, 512, 4),
     "2b": (2048, 8192, 512, 16),
     "8b": (4096, 14336, 1024, 32),
     "31b": (5376, 21504, 4096, 60),

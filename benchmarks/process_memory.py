@@ -40,10 +40,11 @@ class PeakMemory:
     Args:
         interval_s: between two looks.
         proportional: whether to look at ``Usage.proportional`` too, which takes some milliseconds a process.
+        descendants: whether to look at what this process started, too.
     """
 
-    def __init__(self, interval_s: float = 0.02, proportional: bool = False) -> None:
-        self._interval_s, self._proportional = interval_s, proportional
+    def __init__(self, interval_s: float = 0.02, proportional: bool = False, descendants: bool = True) -> None:
+        self._interval_s, self._proportional, self._descendants = interval_s, proportional, descendants
         self._peak = Usage()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -58,18 +59,18 @@ class PeakMemory:
 
     def take(self) -> Usage:
         """The peak since the last call."""
-        peak, self._peak = self._peak.greatest(usage(self._proportional)), Usage()
+        peak, self._peak = self._peak.greatest(usage(self._proportional, self._descendants)), Usage()
         return peak
 
     def _watch(self) -> None:
         while not self._ended.wait(self._interval_s):
-            self._peak = self._peak.greatest(usage(self._proportional))
+            self._peak = self._peak.greatest(usage(self._proportional, self._descendants))
 
 
-def usage(proportional: bool = False) -> Usage:
-    """Of this process and its descendants now."""
+def usage(proportional: bool = False, descendants: bool = True) -> Usage:
+    """Of this process, and its descendants, now."""
     anonymous = total = shared = 0
-    for process in _tree(os.getpid()):
+    for process in _tree(os.getpid()) if descendants else [os.getpid()]:
         # Any of them may end meanwhile.
         with contextlib.suppress(OSError):
             sizes = _sizes(f"/proc/{process}/status")
