@@ -168,7 +168,7 @@ def _prepare(
     edge_program: ExportedProgram,
     compile_specs: list[CompileSpec],
     state: dict[str, str],
-    known: dict[int, WeightBytes],
+    known: dict[int, WeightBytes] | None = None,
 ) -> _Prepared:
     config = _config(compile_specs)
     program = copy_graph(edge_program)
