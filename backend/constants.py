@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch.export.exported_program import ExportedProgram
 
+from etcuda.backend.weight_bytes import WeightBytes
 from etcuda.errors import UnsupportedGraphError
-
-_HASH_CHUNK = 64 << 20
+from etcuda.passes.graph.recipes import recipe_of
 
 
 @dataclasses.dataclass
@@ -20,22 +18,21 @@ class StorageEntry:
     """Bytes that one or more constants view.
 
     Attributes:
-        storage: the bytes, wherever they are now (often a memory-mapped file); read only when written out.
-        nbytes: size in bytes.
+        content: the bytes, wherever they are now (often a memory-mapped file); read when hashed and when written out.
         is_mutable: a method of the program writes to it.
         state_name: names the state that methods of one program share; set exactly when ``is_mutable``.
         sha256: digest of the bytes; ``None`` when they are all zeros and nothing is stored.
     """
 
-    storage: torch.UntypedStorage
-    nbytes: int
+    content: WeightBytes
     is_mutable: bool
     state_name: str | None
     sha256: bytes | None
 
-    def data(self) -> bytes:
-        """The bytes, copied."""
-        return bytes(_view(self.storage, 0, self.nbytes)) if self.nbytes else b""
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.content.nbytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +62,9 @@ class ConstantTable:
     constants: dict[str, ConstantEntry]
 
 
-def collect_constants(program: ExportedProgram, state: Mapping[str, str] | None = None) -> ConstantTable:
+def collect_constants(
+    program: ExportedProgram, state: Mapping[str, str] | None = None, known: dict[int, WeightBytes] | None = None
+) -> ConstantTable:
     """Finds parameters, buffers and lifted constants through the graph signature.
 
     Tensors that share bytes keep doing so. State whose initial content is all zeros (a KV cache, a recurrent state) is
@@ -75,12 +74,15 @@ def collect_constants(program: ExportedProgram, state: Mapping[str, str] | None 
         program: a delegated program.
         state: for each constant that a method of the whole program writes to, the name of that state; ``None``: what
             this program itself writes to is its state.
+        known: what other programs, which still live, found in which memory; what this one finds is added. Bytes that
+            several programs view are hashed once.
 
     Raises:
         UnsupportedGraphError: a constant is not a plain dense tensor with its bytes at hand.
     """
     if state is None:
         state = {name: name for name in program.graph_signature.buffers_to_mutate.values()}
+    known = {} if known is None else known
     table = ConstantTable([], {})
     index_of: dict[int, int] = {}
     for fqn, tensor in constant_tensors(program).items():
@@ -89,7 +91,9 @@ def collect_constants(program: ExportedProgram, state: Mapping[str, str] | None 
         key = storage._cdata
         if key not in index_of:
             index_of[key] = len(table.storages)
-            table.storages.append(StorageEntry(storage, storage.nbytes(), False, None, None))
+            if key not in known:
+                known[key] = WeightBytes(recipe_of(tensor) or storage, storage.nbytes())
+            table.storages.append(StorageEntry(known[key], False, None, None))
         index = index_of[key]
         if fqn in state:
             entry = table.storages[index]
@@ -100,8 +104,8 @@ def collect_constants(program: ExportedProgram, state: Mapping[str, str] | None 
             fqn, index, tensor.dtype, tuple(tensor.size()), tuple(tensor.stride()), int(tensor.storage_offset())
         )
     for entry in table.storages:
-        if not (entry.is_mutable and _is_zero(entry)):
-            entry.sha256 = _digest(entry)
+        if not (entry.is_mutable and entry.content.is_zero()):
+            entry.sha256 = entry.content.sha256()
     return table
 
 
@@ -116,7 +120,7 @@ def store_what_is_used_in_part(table: ConstantTable, used: Iterable[str]) -> Non
     for index, end in ends.items():
         entry = table.storages[index]
         if entry.sha256 is None and end != entry.nbytes:
-            entry.sha256 = _digest(entry)
+            entry.sha256 = entry.content.sha256()
 
 
 def constant_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
@@ -145,29 +149,7 @@ def _require_plain(fqn: str, tensor: torch.Tensor) -> None:
             f"constant {fqn!r}: expected a plain dense tensor, got {inner.__name__} with layout {tensor.layout}. "
             "Unwrap tensor subclasses with torch.export's run_decompositions, or dequantise it."
         )
-    if tensor.device.type == "meta":
+    if tensor.device.type == "meta" and recipe_of(tensor) is None:
         raise UnsupportedGraphError(
             f"constant {fqn!r} is on the meta device, so its bytes are nowhere. Load its weights before exporting."
         )
-
-
-def _view(storage: torch.UntypedStorage, start: int, stop: int) -> memoryview:
-    if storage.device.type != "cpu":
-        flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-        return memoryview(flat[start:stop].cpu().numpy().tobytes())
-    return memoryview((ctypes.c_ubyte * (stop - start)).from_address(storage.data_ptr() + start)).cast("B")
-
-
-def _is_zero(entry: StorageEntry) -> bool:
-    if entry.storage.device.type == "cpu":
-        flat = torch.empty(0, dtype=torch.uint8).set_(entry.storage)
-    else:
-        flat = torch.empty(0, dtype=torch.uint8, device=entry.storage.device).set_(entry.storage)
-    return not any(bool(flat[start : start + _HASH_CHUNK].any()) for start in range(0, entry.nbytes, _HASH_CHUNK))
-
-
-def _digest(entry: StorageEntry) -> bytes:
-    digest = hashlib.sha256()
-    for start in range(0, entry.nbytes, _HASH_CHUNK):
-        digest.update(_view(entry.storage, start, min(start + _HASH_CHUNK, entry.nbytes)))
-    return digest.digest()

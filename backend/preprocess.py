@@ -27,6 +27,7 @@ from etcuda.backend.reroll import Parts, mark_edges, split_repeats
 from etcuda.backend.schema.generated import delegate_generated as schema
 from etcuda.backend.state import buffers_of, check_content, check_uses, name_state, outside_uses, state_names
 from etcuda.backend.values import describe_values
+from etcuda.backend.weight_bytes import StoredWeight, WeightBytes
 from etcuda.backend.worker.client import compile_all
 from etcuda.backend.worker.job import JobRequest, JobResult, tied_constants
 from etcuda.errors import OptionError
@@ -113,7 +114,8 @@ assert EtcudaBackend.__name__ == BACKEND_ID
 def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) -> list[PreprocessResult]:
     start, start_cpu = time.perf_counter(), time.process_time()
     state = _shared_state(jobs)
-    prepared = [_prepare(*job, names) for job, names in zip(jobs, state, strict=True)]
+    known: dict[int, WeightBytes] = {}
+    prepared = [_prepare(*job, names, known) for job, names in zip(jobs, state, strict=True)]
     check_content([(each.method, each.constants) for each in prepared])
     labels = _labels([each.method for each in prepared])
     requests = [each.requests for each in prepared]
@@ -162,7 +164,11 @@ def _names_of_parts(label: str, count: int) -> list[str]:
 
 
 def _prepare(
-    method: str, edge_program: ExportedProgram, compile_specs: list[CompileSpec], state: dict[str, str]
+    method: str,
+    edge_program: ExportedProgram,
+    compile_specs: list[CompileSpec],
+    state: dict[str, str],
+    known: dict[int, WeightBytes] | None = None,
 ) -> _Prepared:
     config = _config(compile_specs)
     program = copy_graph(edge_program)
@@ -175,7 +181,7 @@ def _prepare(
     parts = split_repeats(program) if config.options.reroll else None
     if not config.options.reroll:
         mark_edges(program)
-    return _Prepared(method, config, program, collect_constants(program, state), ignored, parts)
+    return _Prepared(method, config, program, collect_constants(program, state, known), ignored, parts)
 
 
 def _config(compile_specs: list[CompileSpec]) -> BackendConfig:
@@ -214,10 +220,13 @@ def _result(prepared: _Prepared, compiled: list[JobResult]) -> PreprocessResult:
     delegate.allowTf32 = config.options.allow_tf32
     store = NamedDataStore()
     tag = config.options.external_tag
+    names = {each.storage_index: fqn for fqn, each in prepared.constants.constants.items()}
     for index in used:
         entry = prepared.constants.storages[index]
         if entry.sha256 is not None:
-            store.add_named_data(weight_key(entry.sha256), entry.data(), _WEIGHT_ALIGNMENT, tag)
+            # The initial content of state is what it is now: a call of the model may write to it.
+            data = entry.content.read() if entry.is_mutable else StoredWeight(entry.content, names[index])
+            store.add_named_data(weight_key(entry.sha256), data, _WEIGHT_ALIGNMENT, tag)
     if any(prepared.constants.storages[index].is_mutable for index in used):
         store.add_named_data(_PROGRAM_KEY, b"\1", 1, tag)
     images = [_image(config, part, index) for index, part in enumerate(compiled)]

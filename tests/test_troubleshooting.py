@@ -180,6 +180,16 @@ def _(request: pytest.FixtureRequest) -> str:
     return error_of(lambda: save_program(lower(model, torch.ones(10), weights="ptd"), there / "model.pte"))
 
 
+@provokes("the bytes of layer.weight: expected SHA-256")
+def _(request: pytest.FixtureRequest) -> str:
+    from etcuda.backend.weight_bytes import StoredWeight, WeightBytes
+
+    weight = torch.ones(4)
+    stored = StoredWeight(WeightBytes(weight.untyped_storage(), weight.nbytes), "layer.weight")
+    weight += 1
+    return error_of(stored.to_bytes)
+
+
 @provokes("layer.weight: row 5")
 def _(request: pytest.FixtureRequest) -> str:
     from etcuda import Int4CoalescedConfig, quantize_weights

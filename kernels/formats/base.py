@@ -9,13 +9,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from etcuda.errors import WeightFormatError
+from etcuda.read_memory import read_memory
 
 BLOCK = 32  # Weights of a row that are stored, and activations that are quantised, together.
 STEP = 256  # Weights that share a step of "codes" storage, as in GGUF's K types.
@@ -23,6 +24,8 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)  # Of a weight before an
 STORAGES = ("fp16", "fp32", "codes")
 SYMMETRIC, ZERO_POINT, MINIMUM = "symmetric", "zero_point", "minimum"
 COMPONENTS = ("qdata", "scale", "zero", "scale_step", "zero_step")  # Stored tensors, in the operators' order.
+
+_READ_WHOLE = 1 << 20  # Bytes below which a tensor is looked at where it lies.
 
 Component = tuple[tuple[int, ...], torch.dtype]
 
@@ -211,7 +214,7 @@ class GroupFormat(abc.ABC):
             if tensor is None or not tensor.is_floating_point():
                 continue
             # NaN comes through; nothing of the size of the tensor is needed unless one is wrong.
-            if bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
+            if all(bool(torch.isfinite(torch.stack(torch.aminmax(part))).all()) for part in _parts(tensor)):
                 continue
             wrong = ~torch.isfinite(tensor)
             at = wrong.nonzero()[0].tolist()
@@ -248,6 +251,16 @@ class GroupFormat(abc.ABC):
             return (grouped * scales + minimum).reshape(shape)
         shift = zero.unsqueeze(-1).to(torch.float32) if zero is not None else self.center
         return ((grouped - shift) * scales).reshape(shape)
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
+    """All values, in parts that leave a mapped file where it is: scales are a ninth of an int4 model."""
+    in_place = tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.data_ptr() % tensor.itemsize
+    if in_place or tensor.nbytes < _READ_WHOLE:
+        yield tensor
+        return
+    for chunk in read_memory(tensor.data_ptr(), tensor.nbytes):
+        yield torch.frombuffer(chunk, dtype=tensor.dtype)
 
 
 def check_integers(q: Tensor, least: int, most: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,12 +14,14 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
 from etcuda.passes.graph.meta import tensor_of
+from etcuda.passes.graph.recipes import recipe_of
 from etcuda.torch_private import fake_mode_of, weak_storage
 
 _CONSTANTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _STATE = "etcuda_state"
+Made = TypeVar("Made")
 # What was made of which weights. The methods of a program share it, and it lives as long as one of them uses it.
-_MADE: weakref.WeakValueDictionary[Any, Tensor] = weakref.WeakValueDictionary()
+_MADE: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 
 def mark_state(program: ExportedProgram, names: Collection[str]) -> None:
@@ -44,24 +46,27 @@ def target_of(program: ExportedProgram, node: object) -> str | None:
 
 
 def value_of(program: ExportedProgram, target: str) -> Tensor:
-    """The weight of a name, a plain tensor."""
+    """The weight of a name, a plain tensor, or the stand-in for a weight that is yet to be made."""
     value: Any = program.state_dict.get(target, program.constants.get(target))
+    if recipe_of(value) is not None:
+        # Itself, for its recipe is known as long as it lives.
+        return value  # type: ignore[no-any-return]
     return value.data if isinstance(value, torch.nn.Parameter) else value
 
 
-def made_of(parts: Sequence[Tensor], purpose: object, make: Callable[[], Tensor]) -> Tensor:
-    """What ``make`` returns, as a parameter: the same one for the same parts and purpose, as long as it is in use.
+def made_of(parts: Sequence[Tensor], purpose: object, make: Callable[[], Made]) -> Made:
+    """What ``make`` returns: the same for the same parts and purpose, as long as it is in use.
 
     Args:
         parts: the weights that it is made of.
         purpose: what else its value depends on.
-        make: makes it.
+        make: makes it; a stand-in for a weight, or what such are made by.
     """
     # The key lives as long as what was made, so that no other memory can have it meanwhile.
     key = (purpose, *((weak_storage(p), p.storage_offset(), p.shape, p.stride(), p.dtype) for p in parts))
-    found = _MADE.get(key)
+    found: Made | None = _MADE.get(key)
     if found is None:
-        found = torch.nn.Parameter(make(), requires_grad=False)
+        found = make()
         _MADE[key] = found
     return found
 
@@ -73,7 +78,7 @@ def insert_constant(program: ExportedProgram, before: Node, name: str, value: Te
         program: gets the value, and an input of the kind (parameter, buffer, constant) that ``before`` is.
         before: the placeholder of another weight.
         name: fully qualified, of no other weight.
-        value: the weight.
+        value: the weight, or what stands for it, which will be where ``before`` is.
     """
     signature = program.graph_signature
     index = next(i for i, spec in enumerate(signature.input_specs) if spec.arg.name == before.name)
@@ -86,7 +91,8 @@ def insert_constant(program: ExportedProgram, before: Node, name: str, value: Te
     made.target = made.name
     mode: Any = fake_mode_of([tensor_of(before)])
     with mode:
-        made.meta = {**before.meta, "val": torch.empty(value.shape, dtype=value.dtype, device=value.device)}
+        device = tensor_of(before).device
+        made.meta = {**before.meta, "val": torch.empty(value.shape, dtype=value.dtype, device=device)}
     spec = InputSpec(kind=old.kind, arg=TensorArgument(name=made.name), target=name, persistent=old.persistent)
     signature.input_specs = [*signature.input_specs[:index], spec, *signature.input_specs[index:]]
     return made

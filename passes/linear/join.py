@@ -13,6 +13,7 @@ from torch.fx import Node
 from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import tensor_of
 from etcuda.passes.graph.program_constants import forget_unused, insert_constant, made_of, target_of, value_of
+from etcuda.passes.graph.recipes import Rows, stand_in
 from etcuda.passes.linear.call import JOINED, LinearCall, read_linear
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,8 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
 
 
 def _join(program: ExportedProgram, nodes: list[Node]) -> Node:
-    """A new constant in front of the first of ``nodes``: their rows after one another."""
+    """A new constant in front of the first of ``nodes``: their rows after one another, joined when they are stored."""
     targets = [target_of(program, node) for node in nodes]
     parts = [value_of(program, target) for target in targets if target is not None]
-    value = made_of(parts, "rows", lambda: torch.cat(parts))
+    value = made_of(parts, "rows", lambda: stand_in(Rows(tuple(parts))))
     return insert_constant(program, nodes[0], f"{targets[0]}_and_{len(targets) - 1}_more", value)

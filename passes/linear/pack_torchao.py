@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 
@@ -16,7 +15,9 @@ from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.graph.program_constants import forget_unused, insert_constant, made_of, target_of, value_of
+from etcuda.passes.graph.recipes import stand_in
 from etcuda.passes.linear.call import STORED, format_of_integers
+from etcuda.passes.linear.packing import PackedPart, Packing
 from etcuda.passes.recognize.torchao import Use, Weight, may_hold_torchao, torchao_uses
 
 log = logging.getLogger(__name__)
@@ -62,38 +63,21 @@ def pack_torchao(program: ExportedProgram, config: BackendConfig) -> int:
 
 
 def _pack(program: ExportedProgram, weight: Weight) -> dict[str, Node]:
-    """The stored tensors of our layout as weights of the program, by name.
+    """The stored tensors of our layout as weights of the program, by name; packed again when they are stored.
 
     Raises:
         WeightFormatError: no layout of ours holds it.
     """
-    # Here, for it brings torchao with it.
-    from etcuda.kernels.weights.convert import Affine, from_affine
-
     targets = [target_of(program, node) for node in weight.nodes]
     name = str(targets[0])
     values = [value_of(program, str(target)) for target in targets]
-    n, k = values[0].shape
-    blocks = (n // weight.block[0], k // weight.block[1])
-    scale = values[1].reshape(blocks)
-    zero = values[2].reshape(blocks) if weight.zero_point is not None else None
-    made: dict[str, Any] = {}
-
-    def packed() -> dict[str, Tensor]:
-        if not made:
-            affine = Affine(
-                (n, k), lambda a, b: values[0][a:b], weight.least, weight.most, scale, zero, None, weight.dtype
-            )
-            made.update(from_affine(affine, name).components)
-        return made
-
-    # Which tensors there are is known once it is packed, which another method may have done.
+    made_from = (weight.block, weight.least, weight.most)
+    packing = made_of(values, ("packed", *made_from), lambda: Packing(tuple(values), *made_from, weight.dtype, name))
     stored = {}
-    for part in STORED:
-        purpose = (part, weight.block, weight.least, weight.most)
-        found = made_of(values, purpose, lambda part=part: packed().get(part, torch.empty(0)))  # type: ignore[misc]
-        if found.numel():
-            stored[part] = insert_constant(program, weight.integers, f"{name}_packed_{part}", found)
+    for part in (part for part in STORED if part in packing.parts):
+        recipe = PackedPart(packing, part)
+        value = made_of(values, (part, *made_from), lambda recipe=recipe: stand_in(recipe))  # type: ignore[misc]
+        stored[part] = insert_constant(program, weight.integers, f"{name}_packed_{part}", value)
     return stored
 
 

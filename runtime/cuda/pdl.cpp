@@ -3,30 +3,12 @@
 #include <cstring>
 
 namespace etcuda {
-namespace {
-
-// Handles are pointers to aligned structures: their lowest bit is free.
-constexpr uintptr_t kMark = 1;
-
-}  // namespace
 
 bool waits_by_itself(const char* name) {
   constexpr char kSuffix[] = "_pdl";
   const size_t length = std::strlen(name);
   const size_t suffix = sizeof(kSuffix) - 1;
   return length >= suffix && std::strcmp(name + length - suffix, kSuffix) == 0;
-}
-
-CUfunction marked(CUfunction function) {
-  return reinterpret_cast<CUfunction>(reinterpret_cast<uintptr_t>(function) | kMark);
-}
-
-bool is_marked(CUfunction function) {
-  return (reinterpret_cast<uintptr_t>(function) & kMark) != 0;
-}
-
-CUfunction unmarked(CUfunction function) {
-  return reinterpret_cast<CUfunction>(reinterpret_cast<uintptr_t>(function) & ~kMark);
 }
 
 CUresult launch_pdl(Driver& driver, CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,

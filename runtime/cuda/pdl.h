@@ -1,6 +1,5 @@
 // Kernels that are launched while the kernel in front of them still runs, and wait for its end on the GPU
-// ("programmatic dependent launch", compute capability 9.0). Such a kernel's name says so; its handle carries
-// a mark, so that a launch need not look anything up.
+// ("programmatic dependent launch", compute capability 9.0). Such a kernel's name says so.
 #pragma once
 
 #include "cuda/driver.h"
@@ -9,11 +8,6 @@ namespace etcuda {
 
 // Whether the kernel of that name waits by itself: the name ends in "_pdl".
 bool waits_by_itself(const char* name);
-
-CUfunction marked(CUfunction function);
-bool is_marked(CUfunction function);
-// What the driver knows: the handle without the mark.
-CUfunction unmarked(CUfunction function);
 
 // cuLaunchKernel that does not wait for the kernel in front. A driver too old for it waits, which is slower
 // alone.

@@ -1,5 +1,6 @@
 // The CUDA driver functions that compiled code calls.
 #include "cuda/capture.h"
+#include "cuda/kernel_table.h"
 #include "cuda/pdl.h"
 #include "cuda/shim_status.h"
 #include "image/image.h"
@@ -27,45 +28,47 @@ CUresult module_unload(CUmodule module) {
 CUresult module_get_function(CUfunction* function, CUmodule module, const char* name) {
   return cuda_status("cuModuleGetFunction", [&](Driver& driver) {
     const CUresult result = driver.cuModuleGetFunction(function, module, name);
-    if (result == kCudaSuccess && waits_by_itself(name)) *function = marked(*function);
+    if (result == kCudaSuccess) *function = handle_of(*function, name);
     return result;
   });
 }
 
 CUresult func_get_attribute(int* value, int attribute, CUfunction function) {
   return cuda_status("cuFuncGetAttribute", [&](Driver& driver) {
-    return driver.cuFuncGetAttribute(value, attribute, unmarked(function));
+    return driver.cuFuncGetAttribute(value, attribute, kernel_of(function).function);
   });
 }
 
 CUresult func_set_attribute(CUfunction function, int attribute, int value) {
   return cuda_status("cuFuncSetAttribute", [&](Driver& driver) {
-    return driver.cuFuncSetAttribute(unmarked(function), attribute, value);
+    return driver.cuFuncSetAttribute(kernel_of(function).function, attribute, value);
   });
 }
 
 CUresult func_set_cache_config(CUfunction function, int config) {
-  return cuda_status("cuFuncSetCacheConfig",
-                     [&](Driver& driver) { return driver.cuFuncSetCacheConfig(unmarked(function), config); });
+  return cuda_status("cuFuncSetCacheConfig", [&](Driver& driver) {
+    return driver.cuFuncSetCacheConfig(kernel_of(function).function, config);
+  });
 }
 
 CUresult launch_kernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
                        CUstream stream, void** arguments, void** extra) {
   return cuda_status("cuLaunchKernel", [&](Driver& driver) {
-    if (is_marked(function)) {
-      return launch_pdl(driver, unmarked(function), grid_x, grid_y, grid_z, block_x, block_y, block_z,
+    const Kernel& kernel = kernel_of(function);
+    if (kernel.is_pdl) {
+      return launch_pdl(driver, kernel.function, grid_x, grid_y, grid_z, block_x, block_y, block_z,
                         shared_bytes, stream, arguments, extra);
     }
-    return driver.cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
-                                 stream, arguments, extra);
+    return driver.cuLaunchKernel(kernel.function, grid_x, grid_y, grid_z, block_x, block_y, block_z,
+                                 shared_bytes, stream, arguments, extra);
   });
 }
 
 CUresult launch_kernel_ex(const void* config, CUfunction function, void** arguments, void** extra) {
   return cuda_status("cuLaunchKernelEx", [&](Driver& driver) {
     if (driver.cuLaunchKernelEx == nullptr) return kCudaNotSupported;
-    return driver.cuLaunchKernelEx(config, unmarked(function), arguments, extra);
+    return driver.cuLaunchKernelEx(config, kernel_of(function).function, arguments, extra);
   });
 }
 

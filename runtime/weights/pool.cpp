@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -25,6 +26,10 @@ class BufferStorage final : public Storage {
  private:
   FreeableBuffer buffer_;
 };
+
+// Bytes in memory at most, and a weight more, where threads load weights for a GPU: several large ones at a
+// time.
+constexpr size_t kRoomForGpu = size_t{1} << 30;
 
 // Content, device, and the program if its own bytes are used: those may go away with it.
 using ConstantKey = std::tuple<Digest, uint64_t, int, int, const void*>;
@@ -61,7 +66,9 @@ class Loader {
         placement_(placement),
         verifies_(verify_weights()),
         fqns_(blob.storages.size()),
-        alignments_(blob.storages.size(), 1) {
+        alignments_(blob.storages.size(), 1),
+        checker_(placement.device_type == kCuda ? placement.stream : nullptr,
+                 placement.device_type == kCuda ? kRoomForGpu : WeightChecker::kRoom) {
     for (const ConstantSpec& constant : blob.constants) {
       if (fqns_[constant.storage].empty())
         fqns_[constant.storage] = constant.fqn.empty() ? constant.name : constant.fqn;
@@ -79,9 +86,14 @@ class Loader {
     try {
       fill(all, loaded);
       checker_.finish();
+      for (const auto& [key, fetched] : fetched_) {
+        all.constants[key] = {fetched.storage, verifies_};
+        for (const size_t place : fetched.places) loaded.storages[place] = fetched.storage;
+      }
     } catch (...) {
-      for (const ConstantKey& key : being_verified_) all.constants.erase(key);
       // What was loaded is freed now; no copy may still be writing to it.
+      checker_.give_up();
+      for (const ConstantKey& key : being_verified_) all.constants.erase(key);
       if (placement_.stream != nullptr) placement_.stream->synchronize();
       throw;
     }
@@ -93,6 +105,12 @@ class Loader {
   }
 
  private:
+  // A weight of this GPU's, complete once the checker has finished.
+  struct Fetched {
+    StoragePtr storage;
+    std::vector<size_t> places;  // of the blob's storages
+  };
+
   void fill(Pools& all, LoadedStorages& loaded) {
     for (size_t i = 0; i < blob_.storages.size(); ++i) {
       if (blob_.storages[i].is_mutable) {
@@ -116,24 +134,44 @@ class Loader {
       all.constants[key(nullptr)] = {storage, true};
       return storage;
     }
-    const void* program = data_.program();
-    if (program == nullptr) program = map_;
-    if (placement_.device_type == kHost) {
-      if (StoragePtr shared = found(all, key(program), index)) return shared;
+    if (placement_.device_type == kCuda) {
+      fetch(key(nullptr), index);
+      return nullptr;
     }
+    if (StoragePtr shared = found(all, key(program()), index)) return shared;
     checker_.make_room();
     auto buffer = std::make_shared<FreeableBuffer>(data_.load(spec, fqns_[index]));
-    if (placement_.device_type == kHost &&
-        reinterpret_cast<uintptr_t>(buffer->data()) % alignments_[index] == 0) {
+    if (reinterpret_cast<uintptr_t>(buffer->data()) % alignments_[index] == 0) {
       StoragePtr storage = std::make_shared<BufferStorage>(std::move(*buffer));
-      add(all, key(program), storage, storage->data, storage, index);
+      add(all, key(program()), storage, index);
       return storage;
     }
-    // Threads hash the bytes while this one copies them.
-    StoragePtr storage = empty(buffer->size());
-    add(all, key(nullptr), storage, buffer->data(), buffer, index);
-    copy(*storage, *buffer);
+    StoragePtr storage = copied(*buffer);
+    add(all, key(nullptr), storage, index);
     return storage;
+  }
+
+  // Has threads load a weight, make room for it on the GPU, and copy it there. ExecuTorch's data loaders may
+  // be called by several threads.
+  void fetch(const ConstantKey& key, size_t index) {
+    Fetched& fetched = fetched_[key];
+    fetched.places.push_back(index);
+    if (fetched.places.size() > 1) return;
+    check(nullptr, static_cast<size_t>(blob_.storages[index].nbytes), blob_.storages[index].sha256, nullptr,
+          index, [this, &fetched, index](WeightCheck& check) {
+            auto buffer = std::make_shared<FreeableBuffer>(data_.load(blob_.storages[index], fqns_[index]));
+            // Not before its size is known to be true.
+            fetched.storage = empty(buffer->size());
+            check.data = buffer->data();
+            check.destination = fetched.storage->data;
+            check.owner = std::move(buffer);
+          });
+  }
+
+  // Whose bytes are used where they lie. Looked up once, for a program has many keys.
+  const void* program() {
+    if (program_ == nullptr) program_ = data_.program();
+    return program_ == nullptr ? map_ : program_;
   }
 
   // The storage of that key, if it may be shared.
@@ -144,18 +182,16 @@ class Loader {
     // A program that was loaded without verification brought it. Bytes on a GPU cannot be compared any more,
     // so this program's own are loaded.
     if (storage->device_type != kHost) return nullptr;
-    add(all, key, storage, storage->data, storage, index);
+    add(all, key, storage, index);
     return storage;
   }
 
-  // Puts a storage into the pool, to be verified from `data`, which `owner` keeps. Until run() ends nobody
-  // else sees the pool.
-  void add(Pools& all, const ConstantKey& key, const StoragePtr& storage, const void* data,
-           std::shared_ptr<const void> owner, size_t index) {
+  // Puts a storage in host memory into the pool, to be verified. Until run() ends nobody else sees the pool.
+  void add(Pools& all, const ConstantKey& key, const StoragePtr& storage, size_t index) {
     all.constants[key] = {storage, false};
     if (!verifies_) return;
     being_verified_.push_back(key);
-    check(data, storage->nbytes, blob_.storages[index].sha256, std::move(owner), index);
+    check(storage->data, storage->nbytes, blob_.storages[index].sha256, storage, index);
     all.constants[key].is_verified = true;
   }
 
@@ -167,9 +203,10 @@ class Loader {
   }
 
   void check(const void* data, size_t nbytes, const Digest& expected, std::shared_ptr<const void> owner,
-             size_t index) {
-    checker_.add(
-        {fqns_[index].empty() ? "a weight" : fqns_[index], expected, data, nbytes, std::move(owner)});
+             size_t index, std::function<void(WeightCheck&)> fetch = nullptr) {
+    const std::string name = fqns_[index].empty() ? "a weight" : fqns_[index];
+    const auto compared = verifies_ ? std::optional<Digest>(expected) : std::nullopt;
+    checker_.add({name, compared, data, nbytes, std::move(owner), nullptr, std::move(fetch)});
   }
 
   std::shared_ptr<State> state(Pools& all, size_t index) {
@@ -249,7 +286,9 @@ class Loader {
   const bool verifies_;
   std::vector<std::string> fqns_;
   std::vector<size_t> alignments_;
+  const void* program_ = nullptr;
   std::vector<ConstantKey> being_verified_;
+  std::map<ConstantKey, Fetched> fetched_;
   WeightChecker checker_;
   std::optional<Uploader> uploader_;
 };

@@ -6,14 +6,10 @@
 #include "core/failure.h"
 
 namespace etcuda {
-namespace {
 
-// Large enough to keep the bus busy, small enough to start at once.
-constexpr size_t kSlotBytes = size_t{16} << 20;
-
-}  // namespace
-
-Uploader::Uploader(Stream& stream) : stream_(stream) {}
+Uploader::Uploader(Stream& stream) : stream_(stream) {
+  Driver::require("copying weights to the GPU").use_device(stream.device());
+}
 
 Uploader::~Uploader() {
   Driver* driver = Driver::get();
@@ -31,7 +27,7 @@ void Uploader::upload(void* destination, const void* source, size_t nbytes) {
   auto* to = static_cast<char*>(destination);
   while (nbytes > 0) {
     Slot& slot = slots_[next_];
-    next_ ^= 1;
+    next_ = (next_ + 1) % kSlots;
     if (slot.free == nullptr) {
       driver.check(driver.cuEventCreate(&slot.free, kEventDisableTiming), "cuEventCreate");
       slot.buffer = allocate_pinned_storage(kSlotBytes);

@@ -1,4 +1,4 @@
-// Host bytes to a device storage, through two pinned buffers that take turns.
+// Host bytes to a device storage, through pinned buffers that take turns.
 #pragma once
 
 #include "cuda/stream.h"
@@ -6,9 +6,15 @@
 
 namespace etcuda {
 
+// For one thread. Several may copy on one stream, each with its own.
 class Uploader {
  public:
+  // Large enough to keep the bus busy, small enough to be in the processor's cache when it is hashed.
+  static constexpr size_t kSlotBytes = size_t{1} << 20;
+
+  // Makes the stream's device current on this thread.
   explicit Uploader(Stream& stream);
+  // Waits for the stream, which may still read from the buffers.
   ~Uploader();
   Uploader(const Uploader&) = delete;
   Uploader& operator=(const Uploader&) = delete;
@@ -17,13 +23,14 @@ class Uploader {
   void upload(void* destination, const void* source, size_t nbytes);
 
  private:
+  static constexpr size_t kSlots = 4;
   struct Slot {
     StoragePtr buffer;
     CUevent free = nullptr;
   };
   Stream& stream_;
-  Slot slots_[2];
-  int next_ = 0;
+  Slot slots_[kSlots];
+  size_t next_ = 0;
 };
 
 }  // namespace etcuda

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
 #include <system_error>
 
 #include "core/failure.h"
@@ -13,14 +12,12 @@
 namespace etcuda {
 namespace {
 
-// As many as keep up with the fastest storage; more would take the processor from others.
+// As many as keep up with a GPU's bus; more would take the processor from others.
 constexpr size_t kMaxHelpers = 8;
 // Starting a thread takes as long as hashing some tens of kilobytes.
 constexpr size_t kBytesPerHelper = size_t{8} << 20;
-// Bytes in memory that wait at most.
-constexpr size_t kRoom = size_t{256} << 20;
 // Blocks between two looks at what else there is to do.
-constexpr size_t kStep = (size_t{1} << 20) / Sha256::kBlock;
+constexpr size_t kStep = Uploader::kSlotBytes / Sha256::kBlock;
 
 // 1 or 0; -1: not set.
 std::atomic<int> chosen{-1};
@@ -47,20 +44,32 @@ void set_verify_weights(bool enabled) noexcept {
   chosen.store(enabled ? 1 : 0);
 }
 
+// A weight under way: so many of its bytes are copied and hashed.
 struct WeightChecker::Lane {
   Job* job = nullptr;
   std::optional<Sha256> hash;
+  size_t done = 0;
 
-  void start(Job* taken) {
-    job = taken;
-    if (job != nullptr) hash.emplace(job->check.data, job->check.nbytes);
+  size_t left() const { return job->check.nbytes - done; }
+  size_t blocks() const { return std::min(left() / Sha256::kBlock, kStep); }
+  // Copies the next bytes, which are then in the processor's cache.
+  void copy(size_t nbytes, std::optional<Uploader>& uploader) {
+    const WeightCheck& check = job->check;
+    if (check.destination != nullptr && nbytes != 0)
+      uploader->upload(static_cast<char*>(check.destination) + done,
+                       static_cast<const char*>(check.data) + done, nbytes);
+    done += nbytes;
   }
-  size_t step() const { return std::min(hash->blocks_left(), kStep); }
 };
 
-WeightChecker::WeightChecker() : max_helpers_(std::min(kMaxHelpers, processors() - 1)) {}
+WeightChecker::WeightChecker(Stream* stream, size_t room)
+    : stream_(stream), room_(room), max_helpers_(std::min(kMaxHelpers, processors() - 1)) {}
 
 WeightChecker::~WeightChecker() {
+  give_up();
+}
+
+void WeightChecker::give_up() noexcept {
   is_given_up_ = true;
   join();
 }
@@ -72,7 +81,6 @@ void WeightChecker::add(WeightCheck check) {
     const size_t nbytes = check.nbytes;
     jobs_.push_back({std::move(check)});
     waiting_bytes_ += nbytes;
-    pending_bytes_ += nbytes;
     waiting = waiting_bytes_;
   }
   changed_.notify_all();
@@ -82,9 +90,9 @@ void WeightChecker::add(WeightCheck check) {
 
 void WeightChecker::start_helper() {
   try {
-    helpers_.emplace_back([this] { hash_waiting(true); });
+    helpers_.emplace_back([this] { work(true); });
   } catch (const std::system_error&) {
-    // No more threads are to be had: this one hashes, in make_room() and finish().
+    // No more threads are to be had: this one works, in make_room() and finish().
     max_helpers_ = helpers_.size();
   }
 }
@@ -92,31 +100,33 @@ void WeightChecker::start_helper() {
 void WeightChecker::make_room() {
   release_done();
   std::unique_lock<std::mutex> lock(mutex_);
-  while (pending_bytes_ > kRoom) {
-    if (next_ < jobs_.size()) {
+  while (waiting_bytes_ + under_way_bytes_ > room_ && !is_given_up_) {
+    const size_t before = next_;
+    if (before < jobs_.size()) {
       lock.unlock();
-      hash_waiting(false);
+      work(false);
       lock.lock();
-    } else {
-      changed_.wait(lock);
     }
+    // Nothing that waits may be taken now.
+    if (next_ == before) changed_.wait(lock);
   }
   lock.unlock();
   release_done();
 }
 
 void WeightChecker::finish() {
-  hash_waiting(false);
+  work(false);
   join();
+  if (error_ != nullptr) std::rethrow_exception(error_);
   std::string text;
   size_t more = 0;
   for (const Job& job : jobs_) {
-    if (job.got == job.check.expected) continue;
+    if (!job.check.expected || job.got == *job.check.expected) continue;
     if (!text.empty()) {
       ++more;
     } else {
       text = format("the bytes of %s are damaged: expected SHA-256 %s, got %s", job.check.name.c_str(),
-                    shortened(job.check.expected).c_str(), shortened(job.got).c_str());
+                    shortened(*job.check.expected).c_str(), shortened(job.got).c_str());
     }
   }
   jobs_.clear();
@@ -128,44 +138,89 @@ void WeightChecker::finish() {
 }
 
 // Two at a time; a helper until finish(), others until nothing waits.
-void WeightChecker::hash_waiting(bool is_helper) noexcept {
-  Lane lanes[2];
-  while (!is_given_up_) {
-    for (Lane& lane : lanes) {
-      const bool is_idle = lanes[0].job == nullptr && lanes[1].job == nullptr;
-      if (lane.job == nullptr) lane.start(take(is_helper && is_idle));
+void WeightChecker::work(bool is_helper) noexcept {
+  try {
+    std::optional<Uploader> uploader;
+    Lane lanes[2];
+    while (!is_given_up_) {
+      for (Lane& lane : lanes) {
+        const bool is_idle = lanes[0].job == nullptr && lanes[1].job == nullptr;
+        if (lane.job == nullptr) start(lane, is_helper && is_idle, uploader);
+      }
+      if (lanes[0].job == nullptr && lanes[1].job == nullptr) return;
+      advance(lanes, uploader);
     }
-    const bool both = lanes[0].job != nullptr && lanes[1].job != nullptr;
-    if (both) {
-      Sha256::advance_both(*lanes[0].hash, *lanes[1].hash, std::min(lanes[0].step(), lanes[1].step()));
-    } else {
-      Lane& only = lanes[0].job != nullptr ? lanes[0] : lanes[1];
-      if (only.job == nullptr) return;
-      only.hash->advance(only.step());
+  } catch (...) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (error_ == nullptr) error_ = std::current_exception();
+      is_given_up_ = true;
     }
-    for (Lane& lane : lanes) {
-      if (lane.job == nullptr || lane.hash->blocks_left() != 0) continue;
-      complete(*lane.job, lane.hash->finish());
-      lane.job = nullptr;
-    }
+    changed_.notify_all();
   }
 }
 
+void WeightChecker::start(Lane& lane, bool wait, std::optional<Uploader>& uploader) {
+  lane.job = take(wait);
+  if (lane.job == nullptr) return;
+  WeightCheck& check = lane.job->check;
+  // It makes the device current, too.
+  if (stream_ != nullptr && !uploader) uploader.emplace(*stream_);
+  if (check.fetch) check.fetch(check);
+  lane.done = 0;
+  lane.hash.reset();
+  if (check.expected) lane.hash.emplace(check.data, check.nbytes);
+}
+
+void WeightChecker::advance(Lane (&lanes)[2], std::optional<Uploader>& uploader) {
+  if (lanes[0].hash && lanes[1].hash && lanes[0].job != nullptr && lanes[1].job != nullptr) {
+    const size_t blocks = std::min(lanes[0].blocks(), lanes[1].blocks());
+    for (Lane& lane : lanes) lane.copy(blocks * Sha256::kBlock, uploader);
+    Sha256::advance_both(*lanes[0].hash, *lanes[1].hash, blocks);
+  } else {
+    for (Lane& lane : lanes) {
+      if (lane.job == nullptr) continue;
+      const size_t blocks = lane.blocks();
+      lane.copy(blocks * Sha256::kBlock, uploader);
+      if (lane.hash) lane.hash->advance(blocks);
+    }
+  }
+  for (Lane& lane : lanes) {
+    if (lane.job == nullptr || lane.left() >= Sha256::kBlock) continue;
+    lane.copy(lane.left(), uploader);
+    complete(*lane.job, lane.hash ? lane.hash->finish() : Digest{});
+    lane.job = nullptr;
+  }
+}
+
+// Null if nothing waits, or nothing for which there is room; a helper that has nothing to do may wait for it.
 WeightChecker::Job* WeightChecker::take(bool wait) noexcept {
   std::unique_lock<std::mutex> lock(mutex_);
-  while (wait && next_ == jobs_.size() && !is_closed_) changed_.wait(lock);
-  if (next_ == jobs_.size()) return nullptr;
-  Job& job = jobs_[next_++];
-  waiting_bytes_ -= job.check.nbytes;
-  return &job;
+  while (!is_given_up_) {
+    if (next_ < jobs_.size()) {
+      const WeightCheck& check = jobs_[next_].check;
+      // What is in memory already takes no more room when it is under way.
+      if (!check.fetch || under_way_bytes_ == 0 || under_way_bytes_ + check.nbytes <= room_) {
+        waiting_bytes_ -= check.nbytes;
+        under_way_bytes_ += check.nbytes;
+        return &jobs_[next_++];
+      }
+    } else if (is_closed_) {
+      return nullptr;
+    }
+    if (!wait) return nullptr;
+    changed_.wait(lock);
+  }
+  return nullptr;
 }
 
 void WeightChecker::complete(Job& job, const Digest& got) noexcept {
+  if (job.check.fetch) job.check.owner.reset();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     job.got = got;
     job.is_done = true;
-    pending_bytes_ -= job.check.nbytes;
+    under_way_bytes_ -= job.check.nbytes;
   }
   changed_.notify_all();
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from etcuda.backend.constants import ConstantTable, collect_constants, store_what_is_used_in_part
+from etcuda.backend.weight_bytes import WeightBytes
 from etcuda.backend.worker.job import tied_constants
 from etcuda.errors import UnsupportedGraphError
 
@@ -40,13 +41,13 @@ def test_only_mutable_zero_content_is_free() -> None:
     assert by_name["scratch"].sha256 is None
     # State that starts with a value keeps it, and zeros that nobody writes are an ordinary weight.
     assert by_name["counter"].is_mutable
-    assert by_name["counter"].data() == torch.ones(1).numpy().tobytes()
+    assert by_name["counter"].content.read() == torch.ones(1).numpy().tobytes()
     assert not by_name["zeros_read_only"].is_mutable
     assert by_name["zeros_read_only"].sha256 == hashlib.sha256(bytes(16)).digest()
-    assert by_name["weight"].data() == torch.arange(12.0).numpy().tobytes()
+    assert by_name["weight"].content.read() == torch.arange(12.0).numpy().tobytes()
     lifted = [fqn for fqn in table.constants if "lifted" in fqn or "tensor" in fqn]
     assert len(lifted) == 1
-    assert by_name[lifted[0]].data() == torch.tensor([5.0]).numpy().tobytes()
+    assert by_name[lifted[0]].content.read() == torch.tensor([5.0]).numpy().tobytes()
 
 
 class Tied(torch.nn.Module):
@@ -75,10 +76,12 @@ def test_views_of_the_same_bytes_share_a_storage() -> None:
 
 
 def test_large_content_is_hashed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("etcuda.backend.constants._HASH_CHUNK", 7)
-    table = collect(torch.nn.Linear(3, 5, bias=False), torch.randn(1, 3))
+    chunks = WeightBytes.chunks
+    monkeypatch.setattr(WeightBytes, "chunks", lambda self: chunks(self, 7))
+    linear = torch.nn.Linear(3, 5, bias=False)
+    table = collect(linear, torch.randn(1, 3))
     (storage,) = table.storages
-    assert storage.sha256 == hashlib.sha256(storage.data()).digest()
+    assert storage.sha256 == hashlib.sha256(linear.weight.detach().numpy().tobytes()).digest()
 
     late = torch.zeros(100)
     late[99] = 1
@@ -107,7 +110,7 @@ def test_empty_tensor() -> None:
 
     (storage,) = collect(Empty(), torch.zeros(1, 4)).storages
     assert storage.nbytes == 0
-    assert storage.data() == b""
+    assert storage.content.read() == b""
 
 
 def test_zeros_that_are_used_in_part_are_stored() -> None:

@@ -18,6 +18,7 @@ from etcuda.backend.inspect import DelegateInfo, inspect_program
 from etcuda.backend.reroll import DROPPED, Parts, mark_edges, split_repeats
 from etcuda.passes.recognize import repeats
 from examples.decoder.model import Decoder, DecoderConfig, export_decoder
+from tests.passes.made_weights import made
 from tests.passes.recognize.repeated_models import MODELS, Cached, Layer, Stack, program_of
 
 
@@ -45,7 +46,7 @@ class Called:
     @staticmethod
     def _value(program: ExportedProgram, fqn: str) -> Tensor:
         found: Any = program.state_dict.get(fqn, program.constants.get(fqn))
-        return found
+        return made(found)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         values = [*inputs, *self.state.values()]

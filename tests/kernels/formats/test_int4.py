@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etcuda.errors import WeightFormatError
+from etcuda.kernels.formats import base
 from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.formats.int4 import Int4Format
 from tests.kernels.weights.weight_cases import FORMATS, INT4_FORMATS, random_components, values_one_by_one
@@ -187,6 +189,28 @@ def test_scales_that_are_not_finite(part: str, value: float) -> None:
     components[part][2, 1] = value
     with pytest.raises(WeightFormatError, match=rf"layer.weight: {part}: expected finite.*\[2, 1\]"):
         _MINIMA.check_finite(components, "layer.weight")
+
+
+@pytest.mark.parametrize("place", [None, (0, 0), (1999, 511)])
+def test_scales_of_a_mapped_file_are_looked_at_in_the_file(tmp_path: pathlib.Path, place: Any) -> None:
+    components = random_components(Int4Format(32), 2000, 512 * 32)
+    scale = components["scale"]
+    assert scale.nbytes > base._READ_WHOLE
+    if place is not None:
+        scale[place] = float("nan")
+    scale.numpy().tofile(tmp_path / "scale")
+    mapped = torch.from_file(str(tmp_path / "scale"), shared=False, size=scale.numel(), dtype=scale.dtype)
+    components["scale"] = mapped.reshape(scale.shape)
+    if place is None:
+        Int4Format(32).check_finite(components)
+        with open("/proc/self/smaps") as file:
+            found = file.read().partition(str(tmp_path / "scale"))[2]
+        assert found.partition("Rss:")[2].split()[0] == "0"
+        return
+    with pytest.raises(
+        WeightFormatError, match=rf"scale: expected finite values, got nan at \[{place[0]}, {place[1]}\]"
+    ):
+        Int4Format(32).check_finite(components)
 
 
 def test_formats_are_values() -> None:

@@ -19,6 +19,7 @@ from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.passes.manager import PASSES, run_passes
 from etcuda.target import TARGETS
 from tests.passes.handed_over import handed_over
+from tests.passes.made_weights import made_weights
 
 OPS = torch.ops.etcuda
 H200 = TARGETS["sm_90"]
@@ -115,7 +116,8 @@ _STAND_INS |= {f"int{bits}_matmul_reordered": _matmul_reordered(bits) for bits i
 
 def runnable(program: ExportedProgram) -> Callable[..., Any]:
     """The program with the reference in the place of the kernels; takes the user's inputs in order."""
-    module = program.module(check_guards=False)
+    with made_weights(program):
+        module = program.module(check_guards=False)
     for inner in module.modules():
         if isinstance(inner, GraphModule):
             for node in inner.graph.nodes:

@@ -17,6 +17,9 @@ from torchao.quantization import (
 )
 from torchao.quantization.granularity import PerAxis, PerGroup
 
+from etcuda.backend.constants import collect_constants
+from etcuda.backend.weight_bytes import WeightBytes
+from etcuda.kernels.weights import convert
 from etcuda.kernels.weights.convert import convert_model
 from etcuda.options import BackendConfig
 from tests.passes.linear.quantized_programs import (
@@ -78,6 +81,33 @@ def test_the_program_holds_the_packed_weights_alone() -> None:
     assert sum(t.nbytes for t in constants(program).values()) == sum(
         part.nbytes for layer in _converted(model) for part in layer.weight.components.values()
     )
+
+
+def test_weights_are_packed_to_be_hashed_and_kept_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(MLP)
+    quantize_(model, INT4)
+    packed: list[str] = []
+    pack = convert.from_affine
+
+    def counted(affine: convert.Affine, name: str, **options: Any) -> Any:
+        packed.append(name)
+        return pack(affine, name, **options)
+
+    monkeypatch.setattr(convert, "from_affine", counted)
+    programs = [lowered(export(model, x)) for x in (X, X[:1].clone())]
+    # Once to know what there is, for both methods.
+    names = sorted(set(packed))
+    assert len(names) == 3
+    assert sorted(packed) == sorted(names)
+    known: dict[int, WeightBytes] = {}
+    tables = [collect_constants(program, {}, known) for program in programs]
+    assert sorted(packed) == sorted(2 * names)
+    assert len({id(entry.content) for table in tables for entry in table.storages}) == 4
+    held = [entry.content.read() for entry in tables[0].storages]
+    assert sorted(packed) == sorted(3 * names)
+    gate, up, down = (layer.weight.components for layer in _converted(model))
+    wanted = [torch.cat([gate[part], up[part]]) for part in ("qdata", "scale")] + [down["qdata"], down["scale"]]
+    assert sorted(held) == sorted(each.contiguous().numpy().tobytes() for each in wanted)
 
 
 def _converted(model: Any) -> list[Any]:

@@ -300,8 +300,7 @@ EXPORT Result cuModuleUnload(void* module) {
 EXPORT Result cuModuleGetFunction(void** function, void* module, const char* name) {
   const std::lock_guard<std::mutex> lock(fake().mutex);
   if (fake().modules.count(module) == 0) misuse("the module does not exist");
-  // One handle for each name, as the driver has it; aligned, for a caller may mark the lowest bits of its
-  // copy.
+  // One handle for each name, as the driver has it.
   static const char* const names[] = {"accumulate", "accumulate_pdl"};
   for (size_t i = 0; i < 2; ++i) {
     if (std::strcmp(name, names[i]) == 0) return *function = &kernels[i], 0;

@@ -1,4 +1,5 @@
 // Which kernels are launched while the one in front of them runs, against the fake driver.
+#include "cuda/kernel_table.h"
 #include "cuda/stream.h"
 #include "cuda_counts.h"
 #include "program.h"
@@ -41,6 +42,24 @@ float launch_named(const char* name) {
 }
 
 }  // namespace
+
+TEST(cuda_handles_know_their_kernel) {
+  int first = 0, second = 0;
+  const auto one = reinterpret_cast<CUfunction>(&first), other = reinterpret_cast<CUfunction>(&second);
+  const CUfunction handle = handle_of(one, "matvec");
+  CHECK(handle != one);
+  CHECK(kernel_of(handle).function == one);
+  CHECK_EQ(kernel_of(handle).name, std::string("matvec"));
+  CHECK(!kernel_of(handle).is_pdl);
+  const CUfunction early = handle_of(other, "matvec_pdl");
+  CHECK(kernel_of(early).function == other);
+  CHECK(kernel_of(early).is_pdl);
+  CHECK(handle_of(one, "matvec") == handle);
+  // Its module was unloaded, and the driver has another kernel there.
+  CHECK(handle_of(one, "norm_pdl") == handle);
+  CHECK_EQ(kernel_of(handle).name, std::string("norm_pdl"));
+  CHECK(kernel_of(handle).is_pdl);
+}
 
 TEST(cuda_only_kernels_that_wait_by_themselves_are_launched_early) {
   const size_t before = counts().early_launches;

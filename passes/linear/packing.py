@@ -1,0 +1,86 @@
+"""How a weight that torchao quantised becomes one of our layouts: packed when its bytes are needed, and dropped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from etcuda.passes.graph.recipes import Recipe, pieces_of
+
+
+class Packing:
+    """The stored tensors of our layout, made of integers [N, K] and their scales. Made once here, for what there is
+    depends on the values: int4 or int8, scales of float16 or float32, with an offset or without.
+
+    Args:
+        stored: integers, scales, and zero points if there are any.
+        block: rows and columns that share a scale.
+        least: the least integer that there can be.
+        most: the greatest.
+        dtype: of the dequantised weight.
+        name: of the weight, for messages.
+
+    Attributes:
+        parts: shape and dtype of each stored tensor, by name.
+
+    Raises:
+        WeightFormatError: no layout of ours holds the weight.
+    """
+
+    def __init__(
+        self, stored: tuple[Tensor, ...], block: tuple[int, int], least: int, most: int, dtype: torch.dtype, name: str
+    ) -> None:
+        self._stored, self._block, self._least, self._most = stored, block, least, most
+        self._dtype, self._name = dtype, name
+        self._held: dict[str, Tensor] = {}
+        self.parts = {part: (made.shape, made.dtype) for part, made in self._pack().items()}
+
+    def take(self, part: str) -> Tensor:
+        """A stored tensor. The others are kept until they are taken, so that a round through all packs once."""
+        if part not in self._held:
+            self._held = self._pack()
+        return self._held.pop(part)
+
+    def _pack(self) -> dict[str, Tensor]:
+        # Here, for it brings torchao with it.
+        from etcuda.kernels.weights.convert import Affine, from_affine
+
+        integers, scale, *zero = self._stored
+        n, k = integers.shape
+        blocks = (n // self._block[0], k // self._block[1])
+        affine = Affine(
+            (n, k),
+            lambda start, stop: integers[start:stop],
+            self._least,
+            self._most,
+            scale.reshape(blocks),
+            zero[0].reshape(blocks) if zero else None,
+            None,
+            self._dtype,
+        )
+        return dict(from_affine(affine, self._name).components)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedPart(Recipe):
+    """One stored tensor of a packed weight."""
+
+    packing: Packing
+    part: str
+
+    @property
+    def shape(self) -> torch.Size:
+        """Sizes of the stored tensor."""
+        return self.packing.parts[self.part][0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the stored tensor."""
+        return self.packing.parts[self.part][1]
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The stored tensor."""
+        yield from pieces_of(self.packing.take(self.part))
