@@ -31,6 +31,7 @@ def check_arguments(
     k_weight: Tensor | None,
     eps: float,
     rotary_dim: int,
+    consecutive: bool,
 ) -> None:
     """Checks tensors and numbers.
 
@@ -61,7 +62,7 @@ def check_arguments(
     expect(cos.shape[-1] == sin.shape[-1], OP, "sin", f"as many columns as cos, {cos.shape[-1]}", sin.shape[-1])
     expect(positions.dtype in _INTEGERS, OP, "positions", "int32 or int64", positions.dtype)
     expect(positions.dim() == 1, OP, "positions", "one dimension [L]", list(positions.shape))
-    expect_same(OP, "positions", "length", positions.shape[0], q.shape[2])
+    expect_same(OP, "positions", "length", positions.shape[0], 1 if consecutive else q.shape[2])
     expect(eps >= 0 and math.isfinite(eps), OP, "eps", "a positive finite number, or 0 for no norm", eps)
     for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
         if weight is not None:
@@ -86,7 +87,9 @@ def _check_table(name: str, table: Tensor, q: Tensor, rotary_dim: int) -> None:
     expect(table.dim() in (2, 3), OP, name, "[L, columns] or [batch, L, columns]", list(table.shape))
     widths = (rotary_dim, rotary_dim // 2)
     expect(table.shape[-1] in widths, OP, name, f"{widths[0]} or {widths[1]} columns", list(table.shape))
-    for size, wanted, what in zip(table.shape[-2::-1], (q.shape[2], q.shape[0]), ("length", "batch size"), strict=False):
+    for size, wanted, what in zip(
+        table.shape[-2::-1], (q.shape[2], q.shape[0]), ("length", "batch size"), strict=False
+    ):
         if not statically_known_true(size == 1):
             expect_same(OP, name, what, size, wanted)
 

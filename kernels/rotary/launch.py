@@ -27,6 +27,7 @@ def rotary_cache(
     weight_offset: float,
     rotary_dim: int,
     interleaved: bool,
+    consecutive: bool,
     config: RotaryConfig,
     pdl: int,
 ) -> Tensor:
@@ -45,9 +46,9 @@ def rotary_cache(
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *_strides(cos), *_strides(sin), positions.stride(0),
         *out.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3], rows, torch.sym_max(length, 1),
         k_cache.shape[2], HQ=heads, HKV=kv_heads, D=head_dim, R=rotary_dim, WIDTH=cos.shape[-1],
-        INTERLEAVED=interleaved, EPS=eps, WEIGHT_OFFSET=weight_offset, HAS_Q_WEIGHT=q_weight is not None,
-        HAS_K_WEIGHT=k_weight is not None, HEADS=config.heads, BLOCK_D=triton.next_power_of_2(head_dim),
-        num_warps=config.num_warps, **options,
+        INTERLEAVED=interleaved, CONSECUTIVE=consecutive, EPS=eps, WEIGHT_OFFSET=weight_offset,
+        HAS_Q_WEIGHT=q_weight is not None, HAS_K_WEIGHT=k_weight is not None, HEADS=config.heads,
+        BLOCK_D=triton.next_power_of_2(head_dim), num_warps=config.num_warps, **options,
     )  # fmt: skip
     return out
 

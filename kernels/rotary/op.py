@@ -32,6 +32,7 @@ def rotary_cache(
     weight_offset: float,
     rotary_dim: int,
     interleaved: bool,
+    consecutive: bool,
     heads: int,
     num_warps: int,
     pdl: int,
@@ -46,8 +47,8 @@ def rotary_cache(
         v: like ``k``.
         cos: [L, columns] or [batch, L, columns], each leading size may be 1; as many columns as are rotated, or half.
         sin: likewise.
-        positions: [L] int32 or int64, the place of each token in the caches. Negative ones count from the end; what
-            lies outside is not written.
+        positions: [L] int32 or int64, the place of each token in the caches, or [1], that of the first. Negative ones
+            count from the end; what lies outside is not written.
         k_cache: [batch, num_kv_heads, places, head_dim], contiguous.
         v_cache: likewise.
         q_weight: [head_dim] of the norm of each query head, or ``None``.
@@ -56,6 +57,7 @@ def rotary_cache(
         weight_offset: added to the weights, in fp32.
         rotary_dim: numbers of a head that are rotated, its first ones.
         interleaved: whether a number is rotated with its neighbour, else with the one half of ``rotary_dim`` away.
+        consecutive: whether ``positions`` is [1], and each token stands behind the one before.
         heads: this and ``num_warps`` as of ``RotaryConfig``.
         num_warps: of a CTA.
         pdl: 1 to launch the kernel while the one in front of it runs.
@@ -66,17 +68,17 @@ def rotary_cache(
     Raises:
         KernelArgumentError: an argument is not one that the operator takes.
     """
-    check_arguments(q, k, v, cos, sin, positions, k_cache, v_cache, q_weight, k_weight, eps, rotary_dim)
+    check_arguments(q, k, v, cos, sin, positions, k_cache, v_cache, q_weight, k_weight, eps, rotary_dim, consecutive)
     check_config(heads, num_warps)
     if needs_reference(q):
         return rotary_cache_reference(
             q, k, v, cos, sin, positions, k_cache, v_cache, q_weight, k_weight, eps, weight_offset, rotary_dim,
-            interleaved,
+            interleaved, consecutive,
         )  # fmt: skip
     keys, values = k_cache.clone(), v_cache.clone()
     out = launch.rotary_cache(
         q, k, v, cos, sin, positions, keys, values, q_weight, k_weight, eps, weight_offset, rotary_dim, interleaved,
-        RotaryConfig(heads, num_warps), pdl,
+        consecutive, RotaryConfig(heads, num_warps), pdl,
     )  # fmt: skip
     return out, keys, values
 
@@ -84,10 +86,10 @@ def rotary_cache(
 def fake_rotary_cache(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, k_cache: Tensor, v_cache: Tensor,
     q_weight: Tensor | None, k_weight: Tensor | None, eps: float, weight_offset: float, rotary_dim: int,
-    interleaved: bool, heads: int, num_warps: int, pdl: int,
+    interleaved: bool, consecutive: bool, heads: int, num_warps: int, pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Checks the arguments; returns fake results."""
-    check_arguments(q, k, v, cos, sin, positions, k_cache, v_cache, q_weight, k_weight, eps, rotary_dim)
+    check_arguments(q, k, v, cos, sin, positions, k_cache, v_cache, q_weight, k_weight, eps, rotary_dim, consecutive)
     check_config(heads, num_warps)
     return launch.empty_like_queries(q), k_cache.clone(), v_cache.clone()
 

@@ -21,6 +21,7 @@ def rotary_cache_reference(
     weight_offset: float,
     rotary_dim: int,
     interleaved: bool,
+    consecutive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries, and the caches with rotated keys and values in them; the arguments are the operator's."""
 
@@ -28,8 +29,12 @@ def rotary_cache_reference(
         normed = _norm(x.float(), weight, eps, weight_offset)
         return _rotate(normed, cos, sin, rotary_dim, interleaved).to(x.dtype)
 
-    keys = k_cache.index_copy(2, positions, turned(k, k_weight))
-    values = v_cache.index_copy(2, positions, v)
+    if consecutive:
+        positions = positions + torch.arange(q.shape[2], device=positions.device)
+    places = (slice(None), slice(None), positions)
+    keys, values = k_cache.clone(), v_cache.clone()
+    keys[places] = turned(k, k_weight)
+    values[places] = v
     return turned(q, q_weight).contiguous(), keys, values
 
 

@@ -18,8 +18,13 @@ def rotary_samples(device: str) -> list[dict[str, Any]]:
         "weight_offset": 1.0,
     }
     return [
-        _call(device, 16) | plain | {"rotary_dim": 16, "interleaved": False, "heads": 1, "num_warps": 1, "pdl": 0},
-        _call(device, 24) | normed | {"rotary_dim": 10, "interleaved": True, "heads": 2, "num_warps": 1, "pdl": 0},
+        _call(device, 16)
+        | plain
+        | {"rotary_dim": 16, "interleaved": False, "consecutive": False, "heads": 1, "num_warps": 1, "pdl": 0},
+        _call(device, 24)
+        | normed
+        | {"positions": torch.tensor([-4], device=device)}
+        | {"rotary_dim": 10, "interleaved": True, "consecutive": True, "heads": 2, "num_warps": 1, "pdl": 0},
     ]
 
 

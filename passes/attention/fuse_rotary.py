@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import operator
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export.exported_program import ExportedProgram
 from torch.export.graph_signature import OutputKind
 from torch.fx import Node
@@ -23,7 +25,7 @@ from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.recognize.norm import Norm, recognize_norm
 from etcuda.passes.recognize.repeated_heads import before_repeat
 from etcuda.passes.recognize.rotary import Rotary, recognize_rotary
-from etcuda.passes.recognize.terms import describe, name_of
+from etcuda.passes.recognize.terms import alike, describe, name_of, operands, same_value
 from etcuda.target import CudaTarget
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,17 @@ class _Write:
     positions: Node
     values: Node
 
+    @property
+    def start(self) -> Node | None:
+        """The place of the first token, a scalar, if each one stands behind the one before."""
+        pair = operands(self.positions, aten.add.Tensor)
+        if pair is None or self.positions.kwargs.get("alpha", 1) != 1:
+            return None
+        for steps, start in (pair, pair[::-1]):
+            if not tensor_of(start).dim() and _counts_from_zero(steps):
+                return _source_of_copy(start)
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class _Fusion:
@@ -112,7 +125,15 @@ class _Fusion:
         norms = [heads.norm.weight for heads in (self.q, self.k) if heads.norm is not None]
         tables = [self.q.rotary.cos, self.q.rotary.sin]
         caches = [self.keys.cache, self.values.cache]
-        found = [self.q.x, self.k.x, self.values.values, self.keys.positions, *tables, *caches, *norms]
+        found = [
+            self.q.x,
+            self.k.x,
+            self.values.values,
+            self.keys.start or self.keys.positions,
+            *tables,
+            *caches,
+            *norms,
+        ]
         return [node for node in found if node is not None]
 
 
@@ -160,6 +181,22 @@ def _read_write(program: ExportedProgram, node: Node) -> _Write | str:
     return _Write(node, cache, indices[2], values)
 
 
+def _counts_from_zero(node: Node) -> bool:
+    if node.target is aten.arange.default:
+        return True
+    return node.target is aten.arange.start_step and arguments(node)["start"] == 0 and arguments(node)["step"] == 1
+
+
+def _source_of_copy(node: Node) -> Node:
+    """What a scalar is copied from, in one dtype: it needs no memory of its own."""
+    while node.target is aten.copy.default:
+        source = node.args[1]
+        if not isinstance(source, Node) or not alike(tensor_of(source), tensor_of(node)):
+            break
+        node = source
+    return node
+
+
 def _read_heads(node: Node) -> _Heads | str:
     """The heads that a rotation, as attention or a cache takes it, is computed from."""
     y, heads_first = _before_views(node)
@@ -202,7 +239,7 @@ def _unlike(q: _Heads, k: _Heads) -> str | None:
     if (a.rotary_dim, a.interleaved) != (b.rotary_dim, b.interleaved):
         return "queries and keys are rotated in different ways"
     for one, other in ((a.cos, b.cos), (a.sin, b.sin)):
-        if one is not other:
+        if not same_value(one, other):
             return f"queries are rotated by {name_of(one)}, keys by {name_of(other)}"
     if q.tables_heads_first != k.tables_heads_first:
         return "queries and keys are rotated in different layouts"
@@ -219,7 +256,8 @@ def _unserved(query: Node, keys: _Write, values: _Write, rotary: Rotary) -> str 
     if any(dtype not in DTYPES for dtype in tables):
         return f"the kernel takes tables of {', '.join(map(str, DTYPES))}, got {tables}"
     length = tensor_of(keys.positions).shape[0]
-    expected = [(k, [q.shape[0], None, length, q.shape[3]]), (v, list(k.shape)), (q, [None, None, length, None])]
+    expected: list[tuple[Tensor, list[Any]]] = [(k, [q.shape[0], None, length, q.shape[3]]), (v, list(k.shape))]
+    expected.append((q, [None, None, length, None]))
     expected += [(each, [k.shape[0], k.shape[1], None, k.shape[3]]) for each in tensors[3:]]
     for tensor, sizes in expected:
         for got, size in zip(tensor.shape, sizes, strict=True):
@@ -287,12 +325,14 @@ def _insert(fusion: _Fusion, target: CudaTarget) -> None:
     a, b = fusion.q.norm, fusion.k.norm
     eps, offset = (a.eps, a.weight_offset) if a is not None else (0.0, 0.0)
     weights = [norm.weight if norm is not None else None for norm in (a, b)]
+    start, positions = fusion.keys.start, fusion.keys.positions
+    if start is not None:
+        positions = insert_call(before, aten.reshape.default, (start, [1]))
     config = choose(problem_of(tensor_of(q), tensor_of(k), rotary.rotary_dim))
-    call = insert_call(
-        before, torch.ops.etcuda.rotary_cache.default,
-        (q, k, fusion.values.values, cos, sin, fusion.keys.positions, fusion.keys.cache, fusion.values.cache, *weights,
-         eps, offset, rotary.rotary_dim, rotary.interleaved, *config.to_args(int(supports_pdl(target)))),
-    )  # fmt: skip
+    tensors = (q, k, fusion.values.values, cos, sin, positions, fusion.keys.cache, fusion.values.cache, *weights)
+    numbers = (eps, offset, rotary.rotary_dim, rotary.interleaved, start is not None)
+    args = (*tensors, *numbers, *config.to_args(int(supports_pdl(target))))
+    call = insert_call(before, torch.ops.etcuda.rotary_cache.default, args)
     for index, node in enumerate(fusion.replaced):
         node.replace_all_uses_with(insert_call(before, operator.getitem, (call, index)))
     log.info(
@@ -312,4 +352,3 @@ def _rows_of_table(before: Node, table: Node, heads_first: bool) -> Node:
     if rank == 2:
         return table
     return insert_call(before, aten.squeeze.dim, (table, rank - 3 if heads_first else rank - 2))
-

@@ -31,6 +31,7 @@ Sum = dict[tuple[int, Entry | None], float]
 ROWS = 3
 _MOST_DEPTH = 40
 _MOST_COLUMNS = 4096
+_MOST_SOURCES = 16
 
 
 def derive_columns(node: Node, source: Node) -> Any | None:
@@ -157,6 +158,7 @@ def _reshape(columns: _Columns, node: Node, depth: int) -> Any:
     if not all(statically_known_true(one == other) for one, other in rows):
         raise _UnknownError
     shape = _trailing(node)
+    # Expanded ones have more.
     if np.prod(shape) != values.size:
         raise _UnknownError
     return values.reshape(shape)
@@ -184,19 +186,6 @@ def _select(columns: _Columns, node: Node, depth: int) -> Any:
     if not isinstance(given["index"], int):
         raise _UnknownError
     return np.take(values, given["index"], axis=_dim(node, given["dim"], values.ndim + ROWS))
-
-
-def _unsqueeze(columns: _Columns, node: Node, depth: int) -> Any:
-    values = columns.first(node, depth)
-    return np.expand_dims(values, _dim(node, arguments(node)["dim"], values.ndim + ROWS + 1))
-
-
-def _squeeze(columns: _Columns, node: Node, depth: int) -> Any:
-    values = columns.first(node, depth)
-    dim = _dim(node, arguments(node)["dim"], values.ndim + ROWS)
-    if values.shape[dim] != 1:
-        return values
-    return np.squeeze(values, dim)
 
 
 def _parts(columns: _Columns, node: Node, depth: int) -> list[Any]:
@@ -270,15 +259,17 @@ _RULES: dict[object, Callable[[_Columns, Node, int], Any]] = {
     aten.alias.default: _same,
     aten.cat.default: _cat,
     aten.clone.default: _same,
+    aten.expand.default: _reshape,
     aten.mul.Tensor: _mul,
     aten.neg.default: _neg,
     aten.reshape.default: _reshape,
     aten.select.int: _select,
     aten.slice.Tensor: _slice,
-    aten.squeeze.dim: _squeeze,
+    aten.squeeze.dim: _reshape,
+    aten.squeeze.dims: _reshape,
     aten.stack.default: _stack,
     aten.sub.Tensor: _sum,
-    aten.unsqueeze.default: _unsqueeze,
+    aten.unsqueeze.default: _reshape,
     aten.view.default: _reshape,
     operator.getitem: _getitem,
 }
@@ -301,14 +292,14 @@ def sources(node: Node) -> list[Node]:
                     seen.add(source)
                     following.append(source)
         for each in following:
-            value: Any = each.meta.get("val")
-            if isinstance(value, Tensor) and value.dim() == len(shape):
-                if all(statically_known_true(one == other) for one, other in zip(value.shape, shape, strict=True)):
-                    found.append(each)
+            value = each.meta.get("val")
+            if isinstance(value, Tensor) and _same_sizes(value.shape, shape):
+                found.append(each)
         pending = following
         if len(found) >= _MOST_SOURCES or not pending:
             break
     return found[:_MOST_SOURCES]
 
 
-_MOST_SOURCES = 16
+def _same_sizes(one: torch.Size, other: torch.Size) -> bool:
+    return len(one) == len(other) and all(statically_known_true(a == b) for a, b in zip(one, other, strict=True))

@@ -50,15 +50,19 @@ def recognize_rotary(y: Node) -> Rotary | str:
         if found is None:
             continue
         cos, sin, rotary_dim, interleaved = found
-        source = _without_casts(x)
+        source = _as_rounded(x, result.dtype)
         if not alike(tensor_of(source), result):
             return f"{name_of(source)} is {describe(tensor_of(source))} and rotated {describe(result)}"
         return Rotary(source, cos, sin, rotary_dim, interleaved)
     return f"{name_of(y)} is no rotation of a tensor of its size"
 
 
-def _without_casts(node: Node) -> Node:
-    while (source := uncast(node)) is not None and tensor_of(source).dtype.is_floating_point:
+def _as_rounded(node: Node, dtype: torch.dtype) -> Node:
+    """The tensor in a dtype that ``node`` is a wider form of, if it is one."""
+    while tensor_of(node).dtype != dtype:
+        source = uncast(node)
+        if source is None or not tensor_of(source).dtype.is_floating_point:
+            break
         node = source
     return node
 
