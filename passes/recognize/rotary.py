@@ -50,14 +50,14 @@ def recognize_rotary(y: Node) -> Rotary | str:
         if found is None:
             continue
         cos, sin, rotary_dim, interleaved = found
-        source = _as_rounded(x, result.dtype)
+        source = _in_dtype(x, result.dtype)
         if not alike(tensor_of(source), result):
             return f"{name_of(source)} is {describe(tensor_of(source))} and rotated {describe(result)}"
         return Rotary(source, cos, sin, rotary_dim, interleaved)
     return f"{name_of(y)} is no rotation of a tensor of its size"
 
 
-def _as_rounded(node: Node, dtype: torch.dtype) -> Node:
+def _in_dtype(node: Node, dtype: torch.dtype) -> Node:
     """The tensor in a dtype that ``node`` is a wider form of, if it is one."""
     while tensor_of(node).dtype != dtype:
         source = uncast(node)
