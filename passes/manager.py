@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from etcuda.errors import PassError
 from etcuda.options import BackendConfig
+from etcuda.passes.attention.fuse_rotary import fuse_rotary
 from etcuda.passes.attention.route import route_attention
 from etcuda.passes.base import GraphPass, NodeError, graph_modules
 from etcuda.passes.canonical.bind_symbolic_inputs import bind_symbolic_inputs
@@ -57,6 +58,7 @@ PASSES: tuple[GraphPass, ...] = (
     fuse_quantize,
     fuse_reorder,
     decompose_conv,
+    fuse_rotary,
     route_attention,
     # Behind attention, whose masks are recognised by the calls that a model makes, a cumsum among them.
     decompose_library_calls,

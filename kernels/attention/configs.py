@@ -30,7 +30,8 @@ class SplitConfig:
         num_splits: ranges that the keys are split into.
         block_s: splits that a CTA merges at a time.
         chunk_d: width of the head that a CTA merges.
-        pdl: 1 to launch the reduction while the splits are computed, which needs sm_90; else 0.
+        pdl: 1 to launch the reduction while the splits are computed, and a kernel behind attention that waits while
+            the last of the two runs, which needs sm_90; else 0.
     """
 
     block_m: int

@@ -61,7 +61,7 @@ def split(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: SplitConfig
         l_q, l_kv, num_splits, masking.scale * _LOG2E,
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=config.block_m,
         BLOCK_N=config.block_n, STAGES=config.num_stages, SOFTCAP=masking.softcap, MASK=mask_type,
-        MERGED=num_splits > 1, PDL=num_splits > 1 and config.pdl == 1, **modes, num_warps=config.num_warps,
+        MERGED=num_splits > 1, PDL=config.pdl == 1, **modes, num_warps=config.num_warps,
     )  # fmt: skip
     if num_splits > 1:
         kernel, options = choose_kernel(q, attention_reduce_kernel, attention_reduce_pdl, config.pdl)

@@ -5,6 +5,8 @@ Each function returns the pieces of what it has recognised, in doubt ``None``. N
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -47,6 +49,25 @@ def uncast(node: Node) -> Node | None:
     source = node.args[0]
     assert isinstance(source, Node)
     return source if tensor_of(source).device == tensor_of(node).device else None
+
+
+def same_value(one: object, other: object, depth: int = 8) -> bool:
+    """Whether two arguments are the same, or calls of the same operator on the same arguments."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(same_value(a, b, depth) for a, b in zip(one, other, strict=True))
+    if not isinstance(one, Node) or not isinstance(other, Node):
+        return type(one) is type(other) and one == other
+    if one is other:
+        return True
+    op = one.target
+    if not depth or one.op != "call_function" or op is not other.target or one.kwargs.keys() != other.kwargs.keys():
+        return False
+    if isinstance(op, torch._ops.OpOverload):
+        is_function = not op._schema.is_mutable and torch.Tag.nondeterministic_seeded not in op.tags
+    else:
+        is_function = op is operator.getitem
+    pairs = [(one.args, other.args), *((one.kwargs[name], other.kwargs[name]) for name in one.kwargs)]
+    return is_function and all(same_value(a, b, depth - 1) for a, b in pairs)
 
 
 def alike(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -142,6 +142,9 @@ def merge_splits(
     BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Merges the splits of one row, ``BLOCK_S`` at a time."""
+    if PDL:
+        # The product behind this kernel may load its weights meanwhile.
+        gdc_launch_dependents()
     row = tl.program_id(0)
     bh = tl.program_id(1)
     b = bh // kv_heads

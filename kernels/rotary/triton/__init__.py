@@ -1,0 +1,1 @@
+"""The activation kernels in Triton. Names that end in ``_pdl`` are kernels that may be launched early."""

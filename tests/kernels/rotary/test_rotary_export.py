@@ -1,0 +1,26 @@
+"""A whole export for a GPU that is not here: one kernel rotates and writes, and no cache is copied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from executorch.exir import to_edge_transform_and_lower
+
+from etcuda import CudaPartitioner
+from etcuda.backend.inspect import inspect_program
+from tests.passes.attention.rotary_programs import Attention, exported, halves_in_fp32, llama_norm
+
+
+@pytest.mark.slow
+def test_one_kernel_between_product_and_attention() -> None:
+    model = Attention(halves_in_fp32, norm=llama_norm)
+    with torch.no_grad():
+        program = exported(model, 1)
+    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target="sm_90")]).to_executorch()
+    (delegate,) = inspect_program(bytes(lowered.buffer)).methods[0].delegates
+    names = set(delegate.images[0].kernels)
+    assert {"rotary_cache_pdl", "attention_split_kernel"} <= names
+    # Beside them the tables are read, and nothing else is computed: a cache that is not written in place is copied.
+    (other,) = names - {"rotary_cache_pdl", "attention_split_kernel"}
+    assert "index" in other
+    assert not any(word in other for word in ("index_put", "clone", "copy"))
