@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from etcuda.backend.inductor.container import split_container
+from etcuda.backend.kept_objects import KeptObjects
 from etcuda.backend.precompiled import PrecompiledHeaders
 from etcuda.errors import CompileError
 
@@ -112,7 +114,8 @@ def build_image(
         cuda: whether the wrapper is for a GPU.
         isa: least processor level of the machine that runs the image.
         folder: where sources and objects go. Its path does not reach the output.
-        headers: where precompiled headers are kept; ``None`` goes without. They change no byte of the image.
+        headers: where precompiled headers, and objects that all images share, are kept; ``None`` goes without. They
+            change no byte of the image.
 
     Raises:
         CompileError: the compiler or linker failed; the message ends with what they printed.
@@ -120,10 +123,23 @@ def build_image(
     compiler = find_compiler()
     flags = [*_COMMON_FLAGS, *(f"-D{name}" for name in _DEFINES), *_ISA_FLAGS[isa], *_path_flags(cuda)]
     precompiled = PrecompiledHeaders(compiler, headers)
-    sources = [_Source("wrapper", wrapper, (*flags, "-O1"))]
+    model, container = split_container(wrapper)
+    sources = [_Source("wrapper", model, (*flags, "-O1"))]
     if kernels.strip():
         sources.append(_Source("kernels", kernels, (*flags, *_KERNEL_FLAGS)))
-    objects = _compile_all(compiler, sources, folder, precompiled)
+    kept = KeptObjects(compiler, headers and headers / "objects")
+    objects = []
+    if container is not None:
+        shared = _Source("container", container, (*flags, "-O1"))
+        if kept.fetch(shared.text, shared.flags, folder / "container.o"):
+            objects.append(folder / "container.o")
+        else:
+            sources.append(dataclasses.replace(shared, is_shared=True))
+    objects += _compile_all(compiler, sources, folder, precompiled)
+    objects.sort()
+    for source in sources:
+        if source.is_shared:
+            kept.keep(source.text, source.flags, folder / f"{source.name}.o", folder / f"{source.name}.d")
     undefined = _undefined_symbols(objects)
     vector_math = sorted(name for name in undefined if _VECTOR_MATH.match(name))
     if vector_math:
@@ -150,11 +166,13 @@ class _Source:
     name: str
     text: str
     flags: tuple[str, ...]
+    is_shared: bool = False  # with other images: compiled once, so that headers made for it would not pay
 
     def command(self, compiler: Sequence[str], folder: pathlib.Path, faster: Sequence[str] = ()) -> list[str]:
         # A path that reaches the output through __FILE__ is the same wherever the folder is.
         where = f"-ffile-prefix-map={folder}=/image"
-        return [*compiler, *self.flags, *faster, where, "-c", f"{self.name}.cpp", "-o", f"{self.name}.o"]
+        needed = ["-MD", "-MF", f"{self.name}.d"] if self.is_shared else []
+        return [*compiler, *self.flags, *faster, where, *needed, "-c", f"{self.name}.cpp", "-o", f"{self.name}.o"]
 
 
 def _compile_all(
@@ -162,7 +180,7 @@ def _compile_all(
 ) -> list[pathlib.Path]:
     for source in sources:
         (folder / f"{source.name}.cpp").write_text(source.text)
-    faster = [precompiled.flags(source.text, source.flags) for source in sources]
+    faster = [[] if source.is_shared else precompiled.flags(source.text, source.flags) for source in sources]
     try:
         _run_all(
             [source.command(compiler, folder, extra) for source, extra in zip(sources, faster, strict=True)], folder

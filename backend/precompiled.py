@@ -88,8 +88,8 @@ class PrecompiledHeaders:
         try:
             if subprocess.run(command, cwd=made, capture_output=True, check=False).returncode:
                 return False
-            files = _dependencies(needed.read_text())
-            record.write_text(json.dumps({"sha256": _digest(compiled), "files": files, "content": _content(files)}))
+            files = dependencies(needed.read_text())
+            record.write_text(json.dumps({"sha256": digest_of(compiled), "files": files, "content": content_of(files)}))
             _record(header).unlink(missing_ok=True)
             compiled.replace(_compiled(header))
             record.replace(_record(header))
@@ -139,25 +139,34 @@ def _write(header: pathlib.Path, text: str) -> None:
 def _is_sound(header: pathlib.Path) -> bool:
     try:
         record = json.loads(_record(header).read_text())
-        return bool(record["content"] == _content(record["files"]) and record["sha256"] == _digest(_compiled(header)))
+        return bool(
+            record["content"] == content_of(record["files"]) and record["sha256"] == digest_of(_compiled(header))
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _dependencies(rule: str) -> list[str]:
+def dependencies(rule: str) -> list[str]:
+    """The files that a rule for ``make`` names after its target and the source itself."""
     # The target, and the header itself, come first; a space in a name has a backslash before it.
     words = re.split(r"(?<!\\)\s+", rule.replace("\\\n", " ").strip())
     return [word.replace("\\ ", " ").replace("\\#", "#").replace("$$", "$") for word in words[2:]]
 
 
-def _content(files: Sequence[str]) -> str:
+def content_of(files: Sequence[str]) -> str:
+    """One SHA-256, in hexadecimal, of the content of all files.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(pathlib.Path(file).read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _digest(path: pathlib.Path) -> str:
+def digest_of(path: pathlib.Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

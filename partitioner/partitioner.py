@@ -19,6 +19,7 @@ from etcuda.partitioner.bincounts import fix_bincounts
 from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
+from etcuda.partitioner.loop_bodies import decompose_loops
 from etcuda.partitioner.outside_core import ExemptingProgram, restore_unclaimed
 from etcuda.partitioner.ownership import (
     TAG,
@@ -100,7 +101,7 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         program = fix_bincounts(draw_from_state(exported_program, self.config), self.config)
         program = without_complex(program, self.config)
         program = copy_state(decompose_refused(program, self.config), self.config)
-        return ExemptingProgram.of(program, self.config)
+        return decompose_loops(ExemptingProgram.of(program, self.config), self.config)
 
 
 def tag_program(program: ExportedProgram, config: BackendConfig) -> tuple[list[str], PartitionReport]:

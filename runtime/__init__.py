@@ -8,16 +8,20 @@ outputs = Runtime.get().load_program("model.pte").load_method("forward").execute
 from __future__ import annotations
 
 from etcuda.runtime.binding import (
+    GraphStats,
     MemoryStats,
     empty_cache,
     gpu_available,
     gpu_unavailable_reason,
+    graph_stats,
     is_registered,
     last_error,
     library_path,
     load,
     memory_stats,
     reset_state,
+    set_cuda_graph_memory_limit,
+    set_cuda_graphs,
     set_memory_limit,
     set_verify_weights,
     shim_names,
@@ -25,17 +29,21 @@ from etcuda.runtime.binding import (
 from etcuda.runtime.session import Session, SessionState
 
 __all__ = [
+    "GraphStats",
     "MemoryStats",
     "Session",
     "SessionState",
     "empty_cache",
     "gpu_available",
     "gpu_unavailable_reason",
+    "graph_stats",
     "is_registered",
     "last_error",
     "library_path",
     "memory_stats",
     "reset_state",
+    "set_cuda_graph_memory_limit",
+    "set_cuda_graphs",
     "set_memory_limit",
     "set_verify_weights",
     "shim_names",

@@ -7,6 +7,7 @@
 #include "core/last_error.h"
 #include "cuda/cublaslt.h"
 #include "cuda/driver.h"
+#include "cuda/graph_settings.h"
 #include "memory/allocator.h"
 #include "shims/table.h"
 #include "weights/pool.h"
@@ -64,7 +65,8 @@ size_t etcuda_memory_stats(EtcudaMemoryStats* stats, size_t capacity) {
           auto* out = static_cast<StatsSink*>(argument);
           const MemoryStats now = allocator.stats();
           if (out->count < out->capacity) {
-            out->stats[out->count] = {type, index, now.allocated, now.reserved, now.peak, now.calls};
+            out->stats[out->count] = {type,     index,     now.allocated, now.reserved,
+                                      now.peak, now.calls, now.graphs};
           }
           ++out->count;
         },
@@ -110,6 +112,19 @@ size_t etcuda_last_error(char* text, size_t capacity) {
 
 void etcuda_set_verify_weights(int enabled) {
   set_verify_weights(enabled != 0);
+}
+
+void etcuda_set_cuda_graphs(int enabled) {
+  set_cuda_graphs(enabled != 0);
+}
+
+void etcuda_set_cuda_graph_memory_limit(uint64_t nbytes) {
+  set_cuda_graph_memory_limit(nbytes);
+}
+
+void etcuda_graph_stats(EtcudaGraphStats* stats) {
+  const GraphCounts& counts = graph_counts();
+  *stats = {counts.live, counts.captures, counts.replays, counts.refusals};
 }
 
 void etcuda_set_cublaslt_path(const char* path) {

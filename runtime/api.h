@@ -18,6 +18,15 @@ struct EtcudaMemoryStats {
   uint64_t reserved;   // bytes in use or cached
   uint64_t peak;       // most bytes in use at one time
   uint64_t calls;      // allocations asked of the system or the driver
+  uint64_t graphs;     // bytes in use that CUDA graphs hold
+};
+
+// CUDA graphs of the whole process.
+struct EtcudaGraphStats {
+  uint64_t live;      // that are kept
+  uint64_t captures;  // made so far
+  uint64_t replays;   // calls that launched one
+  uint64_t refusals;  // captures and launches that failed; the call then ran without
 };
 
 // Whether EtcudaBackend is registered with ExecuTorch and is this library's.
@@ -44,6 +53,14 @@ ETCUDA_API size_t etcuda_last_error(char* text, size_t capacity);
 // Whether the bytes of weights are compared with their digests when they are loaded, from now on. Otherwise
 // the environment variable ETCUDA_VERIFY_WEIGHTS says so: 0 or 1, which is also what holds without it.
 ETCUDA_API void etcuda_set_verify_weights(int enabled);
+// Whether a call that is repeated is captured in a CUDA graph and launched as one, from now on. Otherwise the
+// environment variable ETCUDA_CUDA_GRAPHS says so: 0 or 1, which is also what holds without it. A method that
+// is called while it is off drops its graphs.
+ETCUDA_API void etcuda_set_cuda_graphs(int enabled);
+// Bytes of device memory that the graphs of one device may hold, for those captured from now on; 0 for no
+// bound. Otherwise the environment variable ETCUDA_CUDA_GRAPH_MEMORY says so.
+ETCUDA_API void etcuda_set_cuda_graph_memory_limit(uint64_t nbytes);
+ETCUDA_API void etcuda_graph_stats(struct EtcudaGraphStats* stats);
 // Where cuBLASLt is to be looked for first. To be called before the first GPU program is loaded.
 ETCUDA_API void etcuda_set_cublaslt_path(const char* path);
 

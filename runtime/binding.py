@@ -22,6 +22,16 @@ class _Stats(ctypes.Structure):
         ("reserved", ctypes.c_uint64),
         ("peak", ctypes.c_uint64),
         ("calls", ctypes.c_uint64),
+        ("graphs", ctypes.c_uint64),
+    )
+
+
+class _GraphStats(ctypes.Structure):
+    _fields_ = (
+        ("live", ctypes.c_uint64),
+        ("captures", ctypes.c_uint64),
+        ("replays", ctypes.c_uint64),
+        ("refusals", ctypes.c_uint64),
     )
 
 
@@ -35,6 +45,7 @@ class MemoryStats:
         reserved: in use or kept for reuse.
         peak: most bytes in use at one time.
         calls: allocations asked of the system or the driver.
+        graphs: what CUDA graphs hold of what is in use.
     """
 
     device: str
@@ -42,6 +53,24 @@ class MemoryStats:
     reserved: int
     peak: int
     calls: int
+    graphs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphStats:
+    """CUDA graphs of this process.
+
+    Attributes:
+        live: graphs that are kept.
+        captures: graphs made so far.
+        replays: calls that launched one.
+        refusals: captures and launches that failed; the call then ran without.
+    """
+
+    live: int
+    captures: int
+    replays: int
+    refusals: int
 
 
 @functools.lru_cache(maxsize=1)
@@ -76,6 +105,12 @@ def load() -> ctypes.CDLL:
     library.etcuda_last_error.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
     library.etcuda_set_verify_weights.argtypes = (ctypes.c_int,)
     library.etcuda_set_verify_weights.restype = None
+    library.etcuda_set_cuda_graphs.argtypes = (ctypes.c_int,)
+    library.etcuda_set_cuda_graphs.restype = None
+    library.etcuda_set_cuda_graph_memory_limit.argtypes = (ctypes.c_uint64,)
+    library.etcuda_set_cuda_graph_memory_limit.restype = None
+    library.etcuda_graph_stats.argtypes = (ctypes.POINTER(_GraphStats),)
+    library.etcuda_graph_stats.restype = None
     library.etcuda_set_cublaslt_path.argtypes = (ctypes.c_char_p,)
     library.etcuda_set_cublaslt_path.restype = None
     cublaslt = find_cublaslt()
@@ -125,6 +160,7 @@ def memory_stats() -> list[MemoryStats]:
             reserved=entry.reserved,
             peak=entry.peak,
             calls=entry.calls,
+            graphs=entry.graphs,
         )
         for entry in entries
     ]
@@ -182,6 +218,39 @@ def set_verify_weights(enabled: bool) -> None:
     if not isinstance(enabled, bool):
         raise TypeError(f"set_verify_weights: expected True or False, got {enabled!r}.")
     load().etcuda_set_verify_weights(int(enabled))
+
+
+def set_cuda_graphs(enabled: bool) -> None:
+    """Whether a call on a GPU that is repeated is captured in a CUDA graph and launched as one, from now on, in the
+    whole process. It is by default; the environment variable ``ETCUDA_CUDA_GRAPHS=0`` says otherwise.
+
+    Raises:
+        TypeError: neither True nor False.
+    """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"set_cuda_graphs: expected True or False, got {enabled!r}.")
+    load().etcuda_set_cuda_graphs(int(enabled))
+
+
+def set_cuda_graph_memory_limit(nbytes: int) -> None:
+    """Bounds the device memory that CUDA graphs captured from now on may hold, on each device; 0 removes the bound.
+
+    Args:
+        nbytes: the bound in bytes.
+
+    Raises:
+        ValueError: the bound is no integer from 0 to 2**63 - 1.
+    """
+    if not isinstance(nbytes, int) or isinstance(nbytes, bool) or not 0 <= nbytes < 2**63:
+        raise ValueError(f"set_cuda_graph_memory_limit: expected an integer from 0 to 2**63 - 1, got {nbytes!r}.")
+    load().etcuda_set_cuda_graph_memory_limit(nbytes)
+
+
+def graph_stats() -> GraphStats:
+    """How many CUDA graphs there are, and how often they were of use."""
+    stats = _GraphStats()
+    load().etcuda_graph_stats(ctypes.byref(stats))
+    return GraphStats(live=stats.live, captures=stats.captures, replays=stats.replays, refusals=stats.refusals)
 
 
 def reset_state() -> int:

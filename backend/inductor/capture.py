@@ -19,8 +19,10 @@ from etcuda.backend.inductor import (
     branches,
     launchers,
     local_buffers,
+    loops,
     part_edges,
     random,
+    straight,
     templates,
     traces,
 )
@@ -73,6 +75,7 @@ def generate(
     captured: list[GeneratedCode] = []
     is_host = isinstance(target, str)
     kernels = launchers.KernelStore(target, progress)
+    straight.straighten(module)
 
     def capture(
         lowering: GraphLowering,
@@ -102,6 +105,7 @@ def generate(
         stack.enter_context(branches.branches_are_within_the_estimate())
         stack.enter_context(assembly.assembly_without_operands_writes_nothing())
         stack.enter_context(accesses.each_kernel_analysed_once())
+        stack.enter_context(loops.written_values_are_carried())
         stack.enter_context(local_buffers.buffers_written_in_place_are_whole())
         stack.enter_context(traces.branches_are_traced_once())
         stack.enter_context(traces.nodes_have_no_stack_traces())

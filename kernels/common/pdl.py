@@ -12,12 +12,14 @@ import triton
 from torch import Tensor
 from torch.library import wrap_triton
 
+from etcuda.kernels.common.conditional import conditional
+
 
 def traceable(x: Tensor, kernel: Any) -> Any:
     """A kernel to launch on ``x``: recorded by the tracer where ``x`` is a stand-in for a tensor."""
     # The interpreter's functions cannot be traced and need not be.
     if isinstance(kernel, triton.runtime.JITFunction) and type(x) is not Tensor:
-        return wrap_triton(kernel)
+        return conditional(wrap_triton(kernel))
     return kernel
 
 

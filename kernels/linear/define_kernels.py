@@ -72,7 +72,8 @@ def define_matvec(record: WeightFormat) -> None:
         weight, bias, how = read(x, rest)
         require_device(name, x)
         out = launch.matvec(weight, dense_rows(x), how, bias, x.dtype)
-        return out.reshape(*x.shape[:-1], weight.n)
+        # Of two dimensions it is the result already, in memory that may have room for more tokens.
+        return out if x.dim() == 2 else out.reshape(*x.shape[:-1], weight.n)
 
     def fake_matvec(x: Tensor, *rest: Any) -> Tensor:
         """Checks the arguments; returns a fake result."""

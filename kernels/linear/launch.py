@@ -9,6 +9,7 @@ from torch import Tensor
 from etcuda.kernels.activations.reference import Quantized
 from etcuda.kernels.activations.reorder_launch import dtype_name, reorder, segments_of
 from etcuda.kernels.common.blocks import GROUPS_FIRST
+from etcuda.kernels.common.conditional import new_result
 from etcuda.kernels.common.memory import aligned
 from etcuda.kernels.common.pdl import choose_kernel
 from etcuda.kernels.cuda import native_kernels
@@ -31,7 +32,7 @@ def matvec(
     says so."""
     values, scale, total = x if isinstance(x, tuple) else (x, x, x)
     num_tokens, k = values.shape
-    out = values.new_empty((num_tokens, weight.n), dtype=dtype)
+    out = new_result(values, (num_tokens, weight.n), dtype)
     tensors = [*_tensors(weight), weight.qdata if bias is None else bias]
     constants = {
         **_format_constants(weight, k), "HAS_BIAS": bias is not None, "TOKENS": how.tokens, "BLOCK_N": how.block_n,
@@ -70,7 +71,7 @@ def matmul_reordered(
 ) -> Tensor:
     """What ``order`` made of x [M, K] times a weight; [M, N]."""
     x, factor, _ = reordered
-    out = x.new_empty((factor.shape[-1], weight.n), dtype=dtype)
+    out = new_result(x, (factor.shape[-1], weight.n), dtype)
     partials = x.new_empty(2 * how.ctas * how.block_n * how.block_m if how.ctas else 1, dtype=torch.float32)
     if how.warpgroups:
         _launch_hopper(weight, reordered, how, bias, activation_dtype, out, partials)

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "core/failure.h"
-#include "cuda/stream.h"
+#include "cuda/capture.h"
 #include "host/strided_copy.h"
 
 namespace etcuda {
@@ -171,6 +171,7 @@ void zero_bytes(void* data, DeviceType device, size_t nbytes) {
 
 void synchronize(DeviceType device) {
   if (device != kCuda) return;
+  refuse_in_capture("a copy between the GPU and the host, which reads a value there,");
   Driver& driver = Driver::require("waiting for a stream");
   driver.check(driver.cuStreamSynchronize(current_cuda().stream), "cuStreamSynchronize");
 }

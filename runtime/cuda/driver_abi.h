@@ -15,6 +15,8 @@ using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
 using CUmodule = struct CUmod_st*;
 using CUfunction = struct CUfunc_st*;
+using CUgraph = struct CUgraph_st*;
+using CUgraphExec = struct CUgraphExec_st*;
 
 constexpr CUresult kCudaSuccess = 0;
 constexpr CUresult kCudaInvalidValue = 1;
@@ -27,6 +29,7 @@ constexpr CUresult kCudaNotSupported = 801;
 constexpr CUresult kCudaUnknown = 999;
 
 constexpr unsigned kStreamNonBlocking = 1;
+constexpr int kCaptureRelaxed = 2;
 constexpr unsigned kEventDisableTiming = 2;
 constexpr unsigned kHostAllocPortable = 1;
 constexpr unsigned kMemoryTypeHost = 1;
@@ -118,10 +121,16 @@ static_assert(sizeof(CudaLaunchConfig) == 56);
   X(cuGetErrorName, (CUresult, const char**))                                                          \
   X(cuGetErrorString, (CUresult, const char**))
 
-// Newer functions, which only images that use them need.
+// Newer functions, which only images that use them need, and those of CUDA graphs.
 #define ETCUDA_OPTIONAL_DRIVER_FUNCTIONS(X)                                                                  \
   X(cuLaunchKernelEx, (const void*, CUfunction, void**, void**))                                             \
   X(cuTensorMapEncodeTiled, (void*, int, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*, \
-                             const uint32_t*, int, int, int, int))
+                             const uint32_t*, int, int, int, int))                                           \
+  X(cuStreamBeginCapture_v2, (CUstream, int))                                                                \
+  X(cuStreamEndCapture, (CUstream, CUgraph*))                                                                \
+  X(cuGraphInstantiateWithFlags, (CUgraphExec*, CUgraph, unsigned long long))                                \
+  X(cuGraphLaunch, (CUgraphExec, CUstream))                                                                  \
+  X(cuGraphExecDestroy, (CUgraphExec))                                                                       \
+  X(cuGraphDestroy, (CUgraph))
 
 }  // namespace etcuda

@@ -6,6 +6,7 @@
 
 #include "core/failure.h"
 #include "core/last_error.h"
+#include "cuda/graph_settings.h"
 #include "delegate/delegate.h"
 #include "memory/allocator.h"
 
@@ -62,14 +63,15 @@ class EtcudaBackend final : public BackendInterface {
     return reported([&] {
       for (const BackendOption& option : options) {
         const bool* wanted = std::get_if<bool>(&option.value);
-        const bool known =
-            std::strcmp(option.key, "reset_state") == 0 || std::strcmp(option.key, "empty_cache") == 0;
-        if (!known || wanted == nullptr) {
+        const auto is = [&](const char* key) { return std::strcmp(option.key, key) == 0; };
+        if (wanted == nullptr || !(is("reset_state") || is("empty_cache") || is("cuda_graphs"))) {
           fail(Error::InvalidArgument,
-               "option %s is not known or not a bool. Known are reset_state and empty_cache.", option.key);
+               "option %s is not known or not a bool. Known are reset_state, empty_cache and cuda_graphs.",
+               option.key);
         }
-        if (!*wanted) continue;
-        if (std::strcmp(option.key, "reset_state") == 0) {
+        if (is("cuda_graphs")) set_cuda_graphs(*wanted);
+        if (!*wanted || is("cuda_graphs")) continue;
+        if (is("reset_state")) {
           reset_all_states();
         } else {
           for_each_allocator([](int, int, CachingAllocator& allocator, void*) { allocator.empty_cache(); },

@@ -10,6 +10,7 @@
 
 #include "blob/blob.h"
 #include "cuda/stream.h"
+#include "delegate/graph_cache.h"
 #include "delegate/sizes.h"
 #include "delegate/values.h"
 #include "image/image.h"
@@ -49,17 +50,33 @@ class Delegate {
   TensorPtr view_constant(const ConstantSpec& constant, StoragePtr storage) const;
   void bind_state(SessionState* session);
   void bind_storages(const std::vector<StoragePtr>& storages);
-  void call(::executorch::runtime::Span<EValue*> passed, SessionState* session);
-  std::vector<TensorPtr> bind_inputs(::executorch::runtime::Span<EValue*> arguments);
-  TensorPtr bind_on_device(const ArgumentView& view, const ValueSpec& spec, size_t* staged);
+  void call(::executorch::runtime::Span<EValue*> passed, const std::shared_ptr<SessionState>& session);
+  void check_inputs();
+  // Whether input `index` of this call is a number, which is in numbers_.
+  bool is_number(size_t index) const { return inputs_[index].data == &numbers_[index]; }
+  std::vector<TensorPtr> bind_inputs();
+  TensorPtr bind_input(size_t index, size_t* staged);
   std::vector<TensorPtr> run(std::vector<TensorPtr> inputs);
   std::vector<TensorPtr> run_part(const Part& part, std::vector<TensorPtr> inputs, size_t num_outputs);
   std::vector<TensorPtr> run_steps(std::vector<TensorPtr> inputs);
   TensorPtr aligned(TensorPtr value);
-  void publish(const std::vector<TensorPtr>& results, ::executorch::runtime::Span<EValue*> arguments);
-  void publish_from_device(const std::vector<TensorPtr>& results, const std::vector<ArgumentView>& outputs);
+  void prepare_outputs(const std::vector<TensorPtr>& results);
+  TensorPtr device_target(size_t index, const Tensor& result) const;
+  void publish(const std::vector<TensorPtr>& results);
+  void publish_from_device(const std::vector<TensorPtr>& results);
   char* staging(size_t nbytes);
   [[noreturn]] void fail_from_image(const Part& part, const char* what, ErrorCode code);
+
+  // CUDA graphs. The entry of the call in progress; null: there are to be none.
+  GraphCache::Entry* graph_entry(const std::shared_ptr<SessionState>& session);
+  // After the call in progress has run.
+  void capture_if_due(GraphCache::Entry& entry, const std::shared_ptr<SessionState>& session);
+  std::unique_ptr<CapturedCall> capture();
+  std::vector<TensorPtr> capture_inputs(const CapturedCall& call, size_t staged_bytes);
+  void capture_outputs(CapturedCall& call, const std::vector<TensorPtr>& results,
+                       std::vector<StoragePtr>* staging);
+  bool replay(GraphCache::Entry& entry);
+  void explain(const char* reason);
 
   BlobSpec blob_;
   DeviceType device_ = kHost;
@@ -84,9 +101,17 @@ class Delegate {
   std::optional<Bound> bound_ = Bound{};  // none: an attempt to change it failed
 
   std::mutex mutex_;  // held during a call
+  // Behind the lock of its users and what its graphs launch, so that it goes first. Null: not on a GPU, or
+  // the driver is too old.
+  std::unique_ptr<GraphCache> graphs_;
+  bool has_explained_ = false;  // why a call is not captured
+  // Of the call in progress.
   CallSizes sizes_;
-  std::vector<ArgumentView> inputs_;  // of the call in progress
-  std::vector<EValue*> arguments_;    // of the call in progress, without the ignored ones
+  std::vector<ArgumentView> inputs_;
+  std::vector<ArgumentView> outputs_;
+  std::vector<int64_t> numbers_;    // inputs that are no tensors, in their dtype
+  std::vector<EValue*> arguments_;  // without the ignored ones
+  GraphKey key_;
 };
 
 }  // namespace etcuda

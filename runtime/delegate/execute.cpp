@@ -35,10 +35,11 @@ void Delegate::execute(::executorch::runtime::Span<EValue*> passed) {
   std::unique_lock<std::mutex> session_lock;
   if (session != nullptr) session_lock = std::unique_lock<std::mutex>(session->mutex());
   const std::lock_guard<std::mutex> lock(mutex_);
-  call(passed, session.get());
+  call(passed, session);
 }
 
-void Delegate::call(::executorch::runtime::Span<EValue*> passed, SessionState* session) {
+void Delegate::call(::executorch::runtime::Span<EValue*> passed,
+                    const std::shared_ptr<SessionState>& session) {
   const size_t ignored = blob_.ignored_arguments.size();
   if (passed.size() != blob_.inputs.size() + ignored + blob_.outputs.size()) {
     fail(ErrorCode::InvalidArgument,
@@ -56,12 +57,16 @@ void Delegate::call(::executorch::runtime::Span<EValue*> passed, SessionState* s
       arguments_.push_back(passed[i]);
     }
   }
-  const ::executorch::runtime::Span<EValue*> arguments(arguments_.data(), arguments_.size());
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
+  const GraphUse use(graphs_.get());
   try {
-    std::vector<TensorPtr> inputs = bind_inputs(arguments);
-    bind_state(session);
-    publish(run(std::move(inputs)), arguments);
+    check_inputs();
+    GraphCache::Entry* const entry = graph_entry(session);
+    if (entry != nullptr && entry->graph != nullptr && replay(*entry)) return;
+    std::vector<TensorPtr> inputs = bind_inputs();
+    bind_state(session.get());
+    publish(run(std::move(inputs)));
+    if (entry != nullptr) capture_if_due(*entry, session);
   } catch (...) {
     // Memory that the failed call returned to the allocator must be idle before anyone uses it.
     if (stream_) settle(*stream_);
@@ -77,15 +82,12 @@ char* Delegate::staging(size_t nbytes) {
   return static_cast<char*>(staging_->data);
 }
 
-std::vector<Delegate::TensorPtr> Delegate::bind_inputs(::executorch::runtime::Span<EValue*> arguments) {
+void Delegate::check_inputs() {
   const size_t count = blob_.inputs.size();
   inputs_.clear();
-  std::vector<StoragePtr> scalars(count);
-  size_t staged_bytes = 0;
+  numbers_.assign(count, 0);
   for (size_t i = 0; i < count; ++i) {
-    if (!arguments[i]->isTensor()) scalars[i] = allocate_storage(sizeof(int64_t), kHost, 0);
-    void* scalar = scalars[i] ? scalars[i]->data : nullptr;
-    inputs_.push_back(check_input(blob_.inputs[i], i, *arguments[i], scalar));
+    inputs_.push_back(check_input(blob_.inputs[i], i, *arguments_[i], &numbers_[i]));
     const ArgumentView& view = inputs_.back();
     if (view.device == kCuda && (device_ != kCuda || view.device_index != device_index_)) {
       fail(ErrorCode::InvalidArgument,
@@ -93,31 +95,38 @@ std::vector<Delegate::TensorPtr> Delegate::bind_inputs(::executorch::runtime::Sp
            blob_.inputs[i].name.c_str(),
            device_ == kCuda ? format("cpu or cuda:%d", device_index_).c_str() : "cpu", view.device_index);
     }
-    if (device_ == kCuda && view.device == kHost && !scalars[i]) staged_bytes += round_up(view.nbytes);
   }
   sizes_.compute(blob_, inputs_);
+}
+
+std::vector<Delegate::TensorPtr> Delegate::bind_inputs() {
+  const size_t count = inputs_.size();
+  size_t staged_bytes = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (device_ == kCuda && inputs_[i].device == kHost && !is_number(i))
+      staged_bytes += round_up(inputs_[i].nbytes);
+  }
   if (staged_bytes != 0) staging(staged_bytes);
   size_t staged = 0;
   std::vector<TensorPtr> inputs;
   inputs.reserve(count);
-  for (size_t i = 0; i < count; ++i) {
-    const ValueSpec& spec = blob_.inputs[i];
-    const ArgumentView& view = inputs_[i];
-    if (device_ == kCuda && !scalars[i]) {
-      inputs.push_back(bind_on_device(view, spec, &staged));
-      continue;
-    }
-    const StoragePtr storage = scalars[i] ? scalars[i] : borrow_storage(view.data, view.nbytes, kHost, 0);
-    inputs.push_back(make_view(storage, view.rank, view.sizes, view.strides, 0, spec.dtype));
-  }
+  for (size_t i = 0; i < count; ++i) inputs.push_back(bind_input(i, &staged));
   return inputs;
 }
 
-Delegate::TensorPtr Delegate::bind_on_device(const ArgumentView& view, const ValueSpec& spec,
-                                             size_t* staged) {
+// As a tensor on the delegate's device; numbers stay on the host. A tensor there is put on the GPU through
+// the staging buffer, `*staged` bytes of which are taken.
+Delegate::TensorPtr Delegate::bind_input(size_t index, size_t* staged) {
+  const ArgumentView& view = inputs_[index];
+  const DType dtype = blob_.inputs[index].dtype;
+  const auto view_of = [&](StoragePtr storage) {
+    return make_view(std::move(storage), view.rank, view.sizes, view.strides, 0, dtype);
+  };
+  if (device_ != kCuda || is_number(index)) {
+    return view_of(borrow_storage(view.data, view.nbytes, kHost, 0));
+  }
   if (view.device == kCuda && reinterpret_cast<uintptr_t>(view.data) % kDeviceAlignment == 0) {
-    return make_view(borrow_storage(view.data, view.nbytes, kCuda, device_index_), view.rank, view.sizes,
-                     view.strides, 0, spec.dtype);
+    return view_of(borrow_storage(view.data, view.nbytes, kCuda, device_index_));
   }
   const StoragePtr storage = allocate_storage(view.nbytes, kCuda, device_index_);
   if (view.device == kCuda) {
@@ -128,7 +137,7 @@ Delegate::TensorPtr Delegate::bind_on_device(const ArgumentView& view, const Val
     std::memcpy(slot, view.data, view.nbytes);
     copy_bytes(storage->data, kCuda, slot, kHost, view.nbytes);
   }
-  return make_view(storage, view.rank, view.sizes, view.strides, 0, spec.dtype);
+  return view_of(storage);
 }
 
 std::vector<Delegate::TensorPtr> Delegate::run(std::vector<TensorPtr> inputs) {
@@ -166,32 +175,42 @@ std::vector<Delegate::TensorPtr> Delegate::run_part(const Part& part, std::vecto
   return outputs;
 }
 
-void Delegate::publish(const std::vector<TensorPtr>& results,
-                       ::executorch::runtime::Span<EValue*> arguments) {
-  std::vector<ArgumentView> outputs;
-  outputs.reserve(results.size());
+// Checks the results, and gives the outputs of the call their shapes.
+void Delegate::prepare_outputs(const std::vector<TensorPtr>& results) {
+  outputs_.clear();
   for (size_t i = 0; i < results.size(); ++i) {
     check_output(blob_.outputs[i], i, *results[i]);
     sizes_.check_output(i, results[i]->sizes.data());
-    outputs.push_back(prepare_output(blob_.outputs[i], i, *arguments[blob_.inputs.size() + i], *results[i]));
-    if (outputs[i].device == kCuda && (device_ != kCuda || outputs[i].device_index != device_index_)) {
+    outputs_.push_back(
+        prepare_output(blob_.outputs[i], i, *arguments_[blob_.inputs.size() + i], *results[i]));
+    if (outputs_[i].device == kCuda && (device_ != kCuda || outputs_[i].device_index != device_index_)) {
       fail(ErrorCode::InvalidArgument, "output %zu (%s): the tensor is on cuda:%d, the method runs on %s.", i,
-           blob_.outputs[i].name.c_str(), outputs[i].device_index, device_name(device_));
+           blob_.outputs[i].name.c_str(), outputs_[i].device_index, device_name(device_));
     }
   }
-  if (device_ == kCuda) return publish_from_device(results, outputs);
+}
+
+// The caller's tensor on the GPU that output `index` is to be copied to.
+Delegate::TensorPtr Delegate::device_target(size_t index, const Tensor& result) const {
+  const ArgumentView& output = outputs_[index];
+  return make_view(borrow_storage(output.data, output.nbytes, kCuda, device_index_), output.rank,
+                   output.sizes, output.strides, 0, result.dtype);
+}
+
+void Delegate::publish(const std::vector<TensorPtr>& results) {
+  prepare_outputs(results);
+  if (device_ == kCuda) return publish_from_device(results);
   for (size_t i = 0; i < results.size(); ++i) {
     const Tensor& result = *results[i];
-    strided_copy(result.rank, result.sizes.data(), {outputs[i].data, outputs[i].strides, result.dtype},
+    strided_copy(result.rank, result.sizes.data(), {outputs_[i].data, outputs_[i].strides, result.dtype},
                  {result.data(), result.strides.data(), result.dtype});
   }
 }
 
-void Delegate::publish_from_device(const std::vector<TensorPtr>& results,
-                                   const std::vector<ArgumentView>& outputs) {
+void Delegate::publish_from_device(const std::vector<TensorPtr>& results) {
   size_t total = 0;
   for (size_t i = 0; i < results.size(); ++i) {
-    const bool through_staging = outputs[i].device == kHost && results[i]->device_type() == kCuda;
+    const bool through_staging = outputs_[i].device == kHost && results[i]->device_type() == kCuda;
     if (through_staging)
       total += round_up(static_cast<size_t>(results[i]->extent()) * dtype_size(results[i]->dtype));
   }
@@ -202,10 +221,8 @@ void Delegate::publish_from_device(const std::vector<TensorPtr>& results,
   size_t staged = 0;
   for (size_t i = 0; i < results.size(); ++i) {
     const Tensor& result = *results[i];
-    if (outputs[i].device == kCuda) {
-      const auto target = make_view(borrow_storage(outputs[i].data, outputs[i].nbytes, kCuda, device_index_),
-                                    outputs[i].rank, outputs[i].sizes, outputs[i].strides, 0, result.dtype);
-      copy_tensor(*target, result);
+    if (outputs_[i].device == kCuda) {
+      copy_tensor(*device_target(i, result), result);
     } else if (result.device_type() == kCuda) {
       const size_t nbytes = static_cast<size_t>(result.extent()) * dtype_size(result.dtype);
       char* slot = static_cast<char*>(staging_ ? staging_->data : nullptr) + staged;
@@ -216,10 +233,10 @@ void Delegate::publish_from_device(const std::vector<TensorPtr>& results,
   }
   stream_->synchronize();
   for (size_t i = 0; i < results.size(); ++i) {
-    if (outputs[i].device == kCuda) continue;
+    if (outputs_[i].device == kCuda) continue;
     const Tensor& result = *results[i];
     const void* source = fetched[i] != nullptr ? fetched[i] : result.data();
-    strided_copy(result.rank, result.sizes.data(), {outputs[i].data, outputs[i].strides, result.dtype},
+    strided_copy(result.rank, result.sizes.data(), {outputs_[i].data, outputs_[i].strides, result.dtype},
                  {const_cast<void*>(source), result.strides.data(), result.dtype});
   }
 }

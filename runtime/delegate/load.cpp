@@ -3,6 +3,7 @@
 #include <unordered_map>
 
 #include "core/failure.h"
+#include "cuda/graph_settings.h"
 #include "delegate/delegate.h"
 #include "delegate/scopes.h"
 #include "image/select.h"
@@ -18,6 +19,13 @@ Delegate::Delegate(const void* data, size_t nbytes, const NamedDataMap* map, int
   if (device_ == kCuda) {
     device_index_ = cuda_device;
     stream_ = std::make_unique<Stream>(cuda_device);
+    // A wrong value in the environment is an error of loading.
+    check_graph_settings();
+    if (Capture::is_supported()) {
+      graphs_ = std::make_unique<GraphCache>(cuda_device, mutex_);
+    } else if (cuda_graphs_enabled()) {
+      explain("the driver has no functions for it. Install a newer one.");
+    }
   }
   const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
   try {
@@ -40,6 +48,8 @@ Delegate::~Delegate() {
   try {
     const ImageScope scope(stream_.get(), modules_, blob_.allow_tf32);
     if (stream_) stream_->synchronize();
+    // Before the kernels that they launch.
+    graphs_.reset();
     destroy_parts();
     // Still inside the scope: the images' static destructors may call shims.
     parts_.clear();

@@ -106,6 +106,11 @@ ArgumentView bind_number(const ValueSpec& spec, size_t index, const EValue& valu
 
 }  // namespace
 
+int64_t device_address(const EtTensor& tensor) {
+  if (tensor.unsafeGetTensorImpl()->device().is_cpu()) return 0;
+  return static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()));
+}
+
 ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& value, void* scalar) {
   if (!value.isTensor()) return bind_number(spec, index, value, scalar);
   const EtTensor& tensor = value.toTensor();

@@ -24,6 +24,9 @@ struct ArgumentView {
   int device_index = 0;
 };
 
+// Where the tensor's bytes are on a GPU; 0 for one on the host.
+int64_t device_address(const EtTensor& tensor);
+
 // Checks kind, dtype, rank, bounds and memory order of input `index`. Throws Failure(InvalidArgument). A
 // number where a 0-d value is declared is returned as a view of `scalar` (8 bytes), on the host.
 ArgumentView check_input(const ValueSpec& spec, size_t index, const EValue& value, void* scalar);

@@ -50,6 +50,24 @@ void* CachingAllocator::reserve(size_t nbytes) {
   return system_allocate(nbytes);
 }
 
+// Gives up what is cached, then what others hold to be fast.
+void* CachingAllocator::reserve_at_any_price(size_t nbytes, std::unique_lock<std::mutex>& lock) {
+  void* data = nullptr;
+  for (const bool reclaims : {false, true}) {
+    lock.unlock();
+    const bool is_worth_it = !reclaims || system_reclaim();
+    // Before the allocator's lock, for a thread that captures allocates.
+    const auto no_captures = hold_off_captures();
+    lock.lock();
+    if (is_worth_it) {
+      empty_cache_locked();
+      data = reserve(nbytes);
+    }
+    if (data != nullptr) break;
+  }
+  return data;
+}
+
 Block CachingAllocator::allocate(size_t nbytes, StreamOrder* stream) {
   if (nbytes == 0) return {};
   if (nbytes > SIZE_MAX / 2) {
@@ -57,14 +75,11 @@ Block CachingAllocator::allocate(size_t nbytes, StreamOrder* stream) {
          nbytes, where());
   }
   const size_t rounded = round_up(nbytes);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   Block block;
   if (!take_cached(rounded, stream, &block)) {
     void* data = reserve(rounded);
-    if (data == nullptr) {
-      empty_cache_locked();
-      data = reserve(rounded);
-    }
+    if (data == nullptr && may_synchronize()) data = reserve_at_any_price(rounded, lock);
     if (data == nullptr) {
       fail(ErrorCode::MemoryAllocationFailed,
            "out of memory on %s: %zu bytes wanted, %" PRIu64
@@ -122,8 +137,14 @@ void CachingAllocator::empty_cache_locked() {
 }
 
 void CachingAllocator::empty_cache() {
+  const auto no_captures = hold_off_captures();
   const std::lock_guard<std::mutex> lock(mutex_);
   empty_cache_locked();
+}
+
+void CachingAllocator::count_graph_bytes(int64_t change) noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  stats_.graphs += static_cast<uint64_t>(change);
 }
 
 MemoryStats CachingAllocator::stats() const {

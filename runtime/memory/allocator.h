@@ -29,6 +29,7 @@ struct MemoryStats {
   uint64_t reserved = 0;   // in use or cached
   uint64_t peak = 0;       // of allocated
   uint64_t calls = 0;      // to the system or the driver
+  uint64_t graphs = 0;     // of allocated: held for CUDA graphs
 };
 
 class CachingAllocator {
@@ -45,6 +46,8 @@ class CachingAllocator {
   // The stream is going away; it has been synchronised.
   void retire(const StreamOrder* stream) noexcept;
   void empty_cache();
+  // Says how much of what is allocated is held for CUDA graphs.
+  void count_graph_bytes(int64_t change) noexcept;
   MemoryStats stats() const;
   // Upper bound of reserved bytes; 0 for none.
   void set_limit(uint64_t nbytes);
@@ -53,8 +56,14 @@ class CachingAllocator {
   // Null when there is no memory left.
   virtual void* system_allocate(size_t nbytes) = 0;
   virtual void system_free(void* data) noexcept = 0;
-  // Waits until no block is in use by pending work.
+  // Waits until no block is in use by pending work. Under the lock that hold_off_captures() gave.
   virtual void system_synchronize() {}
+  // Has others give back blocks that they hold to be fast; whether any did. Called without a lock of this
+  // one.
+  virtual bool system_reclaim() { return false; }
+  // Whether this thread may do so now, and what keeps others from making it impossible.
+  virtual bool may_synchronize() const { return true; }
+  virtual std::unique_lock<std::mutex> hold_off_captures() const { return {}; }
   virtual const char* where() const = 0;
 
  private:
@@ -66,6 +75,7 @@ class CachingAllocator {
   size_t round_up(size_t nbytes) const;
   bool take_cached(size_t nbytes, StreamOrder* stream, Block* block);
   void* reserve(size_t nbytes);
+  void* reserve_at_any_price(size_t nbytes, std::unique_lock<std::mutex>& lock);
   void empty_cache_locked();
 
   const size_t granularity_;

@@ -6,8 +6,10 @@
 
 #include "core/dtype.h"
 #include "core/failure.h"
+#include "cuda/capture.h"
 #include "cuda/driver.h"
 #include "memory/allocator.h"
+#include "memory/reclaim.h"
 
 namespace etcuda {
 namespace {
@@ -73,6 +75,9 @@ class DeviceAllocator final : public CachingAllocator {
     driver.use_device(device_);
     driver.check(driver.cuCtxSynchronize(), "cuCtxSynchronize");
   }
+  bool system_reclaim() override { return release_held_memory(device_); }
+  bool may_synchronize() const override { return !is_capturing(); }
+  std::unique_lock<std::mutex> hold_off_captures() const override { return exclude_captures(); }
   const char* where() const override { return name_.c_str(); }
 
  private:

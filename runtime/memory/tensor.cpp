@@ -3,6 +3,7 @@
 #include "blob/layout.h"
 #include "core/failure.h"
 #include "cuda/stream.h"
+#include "memory/graph_pool.h"
 
 namespace etcuda {
 namespace {
@@ -16,6 +17,15 @@ class AllocatedStorage final : public Storage {
  private:
   CachingAllocator& allocator_;
   const Block block_;
+};
+
+class SharedStorage final : public Storage {
+ public:
+  SharedStorage(StoragePtr whole, void* data, size_t nbytes)
+      : Storage(data, nbytes, whole->device_type, whole->device_index), whole_(std::move(whole)) {}
+
+ private:
+  const StoragePtr whole_;
 };
 
 StoragePtr allocate_from(CachingAllocator& allocator, size_t nbytes, DeviceType type, int index,
@@ -38,6 +48,8 @@ CachingAllocator& allocator_for(DeviceType type, int index) {
 }  // namespace
 
 StoragePtr allocate_storage(size_t nbytes, DeviceType type, int index) {
+  GraphPool* pool = type == kCuda ? PoolScope::current() : nullptr;
+  if (pool != nullptr && pool->device() == index) return pool->allocate(nbytes);
   return allocate_from(allocator_for(type, index), nbytes, type, index,
                        type == kCuda ? current_order() : nullptr);
 }
@@ -48,6 +60,10 @@ StoragePtr allocate_persistent_storage(size_t nbytes, DeviceType type, int index
 
 StoragePtr allocate_pinned_storage(size_t nbytes) {
   return allocate_from(pinned_allocator(), nbytes, kHost, 0, nullptr);
+}
+
+StoragePtr share_storage(const StoragePtr& whole, size_t offset, size_t nbytes) {
+  return std::make_shared<SharedStorage>(whole, static_cast<char*>(whole->data) + offset, nbytes);
 }
 
 StoragePtr borrow_storage(void* data, size_t nbytes, DeviceType type, int index) {

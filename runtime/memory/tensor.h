@@ -29,11 +29,14 @@ class Storage {
 
 using StoragePtr = std::shared_ptr<Storage>;
 
-// Memory of the caching allocator of that device, reordered by this thread's current stream on CUDA.
+// Memory of the caching allocator of that device, reordered by this thread's current stream on CUDA; inside
+// of a PoolScope, that of its pool.
 StoragePtr allocate_storage(size_t nbytes, DeviceType device_type, int device_index);
 // As above, but for storages that outlive a call: idle whenever they are freed.
 StoragePtr allocate_persistent_storage(size_t nbytes, DeviceType device_type, int device_index);
 StoragePtr allocate_pinned_storage(size_t nbytes);
+// Bytes inside of `whole`, which stays as long as they are used.
+StoragePtr share_storage(const StoragePtr& whole, size_t offset, size_t nbytes);
 // Memory that somebody else owns and keeps.
 StoragePtr borrow_storage(void* data, size_t nbytes, DeviceType device_type, int device_index);
 

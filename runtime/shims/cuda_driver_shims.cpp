@@ -1,4 +1,5 @@
 // The CUDA driver functions that compiled code calls.
+#include "cuda/capture.h"
 #include "cuda/kernel_table.h"
 #include "cuda/pdl.h"
 #include "cuda/shim_status.h"
@@ -18,6 +19,7 @@ CUresult module_load_data(CUmodule* module, const void* image) {
 
 CUresult module_unload(CUmodule module) {
   return cuda_status("cuModuleUnload", [&](Driver& driver) {
+    refuse_in_capture("unloading a kernel");
     if (ModuleList::current() != nullptr) ModuleList::current()->remove(module);
     return driver.cuModuleUnload(module);
   });
@@ -92,12 +94,18 @@ CUresult get_error_name(CUresult error, const char** text) {
 }
 
 CUresult ctx_synchronize() {
-  return cuda_status("cuCtxSynchronize", [](Driver& driver) { return driver.cuCtxSynchronize(); });
+  return cuda_status("cuCtxSynchronize", [](Driver& driver) {
+    refuse_in_capture("waiting for the GPU");
+    const auto no_captures = exclude_captures();
+    return driver.cuCtxSynchronize();
+  });
 }
 
 CUresult stream_synchronize(CUstream stream) {
-  return cuda_status("cuStreamSynchronize",
-                     [&](Driver& driver) { return driver.cuStreamSynchronize(stream); });
+  return cuda_status("cuStreamSynchronize", [&](Driver& driver) {
+    refuse_in_capture("waiting for a stream");
+    return driver.cuStreamSynchronize(stream);
+  });
 }
 
 CUresult memset_d8_async(CUdeviceptr data, unsigned char value, size_t nbytes, CUstream stream) {

@@ -1,4 +1,5 @@
 // The CUDA runtime functions that compiled code calls, on top of the driver.
+#include "cuda/capture.h"
 #include "cuda/shim_status.h"
 #include "shims/lists.h"
 
@@ -6,6 +7,9 @@ namespace etcuda {
 namespace {
 
 thread_local CUresult last_error = kCudaSuccess;
+
+// Of cudaMemcpyKind: both sides on the GPU.
+constexpr int kDeviceToDevice = 3;
 
 template <typename Call>
 CUresult runtime_call(const char* name, const Call& call) noexcept {
@@ -45,6 +49,7 @@ const char* get_error_name(CUresult error) {
 
 CUresult cuda_malloc(void** result, size_t nbytes) {
   return runtime_call("cudaMalloc", [&](Driver& driver) {
+    refuse_in_capture("device memory that the model manages itself");
     CUdeviceptr data = 0;
     const CUresult status = nbytes == 0 ? kCudaSuccess : driver.cuMemAlloc_v2(&data, nbytes);
     *result = reinterpret_cast<void*>(data);
@@ -54,12 +59,16 @@ CUresult cuda_malloc(void** result, size_t nbytes) {
 
 CUresult cuda_free(void* data) {
   return runtime_call("cudaFree", [&](Driver& driver) {
+    refuse_in_capture("device memory that the model manages itself");
     return data == nullptr ? kCudaSuccess : driver.cuMemFree_v2(address(data));
   });
 }
 
-CUresult memcpy_async(void* destination, const void* source, size_t nbytes, int, CUstream stream) {
+CUresult memcpy_async(void* destination, const void* source, size_t nbytes, int kind, CUstream stream) {
   return runtime_call("cudaMemcpyAsync", [&](Driver& driver) {
+    // The host's side may be gone, or have other values, when the graph is launched.
+    if (kind != kDeviceToDevice)
+      refuse_in_capture("a copy between the GPU and memory of the model's host code");
     return nbytes == 0 ? kCudaSuccess
                        : driver.cuMemcpyAsync(address(destination), address(source), nbytes, stream);
   });
@@ -69,6 +78,7 @@ CUresult memcpy_async(void* destination, const void* source, size_t nbytes, int,
 CUresult memcpy_sync(void* destination, const void* source, size_t nbytes, int) {
   return runtime_call("cudaMemcpy", [&](Driver& driver) {
     if (nbytes == 0) return kCudaSuccess;
+    refuse_in_capture("a copy that the host waits for");
     CUstream stream = current_cuda().stream;
     const CUresult status = driver.cuMemcpyAsync(address(destination), address(source), nbytes, stream);
     return status == kCudaSuccess ? driver.cuStreamSynchronize(stream) : status;
@@ -118,7 +128,11 @@ CUresult device_get_attribute(int* value, int attribute, int device) {
 }
 
 CUresult device_synchronize() {
-  return runtime_call("cudaDeviceSynchronize", [](Driver& driver) { return driver.cuCtxSynchronize(); });
+  return runtime_call("cudaDeviceSynchronize", [](Driver& driver) {
+    refuse_in_capture("waiting for the GPU");
+    const auto no_captures = exclude_captures();
+    return driver.cuCtxSynchronize();
+  });
 }
 
 CUresult event_create_with_flags(CUevent* event, unsigned flags) {
@@ -135,7 +149,10 @@ CUresult event_destroy(CUevent event) {
 }
 
 CUresult event_query(CUevent event) {
-  return runtime_call("cudaEventQuery", [&](Driver& driver) { return driver.cuEventQuery(event); });
+  return runtime_call("cudaEventQuery", [&](Driver& driver) {
+    refuse_in_capture("asking whether an event has happened");
+    return driver.cuEventQuery(event);
+  });
 }
 
 CUresult event_record(CUevent event, CUstream stream) {
@@ -143,8 +160,10 @@ CUresult event_record(CUevent event, CUstream stream) {
 }
 
 CUresult event_synchronize(CUevent event) {
-  return runtime_call("cudaEventSynchronize",
-                      [&](Driver& driver) { return driver.cuEventSynchronize(event); });
+  return runtime_call("cudaEventSynchronize", [&](Driver& driver) {
+    refuse_in_capture("waiting for an event");
+    return driver.cuEventSynchronize(event);
+  });
 }
 
 CUresult stream_create_with_flags(CUstream* stream, unsigned flags) {
@@ -157,8 +176,10 @@ CUresult stream_destroy(CUstream stream) {
 }
 
 CUresult stream_synchronize(CUstream stream) {
-  return runtime_call("cudaStreamSynchronize",
-                      [&](Driver& driver) { return driver.cuStreamSynchronize(stream); });
+  return runtime_call("cudaStreamSynchronize", [&](Driver& driver) {
+    refuse_in_capture("waiting for a stream");
+    return driver.cuStreamSynchronize(stream);
+  });
 }
 
 CUresult stream_wait_event(CUstream stream, CUevent event, unsigned flags) {

@@ -2,7 +2,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "cuda/stream.h"
+#include "cuda/capture.h"
 #include "shims/lists.h"
 
 namespace etcuda {
@@ -77,6 +77,7 @@ RawBlocks& raw_blocks() {
 
 AotiError raw_alloc(uint64_t nbytes, void** result) {
   return guarded([&] {
+    refuse_in_capture("device memory that the model manages itself");
     const int device = current_cuda().device;
     // May outlive the stream.
     const Block block = cuda_allocator(device).allocate(nbytes, nullptr);
@@ -90,6 +91,7 @@ AotiError raw_alloc(uint64_t nbytes, void** result) {
 AotiError raw_delete(void* data) {
   return guarded([&] {
     if (data == nullptr) return;
+    refuse_in_capture("device memory that the model manages itself");
     RawBlocks& all = raw_blocks();
     std::pair<Block, int> found;
     {
@@ -102,6 +104,7 @@ AotiError raw_delete(void* data) {
     }
     // Whoever takes the block next must not meet work that still uses it.
     Driver& driver = Driver::require("device memory");
+    const auto no_captures = exclude_captures();
     driver.check(driver.cuCtxSynchronize(), "cuCtxSynchronize");
     cuda_allocator(found.second).deallocate(found.first);
   });

@@ -45,7 +45,15 @@ void print_stats(double load_us, std::vector<double> runs) {
                 stats[i].device_index, static_cast<unsigned long>(stats[i].allocated),
                 stats[i].device_type == 0 ? "cpu" : "cuda", stats[i].device_index,
                 static_cast<unsigned long>(stats[i].peak));
+    if (stats[i].device_type != 0) {
+      std::printf("cuda%d_graph_bytes %lu\n", stats[i].device_index,
+                  static_cast<unsigned long>(stats[i].graphs));
+    }
   }
+  EtcudaGraphStats graphs{};
+  etcuda_graph_stats(&graphs);
+  std::printf("cuda_graphs %lu\ncuda_graph_launches %lu\n", static_cast<unsigned long>(graphs.captures),
+              static_cast<unsigned long>(graphs.replays));
 }
 
 std::vector<EValue> execute(Module& module, const Options& options, const Inputs& inputs) {
@@ -64,6 +72,7 @@ void run(const Options& options) {
   require_file(options.model_path, "--model_path");
   if (!options.data_path.empty()) require_file(options.data_path, "--data_path");
   if (options.verify_weights) etcuda_set_verify_weights(*options.verify_weights ? 1 : 0);
+  if (options.cuda_graphs) etcuda_set_cuda_graphs(*options.cuda_graphs ? 1 : 0);
   const auto start = Clock::now();
   std::vector<std::string> data;
   if (!options.data_path.empty()) data.push_back(options.data_path);

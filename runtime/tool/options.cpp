@@ -60,6 +60,7 @@ Loads a method of an ExecuTorch program, runs it and writes its outputs.
   --warmup N             executions before them (default: 0)
   --output_file FILE     where the output goes, raw; with several outputs they go to FILE.0, FILE.1 and so on
   --verify_weights B     true or false: compare the weights with their digests when they are loaded (default: true)
+  --cuda_graphs B        true or false: launch repeated calls as CUDA graphs (default: true)
   --print_stats          print load and execution times and memory
   --help                 print this text
 
@@ -109,6 +110,8 @@ Options parse_options(int argc, char** argv) {
       options.warmup = parse_number(name, value(), 0, 1000000000);
     } else if (name == "--verify_weights") {
       options.verify_weights = parse_bool(name, value());
+    } else if (name == "--cuda_graphs") {
+      options.cuda_graphs = parse_bool(name, value());
     } else if (name == "--output_file") {
       options.output_file = value();
     } else {

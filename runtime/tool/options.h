@@ -41,6 +41,7 @@ struct Options {
   std::string output_file;
   bool print_stats = false;
   std::optional<bool> verify_weights;  // nothing: as the environment says
+  std::optional<bool> cuda_graphs;     // nothing: as the environment says
   bool help = false;
 };
 

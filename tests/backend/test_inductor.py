@@ -165,3 +165,16 @@ def test_a_kernel_bounds_its_registers(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
     assert found == [{"num_warps": 4, "maxnreg": 168}, {"num_warps": 4}, {"num_warps": 4}]
     assert CachingAutotuner._create_compile_options is plain
+
+
+def test_every_carried_value_of_a_loop_has_an_output() -> None:
+    from types import SimpleNamespace
+
+    from etcuda.backend.inductor.loops import all_carried
+
+    first, third = (SimpleNamespace(indices=[(list, index)]) for index in (0, 2))
+    loop = SimpleNamespace(get_name=lambda: "buf3", outputs=[third, first], carried_inputs=["a", "b", "c", "d"])
+    found = all_carried(loop)
+    assert found[0] is first
+    assert found[2] is third
+    assert [found[index].get_name() for index in (1, 3)] == ["buf3_carried1", "buf3_carried3"]

@@ -18,6 +18,7 @@ from torch.export import Dim
 from etcuda import CudaPartitioner
 from etcuda.backend import precompiled
 from etcuda.backend.image import build_image, find_compiler
+from etcuda.backend.inductor import container
 from etcuda.backend.precompiled import PrecompiledHeaders
 from etcuda.backend.worker import client
 from etcuda.backend.worker.job import JobResult, read_result
@@ -118,7 +119,7 @@ def test_a_damaged_header_is_made_anew(damage: str, folder: pathlib.Path, given:
         # As if it had never been seen.
         assert wanted(folder, given) is None
     assert wanted(folder, given) == header
-    assert precompiled._digest(compiled) == json.loads(record.read_text())["sha256"]
+    assert precompiled.digest_of(compiled) == json.loads(record.read_text())["sha256"]
 
 
 @needs_gcc
@@ -226,6 +227,9 @@ def test_images_of_programs_have_the_same_bytes(
 
     is_host = target == "host"
     sources = [(kept / f"{name}.cpp").read_text() for name in ("wrapper", *(["kernels"] if is_host else []))]
+    # As AOTInductor wrote it.
+    assert container._declarations() in sources[0]
+    sources[0] = sources[0].replace(container._declarations(), container._interface())
     binaries = {path.stem: path.read_bytes() for path in kept.glob("*.bin")}
     # Where exports of other tests have left what they made.
     headers = client.default_cache_dir() / "headers"
@@ -252,3 +256,4 @@ def test_images_of_programs_have_the_same_bytes(
     # With kernels for the host come functions of vectors.
     assert ["-include" in each for each in used] == [True] * (3 if is_host else 1)
     assert len(set(images)) == 1
+    assert list((headers / "objects").glob("*.o"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from examples.running import gpu_arch
+from tests.gpu.native_programs import compile_program
 
 Export = Callable[[str, str], pathlib.Path]
 
@@ -22,24 +23,7 @@ SLACK = 1 << 20
 @pytest.fixture(scope="session")
 def cycles(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The program that loads, runs and unloads."""
-    import executorch
-
-    import etcuda.runtime
-
-    root = pathlib.Path(next(iter(executorch.__path__)))
-    library = etcuda.runtime.library_path()
-    here = pathlib.Path(__file__).resolve().parent
-    output = tmp_path_factory.mktemp("native") / "cycles"
-    portable = root / "include" / "executorch" / "runtime" / "core" / "portable_type" / "c10"
-    command = [
-        "g++", "-std=c++17", "-O1", "-w", "-DC10_USING_CUSTOM_GENERATED_MACROS", here / "native" / "cycles.cpp",
-        "-o", output, f"-I{here.parent.parent / 'runtime'}", f"-isystem{root / 'include'}", f"-isystem{portable}",
-        f"-L{root / 'lib'}", "-Wl,--no-as-needed", library, "-lexecutorch", "-lexecutorch_kernels_optimized", "-ldl",
-        f"-Wl,-rpath,{root / 'lib'}", f"-Wl,-rpath,{library.parent}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return output
+    return compile_program("cycles", tmp_path_factory.mktemp("native"))
 
 
 @pytest.mark.parametrize(

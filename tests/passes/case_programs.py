@@ -20,7 +20,13 @@ from tests.passes.decompositions.cases import Case
 from tests.passes.decompositions.formulas import results
 
 
-def check_cases(target: str, folder: pathlib.Path, cases: Sequence[Case], tolerance: float) -> None:
+def check_cases(
+    target: str,
+    folder: pathlib.Path,
+    cases: Sequence[Case],
+    tolerance: float,
+    wide: torch.dtype = torch.float64,
+) -> None:
     """Asserts that all cases are one partition, and that each result is eager's.
 
     Args:
@@ -28,7 +34,8 @@ def check_cases(target: str, folder: pathlib.Path, cases: Sequence[Case], tolera
         folder: gets the program and its values.
         cases: what to compute.
         tolerance: of floating results, relative to the largest of a tensor; others are equal. Narrow ones are compared
-            with eager in fp64.
+            with eager in ``wide``.
+        wide: fp64, or fp32 where eager takes none.
     """
 
     def call(inputs: list[tuple[Tensor, ...]]) -> list[list[Tensor]]:
@@ -43,15 +50,15 @@ def check_cases(target: str, folder: pathlib.Path, cases: Sequence[Case], tolera
     flat = [value for values in wanted for value in values]
     got = _run(folder, [value for values in inputs for value in values], flat)
     # Eager rounds narrow numbers after every step, which a compiled program does not.
-    precise = [results(case.call, *map(_widened, case.inputs)) for case in cases]
+    precise = [results(case.call, *(_widened(value, wide) for value in case.inputs)) for case in cases]
     expected = [(case.name, value) for case, values in zip(cases, precise, strict=True) for value in values]
     for one, like, (name, other) in zip(got, flat, expected, strict=True):
         assert one.dtype == like.dtype, name
         _compare(name, one.to(other.dtype), other, tolerance)
 
 
-def _widened(value: Tensor) -> Tensor:
-    return value.double() if value.dtype in (torch.bfloat16, torch.float16) else value
+def _widened(value: Tensor, wide: torch.dtype) -> Tensor:
+    return value.to(wide) if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
 def _compare(name: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:

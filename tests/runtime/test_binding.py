@@ -38,6 +38,27 @@ def test_memory_limit_of_something_else(device: str, nbytes: int) -> None:
         etcuda.runtime.set_memory_limit(device, nbytes)
 
 
+def test_cuda_graph_settings() -> None:
+    before = etcuda.runtime.graph_stats()
+    etcuda.runtime.set_cuda_graph_memory_limit(1 << 30)
+    etcuda.runtime.set_cuda_graph_memory_limit(0)
+    etcuda.runtime.set_cuda_graphs(False)
+    etcuda.runtime.set_cuda_graphs(True)
+    assert etcuda.runtime.graph_stats() == before
+    assert all(stats.graphs <= stats.allocated for stats in etcuda.runtime.memory_stats())
+
+
+def test_set_cuda_graphs_takes_a_bool() -> None:
+    with pytest.raises(TypeError, match="expected True or False, got 'no'"):
+        etcuda.runtime.set_cuda_graphs("no")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("nbytes", [-1, 2**63, True, 1.5])
+def test_cuda_graph_memory_limit_is_a_number_of_bytes(nbytes: int) -> None:
+    with pytest.raises(ValueError, match="expected an integer from 0"):
+        etcuda.runtime.set_cuda_graph_memory_limit(nbytes)
+
+
 def test_gpu_or_a_reason() -> None:
     reason = etcuda.runtime.gpu_unavailable_reason()
     assert (reason is None) == etcuda.runtime.gpu_available()

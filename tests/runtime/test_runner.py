@@ -66,6 +66,7 @@ def test_help(runner: pathlib.Path) -> None:
     [
         ((), 2, "--model_path is missing"),
         (("--bogus",), 2, "unknown option --bogus"),
+        (("--cuda_graphs", "maybe"), 2, "--cuda_graphs: expected true or false, got 'maybe'"),
         (("--model_path",), 2, "expected a value"),
         (("--model_path", "{program}", "--num_executions", "0"), 2, "whole number from 1"),
         (("--model_path", "{program}", "--inputs", "{x},{x}"), 2, "takes 1 inputs, got 2"),

@@ -2,6 +2,7 @@
 // copies and kernels run at once. It checks what a real driver would not forgive: copies that leave an
 // allocation, double frees, use of a stream or module that is gone. ETCUDA_FAKE_CUDA_BYTES bounds device
 // memory.
+#include <array>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -10,12 +11,21 @@
 #include <mutex>
 #include <set>
 
+#include "fake_cuda_graphs.h"
+
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
 
+using fake_cuda::graph_launches;
+using fake_cuda::live_graphs;
+using fake_cuda::recorded;
+using fake_cuda::spoils_any_capture;
+using fake_cuda::spoils_capture;
 using Result = int;
 using Address = unsigned long long;
+
+constexpr Result kCaptureUnsupported = 900;  // CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 
 struct Fake {
   std::mutex mutex;
@@ -100,12 +110,13 @@ void* pointer(Address address) {
 }  // namespace
 
 // What a test may ask for: live allocations, bytes, streams, events, modules, launches, launches
-// of kernels that need not wait for the one in front.
+// of kernels that need not wait for the one in front, live graphs, launches of graphs.
 EXPORT void fake_cuda_counts(size_t* counts) {
   Fake& f = fake();
   const std::lock_guard<std::mutex> lock(f.mutex);
-  const size_t values[7] = {f.device.size(),  f.used,     f.streams.size(), f.events.size(),
-                            f.modules.size(), f.launches, f.early_launches};
+  const size_t values[9] = {f.device.size(),  f.used,           f.streams.size(),
+                            f.events.size(),  f.modules.size(), f.launches,
+                            f.early_launches, live_graphs(),    graph_launches()};
   std::memcpy(counts, values, sizeof(values));
 }
 
@@ -139,7 +150,7 @@ EXPORT Result cuCtxSetCurrent(void* context) {
   return current_context = context, 0;
 }
 EXPORT Result cuCtxSynchronize() {
-  return need_context(), 0;
+  return need_context(), spoils_any_capture() ? kCaptureUnsupported : 0;
 }
 EXPORT Result cuMemGetInfo_v2(size_t* available, size_t* total) {
   *total = capacity();
@@ -185,11 +196,13 @@ EXPORT Result cuMemFreeHost(void* data) {
 }
 EXPORT Result cuMemcpyAsync(Address to, Address from, size_t nbytes, void* stream) {
   need_stream(stream);
+  if (recorded(stream, [=](void* on) { cuMemcpyAsync(to, from, nbytes, on); })) return 0;
   std::memcpy(pointer(to), pointer(from), nbytes);
   return 0;
 }
 EXPORT Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t nbytes, void* stream) {
   need_stream(stream);
+  if (recorded(stream, [=](void* on) { cuMemcpyHtoDAsync_v2(to, from, nbytes, on); })) return 0;
   need_device(to, nbytes, "a copy to the device leaves its allocation");
   need_host(from, nbytes, "a copy from the host reads device memory");
   std::memcpy(pointer(to), from, nbytes);
@@ -197,6 +210,7 @@ EXPORT Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t nbytes, 
 }
 EXPORT Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t nbytes, void* stream) {
   need_stream(stream);
+  if (recorded(stream, [=](void* on) { cuMemcpyDtoHAsync_v2(to, from, nbytes, on); })) return 0;
   need_device(from, nbytes, "a copy from the device leaves its allocation");
   need_host(to, nbytes, "a copy to the host writes device memory");
   std::memcpy(to, pointer(from), nbytes);
@@ -204,6 +218,7 @@ EXPORT Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t nbytes, void* 
 }
 EXPORT Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t nbytes, void* stream) {
   need_stream(stream);
+  if (recorded(stream, [=](void* on) { cuMemcpyDtoDAsync_v2(to, from, nbytes, on); })) return 0;
   need_device(to, nbytes, "a device copy leaves its target");
   need_device(from, nbytes, "a device copy leaves its source");
   std::memmove(pointer(to), pointer(from), nbytes);
@@ -235,6 +250,7 @@ EXPORT Result cuMemcpy2DAsync_v2(const Copy2D* copy, void* stream) {
 }
 EXPORT Result cuMemsetD8Async(Address to, unsigned char value, size_t nbytes, void* stream) {
   need_stream(stream);
+  if (recorded(stream, [=](void* on) { cuMemsetD8Async(to, value, nbytes, on); })) return 0;
   need_device(to, nbytes, "a memset leaves its allocation");
   std::memset(pointer(to), value, nbytes);
   return 0;
@@ -255,7 +271,7 @@ EXPORT Result cuStreamDestroy_v2(void* stream) {
   return destroy(fake().streams, stream, "a stream is closed twice"), 0;
 }
 EXPORT Result cuStreamSynchronize(void* stream) {
-  return need_stream(stream), 0;
+  return need_stream(stream), spoils_capture(stream) ? kCaptureUnsupported : 0;
 }
 EXPORT Result cuStreamWaitEvent(void* stream, void*, unsigned) {
   return need_stream(stream), 0;
@@ -301,14 +317,9 @@ EXPORT Result cuFuncSetCacheConfig(void* function, int) {
   return need_kernel(function), 0;
 }
 
-// The one kernel: state += x; y = state * weight.
-EXPORT Result cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                             unsigned, void* stream, void** arguments, void**) {
-  need_kernel(function);
-  need_stream(stream);
-  float* address[4];
-  for (int i = 0; i < 4; ++i) address[i] = *static_cast<float**>(arguments[i]);
-  const int64_t n = *static_cast<int64_t*>(arguments[4]);
+namespace {
+
+void accumulate(float* const* address, int64_t n) {
   for (int i = 0; n > 0 && i < 4; ++i) {
     need_device(reinterpret_cast<Address>(address[i]), static_cast<size_t>(n) * 4,
                 "a kernel leaves its argument");
@@ -319,6 +330,19 @@ EXPORT Result cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsig
   }
   const std::lock_guard<std::mutex> lock(fake().mutex);
   ++fake().launches;
+}
+
+}  // namespace
+
+// The one kernel: state += x; y = state * weight.
+EXPORT Result cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                             unsigned, void* stream, void** arguments, void**) {
+  need_kernel(function);
+  need_stream(stream);
+  std::array<float*, 4> address{};
+  for (size_t i = 0; i < 4; ++i) address[i] = *static_cast<float**>(arguments[i]);
+  const int64_t n = *static_cast<int64_t*>(arguments[4]);
+  if (!recorded(stream, [=](void*) { accumulate(address.data(), n); })) accumulate(address.data(), n);
   return 0;
 }
 

@@ -11,7 +11,7 @@
 namespace etcuda_test {
 
 struct Counts {
-  size_t blocks, bytes, streams, events, modules, launches, early_launches;
+  size_t blocks, bytes, streams, events, modules, launches, early_launches, graphs, graph_launches;
 };
 
 inline Counts counts() {
@@ -21,6 +21,14 @@ inline Counts counts() {
   reinterpret_cast<void (*)(Counts*)>(dlsym(library, "fake_cuda_counts"))(&result);
   dlclose(library);
   return result;
+}
+
+// The next call of a driver's function, such as "cuGraphLaunch", returns `result`.
+inline void fail_next(const char* function, int result) {
+  void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) throw std::runtime_error("the fake driver is not loaded");
+  reinterpret_cast<void (*)(const char*, int)>(dlsym(library, "fake_cuda_fail"))(function, result);
+  dlclose(library);
 }
 
 template <typename Signature>
