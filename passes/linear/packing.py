@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from etcuda.passes.graph.recipes import Recipe, pieces_of
+from etcuda.read_memory import CHUNK, read_memory
 
 
 class Packing:
@@ -53,7 +54,7 @@ class Packing:
         blocks = (n // self._block[0], k // self._block[1])
         affine = Affine(
             (n, k),
-            lambda start, stop: integers[start:stop],
+            _Rows(integers).read,
             self._least,
             self._most,
             scale.reshape(blocks),
@@ -62,6 +63,29 @@ class Packing:
             self._dtype,
         )
         return dict(from_affine(affine, self._name).components)
+
+
+class _Rows:
+    """Reads rows of integers [N, K] in order, some MiB at a time, and leaves a mapped file where it is."""
+
+    def __init__(self, integers: Tensor) -> None:
+        self._integers = integers
+        self._first, self._window = 0, integers[:0]
+        row = integers.shape[1] * integers.itemsize
+        self._step = max(1, CHUNK // row)
+        # Where it lies otherwise. A small one is not worth asking what is mapped there.
+        self._reads = integers.device.type == "cpu" and integers.is_contiguous() and row * self._step <= integers.nbytes
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """The rows from ``start`` to ``stop``, good until the next call."""
+        if not self._reads:
+            return self._integers[start:stop]
+        if start < self._first or stop > self._first + len(self._window):
+            rows = self._integers[start : max(stop, start + self._step)]
+            data = b"".join(map(bytes, read_memory(rows.data_ptr(), rows.nbytes)))
+            self._first = start
+            self._window = torch.frombuffer(bytearray(data), dtype=rows.dtype).reshape(rows.shape)
+        return self._window[start - self._first : stop - self._first]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

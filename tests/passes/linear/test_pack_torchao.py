@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ from etcuda.backend.weight_bytes import WeightBytes
 from etcuda.kernels.weights import convert
 from etcuda.kernels.weights.convert import convert_model
 from etcuda.options import BackendConfig
+from etcuda.passes.linear import packing
 from tests.passes.linear.quantized_programs import (
     FUSION,
     GPU,
@@ -108,6 +110,24 @@ def test_weights_are_packed_to_be_hashed_and_kept_by_nobody(monkeypatch: pytest.
     gate, up, down = (layer.weight.components for layer in _converted(model))
     wanted = [torch.cat([gate[part], up[part]]) for part in ("qdata", "scale")] + [down["qdata"], down["scale"]]
     assert sorted(held) == sorted(each.contiguous().numpy().tobytes() for each in wanted)
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_rows_of_a_mapped_file_are_read_in_the_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    path = tmp_path / "integers"
+    wanted = torch.randint(-128, 128, (100, 4096), dtype=torch.int8)
+    wanted.numpy().tofile(path)
+    mapped = torch.from_file(str(path), shared=False, size=wanted.numel(), dtype=torch.int8).reshape(wanted.shape)
+    monkeypatch.setattr(packing, "CHUNK", 4096 * step)
+    rows = packing._Rows(mapped)
+    for start, stop in ((0, 2), (2, 9), (9, 9), (9, 100), (4, 7), (99, 100)):
+        assert torch.equal(rows.read(start, stop), wanted[start:stop])
+    found = pathlib.Path("/proc/self/smaps").read_text().partition(str(path))[2]
+    assert found.partition("Rss:")[2].split()[0] == "0"
+    # What is no dense block of memory is read as it lies.
+    assert torch.equal(packing._Rows(mapped.t()).read(1, 3), wanted.t()[1:3])
 
 
 def _converted(model: Any) -> list[Any]:
