@@ -15,7 +15,7 @@ COMMON = {"kv_len": None, "MAX_Q": 16, "CAUSAL": 3, "WINDOW": 0, "HAS_LEN": Fals
 
 
 def ptx(kernel: Any, constants: dict[str, Any]) -> str:
-    types = {name: "i32" for name in kernel.arg_names}
+    types = dict.fromkeys(kernel.arg_names, "i32")
     types |= {**POINTERS, "positions": "*i64", "qk_scale": "fp32"}
     return compile_kernel(kernel, types, COMMON | constants, 4, "ptx")
 
