@@ -15,6 +15,8 @@ from etcuda.cli.group import LazyGroup
 
 # Module below etcuda.cli, and the line that --help shows for it.
 COMMANDS = {
+    "export": "Make a program of a language model's checkpoint.",
+    "generate": "Continue a prompt, or answer a conversation.",
     "inspect": "Tell what a .pte holds: targets, kernels, inputs, outputs, weights.",
     "tune": "Measure a kernel family's configurations on the local GPU.",
 }
