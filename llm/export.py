@@ -19,6 +19,7 @@ from etcuda.llm.cache import LayerCache
 from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, read_config
 from etcuda.llm.methods import constants, export_methods
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
+from etcuda.llm.quantization import Plan, QuantOptions
 from etcuda.llm.random_weights import RandomWeights
 from etcuda.options import CompileOptions
 
@@ -37,6 +38,7 @@ class ExportOptions:
         chunk: most tokens of one call of ``prefill``; a longer prompt takes several.
         random_seed: seed of made-up weights, which the checkpoint's are not read for; ``None`` reads them.
         all_logits: ``prefill`` gives the logits of every token, for perplexities; otherwise of the last.
+        quant: which weights are quantised; none by default.
         compile: options of the compiler.
     """
 
@@ -46,6 +48,7 @@ class ExportOptions:
     chunk: int = 512
     random_seed: int | None = None
     all_logits: bool = False
+    quant: QuantOptions = dataclasses.field(default_factory=QuantOptions)
     compile: CompileOptions = dataclasses.field(default_factory=lambda: CompileOptions(weights="ptd"))
 
     def __post_init__(self) -> None:
@@ -144,6 +147,7 @@ def load_model(
     dtype = dtype_of(config, options.dtype)
     model = empty_model(config, dtype)
     layers = find_layers(model, options.max_seq_len, _chunk(options))
+    plan = Plan(model, options.quant)
     fill_buffers(model)
     weights: Weights
     if options.random_seed is None:
@@ -154,7 +158,7 @@ def load_model(
         weights = RandomWeights(shapes, options.random_seed, getattr(config, "initializer_range", None) or 0.02)
 
     def convert(tensor: Tensor, name: str, module: nn.Module) -> Tensor:
-        return to_dtype(tensor, name, dtype)
+        return plan.apply(to_dtype(tensor, name, dtype), name)
 
     assign(model, weights, convert, progress)
     return model, layers

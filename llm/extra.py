@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from etcuda.errors import OptionError
+from etcuda.errors import CheckpointError, OptionError
 
 _NEEDED = ("transformers", "tokenizers", "jinja2")
 
@@ -30,3 +30,15 @@ def readable(nbytes: float) -> str:
             return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1024
     return f"{nbytes:.2f} GiB"
+
+
+def quant_rule(text: str) -> tuple[str, str]:
+    """``NAME=FORMAT`` in two.
+
+    Raises:
+        CheckpointError: it is not that.
+    """
+    name, equals, wanted = text.rpartition("=")
+    if not equals or not name:
+        raise CheckpointError(f"--quant-rule: expected a name and a format, such as lm_head=int8, got {text!r}.")
+    return name, wanted

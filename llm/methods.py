@@ -9,6 +9,7 @@ from torch.export import Dim, ExportedProgram
 
 from etcuda.errors import CheckpointError
 from etcuda.llm.model import TextModel
+from etcuda.llm.quantization import decode_bytes, stored_bytes
 
 
 def export_methods(model: TextModel, chunk: int, hint: int) -> dict[str, ExportedProgram]:
@@ -51,8 +52,9 @@ def constants(
 ) -> dict[str, Any]:
     """Constant methods: those that ExecuTorch's runners expect, and ours.
 
-    Ours are ``get_weight_bytes``, ``get_cache_bytes``, and, where a cache is a ring, ``get_max_rollback``: by how many
-    tokens a sequence can be taken back, for older keys are overwritten.
+    Ours are ``get_weight_bytes``, ``get_decode_weight_bytes`` (those that a token reads), ``get_cache_bytes``, and,
+    where a cache is a ring, ``get_max_rollback``: by how many tokens a sequence can be taken back, for older keys are
+    overwritten.
 
     Args:
         model: that is exported.
@@ -70,7 +72,8 @@ def constants(
         "get_vocab_size": config.vocab_size,
         "use_kv_cache": True,
         "enable_dynamic_shape": True,
-        "get_weight_bytes": sum(parameter.nbytes for parameter in model.parameters()),
+        "get_weight_bytes": sum(stored_bytes(weight) for weight in model.parameters()),
+        "get_decode_weight_bytes": decode_bytes(model.model),
         "get_cache_bytes": sum(buffer.nbytes for buffer in model.cache.buffers()),
     }
     if any(each.is_ring for each in model.cache.layers):

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import click
 
-from etcuda.llm.extra import readable, require_llm
+from etcuda.llm.extra import quant_rule, readable, require_llm
 
 _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing"}
 
@@ -22,6 +22,18 @@ _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing
 )
 @click.option("--max-seq-len", default=4096, show_default=True, help="tokens of prompt and answer that the caches hold")
 @click.option("--chunk", default=512, show_default=True, help="most tokens of one call of prefill")
+@click.option(
+    "--quant", type=click.Choice(["none", "int4", "int8"]), default="none", show_default=True, help="of linear layers"
+)
+@click.option("--quant-rule", "rules", multiple=True, metavar="NAME=FORMAT", help="of modules of a name, with * and ?")
+@click.option("--group-size", default=32, show_default=True, help="weights that share a scale")
+@click.option(
+    "--activations",
+    type=click.Choice(["int8", "exact"]),
+    default="int8",
+    show_default=True,
+    help="of quantised layers: int8 may be quantised too",
+)
 @click.option("--random", "is_random", is_flag=True, help="seeded weights instead of the checkpoint's")
 @click.option("--seed", default=0, show_default=True, help="of --random")
 @click.option(
@@ -35,6 +47,10 @@ def command(
     dtype: str,
     max_seq_len: int,
     chunk: int,
+    quant: str,
+    rules: tuple[str, ...],
+    group_size: int,
+    activations: str,
     is_random: bool,
     seed: int,
     weights: str,
@@ -46,6 +62,7 @@ def command(
     """
     require_llm("export")
     from etcuda.llm.export import ExportOptions, export
+    from etcuda.llm.quantization import QuantOptions
     from etcuda.options import CompileOptions
 
     options = ExportOptions(
@@ -55,6 +72,7 @@ def command(
         chunk=chunk,
         random_seed=seed if is_random else None,
         all_logits=all_logits,
+        quant=QuantOptions(quant, tuple(map(quant_rule, rules)), group_size, activations),
         compile=CompileOptions.from_mapping({"weights": weights}),
     )
     with _Progress() as progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pathlib
 from typing import Any
 
@@ -96,8 +95,8 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 def greedy(model: Any, tokens: list[int], count: int) -> list[int]:
     """What transformers' own ``generate`` answers; the token that ends an answer does not."""
-    config = copy.deepcopy(model.generation_config)
-    config.eos_token_id, config.pad_token_id = None, 0
+    # A configuration that is passed takes what it does not set from the model's.
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     with torch.no_grad():
-        out = model.generate(torch.tensor([tokens]), generation_config=config, max_new_tokens=count, do_sample=False)
+        out = model.generate(torch.tensor([tokens]), max_new_tokens=count, do_sample=False)
     return out[0, len(tokens) :].tolist()
