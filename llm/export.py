@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -94,7 +95,7 @@ def export(
     """Exports a checkpoint: ``m.pte``, its weights ``m.ptd``, and its tokenizer, the folder ``m.tokenizer``.
 
     Args:
-        checkpoint: a folder in the Hub's format.
+        checkpoint: a folder in the Hub's format, or a GGUF file, or the first of several.
         path: of the program, ``m.pte``.
         options: how.
         progress: hears of the stages ``weights`` (in bytes), ``trace``, ``lower`` and ``write``.
@@ -108,22 +109,44 @@ def export(
     source, target = pathlib.Path(checkpoint), pathlib.Path(path)
     if target.suffix != ".pte":
         raise CheckpointError(f"{target}: expected the name of a program, such as m.pte, got {target.name!r}.")
-    config = read_config(source)
-    tokenizer.check(source, config.vocab_size)
+    is_gguf = source.suffix == ".gguf"
+    if is_gguf:
+        from etcuda.llm.gguf_checkpoint import read_gguf_config, save_gguf_tokenizer
+
+        _check_gguf(source, options)
+    config = read_gguf_config(source) if is_gguf else read_config(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        words = pathlib.Path(scratch) if is_gguf else source
+        if is_gguf:
+            save_gguf_tokenizer(source, words)
+        tokenizer.check(words, config.vocab_size)
+        return _export(source, words, target, config, options, progress, start)
+
+
+def _export(
+    source: pathlib.Path,
+    words: pathlib.Path,
+    target: pathlib.Path,
+    config: Any,
+    options: ExportOptions,
+    progress: Progress,
+    start: float,
+) -> ExportSummary:
+    """The export of a checkpoint whose configuration is read; ``words`` is the folder of its tokenizer."""
     model, layers = load_model(source, config, options, lambda done, total: progress("weights", done, total))
     text_model = TextModel(model, layers, options.all_logits).eval()
     progress("trace", 0, 0)
     chunk = _chunk(options)
     methods = export_methods(text_model, chunk, hint=chunk)
     progress("lower", 0, 0)
-    generation = _generation(source)
+    generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)
     program = _lower(methods, fixed, options)
     progress("write", 0, 0)
     from etcuda.backend.save import save_program
 
     files = save_program(program, target)
-    copied = tokenizer.copy(source, target)
+    copied = tokenizer.copy(words, target)
     return ExportSummary(
         files=[*copied, *files],
         architecture=config.model_type,
@@ -149,6 +172,11 @@ def load_model(
     layers = find_layers(model, options.max_seq_len, _chunk(options))
     plan = Plan(model, options.quant)
     fill_buffers(model)
+    if source.suffix == ".gguf":
+        from etcuda.llm.gguf_checkpoint import load_gguf_weights
+
+        load_gguf_weights(model, source, options.quant.activation_dtype)
+        return model, layers
     weights: Weights
     if options.random_seed is None:
         weights = SafetensorsFolder(source)
@@ -162,6 +190,16 @@ def load_model(
 
     assign(model, weights, convert, progress)
     return model, layers
+
+
+def _check_gguf(source: pathlib.Path, options: ExportOptions) -> None:
+    if options.quant.linear != "none" or options.quant.rules:
+        raise CheckpointError(
+            f"{source}: expected no quant for a GGUF file, whose tensors keep the formats that they have, got "
+            f"{options.quant.linear!r} and {len(options.quant.rules)} rules. Leave them out."
+        )
+    if options.random_seed is not None:
+        raise CheckpointError(f"{source}: expected a folder with config.json for random weights, got a GGUF file.")
 
 
 def _chunk(options: ExportOptions) -> int:

@@ -56,7 +56,8 @@ def command(
     weights: str,
     all_logits: bool,
 ) -> None:
-    """Make a program of a language model: CHECKPOINT is a folder with config.json and safetensors files.
+    """Make a program of a language model: CHECKPOINT is a folder with config.json and safetensors files, or
+    a GGUF file.
 
     Writes m.pte, its weights m.ptd, and its tokenizer, the folder m.tokenizer. No GPU is needed.
     """
