@@ -20,7 +20,7 @@ class BenchRow:
     """One test at one depth.
 
     Attributes:
-        test: ``"pp512"`` or ``"tg128"`` and the like.
+        test: ``"pp512"``, ``"tg128"``, ``"gs128"`` and the like.
         depth: tokens in the cache before it.
         rates: tokens a second of each repetition.
         limit: tokens a second at which weights alone take the memory's bandwidth; ``None`` for prompts, and where the
@@ -111,7 +111,7 @@ def read_result(lines: str, bandwidth: float | None) -> BenchResult:
             test["test"],
             test["depth"],
             tuple(test["tokens"] * 1e9 / ns for ns in test["ns"]),
-            bandwidth / read if bandwidth and read and test["test"].startswith("tg") else None,
+            bandwidth / read if bandwidth and read and not test["test"].startswith("pp") else None,
         )
         for test in tests
     ]
@@ -130,11 +130,11 @@ def draw(result: BenchResult, path: pathlib.Path) -> None:
         raise GenerationError(
             "picture: expected the package matplotlib, got none. Run: pip install 'etcuda[plots]'"
         ) from error
-    kinds = [kind for kind in ("pp", "tg") if any(row.test.startswith(kind) for row in result.rows)]
-    figure = Figure(figsize=(5 * len(kinds), 4), layout="constrained")
-    for place, kind in enumerate(kinds, start=1):
-        axes = figure.add_subplot(1, len(kinds), place)
-        rows = [row for row in result.rows if row.test.startswith(kind)]
+    panels = [[row for row in result.rows if row.test.startswith("pp") == is_prompt] for is_prompt in (True, False)]
+    panels = [rows for rows in panels if rows]
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    for place, rows in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
         for test in dict.fromkeys(row.test for row in rows):
             line = sorted((row for row in rows if row.test == test), key=lambda row: row.depth)
             rates, deviations = [row.rate for row in line], [row.deviation for row in line]

@@ -39,6 +39,7 @@ class ExportOptions:
         chunk: most tokens of one call of ``prefill``; a longer prompt takes several.
         random_seed: seed of made-up weights, which the checkpoint's are not read for; ``None`` reads them.
         all_logits: ``prefill`` gives the logits of every token, for perplexities; otherwise of the last.
+        device_sampling: add the method ``generate_step``, which samples on the device.
         quant: which weights are quantised; none by default.
         compile: options of the compiler.
     """
@@ -49,6 +50,7 @@ class ExportOptions:
     chunk: int = 512
     random_seed: int | None = None
     all_logits: bool = False
+    device_sampling: bool = False
     quant: QuantOptions = dataclasses.field(default_factory=QuantOptions)
     compile: CompileOptions = dataclasses.field(default_factory=lambda: CompileOptions(weights="ptd"))
 
@@ -137,7 +139,7 @@ def _export(
     text_model = TextModel(model, layers, options.all_logits).eval()
     progress("trace", 0, 0)
     chunk = _chunk(options)
-    methods = export_methods(text_model, chunk, hint=chunk)
+    methods = export_methods(text_model, chunk, chunk, options.device_sampling)
     progress("lower", 0, 0)
     generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)

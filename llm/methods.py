@@ -5,23 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from etcuda.errors import CheckpointError
 from etcuda.llm.model import TextModel
 from etcuda.llm.quantization import decode_bytes, stored_bytes
+from etcuda.llm.step import StepModel
 
 
-def export_methods(model: TextModel, chunk: int, hint: int) -> dict[str, ExportedProgram]:
+def export_methods(
+    model: TextModel, chunk: int, hint: int, device_sampling: bool = False
+) -> dict[str, ExportedProgram]:
     """Traces a model.
 
     Args:
         model: in evaluation mode; its caches are emptied, so that programs start from zeros.
         chunk: most tokens of one call of ``prefill``, 2 or more.
         hint: tokens of a typical call, which code generation chooses for.
+        device_sampling: add ``generate_step``.
 
     Returns:
-        ``prefill`` for 2 to ``chunk`` tokens and ``decode`` for one.
+        ``prefill`` for 2 to ``chunk`` tokens, ``decode`` for one, and ``generate_step``, see ``StepModel``.
 
     Raises:
         CheckpointError: the model's Python cannot be traced.
@@ -32,11 +37,18 @@ def export_methods(model: TextModel, chunk: int, hint: int) -> dict[str, Exporte
     several = (torch.zeros(1, example, dtype=torch.long), torch.arange(example))
     one = (torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     shapes = {"tokens": {1: length}, "positions": {0: length}}
+    traced: list[tuple[str, TextModel, tuple[Tensor, ...], Any]] = [
+        ("prefill", model, several, shapes),
+        ("decode", model, one, None),
+    ]
+    if device_sampling:
+        step = StepModel(model).eval()
+        traced.append(("generate_step", step, step.example(), None))
     methods = {}
-    for name, inputs, dynamic in (("prefill", several, shapes), ("decode", one, None)):
+    for name, module, inputs, dynamic in traced:
         try:
             with torch.no_grad():
-                methods[name] = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
+                methods[name] = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
         except CheckpointError:
             raise
         except Exception as error:

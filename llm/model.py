@@ -94,7 +94,7 @@ class TextModel(nn.Module):
         super().__init__()
         self.model = model
         self.cache = KVState(layers, model.dtype)
-        self._num_layers = len(StaticCache(config=model.config, max_cache_len=_LONG).layers)
+        self.num_layers = len(StaticCache(config=model.config, max_cache_len=_LONG).layers)
         self._all_logits = all_logits
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class TextModel(nn.Module):
         Returns:
             logits [1, vocab_size] of the last token, or [1, L, vocab_size] of all, in the model's dtype.
         """
-        cache = self.cache.view(positions, self._num_layers)
+        cache = self.cache.view(positions, self.num_layers)
         logits = _call(self.model, tokens, positions, cache, 0 if self._all_logits else 1)
         return logits if self._all_logits else logits[:, -1]
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from etcuda.errors import GenerationError
+from etcuda.llm.sampling import SamplingOptions
 
 
 class TextProgram:
@@ -27,7 +28,8 @@ class TextProgram:
         bos_id: the token that a text begins with, or ``None``.
         eos_ids: tokens that end an answer.
         max_rollback: tokens by which a sequence can be taken back; ``None`` for any number.
-        weight_bytes: of the weights, which a decoded token reads.
+        weight_bytes: of the weights.
+        has_step: whether it samples on the device.
         cache_bytes: of the caches of one session.
         load_seconds: that loading took.
 
@@ -69,8 +71,9 @@ class TextProgram:
         self.max_rollback = int(rollback[0]) if rollback else None
         self.weight_bytes = int(self._constant("get_weight_bytes", [0])[0])
         self.cache_bytes = int(self._constant("get_cache_bytes", [0])[0])
+        self.has_step = "generate_step" in names
         self._methods = {}
-        for name in ("prefill", "decode"):
+        for name in ("prefill", "decode", *(("generate_step",) if self.has_step else ())):
             try:
                 self._methods[name] = self._program.load_method(name)
             except RuntimeError as error:
@@ -97,14 +100,37 @@ class TextProgram:
         Raises:
             GenerationError: the program failed; the message has its reason.
         """
-        import etcuda.runtime
-
         ids = torch.tensor([tokens], dtype=torch.long)
         positions = torch.arange(position, position + len(tokens))
-        method = self._methods["decode" if len(tokens) == 1 else "prefill"]
-        try:
-            out = session.execute(method, (ids, positions))[0]
-        except RuntimeError as error:
-            raise GenerationError(f"the program failed: {etcuda.runtime.last_error() or error}") from error
+        out = self._execute(session, "decode" if len(tokens) == 1 else "prefill", (ids, positions))
         last: npt.NDArray[np.float32] = out.reshape(-1, self.vocab_size)[-1].float().numpy()
         return last
+
+    def step(self, session: Any, token: int, position: int, options: SamplingOptions) -> int:
+        """Appends a token to a session's caches, and draws the next one on the device.
+
+        Args:
+            session: of ``etcuda.runtime``.
+            token: -1 for the one that the call before drew.
+            position: of the token in the sequence.
+            options: without a repetition penalty.
+
+        Raises:
+            GenerationError: the program failed; the message has its reason.
+        """
+        settings = torch.tensor([options.temperature, options.top_p, options.min_p])
+        every = torch.full((-(-self.vocab_size // 32),), -1, dtype=torch.int32)
+        inputs = (
+            torch.tensor([[token]]), torch.tensor([position]), settings, torch.tensor([options.top_k]),
+            torch.tensor([options.seed]), every,
+        )  # fmt: skip
+        return int(self._execute(session, "generate_step", inputs))
+
+    def _execute(self, session: Any, method: str, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        import etcuda.runtime
+
+        try:
+            out: torch.Tensor = session.execute(self._methods[method], inputs)[0]
+        except RuntimeError as error:
+            raise GenerationError(f"the program failed: {etcuda.runtime.last_error() or error}") from error
+        return out

@@ -48,7 +48,18 @@ class TokenSession:
         Raises:
             GenerationError: the program failed.
         """
-        start = self.reusable(tokens)
+        return self._extend(tokens, self.reusable(tokens), is_cancelled)
+
+    def advance(self, tokens: Sequence[int], is_cancelled: Callable[[], bool]) -> bool:
+        """Makes all of ``tokens`` but the last the session's sequence. False if it was cancelled before the end."""
+        head = tokens[:-1]
+        self._extend(head, self.reusable(tokens), is_cancelled)
+        return len(self._tokens) == len(head)
+
+    def _extend(
+        self, tokens: Sequence[int], start: int, is_cancelled: Callable[[], bool]
+    ) -> npt.NDArray[np.float32] | None:
+        """Computes ``tokens`` from ``start`` on; the caches hold those before."""
         del self._tokens[start:]
         logits = None
         while start < len(tokens):
@@ -59,6 +70,12 @@ class TokenSession:
             self._tokens += some
             start += len(some)
         return logits
+
+    def step(self, token: int, options: SamplingOptions) -> int:
+        """Appends a token; draws what follows on the device."""
+        drawn = self._program.step(self._session, token, len(self._tokens), options)
+        self._tokens.append(token)
+        return drawn
 
     def decode(self, token: int) -> npt.NDArray[np.float32]:
         """Appends a token; returns the logits of what follows."""
@@ -136,12 +153,11 @@ def generate_tokens(
     """
     start = time.perf_counter()
     report.prompt_tokens, report.reused_tokens = len(prompt), session.reusable(prompt)
-    logits = session.prefill(prompt, is_cancelled)
-    if logits is None:
+    begun = _begin(session, program, prompt, options, is_cancelled)
+    if begun is None:
         report.finish_reason = "cancelled"
         return
-    sampler = Sampler(options, prompt)
-    token = sampler.choose(logits)
+    token, follow = begun
     report.prefill_seconds = time.perf_counter() - start
     began = time.perf_counter()
     count = room(program, prompt) if max_new_tokens is None else max_new_tokens
@@ -158,4 +174,23 @@ def generate_tokens(
         if is_cancelled():
             report.finish_reason = "cancelled"
             return
-        token = sampler.choose(session.decode(token))
+        token = follow(token)
+
+
+def _begin(
+    session: TokenSession,
+    program: TextProgram,
+    prompt: Sequence[int],
+    options: SamplingOptions,
+    is_cancelled: Callable[[], bool],
+) -> tuple[int, Callable[[int], int]] | None:
+    """The first token of an answer, and what gives the token that follows one; ``None`` if it was cancelled."""
+    if program.has_step and options.repetition_penalty == 1:
+        if not session.advance(prompt, is_cancelled):
+            return None
+        return session.step(prompt[-1], options), lambda token: session.step(token, options)
+    logits = session.prefill(prompt, is_cancelled)
+    if logits is None:
+        return None
+    sampler = Sampler(options, prompt)
+    return sampler.choose(logits), lambda token: sampler.choose(session.decode(token))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument("program", type=click.Path(path_type=pathlib.Path))
 @click.option("-p", "--prompt", "prompts", default="512", show_default=True, help="tokens of prompts: 512,2048")
 @click.option("-n", "--generate", "answers", default="128", show_default=True, help="tokens of answers: 128,256")
+@click.option("-s", "--steps", default="", help="tokens of answers sampled on the device, such as 128")
 @click.option("-d", "--depth", "depths", default="0", show_default=True, help="tokens in the cache before: 0,4096")
 @click.option("-r", "--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="of each test")
 @click.option("--bandwidth-gbs", type=click.FloatRange(min=0, min_open=True), help="for the share of the limit")
@@ -35,6 +36,7 @@ def command(
     program: pathlib.Path,
     prompts: str,
     answers: str,
+    steps: str,
     depths: str,
     repetitions: int,
     bandwidth_gbs: float | None,
@@ -44,13 +46,15 @@ def command(
 ) -> None:
     """Measure PROGRAM, the m.pte that etcuda export wrote, by the native llm_runner.
 
-    Tests are named as llama-bench names them: pp512 is a prompt of 512 tokens, tg128 are 128 tokens one by one. Each
-    runs once before it is counted. With --prompt "" or --generate "" there are none of that kind.
+    Tests are named as llama-bench names them: pp512 is a prompt of 512 tokens, tg128 are 128 tokens one by one; gs128
+    are the same with sampling on the device. Each runs once before it is counted. With --prompt "" or --generate ""
+    there are none of that kind.
     """
     from etcuda.llm.bench import draw, measure
 
     tests = [f"pp{each}" for each in _numbers("--prompt", prompts)]
     tests += [f"tg{each}" for each in _numbers("--generate", answers)]
+    tests += [f"gs{each}" for each in _numbers("--steps", steps)]
     bandwidth = None if bandwidth_gbs is None else bandwidth_gbs * 1e9
     result = measure(program, data_path, tests, _numbers("--depth", depths), repetitions, bandwidth)
     if form == "json":

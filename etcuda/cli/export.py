@@ -39,6 +39,7 @@ _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing
 @click.option(
     "--weights", type=click.Choice(["ptd", "pte"]), default="ptd", show_default=True, help="where the weights go"
 )
+@click.option("--device-sampling", is_flag=True, help="add generate_step: decoding with sampling on the device")
 @click.option("--all-logits", is_flag=True, help="prefill gives the logits of every token, for perplexities")
 def command(
     checkpoint: pathlib.Path,
@@ -54,6 +55,7 @@ def command(
     is_random: bool,
     seed: int,
     weights: str,
+    device_sampling: bool,
     all_logits: bool,
 ) -> None:
     """Make a program of a language model: CHECKPOINT is a folder with config.json and safetensors files, or
@@ -73,6 +75,7 @@ def command(
         chunk=chunk,
         random_seed=seed if is_random else None,
         all_logits=all_logits,
+        device_sampling=device_sampling,
         quant=QuantOptions(quant, tuple(map(quant_rule, rules)), group_size, activations),
         compile=CompileOptions.from_mapping({"weights": weights}),
     )

@@ -71,6 +71,12 @@ std::vector<int64_t> some_tokens(int64_t count, int64_t vocab_size) {
   return tokens;
 }
 
+// Tokens one by one, each drawn on the device from the one before.
+void run_steps(etcuda::LanguageModel& model, const etcuda::Session& session, int64_t count, int64_t position,
+               const etcuda::SamplingOptions& options) {
+  for (int64_t i = 0; i < count; ++i) model.step(session, i == 0 ? 0 : -1, position + i, options);
+}
+
 void bench(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load_ns) {
   for (const int64_t depth : options.depths) {
     for (const BenchTest& test : options.bench) {
@@ -79,6 +85,10 @@ void bench(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load
                                             ": expected at most " + std::to_string(model.max_seq_len) +
                                             " tokens in the cache, got " +
                                             std::to_string(depth + test.tokens) + ".");
+      if (test.kind == "gs" && !model.has_step)
+        throw RunnerError(kInputFailed, test.name() +
+                                            ": expected a program with the method generate_step, got one " +
+                                            "without it. Export with --device-sampling.");
     }
   }
   std::printf("{\"load_ns\": %lld, \"chunk\": %lld, \"max_seq_len\": %lld, \"decode_weight_bytes\": %lld}\n",
@@ -91,10 +101,17 @@ void bench(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load
       const std::vector<int64_t> tokens = some_tokens(test.tokens, model.vocab_size);
       std::printf("{\"test\": \"%s\", \"depth\": %lld, \"tokens\": %lld, \"ns\": [", test.name().c_str(),
                   static_cast<long long>(depth), static_cast<long long>(test.tokens));
-      run_tokens(model, session, tokens, test.is_prompt, depth);
+      const auto run = [&] {
+        if (test.kind == "gs") {
+          run_steps(model, session, test.tokens, depth, options.sampling);
+        } else {
+          run_tokens(model, session, tokens, test.kind == "pp", depth);
+        }
+      };
+      run();
       for (int64_t i = 0; i < options.repetitions; ++i) {
         const auto start = Clock::now();
-        run_tokens(model, session, tokens, test.is_prompt, depth);
+        run();
         std::printf(i == 0 ? "%lld" : ", %lld", static_cast<long long>(nanoseconds_since(start)));
       }
       std::printf("]}\n");

@@ -15,9 +15,9 @@ std::vector<BenchTest> parse_bench(const std::string& text) {
   std::vector<BenchTest> tests;
   for (const std::string& each : split(text, ',')) {
     const std::string kind = each.substr(0, 2);
-    if (kind != "pp" && kind != "tg")
+    if (kind != "pp" && kind != "tg" && kind != "gs")
       throw RunnerError(kUsage, "--bench: expected tests such as pp512,tg128, got '" + each + "'.");
-    tests.push_back({kind == "pp", parse_number("--bench", each.substr(2), 1, 1 << 30)});
+    tests.push_back({kind, parse_number("--bench", each.substr(2), 1, 1 << 30)});
   }
   return tests;
 }
@@ -38,8 +38,9 @@ one line of JSON on standard error.
   --temperature X          0, the default, takes the likeliest token
   --top_k N --top_p X --min_p X --repetition_penalty X --seed N
                            as in etcuda generate, with the same draws
-  --bench T1,T2,...        measure instead: pp512 is a prompt of 512 tokens, tg128 are 128 tokens one by one; a line
-                           of JSON for each test and depth, with the nanoseconds of each repetition
+  --bench T1,T2,...        measure instead: pp512 is a prompt of 512 tokens, tg128 are 128 tokens one by one,
+                           gs128 the same with sampling on the device (as --temperature and so on say); a line of
+                           JSON for each test and depth, with the nanoseconds of each repetition
   --depth D1,D2,...        tokens in the cache before a test (default 0)
   --repetitions N          of a test, after one that is not counted (default 5)
   --verify_weights B       true or false: compare the weights with their digests when they are loaded (default true)

@@ -9,11 +9,12 @@
 
 namespace etcuda_runner {
 
-// One measurement: pp512 is a prompt of 512 tokens, tg128 are 128 tokens one by one.
+// One measurement: pp512 is a prompt of 512 tokens, tg128 are 128 tokens one by one, gs128 the same with
+// sampling on the device.
 struct BenchTest {
-  bool is_prompt;
+  std::string kind;
   int64_t tokens;
-  std::string name() const { return (is_prompt ? "pp" : "tg") + std::to_string(tokens); }
+  std::string name() const { return kind + std::to_string(tokens); }
 };
 
 struct LlmOptions {

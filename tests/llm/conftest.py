@@ -69,17 +69,19 @@ MAX_SEQ_LEN, CHUNK = 64, 16
 
 
 @pytest.fixture(scope="session")
-def program(shared_dir: pathlib.Path, checkpoint: Callable[[str], pathlib.Path]) -> Callable[[str], Exported]:
+def program(shared_dir: pathlib.Path, checkpoint: Callable[[str], pathlib.Path]) -> Callable[..., Exported]:
     """``program(architecture)`` is exported for the host in fp32."""
 
-    def export(name: str) -> Exported:
+    def export(name: str, device_sampling: bool = False) -> Exported:
         from etcuda.llm.export import ExportOptions
         from etcuda.llm.export import export as export_checkpoint
 
-        path = shared_dir / f"llm-{name}.pte"
+        path = shared_dir / f"llm-{name}{'-step' if device_sampling else ''}.pte"
         with locked(path):
             if not path.exists():
-                options = ExportOptions(target="host", dtype="fp32", max_seq_len=MAX_SEQ_LEN, chunk=CHUNK)
+                options = ExportOptions(
+                    target="host", dtype="fp32", max_seq_len=MAX_SEQ_LEN, chunk=CHUNK, device_sampling=device_sampling
+                )
                 export_checkpoint(checkpoint(name), path, options)
         return Exported(path, reference(name))
 

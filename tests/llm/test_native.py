@@ -79,6 +79,34 @@ def test_measurements(program: Program, capsys: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.mark.slow
+def test_sampling_on_the_device(program: Callable[..., Exported], capsys: pytest.CaptureFixture[str]) -> None:
+    path, tokens = program("llama", device_sampling=True).path, prompt(18)
+    options = SamplingOptions(temperature=1.5, top_k=30, seed=4)
+    made = llm.load(path).generate(tokens, options, max_new_tokens=20, ignore_eos=True)
+    made.text()
+    given = ["--temperature=1.5", "--top_k=30", "--seed=4", "--ignore_eos", "--max_new_tokens=20"]
+    done = run(path, f"--ids={','.join(map(str, tokens))}", *given)
+    assert [int(each) for each in done.stdout.split()] == made.tokens, done.stderr
+    assert main(["bench", str(path), "-p", "", "-n", "4", "-s", "4", "-r", "1", "-o", "csv"]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["test", "tg4", "gs4"]
+    assert main(["bench", str(program("llama").path), "-s", "4"]) == 2
+
+
+@pytest.mark.slow
+def test_the_example(program: Program, cpp_examples: pathlib.Path) -> None:
+    path, tokens = program("gemma3_text").path, prompt(20)
+    command = [str(cpp_examples / "generate_ids"), str(path), str(path.with_suffix(".ptd")), "9"]
+    done = subprocess.run([*command, *map(str, tokens)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [[int(each) for each in line.split()] for line in done.stdout.splitlines()]
+    model = llm.load(path)
+    for line, temperature in zip(lines, (0.0, 1.0), strict=True):
+        made = model.generate(tokens, SamplingOptions(temperature=temperature), max_new_tokens=9, ignore_eos=True)
+        made.text()
+        assert line == made.tokens
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -56,6 +56,8 @@ class LanguageModel {
       const std::vector<int64_t> ids = constants("get_eos_ids");
       eos_ids.insert(ids.begin(), ids.end());
     }
+    has_step = names->count("generate_step") != 0;
+    if (has_step) check(module_.load_method("generate_step"), program + ": cannot load method generate_step");
     for (const char* name : {"prefill", "decode"})
       check(module_.load_method(name), program + ": cannot load method " + name);
   }
@@ -65,6 +67,7 @@ class LanguageModel {
   int64_t vocab_size;           // number of tokens
   int64_t max_rollback;         // tokens by which a sequence can be taken back
   int64_t decode_weight_bytes;  // of weights that a token reads
+  bool has_step;                // whether it samples on the device
   std::set<int64_t> eos_ids;    // tokens that end an answer
 
   // Appends tokens, from one to `chunk`, to a session's caches; gives the logits of what follows the last.
@@ -84,6 +87,32 @@ class LanguageModel {
     const auto outputs = module_.execute(count == 1 ? "decode" : "prefill", inputs);
     if (!outputs.ok()) check(outputs.error(), "the program failed");
     return last_row(outputs->at(0).toTensor());
+  }
+
+  // Appends a token to a session's caches and draws the next one on the device. `token` -1: the one that the
+  // call before drew. The repetition penalty is the host's alone.
+  int64_t step(const Session& session, int64_t token, int64_t position, const SamplingOptions& options) {
+    using executorch::aten::ScalarType;
+    using executorch::extension::make_tensor_ptr;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const SessionScope scope(session);
+    if (!scope) throw std::runtime_error("the session cannot be entered: " + reason());
+    float settings[] = {static_cast<float>(options.temperature), static_cast<float>(options.top_p),
+                        static_cast<float>(options.min_p)};
+    int64_t top_k = options.top_k, seed = static_cast<int64_t>(options.seed);
+    if (every_.empty()) every_.assign(static_cast<size_t>((vocab_size + 31) / 32), -1);
+    const auto words = static_cast<executorch::aten::SizesType>(every_.size());
+    const auto tensors = {make_tensor_ptr({1, 1}, &token, ScalarType::Long),
+                          make_tensor_ptr({1}, &position, ScalarType::Long),
+                          make_tensor_ptr({3}, settings, ScalarType::Float),
+                          make_tensor_ptr({1}, &top_k, ScalarType::Long),
+                          make_tensor_ptr({1}, &seed, ScalarType::Long),
+                          make_tensor_ptr({words}, every_.data(), ScalarType::Int)};
+    std::vector<executorch::runtime::EValue> inputs;
+    for (const auto& tensor : tensors) inputs.emplace_back(*tensor);
+    const auto outputs = module_.execute("generate_step", inputs);
+    if (!outputs.ok()) check(outputs.error(), "the program failed");
+    return *outputs->at(0).toTensor().const_data_ptr<int64_t>();
   }
 
  private:
@@ -134,6 +163,7 @@ class LanguageModel {
 
   executorch::extension::Module module_;
   std::mutex mutex_;
+  std::vector<int32_t> every_;  // every token may be drawn
 };
 
 // Caches of one sequence of tokens.
@@ -166,25 +196,21 @@ class TokenSession {
 
   // Makes `tokens` the session's sequence; gives the logits of what follows.
   std::vector<float> prefill(const std::vector<int64_t>& tokens) {
-    const int64_t count = static_cast<int64_t>(tokens.size());
-    if (count < 1 || count > model_->max_seq_len)
-      throw std::invalid_argument("prompt: expected 1 to " + std::to_string(model_->max_seq_len) +
-                                  " tokens, got " + std::to_string(count) + ".");
-    for (const int64_t token : tokens) {
-      if (token < 0 || token >= model_->vocab_size)
-        throw std::invalid_argument("prompt: expected token ids from 0 to " +
-                                    std::to_string(model_->vocab_size - 1) + ", got " +
-                                    std::to_string(token) + ".");
-    }
-    tokens_.resize(reusable(tokens));
-    std::vector<float> logits;
-    while (tokens_.size() < tokens.size()) {
-      const int64_t start = static_cast<int64_t>(tokens_.size());
-      const int64_t some = std::min(model_->chunk, count - start);
-      logits = model_->run(session_, tokens.data() + start, some, start);
-      tokens_.insert(tokens_.end(), tokens.begin() + start, tokens.begin() + start + some);
-    }
-    return logits;
+    check(tokens);
+    return extend(tokens, tokens.size());
+  }
+
+  // Makes all of `tokens` but the last the session's sequence.
+  void advance(const std::vector<int64_t>& tokens) {
+    check(tokens);
+    extend(tokens, tokens.size() - 1);
+  }
+
+  // Appends a token; draws what follows on the device.
+  int64_t step(int64_t token, const SamplingOptions& options) {
+    const int64_t drawn = model_->step(session_, token, static_cast<int64_t>(tokens_.size()), options);
+    tokens_.push_back(token);
+    return drawn;
   }
 
   // Appends a token; gives the logits of what follows.
@@ -195,6 +221,33 @@ class TokenSession {
   }
 
  private:
+  void check(const std::vector<int64_t>& tokens) const {
+    const int64_t count = static_cast<int64_t>(tokens.size());
+    if (count < 1 || count > model_->max_seq_len)
+      throw std::invalid_argument("prompt: expected 1 to " + std::to_string(model_->max_seq_len) +
+                                  " tokens, got " + std::to_string(count) + ".");
+    for (const int64_t token : tokens) {
+      if (token < 0 || token >= model_->vocab_size)
+        throw std::invalid_argument("prompt: expected token ids from 0 to " +
+                                    std::to_string(model_->vocab_size - 1) + ", got " +
+                                    std::to_string(token) + ".");
+    }
+  }
+
+  // Computes the first `count` of `tokens`, but for those that are in the caches.
+  std::vector<float> extend(const std::vector<int64_t>& tokens, size_t count) {
+    tokens_.resize(reusable(tokens));
+    std::vector<float> logits;
+    while (tokens_.size() < count) {
+      const size_t start = tokens_.size();
+      const size_t some = std::min(static_cast<size_t>(model_->chunk), count - start);
+      logits = model_->run(session_, tokens.data() + start, static_cast<int64_t>(some),
+                           static_cast<int64_t>(start));
+      tokens_.insert(tokens_.end(), tokens.begin() + start, tokens.begin() + start + some);
+    }
+    return logits;
+  }
+
   LanguageModel* model_;
   Session session_;
   std::vector<int64_t> tokens_;
@@ -213,12 +266,14 @@ inline Finish generate(TokenSession& session, const std::vector<int64_t>& prompt
     throw std::invalid_argument("max_new_tokens: expected 0 to " + std::to_string(room) + ", got " +
                                 std::to_string(max_new_tokens) + ".");
   Sampler sampler(options, prompt);
-  int64_t token = sampler.choose(session.prefill(prompt));
+  const bool on_device = model.has_step && options.repetition_penalty == 1;
+  if (on_device) session.advance(prompt);
+  int64_t token = on_device ? session.step(prompt.back(), options) : sampler.choose(session.prefill(prompt));
   for (int64_t made = 1;; ++made) {
     if (!ignore_eos && model.eos_ids.count(token) != 0) return Finish::kStop;
     if (!take(token)) return Finish::kCancelled;
     if (made == (max_new_tokens == 0 ? room : max_new_tokens)) return Finish::kLength;
-    token = sampler.choose(session.decode(token));
+    token = on_device ? session.step(token, options) : sampler.choose(session.decode(token));
   }
 }
 
