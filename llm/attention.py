@@ -6,7 +6,9 @@ are ``key <= position`` and, with a window, ``key > position - window``, which t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +18,20 @@ from torch.nn import functional as F
 from etcuda.errors import CheckpointError
 
 IMPLEMENTATION = "etcuda"
+# What changes the result and is not computed here.
+_NOT_SERVED = ("s_aux", "position_bias", "alibi", "head_mask", "attention_bias")
+_called: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("called", default=None)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[list[Any]]:
+    """The modules that call ``attention`` while it is entered."""
+    modules: list[Any] = []
+    token = _called.set(modules)
+    try:
+        yield modules
+    finally:
+        _called.reset(token)
 
 
 def attention(
@@ -27,8 +43,7 @@ def attention(
     *,
     scaling: float | None = None,
     softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention over the cache, as ``AttentionInterface`` calls it.
 
@@ -40,19 +55,23 @@ def attention(
         attention_mask: [1, 1, L, length of the cache] bool.
         scaling: factor on the logits; ``None`` is ``head_dim ** -0.5``.
         softcap: logits become ``softcap * tanh(logits / softcap)``; ``None`` for none.
-        s_aux: attention sinks, refused.
+        more: what models pass beside that; what changes the result is refused.
 
     Returns:
         [batch, L, num_heads, head_dim], and no weights.
 
     Raises:
-        CheckpointError: the model has attention sinks.
+        CheckpointError: the model has attention sinks, a bias of positions or the like.
     """
-    if s_aux is not None:
+    refused = [name for name in _NOT_SERVED if more.get(name) is not None]
+    if refused:
         raise CheckpointError(
-            f"{type(module).__name__}: expected attention without sinks, got a model that has them. It cannot be "
-            "exported yet."
+            f"{type(module).__name__}: expected attention of queries, keys, values and a mask alone, got "
+            f"{', '.join(refused)} too. This architecture cannot be exported yet."
         )
+    modules = _called.get()
+    if modules is not None:
+        modules.append(module)
     if softcap:
         out = _capped(query, key, value, attention_mask, scaling, softcap)
     else:

@@ -32,7 +32,12 @@ def empty_model(config: Any, dtype: torch.dtype) -> Any:
             model = AutoModelForCausalLM.from_config(
                 copy.deepcopy(config), dtype=dtype, attn_implementation=attention.IMPLEMENTATION
             )
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except KeyError as error:
+        raise CheckpointError(
+            f"model_type {config.model_type!r}: expected attention through transformers' interface, got code of its "
+            f"own, which knows no implementation {error}. This architecture cannot be exported."
+        ) from error
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
         raise CheckpointError(
             f"model_type {config.model_type!r}: expected a configuration that transformers builds a causal language "
             f"model of, got: {error} Correct config.json, or name a decoder-only model."
@@ -68,8 +73,22 @@ def find_layers(model: Any, max_seq_len: int, chunk: int) -> list[LayerCache]:
             )
     recorder = _Recorder(len(static.layers))
     one = torch.zeros(1, 1, dtype=torch.long, device="meta")
-    with torch.no_grad():
-        _call(model, one, recorder.positions, recorder)
+    with torch.no_grad(), attention.counting() as called:
+        try:
+            _call(model, one, recorder.positions, recorder)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"{type(model).__name__}: expected a model that runs over a cache of ours, got: "
+                f"{type(error).__name__}: {error}. This architecture cannot be exported yet."
+            ) from error
+    with_state = sum(shapes is not None for shapes in recorder.shapes)
+    if with_state == 0 or len(called) < with_state:
+        raise CheckpointError(
+            f"{type(model).__name__}: expected a call of transformers' attention interface by each of {with_state} "
+            f"layers that keep keys, got {len(called)} calls. Its attention is code of its own, and cannot be exported."
+        )
     layers = []
     for number, (layer, shapes) in enumerate(zip(static.layers, recorder.shapes, strict=True)):
         if shapes is None:

@@ -65,13 +65,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "smollm3": _COMMON,
 }
+# More of what transformers lists.
+OTHERS: dict[str, dict[str, Any]] = {
+    name: _COMMON | ({"sliding_window": WINDOW} if name in ("olmo3", "cohere2") else {})
+    for name in "gemma olmo starcoder2 stablelm cohere phi glm4 nemotron opt olmo3 cohere2".split()
+}
 
 
 def reference(name: str) -> Any:
     """The model of an architecture in fp32, by transformers alone."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(name, **CONFIGS[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS)
+    config = AutoConfig.for_model(
+        name, **(CONFIGS | OTHERS)[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)

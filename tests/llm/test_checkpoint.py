@@ -54,6 +54,22 @@ def test_buffers_that_no_checkpoint_has_are_computed(checkpoint: Checkpoint) -> 
         assert torch.equal(loaded[name], value), name
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma4_text", "smollm3"])
+def test_a_model_in_bf16_is_that_of_from_pretrained(checkpoint: Checkpoint, name: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(checkpoint(name), dtype=torch.bfloat16)
+    ours = load(checkpoint(name), ExportOptions(target="host", dtype="bf16", max_seq_len=64))
+    for mine, whole in (
+        (dict(ours.named_parameters()), dict(theirs.named_parameters())),
+        (dict(ours.named_buffers()), dict(theirs.named_buffers())),
+    ):
+        assert mine.keys() == whole.keys()
+        for key, value in whole.items():
+            assert mine[key].dtype == value.dtype, key
+            assert torch.equal(mine[key], value), key
+
+
 def test_a_tied_head_is_one_tensor(checkpoint: Checkpoint) -> None:
     model = load(checkpoint("qwen3"))
     assert model.lm_head.weight is model.model.embed_tokens.weight

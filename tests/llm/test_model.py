@@ -7,7 +7,7 @@ import torch
 
 from etcuda.errors import CheckpointError
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
-from tests.llm.architectures import CONFIGS, VOCAB, WINDOW, greedy, prompt, reference
+from tests.llm.architectures import CONFIGS, OTHERS, VOCAB, WINDOW, greedy, prompt, reference
 
 _LENGTH, _CHUNK = 64, 8
 
@@ -34,7 +34,7 @@ def run(model: TextModel, tokens: list[int], sizes: list[int]) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *OTHERS])
 def test_greedy_tokens_are_those_of_transformers(name: str) -> None:
     model, whole = text_model(name)
     tokens = prompt(20)
@@ -97,3 +97,20 @@ def test_a_configuration_without_a_language_model_is_refused() -> None:
 
     with pytest.raises(CheckpointError, match=r"model_type 'vit': expected a configuration that transformers builds"):
         empty_model(ViTConfig(), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("bloom", {}, r"BloomForCausalLM: expected a call of transformers' attention interface by each of 2 layers"),
+        ("falcon", {}, r"model_type 'falcon': expected attention through transformers' interface, got code of its own"),
+        ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1}, r"GptOssAttention: expected .* got s_aux too"),
+        ("helium", {}, r"HeliumForCausalLM: expected a model that runs over a cache of ours, got: RuntimeError"),
+    ],
+)
+def test_an_architecture_that_cannot_be_exported_says_why(name: str, more: dict[str, int], message: str) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(name, **{**CONFIGS["qwen2"], **more})
+    with pytest.raises(CheckpointError, match=message):
+        find_layers(empty_model(config, torch.float32), 64, 8)
