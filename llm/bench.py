@@ -79,7 +79,7 @@ def measure(
         tests: their names.
         depths: tokens in the cache before a test.
         repetitions: of each, after one that is not counted.
-        bandwidth: of the device's memory in bytes a second, or ``None``.
+        bandwidth: of the device's memory in bytes a second; ``None`` is that of the GPU that the program is made for.
 
     Raises:
         GenerationError: there is nothing to measure, or ``llm_runner`` failed; the message has its own.
@@ -106,6 +106,7 @@ def read_result(lines: str, bandwidth: float | None) -> BenchResult:
     """What ``llm_runner --bench`` printed: a line of JSON about the program, one for each test, one of the end."""
     head, *tests, end = [json.loads(line) for line in lines.splitlines()]
     read = head["decode_weight_bytes"]
+    bandwidth = 1e6 * head["bandwidth_mbs"] if bandwidth is None else bandwidth
     rows = [
         BenchRow(
             test["test"],

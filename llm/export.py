@@ -23,6 +23,7 @@ from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from etcuda.llm.quantization import Plan, QuantOptions
 from etcuda.llm.random_weights import RandomWeights
 from etcuda.options import CompileOptions
+from etcuda.target import CudaTarget, resolve_target
 
 # Hears the stage, and how many units of how many are done; 0 of 0 where that is not known.
 Progress = Callable[[str, int, int], None]
@@ -143,6 +144,9 @@ def _export(
     progress("lower", 0, 0)
     generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)
+    device = resolve_target(options.target)
+    if isinstance(device, CudaTarget) and device.code_kind == "cubin":
+        fixed["get_bandwidth_mbs"] = int(device.memory_bandwidth / 1e6)
     program = _lower(methods, fixed, options)
     progress("write", 0, 0)
     from etcuda.backend.save import save_program

@@ -121,7 +121,11 @@ class TextSession:
             raise GenerationError("stop: expected a program with a tokenizer for texts that end the answer, got none.")
         program = self._model.program
         check_request(program, ids, max_new_tokens)
-        report, cancelled, tokens = Report(load_seconds=program.load_seconds), threading.Event(), list[int]()
+        report, cancelled, tokens = (
+            Report(load_seconds=program.load_seconds, limit=program.limit),
+            threading.Event(),
+            list[int](),
+        )
         made = generate_tokens(
             self._session, program, ids, options, max_new_tokens,
             frozenset() if no_end else self._model.end_ids, report, cancelled.is_set,

@@ -66,7 +66,7 @@ def constants(
 
     Ours are ``get_weight_bytes``, ``get_decode_weight_bytes`` (those that a token reads), ``get_cache_bytes``, and,
     where a cache is a ring, ``get_max_rollback``: by how many tokens a sequence can be taken back, for older keys are
-    overwritten.
+    overwritten. ``export`` adds ``get_bandwidth_mbs`` of the GPU that it is for.
 
     Args:
         model: that is exported.

@@ -31,6 +31,8 @@ class TextProgram:
         weight_bytes: of the weights.
         has_step: whether it samples on the device.
         cache_bytes: of the caches of one session.
+        limit: tokens a second at which the weights that a token reads take the bandwidth of the GPU that the program is
+            made for; 0 where that is not known.
         load_seconds: that loading took.
 
     Raises:
@@ -70,6 +72,9 @@ class TextProgram:
         rollback = self._constant("get_max_rollback", [])
         self.max_rollback = int(rollback[0]) if rollback else None
         self.weight_bytes = int(self._constant("get_weight_bytes", [0])[0])
+        read = int(self._constant("get_decode_weight_bytes", [0])[0])
+        bandwidth = 1e6 * int(self._constant("get_bandwidth_mbs", [0])[0])
+        self.limit = bandwidth / read if read else 0.0
         self.cache_bytes = int(self._constant("get_cache_bytes", [0])[0])
         self.has_step = "generate_step" in names
         self._methods = {}

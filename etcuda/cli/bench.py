@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("-s", "--steps", default="", help="tokens of answers sampled on the device, such as 128")
 @click.option("-d", "--depth", "depths", default="0", show_default=True, help="tokens in the cache before: 0,4096")
 @click.option("-r", "--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="of each test")
-@click.option("--bandwidth-gbs", type=click.FloatRange(min=0, min_open=True), help="for the share of the limit")
+@click.option(
+    "--bandwidth-gbs", type=click.FloatRange(min=0, min_open=True), help="for the limit  [default: of the target]"
+)
 @click.option("--data-path", type=click.Path(path_type=pathlib.Path), help="the weights  [default: m.ptd]")
 @click.option(
     "-o", "--output", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True, help="form"

@@ -91,9 +91,12 @@ void bench(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load
                                             "without it. Export with --device-sampling.");
     }
   }
-  std::printf("{\"load_ns\": %lld, \"chunk\": %lld, \"max_seq_len\": %lld, \"decode_weight_bytes\": %lld}\n",
-              static_cast<long long>(load_ns), static_cast<long long>(model.chunk),
-              static_cast<long long>(model.max_seq_len), static_cast<long long>(model.decode_weight_bytes));
+  std::printf(
+      "{\"load_ns\": %lld, \"chunk\": %lld, \"max_seq_len\": %lld, \"decode_weight_bytes\": %lld, "
+      "\"bandwidth_mbs\": %lld}\n",
+      static_cast<long long>(load_ns), static_cast<long long>(model.chunk),
+      static_cast<long long>(model.max_seq_len), static_cast<long long>(model.decode_weight_bytes),
+      static_cast<long long>(model.bandwidth_mbs));
   for (const int64_t depth : options.depths) {
     const etcuda::Session session;
     run_tokens(model, session, some_tokens(depth, model.vocab_size), true, 0);

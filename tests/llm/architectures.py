@@ -65,10 +65,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "smollm3": _COMMON,
 }
+_OTHERS = ("gemma", "olmo", "starcoder2", "stablelm", "cohere", "phi", "glm4", "nemotron", "opt", "olmo3", "cohere2")
 # More of what transformers lists.
 OTHERS: dict[str, dict[str, Any]] = {
-    name: _COMMON | ({"sliding_window": WINDOW} if name in ("olmo3", "cohere2") else {})
-    for name in "gemma olmo starcoder2 stablelm cohere phi glm4 nemotron opt olmo3 cohere2".split()
+    name: _COMMON | ({"sliding_window": WINDOW} if name in ("olmo3", "cohere2") else {}) for name in _OTHERS
 }
 
 

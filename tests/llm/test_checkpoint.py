@@ -183,6 +183,16 @@ def test_what_is_refused_before_weights_are_read(copied: pathlib.Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["llama"]
 
 
+def test_an_export_that_is_interrupted_leaves_nothing(checkpoint: Checkpoint, tmp_path: pathlib.Path) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "lower":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint("llama"), tmp_path / "m.pte", _OPTIONS, interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dtypes(checkpoint: Checkpoint) -> None:
     config = read_config(checkpoint("llama"))
     assert dtype_of(config, "auto") == torch.float32

@@ -22,7 +22,7 @@ _LINES = "\n".join(
     map(
         json.dumps,
         [
-            {"load_ns": 5e8, "chunk": 16, "max_seq_len": 64, "decode_weight_bytes": 1000},
+            {"load_ns": 5e8, "chunk": 16, "max_seq_len": 64, "decode_weight_bytes": 1000, "bandwidth_mbs": 0},
             {"test": "pp16", "depth": 0, "tokens": 16, "ns": [1000, 2000]},
             {"test": "tg8", "depth": 4, "tokens": 8, "ns": [4000]},
             {"peak_bytes": 77},
@@ -152,6 +152,7 @@ def test_rates() -> None:
     assert result.rows[1].deviation == 0
     assert (result.load_seconds, result.peak_bytes) == (0.5, 77)
     assert read_result(_LINES, None).rows[1].limit is None
+    assert read_result(_LINES.replace('"bandwidth_mbs": 0', '"bandwidth_mbs": 3'), None).rows[1].limit == 3000
 
 
 def test_a_picture(tmp_path: pathlib.Path) -> None:

@@ -52,6 +52,7 @@ class LanguageModel {
     vocab_size = constant("get_vocab_size", 0);
     max_rollback = constant("get_max_rollback", INT64_MAX);
     decode_weight_bytes = constant("get_decode_weight_bytes", 0);
+    bandwidth_mbs = constant("get_bandwidth_mbs", 0);
     if (names->count("get_eos_ids") != 0) {
       const std::vector<int64_t> ids = constants("get_eos_ids");
       eos_ids.insert(ids.begin(), ids.end());
@@ -67,6 +68,7 @@ class LanguageModel {
   int64_t vocab_size;           // number of tokens
   int64_t max_rollback;         // tokens by which a sequence can be taken back
   int64_t decode_weight_bytes;  // of weights that a token reads
+  int64_t bandwidth_mbs;        // 10^6 bytes a second of the GPU that the program is made for; 0: not known
   bool has_step;                // whether it samples on the device
   std::set<int64_t> eos_ids;    // tokens that end an answer
 
