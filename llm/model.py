@@ -71,6 +71,12 @@ def find_layers(model: Any, max_seq_len: int, chunk: int) -> list[LayerCache]:
                 f"layer {number}: expected attention over all keys or over a window, got a {type(layer).__name__} of "
                 "transformers. This architecture cannot be exported yet."
             )
+    stacked = [name for name, parameter in model.named_parameters() if parameter.dim() > 2]
+    if stacked:
+        raise CheckpointError(
+            f"{type(model).__name__}: expected weights of linear layers, got those of several experts, {stacked[0]} "
+            f"and {len(stacked) - 1} more. Mixtures of experts cannot be exported yet."
+        )
     recorder = _Recorder(len(static.layers))
     one = torch.zeros(1, 1, dtype=torch.long, device="meta")
     with torch.no_grad(), attention.counting() as called:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from etcuda.errors import CheckpointError
+from etcuda.llm.attention import attention, mask
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from tests.llm.architectures import CONFIGS, OTHERS, VOCAB, WINDOW, greedy, prompt, reference
 
@@ -104,7 +105,7 @@ def test_a_configuration_without_a_language_model_is_refused() -> None:
     [
         ("bloom", {}, r"BloomForCausalLM: expected a call of transformers' attention interface by each of 2 layers"),
         ("falcon", {}, r"model_type 'falcon': expected attention through transformers' interface, got code of its own"),
-        ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1}, r"GptOssAttention: expected .* got s_aux too"),
+        ("mixtral", {"num_local_experts": 2}, r"MixtralForCausalLM: expected weights of linear .* of several experts"),
         ("helium", {}, r"HeliumForCausalLM: expected a model that runs over a cache of ours, got: RuntimeError"),
     ],
 )
@@ -114,3 +115,19 @@ def test_an_architecture_that_cannot_be_exported_says_why(name: str, more: dict[
     config = AutoConfig.for_model(name, **{**CONFIGS["qwen2"], **more})
     with pytest.raises(CheckpointError, match=message):
         find_layers(empty_model(config, torch.float32), 64, 8)
+
+
+@pytest.mark.parametrize("name", ["s_aux", "position_bias", "alibi", "head_mask", "attention_bias"])
+def test_attention_that_is_more_than_we_compute_is_refused(name: str) -> None:
+    q = torch.zeros(1, 2, 3, 8)
+    attention(torch.nn.Identity(), q, q, q, None, **{name: None})
+    with pytest.raises(CheckpointError, match=rf"Identity: expected attention of queries.*, got {name} too"):
+        attention(torch.nn.Identity(), q, q, q, None, **{name: torch.zeros(2)})
+
+
+def test_padding_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"mask: expected prompts without padding, got a padding mask"):
+        mask(
+            q_offset=torch.arange(2), kv_length=4, kv_offset=0, mask_function=lambda b, h, q, k: k <= q,
+            attention_mask=torch.ones(1, 4),
+        )  # fmt: skip
