@@ -91,6 +91,12 @@ class Plan:
                 options.config(wanted).format(shape[-1]).check_size(shape, name)
             except WeightFormatError as error:
                 problems.append(str(error))
+        transposed = [name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"]
+        if options.linear != "none" and transposed:
+            problems.append(
+                f"{transposed[0]} and {len(transposed) - 1} more: expected linear layers, got those of GPT-2, whose "
+                "weights are transposed and stay as they are; quantise by rules alone"
+            )
         if options.linear != "none" and not self._chosen:
             problems.append(f"expected linear layers to quantise, got none in a {type(model).__name__}")
         if problems:

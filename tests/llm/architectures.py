@@ -70,6 +70,15 @@ _OTHERS = ("gemma", "olmo", "starcoder2", "stablelm", "cohere", "phi", "glm4", "
 OTHERS: dict[str, dict[str, Any]] = {
     name: _COMMON | ({"sliding_window": WINDOW} if name in ("olmo3", "cohere2") else {}) for name in _OTHERS
 }
+# Layers that attend to another layer's keys, and inputs of each layer by itself.
+OTHERS["gemma4_text shared"] = {
+    **CONFIGS["gemma4_text"],
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": VOCAB,
+}
 
 
 def reference(name: str) -> Any:
@@ -77,7 +86,7 @@ def reference(name: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        name, **(CONFIGS | OTHERS)[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS
+        name.split()[0], **(CONFIGS | OTHERS)[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -68,6 +68,11 @@ def test_sliding_layers_are_rings() -> None:
     assert (full.length, full.is_ring, full.window) == (_LENGTH, False, None)
 
 
+def test_layers_that_share_keys_keep_none() -> None:
+    model, _ = text_model("gemma4_text shared")
+    assert [each.layer for each in model.cache.layers] == [0, 1]
+
+
 def test_a_ring_that_would_be_longer_than_the_sequence_is_none() -> None:
     model, _ = text_model("mistral", chunk=_LENGTH)
     assert [(each.length, each.is_ring) for each in model.cache.layers] == [(_LENGTH, False)] * 2

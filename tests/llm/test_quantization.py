@@ -104,6 +104,9 @@ def test_options_out_of_range(options: dict[str, object], message: str) -> None:
 def test_what_cannot_be_quantised_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"rule 'lm_haed': expected the name of a linear layer or an embedding"):
         formats("llama", QuantOptions("int4", (("lm_haed", "int8"),)))
+    with pytest.raises(CheckpointError, match=r"c_attn and 7 more: expected linear layers, got those of GPT-2"):
+        formats("gpt2", QuantOptions("int4"))
+    assert list(formats("gpt2", QuantOptions(rules=(("lm_head", "int8"),)))) == ["transformer.wte.weight"]
     with pytest.raises(CheckpointError) as caught:
         formats("llama", QuantOptions("int4", group_size=128))
     assert str(caught.value).count("expected K to be a multiple of 128") == 2 * 6 + 1
