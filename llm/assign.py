@@ -14,6 +14,8 @@ from etcuda.llm.checkpoint import Weights
 # Of a tensor read, its name and its module: the tensor to keep.
 Convert = Callable[[Tensor, str, nn.Module], Tensor]
 _LISTED = 20
+# What the text model is called in models that see and hear too.
+_TEXT = "language_model."
 
 
 def assign(model: Any, weights: Weights, convert: Convert, progress: Callable[[int, int], None]) -> None:
@@ -21,7 +23,8 @@ def assign(model: Any, weights: Weights, convert: Convert, progress: Callable[[i
 
     Args:
         model: of transformers, on the meta device, its other buffers computed.
-        weights: has a tensor for each, by the name in the model, with or without the prefix of the base model.
+        weights: has a tensor for each, by the name in the model, with or without the prefix of the base model, or as
+            the text model among others, whose tensors are left out.
         convert: what becomes of a tensor.
         progress: hears how many bytes of how many are done, as they lie in the model.
 
@@ -72,7 +75,7 @@ def _sources(model: Any, wanted: dict[str, Tensor], weights: Weights, tied: set[
     sources: dict[str, str] = {}
     problems = []
     for name, parameter in wanted.items():
-        found = next((each for each in (name, name.removeprefix(prefix), prefix + name) if each in given), None)
+        found = next((each for each in _spellings(name, prefix) if each in given), None)
         if found is None:
             if name not in tied:
                 problems.append(f"{name}: expected a tensor for it, got none")
@@ -83,6 +86,8 @@ def _sources(model: Any, wanted: dict[str, Tensor], weights: Weights, tied: set[
         sources[name] = found
         if weights.shape(found) != tuple(parameter.shape):
             problems.append(f"{name}: expected shape {list(parameter.shape)}, got {list(weights.shape(found))}")
+    if any(_TEXT in source for source in sources.values()):
+        given = {name for name in given if _TEXT in name}
     problems += [f"{name}: expected a name of the model, got another" for name in sorted(given) if not _ignored(name)]
     if problems:
         more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
@@ -92,6 +97,12 @@ def _sources(model: Any, wanted: dict[str, Tensor], weights: Weights, tied: set[
             "Check that config.json belongs to these weights."
         )
     return sources
+
+
+def _spellings(name: str, prefix: str) -> tuple[str, ...]:
+    """Names that a tensor may have in a file."""
+    bare = name.removeprefix(prefix)
+    return name, bare, prefix + name, _TEXT + name, prefix + _TEXT + bare
 
 
 def _ignored(name: str) -> bool:

@@ -43,8 +43,7 @@ def read_config(folder: pathlib.Path) -> Any:
             "or a GGUF file."
         )
     try:
-        text = json.loads(path.read_text())
-        model_type = text["model_type"]
+        model_type = json.loads(path.read_text())["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: expected JSON with model_type, got: {type(error).__name__}: {error}. Copy the file again."
@@ -58,7 +57,12 @@ def read_config(folder: pathlib.Path) -> Any:
             f"{path}: model_type {model_type!r}: expected an architecture of transformers {transformers.__version__}, "
             f"got: {str(error).splitlines()[0]} Update transformers, or correct config.json."
         ) from error
-    return config.get_text_config(decoder=True)
+    text_config = config.get_text_config(decoder=True)
+    if text_config is not config:
+        # The whole model's, whose text model this is.
+        text_config.tie_word_embeddings = config.tie_word_embeddings
+        text_config.dtype = text_config.dtype or config.dtype
+    return text_config
 
 
 class SafetensorsFolder:

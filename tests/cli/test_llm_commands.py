@@ -29,7 +29,7 @@ def test_from_a_checkpoint_to_tokens(
     said = capsys.readouterr().out
     assert said.startswith("llama: exported in ")
     assert f"{tmp_path}/m.ptd" in said
-    assert "at run time: weights 521.2 KiB, caches 32.0 KiB for 64 tokens, prompts in chunks of 16" in said
+    assert "at run time: weights 545.2 KiB, caches 32.0 KiB for 64 tokens, prompts in chunks of 16" in said
     made = sorted(path.name for path in tmp_path.iterdir())
     assert made == ["m.ptd", "m.pte", "m.tokenizer"]
     assert main(["generate", str(tmp_path / "m.pte"), "-p", "Shall I", "-n", "8"]) == 0

@@ -110,6 +110,28 @@ def test_missing_extra_and_misshapen_tensors_are_listed_together(copied: pathlib
     assert "model.extra: expected a name of the model" in message
 
 
+@pytest.mark.parametrize("inside", ["language_model.model.", "model.language_model."])
+def test_the_text_model_among_others(checkpoint: Checkpoint, tmp_path: pathlib.Path, inside: str) -> None:
+    from transformers import Gemma3Config, SiglipVisionConfig
+
+    whole = reference("gemma3_text")
+    vision = SiglipVisionConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = Gemma3Config(text_config=whole.config.to_dict(), vision_config=vision.to_dict(), tie_word_embeddings=False)
+    config.save_pretrained(tmp_path)
+    tensors = {"vision_tower.patch.weight": torch.zeros(2)}
+    for name, value in whole.state_dict().items():
+        head = "lm_head.weight" if inside.startswith("model.") else "language_model.lm_head.weight"
+        tensors[name.replace("model.", inside, 1) if name != "lm_head.weight" else head] = value.contiguous()
+    save_file(tensors, tmp_path / "model.safetensors")
+    loaded = load(tmp_path)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    tensors[f"{inside}layers.9.extra"] = torch.zeros(1)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"layers\.9\.extra: expected a name of the model"):
+        load(tmp_path)
+
+
 def test_a_checkpoint_of_integers_is_refused(copied: pathlib.Path) -> None:
     path = copied / "model.safetensors"
     tensors = load_file(path)
