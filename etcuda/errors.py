@@ -57,3 +57,11 @@ class SessionError(EtcudaError, RuntimeError):
 
 class SaveError(EtcudaError, OSError):
     """A file, a program or a measured table, cannot be written to disk."""
+
+
+class CheckpointError(EtcudaError, ValueError):
+    """A checkpoint cannot be read, or its model cannot be made a program."""
+
+
+class GenerationError(EtcudaError, ValueError):
+    """A program cannot generate what it was asked for."""

@@ -14,6 +14,7 @@ from etcuda.errors import RuntimeUnavailableError
 
 LIBRARY_NAME = "libetcuda_runtime.so"
 RUNNER_NAME = "executor_runner"
+LLM_RUNNER_NAME = "llm_runner"
 ENVIRONMENT = "ETCUDA_RUNTIME_LIBRARY"
 
 
@@ -51,13 +52,13 @@ def find_library() -> pathlib.Path:
     return path
 
 
-def find_runner() -> pathlib.Path:
-    """The path of the program ``executor_runner``.
+def find_runner(name: str = RUNNER_NAME) -> pathlib.Path:
+    """The path of the program ``executor_runner``, or of another one.
 
     Raises:
         RuntimeUnavailableError: there is none.
     """
-    return _find("bin", RUNNER_NAME)
+    return _find("bin", name)
 
 
 def find_headers() -> pathlib.Path:

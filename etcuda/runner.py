@@ -1,4 +1,5 @@
-"""The console script ``executor_runner``: becomes the native program of that name. It needs no PyTorch."""
+"""The console scripts ``executor_runner`` and ``llm_runner``: each becomes the native program of its name. They need no
+PyTorch."""
 
 from __future__ import annotations
 
@@ -7,18 +8,27 @@ import sys
 from typing import NoReturn
 
 from etcuda.errors import RuntimeUnavailableError
-from etcuda.library import find_cublaslt, find_runner
+from etcuda.library import LLM_RUNNER_NAME, RUNNER_NAME, find_cublaslt, find_runner
 
 # The program's own code for "could not be loaded".
 _LOAD_FAILED = 3
 
 
 def main() -> NoReturn:
-    """Replaces this process by the native runner, with the same arguments."""
+    """Replaces this process by ``executor_runner``, with the same arguments."""
+    _become(RUNNER_NAME)
+
+
+def llm_main() -> NoReturn:
+    """Replaces this process by ``llm_runner``, with the same arguments."""
+    _become(LLM_RUNNER_NAME)
+
+
+def _become(name: str) -> NoReturn:
     try:
-        runner = find_runner()
+        runner = find_runner(name)
     except RuntimeUnavailableError as error:
-        print(f"executor_runner: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(_LOAD_FAILED)
     cublaslt = find_cublaslt()
     if cublaslt is not None:

@@ -18,6 +18,7 @@ CODE = (
     "passes",
     "kernels",
     "backend",
+    "llm",
     "runtime",
     "benchmarks",
     "examples",

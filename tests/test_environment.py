@@ -15,6 +15,7 @@ FOLDERS = (
     "passes",
     "kernels",
     "backend",
+    "llm",
     "runtime",
     "scripts",
     "benchmarks",

@@ -15,7 +15,11 @@ from etcuda.cli.group import LazyGroup
 
 # Module below etcuda.cli, and the line that --help shows for it.
 COMMANDS = {
+    "bench": "Measure a language model's prompt and generation rates.",
+    "export": "Make a program of a language model's checkpoint.",
+    "generate": "Continue a prompt, or answer a conversation.",
     "inspect": "Tell what a .pte holds: targets, kernels, inputs, outputs, weights.",
+    "plan": "Tell what a language model will take on a GPU, and its limit of speed.",
     "tune": "Measure a kernel family's configurations on the local GPU.",
 }
 

@@ -1,0 +1,118 @@
+"""``etcuda export CHECKPOINT -o m.pte``."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from types import TracebackType
+
+import click
+
+from etcuda.llm.extra import quant_rule, readable, require_llm
+
+_STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing"}
+
+
+@click.command(short_help="Make a program of a language model's checkpoint.")
+@click.argument("checkpoint", type=click.Path(path_type=pathlib.Path))
+@click.option("-o", "--output", type=click.Path(path_type=pathlib.Path), required=True, help="the program, m.pte")
+@click.option("--target", default="auto", show_default=True, help="auto, host, portable, sm_90 and so on")
+@click.option(
+    "--dtype", default="auto", show_default=True, help="of weights, activations and caches: auto, bf16, fp16, fp32"
+)
+@click.option("--max-seq-len", default=4096, show_default=True, help="tokens of prompt and answer that the caches hold")
+@click.option("--chunk", default=512, show_default=True, help="most tokens of one call of prefill")
+@click.option(
+    "--quant", type=click.Choice(["none", "int4", "int8"]), default="none", show_default=True, help="of linear layers"
+)
+@click.option("--quant-rule", "rules", multiple=True, metavar="NAME=FORMAT", help="of modules of a name, with * and ?")
+@click.option("--group-size", default=32, show_default=True, help="weights that share a scale")
+@click.option(
+    "--activations",
+    type=click.Choice(["int8", "exact"]),
+    default="int8",
+    show_default=True,
+    help="of quantised layers: int8 may be quantised too",
+)
+@click.option("--random", "is_random", is_flag=True, help="seeded weights instead of the checkpoint's")
+@click.option("--seed", default=0, show_default=True, help="of --random")
+@click.option(
+    "--weights", type=click.Choice(["ptd", "pte"]), default="ptd", show_default=True, help="where the weights go"
+)
+@click.option("--device-sampling", is_flag=True, help="add generate_step: decoding with sampling on the device")
+@click.option("--all-logits", is_flag=True, help="prefill gives the logits of every token, for perplexities")
+def command(
+    checkpoint: pathlib.Path,
+    output: pathlib.Path,
+    target: str,
+    dtype: str,
+    max_seq_len: int,
+    chunk: int,
+    quant: str,
+    rules: tuple[str, ...],
+    group_size: int,
+    activations: str,
+    is_random: bool,
+    seed: int,
+    weights: str,
+    device_sampling: bool,
+    all_logits: bool,
+) -> None:
+    """Make a program of a language model: CHECKPOINT is a folder with config.json and safetensors files, or
+    a GGUF file.
+
+    Writes m.pte, its weights m.ptd, and its tokenizer, the folder m.tokenizer. No GPU is needed.
+    """
+    require_llm("export")
+    from etcuda.llm.export import ExportOptions, export
+    from etcuda.llm.quantization import QuantOptions
+    from etcuda.options import CompileOptions
+
+    options = ExportOptions(
+        target=target,
+        dtype=dtype,
+        max_seq_len=max_seq_len,
+        chunk=chunk,
+        random_seed=seed if is_random else None,
+        all_logits=all_logits,
+        device_sampling=device_sampling,
+        quant=QuantOptions(quant, tuple(map(quant_rule, rules)), group_size, activations),
+        compile=CompileOptions.from_mapping({"weights": weights}),
+    )
+    with _Progress() as progress:
+        made = export(checkpoint, output, options, progress)
+    click.echo(f"{made.architecture}: exported in {made.seconds:.0f} s")
+    for file in made.files:
+        click.echo(f"  {file}  {readable(file.stat().st_size)}")
+    click.echo(
+        f"at run time: weights {readable(made.weight_bytes)}, caches {readable(made.cache_bytes)} for "
+        f"{made.max_seq_len} tokens, prompts in chunks of {made.chunk}"
+    )
+
+
+class _Progress:
+    """A bar of bytes while weights are read, a line a stage behind that; on standard error."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        columns = (TextColumn("reading weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, disable=not sys.stderr.isatty())
+        self._bar.start()
+        self._task = self._bar.add_task("weights", total=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage == "weights":
+            self._bar.update(self._task, completed=done, total=total)
+            return
+        # The compiler draws a bar of its own.
+        self._bar.stop()
+        self._console.print(_STAGES[stage])

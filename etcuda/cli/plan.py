@@ -1,0 +1,82 @@
+"""``etcuda plan CHECKPOINT --gpu h200``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from etcuda.llm.extra import quant_rule, readable, require_llm
+
+if TYPE_CHECKING:
+    from etcuda.llm.plan import MemoryPlan
+
+
+@click.command(short_help="Tell what a language model will take on a GPU, and its limit of speed.")
+@click.argument("checkpoint", type=click.Path(path_type=pathlib.Path))
+@click.option("--gpu", required=True, help="h200, a100, b200 and so on, or an architecture such as sm_90")
+@click.option("--memory-gib", type=click.FloatRange(min=0, min_open=True), help="of the GPU  [default: of that name]")
+@click.option("--bandwidth-gbs", type=click.FloatRange(min=0, min_open=True), help="of its memory, 10^9 bytes a second")
+@click.option("--dtype", default="auto", show_default=True, help="auto, bf16, fp16, fp32")
+@click.option("--max-seq-len", default=4096, show_default=True, help="tokens of prompt and answer that the caches hold")
+@click.option("--chunk", default=512, show_default=True, help="most tokens of one call of prefill")
+@click.option(
+    "--quant", type=click.Choice(["none", "int4", "int8"]), default="none", show_default=True, help="of linear layers"
+)
+@click.option("--quant-rule", "rules", multiple=True, metavar="NAME=FORMAT", help="of modules of a name, with * and ?")
+@click.option("--group-size", default=32, show_default=True, help="weights that share a scale")
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON")
+def command(
+    checkpoint: pathlib.Path,
+    gpu: str,
+    memory_gib: float | None,
+    bandwidth_gbs: float | None,
+    dtype: str,
+    max_seq_len: int,
+    chunk: int,
+    quant: str,
+    rules: tuple[str, ...],
+    group_size: int,
+    as_json: bool,
+) -> None:
+    """Tell what a language model will take: CHECKPOINT is a folder with config.json, and weights are not read.
+
+    Ends with status 1 if the GPU does not hold it.
+    """
+    require_llm("plan")
+    from etcuda.llm.export import ExportOptions
+    from etcuda.llm.plan import find_gpu, plan
+    from etcuda.llm.quantization import QuantOptions
+
+    device = find_gpu(gpu)
+    if memory_gib is not None:
+        device = dataclasses.replace(device, total_memory=int(memory_gib * 2**30))
+    if bandwidth_gbs is not None:
+        device = dataclasses.replace(device, memory_bandwidth=bandwidth_gbs * 1e9)
+    formats = QuantOptions(quant, tuple(map(quant_rule, rules)), group_size)
+    made = plan(checkpoint, device, ExportOptions(dtype=dtype, max_seq_len=max_seq_len, chunk=chunk, quant=formats))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(made) | {"fits": made.fits}, indent=1))
+    else:
+        click.echo("\n".join(_text(made, max_seq_len)))
+    click.get_current_context().exit(0 if made.fits else 1)
+
+
+def _text(made: MemoryPlan, max_seq_len: int) -> Iterator[str]:
+    yield f"{made.architecture} on {made.gpu}, {readable(made.device_bytes)}"
+    yield f"  weights      {readable(made.weight_bytes)}, of which a token reads {readable(made.decode_weight_bytes)}"
+    yield f"  caches       {readable(made.cache_bytes)} for {max_seq_len} tokens, for the program and for each session"
+    yield f"  activations  {readable(made.activation_bytes)}, an estimate"
+    yield f"  peak         {readable(made.peak_bytes)} with one session"
+    for tokens, limit in made.limits.items():
+        yield f"  limit        {limit:.1f} tok/s behind {tokens} tokens"
+    if made.fits:
+        yield f"It fits, up to --max-seq-len {made.fits_max_seq_len}."
+    elif made.fits_max_seq_len:
+        yield f"It does not fit. Pass --max-seq-len {made.fits_max_seq_len} or less."
+    else:
+        yield "It does not fit: the weights alone are too large. Quantise them, or take a larger GPU."

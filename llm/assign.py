@@ -1,0 +1,120 @@
+"""Puts weights into a model that lies on the meta device, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etcuda.errors import CheckpointError
+from etcuda.llm.checkpoint import Weights
+
+# Of a tensor read, its name and its module: the tensor to keep.
+Convert = Callable[[Tensor, str, nn.Module], Tensor]
+_LISTED = 20
+# What the text model is called in models that see and hear too.
+_TEXT = "language_model."
+
+
+def assign(model: Any, weights: Weights, convert: Convert, progress: Callable[[int, int], None]) -> None:
+    """Gives every parameter and persistent buffer its values.
+
+    Args:
+        model: of transformers, on the meta device, its other buffers computed.
+        weights: has a tensor for each, by the name in the model, with or without the prefix of the base model, or as
+            the text model among others, whose tensors are left out.
+        convert: what becomes of a tensor.
+        progress: hears how many bytes of how many are done, as they lie in the model.
+
+    Raises:
+        CheckpointError: tensors are missing, left over, of another shape or of integers; all are listed.
+    """
+    wanted = model.state_dict(keep_vars=True)
+    tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
+    sources = _sources(model, wanted, weights, tied)
+    total = sum(wanted[name].nbytes for name in sources)
+    done = 0
+    for name, source in sources.items():
+        path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(path)
+        value = convert(weights.read(source), name, module)
+        if attribute in module._buffers:
+            module._buffers[attribute] = value
+        else:
+            setattr(module, attribute, nn.Parameter(value, requires_grad=False))
+        done += wanted[name].nbytes
+        progress(done, total)
+    _tie(model)
+
+
+def to_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+    """The tensor in ``dtype``, in memory of its own.
+
+    Raises:
+        CheckpointError: it is of integers, or a finite number became infinite.
+    """
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{name}: expected floating numbers, got {tensor.dtype}. Checkpoints that are quantised are not read."
+        )
+    made = tensor.to(dtype, copy=True)
+    if dtype == torch.float16 and bool((made.isinf() & tensor.isfinite()).any()):
+        raise CheckpointError(
+            f"{name}: expected numbers that {dtype} holds, got {float(tensor.abs().max()):.3g} at most. "
+            "Export with --dtype bf16."
+        )
+    return made
+
+
+def _sources(model: Any, wanted: dict[str, Tensor], weights: Weights, tied: set[str]) -> dict[str, str]:
+    """The name in the file of each tensor of the model."""
+    prefix = f"{model.base_model_prefix}."
+    given = set(weights.names())
+    sources: dict[str, str] = {}
+    problems = []
+    for name, parameter in wanted.items():
+        found = next((each for each in _spellings(name, prefix) if each in given), None)
+        if found is None:
+            if name not in tied:
+                problems.append(f"{name}: expected a tensor for it, got none")
+            continue
+        given.discard(found)
+        if name in tied:
+            continue
+        sources[name] = found
+        if weights.shape(found) != tuple(parameter.shape):
+            problems.append(f"{name}: expected shape {list(parameter.shape)}, got {list(weights.shape(found))}")
+    if any(_TEXT in source for source in sources.values()):
+        given = {name for name in given if _TEXT in name}
+    problems += [f"{name}: expected a name of the model, got another" for name in sorted(given) if not _ignored(name)]
+    if problems:
+        more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        listed = "\n  ".join(problems[:_LISTED])
+        raise CheckpointError(
+            f"the checkpoint and the model {type(model).__name__} do not fit together:\n  {listed}{more}\n"
+            "Check that config.json belongs to these weights."
+        )
+    return sources
+
+
+def _spellings(name: str, prefix: str) -> tuple[str, ...]:
+    """Names that a tensor may have in a file."""
+    bare = name.removeprefix(prefix)
+    return name, bare, prefix + name, _TEXT + name, prefix + _TEXT + bare
+
+
+def _ignored(name: str) -> bool:
+    # Old checkpoints keep what is computed: masks of GPT-2, frequencies of Llama.
+    return name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq"))
+
+
+def _tie(model: Any) -> None:
+    model.tie_weights()
+    left = [name for name, value in model.state_dict(keep_vars=True).items() if value.device.type == "meta"]
+    if left:
+        raise CheckpointError(
+            f"{type(model).__name__}: expected every weight to have values, got none for {', '.join(left)}. "
+            "Please report it with the architecture."
+        )

@@ -1,0 +1,245 @@
+"""From a checkpoint to a program: reads the weights, traces the model, lowers and writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from etcuda.errors import CheckpointError
+from etcuda.llm import tokenizer
+from etcuda.llm.assign import assign, to_dtype
+from etcuda.llm.cache import LayerCache
+from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, read_config
+from etcuda.llm.methods import constants, export_methods
+from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
+from etcuda.llm.quantization import Plan, QuantOptions
+from etcuda.llm.random_weights import RandomWeights
+from etcuda.options import CompileOptions
+from etcuda.target import CudaTarget, resolve_target
+
+# Hears the stage, and how many units of how many are done; 0 of 0 where that is not known.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint becomes a program.
+
+    Attributes:
+        target: as of ``CudaPartitioner``: ``"auto"``, ``"sm_90"``, ``"host"`` and so on.
+        dtype: of weights, activations and caches: ``"auto"`` (the checkpoint's), ``"bf16"``, ``"fp16"`` or ``"fp32"``.
+        max_seq_len: tokens of prompt and answer together that the caches hold.
+        chunk: most tokens of one call of ``prefill``; a longer prompt takes several.
+        random_seed: seed of made-up weights, which the checkpoint's are not read for; ``None`` reads them.
+        all_logits: ``prefill`` gives the logits of every token, for perplexities; otherwise of the last.
+        device_sampling: add the method ``generate_step``, which samples on the device.
+        quant: which weights are quantised; none by default.
+        compile: options of the compiler.
+    """
+
+    target: str = "auto"
+    dtype: str = "auto"
+    max_seq_len: int = 4096
+    chunk: int = 512
+    random_seed: int | None = None
+    all_logits: bool = False
+    device_sampling: bool = False
+    quant: QuantOptions = dataclasses.field(default_factory=QuantOptions)
+    compile: CompileOptions = dataclasses.field(default_factory=lambda: CompileOptions(weights="ptd"))
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("max_seq_len", self.max_seq_len >= 4, "4 or more tokens", self.max_seq_len),
+            ("chunk", self.chunk >= 2, "2 or more tokens", self.chunk),
+            ("random_seed", self.random_seed is None or self.random_seed >= 0, "None, or 0 or more", self.random_seed),
+        )
+        for name, holds, expected, got in checks:
+            if not holds:
+                raise CheckpointError(f"{name}: expected {expected}, got {got!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSummary:
+    """What was exported.
+
+    Attributes:
+        files: that were written, the ``.pte`` last.
+        architecture: ``model_type`` of the configuration.
+        weight_bytes: of the model as it was lowered.
+        cache_bytes: of the caches of one session.
+        max_seq_len: tokens that the caches hold.
+        chunk: most tokens of one call of ``prefill``.
+        seconds: from the call to the last file.
+    """
+
+    files: list[pathlib.Path]
+    architecture: str
+    weight_bytes: int
+    cache_bytes: int
+    max_seq_len: int
+    chunk: int
+    seconds: float
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    options: ExportOptions | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> ExportSummary:
+    """Exports a checkpoint: ``m.pte``, its weights ``m.ptd``, and its tokenizer, the folder ``m.tokenizer``.
+
+    Args:
+        checkpoint: a folder in the Hub's format, or a GGUF file, or the first of several.
+        path: of the program, ``m.pte``.
+        options: how.
+        progress: hears of the stages ``weights`` (in bytes), ``trace``, ``lower`` and ``write``.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or its model not be made a program.
+        EtcudaError: lowering or writing failed.
+    """
+    start = time.perf_counter()
+    options = options or ExportOptions()
+    source, target = pathlib.Path(checkpoint), pathlib.Path(path)
+    if target.suffix != ".pte":
+        raise CheckpointError(f"{target}: expected the name of a program, such as m.pte, got {target.name!r}.")
+    is_gguf = source.suffix == ".gguf"
+    if is_gguf:
+        from etcuda.llm.gguf_checkpoint import read_gguf_config, save_gguf_tokenizer
+
+        _check_gguf(source, options)
+    config = read_gguf_config(source) if is_gguf else read_config(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        words = pathlib.Path(scratch) if is_gguf else source
+        if is_gguf:
+            save_gguf_tokenizer(source, words)
+        tokenizer.check(words, config.vocab_size)
+        return _export(source, words, target, config, options, progress, start)
+
+
+def _export(
+    source: pathlib.Path,
+    words: pathlib.Path,
+    target: pathlib.Path,
+    config: Any,
+    options: ExportOptions,
+    progress: Progress,
+    start: float,
+) -> ExportSummary:
+    """The export of a checkpoint whose configuration is read; ``words`` is the folder of its tokenizer."""
+    model, layers = load_model(source, config, options, lambda done, total: progress("weights", done, total))
+    text_model = TextModel(model, layers, options.all_logits).eval()
+    progress("trace", 0, 0)
+    chunk = _chunk(options)
+    methods = export_methods(text_model, chunk, chunk, options.device_sampling)
+    progress("lower", 0, 0)
+    generation = {} if source.suffix == ".gguf" else _generation(source)
+    fixed = constants(text_model, config, generation, options.max_seq_len, chunk)
+    device = resolve_target(options.target)
+    if isinstance(device, CudaTarget) and device.code_kind == "cubin":
+        fixed["get_bandwidth_mbs"] = int(device.memory_bandwidth / 1e6)
+    program = _lower(methods, fixed, options)
+    progress("write", 0, 0)
+    from etcuda.backend.save import save_program
+
+    files = save_program(program, target)
+    copied = tokenizer.copy(words, target)
+    return ExportSummary(
+        files=[*copied, *files],
+        architecture=config.model_type,
+        weight_bytes=fixed["get_weight_bytes"],
+        cache_bytes=fixed["get_cache_bytes"],
+        max_seq_len=options.max_seq_len,
+        chunk=chunk,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def load_model(
+    source: pathlib.Path, config: Any, options: ExportOptions, progress: Callable[[int, int], None]
+) -> tuple[Any, list[LayerCache]]:
+    """The model with its weights, and the caches that it needs.
+
+    Raises:
+        CheckpointError: see ``export``.
+    """
+    _check_length(config, options)
+    dtype = dtype_of(config, options.dtype)
+    model = empty_model(config, dtype)
+    layers = find_layers(model, options.max_seq_len, _chunk(options))
+    plan = Plan(model, options.quant)
+    fill_buffers(model)
+    if source.suffix == ".gguf":
+        from etcuda.llm.gguf_checkpoint import load_gguf_weights
+
+        load_gguf_weights(model, source, options.quant.activation_dtype)
+        return model, layers
+    weights: Weights
+    if options.random_seed is None:
+        weights = SafetensorsFolder(source)
+    else:
+        tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
+        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+        weights = RandomWeights(shapes, options.random_seed, getattr(config, "initializer_range", None) or 0.02)
+
+    def convert(tensor: Tensor, name: str, module: nn.Module) -> Tensor:
+        return plan.apply(to_dtype(tensor, name, dtype), name)
+
+    assign(model, weights, convert, progress)
+    return model, layers
+
+
+def _check_gguf(source: pathlib.Path, options: ExportOptions) -> None:
+    if options.quant.linear != "none" or options.quant.rules:
+        raise CheckpointError(
+            f"{source}: expected no quant for a GGUF file, whose tensors keep the formats that they have, got "
+            f"{options.quant.linear!r} and {len(options.quant.rules)} rules. Leave them out."
+        )
+    if options.random_seed is not None:
+        raise CheckpointError(f"{source}: expected a folder with config.json for random weights, got a GGUF file.")
+
+
+def _chunk(options: ExportOptions) -> int:
+    return min(options.chunk, options.max_seq_len)
+
+
+def _check_length(config: Any, options: ExportOptions) -> None:
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and options.max_seq_len > most:
+        raise CheckpointError(
+            f"max_seq_len: expected at most the {most} positions of the model, got {options.max_seq_len}. "
+            f"Pass --max-seq-len {most} or less."
+        )
+
+
+def _lower(methods: dict[str, Any], constant_methods: dict[str, Any], options: ExportOptions) -> Any:
+    from executorch.exir import to_edge_transform_and_lower
+
+    from etcuda.partitioner.partitioner import CudaPartitioner
+
+    edge = to_edge_transform_and_lower(
+        methods,
+        partitioner=[CudaPartitioner(target=options.target, options=options.compile)],
+        constant_methods=constant_methods,
+    )
+    return edge.to_executorch()
+
+
+def _generation(source: pathlib.Path) -> dict[str, Any]:
+    path = source / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        read = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected JSON, got: {error}. Copy the file again.") from error
+    return read if isinstance(read, dict) else {}

@@ -1,0 +1,105 @@
+"""A GGUF file as a checkpoint: configuration and tokenizer as transformers reads them, weights as etcuda does."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import torch
+
+from etcuda.errors import CheckpointError, GgufError
+from etcuda.kernels.weights.gguf import GgufFile
+from etcuda.kernels.weights.gguf_load import load_gguf
+
+# Those whose tensors ``load_gguf`` gives their places.
+SERVED = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
+
+
+def read_gguf_config(path: pathlib.Path) -> Any:
+    """The configuration of a GGUF file.
+
+    Raises:
+        CheckpointError: its architecture is not served, or the file says something that the configuration cannot.
+        GgufError: the file cannot be read.
+    """
+    from transformers import AutoConfig
+
+    file = GgufFile(path)
+    arch = file.architecture
+    if arch not in SERVED:
+        raise CheckpointError(
+            f"{path}: expected one of the GGUF architectures {', '.join(SERVED)}, got {arch!r}. Export the checkpoint "
+            "in the Hub's format instead."
+        )
+    scaling = file.field(f"{arch}.rope.scaling.type")
+    if scaling not in (None, "none"):
+        raise CheckpointError(
+            f"{path}: rope.scaling.type: expected none, got {scaling!r}, which transformers does not read from GGUF. "
+            "Export the checkpoint in the Hub's format instead."
+        )
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        raise CheckpointError(
+            f"{path}: expected a GGUF file whose configuration transformers reads, got: {error}"
+        ) from error
+    config = config.get_text_config(decoder=True)
+    # What transformers leaves at its defaults.
+    head_dim = file.field(f"{arch}.attention.key_length")
+    if head_dim is not None:
+        config.head_dim = int(head_dim)
+    # transformers looks at the first part of several alone.
+    config.tie_word_embeddings = "output.weight" not in file.types
+    config.vocab_size = file.shape("token_embd.weight")[0]
+    return config
+
+
+def load_gguf_weights(model: Any, path: pathlib.Path, activation_dtype: str) -> None:
+    """Puts the file's weights into a model on the meta device, in the formats that they have.
+
+    Args:
+        model: of ``read_gguf_config``, its buffers computed.
+        path: of the file, or of the first of several.
+        activation_dtype: of products with quantised weights, ``"int8"`` or ``"exact"``.
+
+    Raises:
+        CheckpointError: factors of rotary frequencies do not fit the model.
+        GgufError: tensors and model do not fit together; the message has the names.
+    """
+    model.tie_weights()
+    load_gguf(model, path, activation_dtype=activation_dtype)
+    file = GgufFile(path)
+    if "rope_freqs.weight" in file.types:
+        _scale_frequencies(model, file.read("rope_freqs.weight"), path)
+
+
+def _scale_frequencies(model: Any, factors: torch.Tensor, path: pathlib.Path) -> None:
+    # Where llama.cpp keeps the scaling of Llama 3.
+    rotary = [module for module in model.modules() if isinstance(getattr(module, "inv_freq", None), torch.Tensor)]
+    if len(rotary) != 1 or rotary[0].inv_freq.shape != factors.shape:
+        got = ", ".join(str(list(module.inv_freq.shape)) for module in rotary) or "none"
+        raise CheckpointError(
+            f"{path}: rope_freqs.weight: expected frequencies of one kind in the model, of shape "
+            f"{list(factors.shape)}, got {got}."
+        )
+    rotary[0].inv_freq = rotary[0].inv_freq / factors.to(torch.float32)
+
+
+def save_gguf_tokenizer(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes the file's tokenizer and chat template in the Hub's format; nothing if it has none.
+
+    Raises:
+        CheckpointError: transformers cannot convert it.
+    """
+    if GgufFile(path).field("tokenizer.ggml.model") is None:
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        made = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        made.save_pretrained(folder)
+    except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError, GgufError) as error:
+        raise CheckpointError(
+            f"{path}: expected a tokenizer that transformers converts, got: {type(error).__name__}: {error}. Put the "
+            "model's tokenizer.json into the folder m.tokenizer beside the program."
+        ) from error

@@ -1,0 +1,97 @@
+"""The methods of a program: ``prefill`` and ``decode``, and the constants that runners ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from etcuda.errors import CheckpointError
+from etcuda.llm.model import TextModel
+from etcuda.llm.quantization import decode_bytes, stored_bytes
+from etcuda.llm.step import StepModel
+
+
+def export_methods(
+    model: TextModel, chunk: int, hint: int, device_sampling: bool = False
+) -> dict[str, ExportedProgram]:
+    """Traces a model.
+
+    Args:
+        model: in evaluation mode; its caches are emptied, so that programs start from zeros.
+        chunk: most tokens of one call of ``prefill``, 2 or more.
+        hint: tokens of a typical call, which code generation chooses for.
+        device_sampling: add ``generate_step``.
+
+    Returns:
+        ``prefill`` for 2 to ``chunk`` tokens, ``decode`` for one, and ``generate_step``, see ``StepModel``.
+
+    Raises:
+        CheckpointError: the model's Python cannot be traced.
+    """
+    model.reset()
+    length = Dim("length", min=2, max=chunk)
+    example = max(2, min(hint, chunk))
+    several = (torch.zeros(1, example, dtype=torch.long), torch.arange(example))
+    one = (torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    shapes = {"tokens": {1: length}, "positions": {0: length}}
+    traced: list[tuple[str, TextModel, tuple[Tensor, ...], Any]] = [
+        ("prefill", model, several, shapes),
+        ("decode", model, one, None),
+    ]
+    if device_sampling:
+        step = StepModel(model).eval()
+        traced.append(("generate_step", step, step.example(), None))
+    methods = {}
+    for name, module, inputs, dynamic in traced:
+        try:
+            with torch.no_grad():
+                methods[name] = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"{type(model.model).__name__}: expected a model that torch.export traces, got, in {name}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return methods
+
+
+def constants(
+    model: TextModel, config: Any, generation: dict[str, Any], max_seq_len: int, chunk: int
+) -> dict[str, Any]:
+    """Constant methods: those that ExecuTorch's runners expect, and ours.
+
+    Ours are ``get_weight_bytes``, ``get_decode_weight_bytes`` (those that a token reads), ``get_cache_bytes``, and,
+    where a cache is a ring, ``get_max_rollback``: by how many tokens a sequence can be taken back, for older keys are
+    overwritten. ``export`` adds ``get_bandwidth_mbs`` of the GPU that it is for.
+
+    Args:
+        model: that is exported.
+        config: of the model.
+        generation: of ``generation_config.json``, empty where there is none.
+        max_seq_len: tokens that the caches hold.
+        chunk: most tokens of one call of ``prefill``.
+    """
+    bos = generation.get("bos_token_id", getattr(config, "bos_token_id", None))
+    eos = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
+    ends = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
+    named = {
+        "get_max_seq_len": chunk,
+        "get_max_context_len": max_seq_len,
+        "get_vocab_size": config.vocab_size,
+        "use_kv_cache": True,
+        "enable_dynamic_shape": True,
+        "get_weight_bytes": sum(stored_bytes(weight) for weight in model.parameters()),
+        "get_decode_weight_bytes": decode_bytes(model.model),
+        "get_cache_bytes": sum(buffer.nbytes for buffer in model.cache.buffers()),
+    }
+    if any(each.is_ring for each in model.cache.layers):
+        named["get_max_rollback"] = chunk - 1
+    if isinstance(bos, int):
+        named["get_bos_id"] = bos
+    if ends:
+        named["get_eos_ids"] = ends
+    return named

@@ -1,0 +1,282 @@
+// etcuda::llm: tokens from a program that `etcuda export` wrote. Headers alone.
+//
+//     etcuda::LanguageModel model("m.pte", "m.ptd");
+//     etcuda::TokenSession session(model);
+//     etcuda::SamplingOptions options;
+//     etcuda::generate(session, prompt, options, 100, [](int64_t token) {
+//       std::printf("%ld ", token);
+//       return true;                                // false ends the answer
+//     });
+//
+// Tokens are ids: use the tokenizer of your choice. Errors are exceptions, std::invalid_argument for what was
+// asked and std::runtime_error for what failed. A model may be used from any thread, a session from one at a
+// time.
+#pragma once
+
+#include <etcuda/llm/sampler.h>
+#include <etcuda/session.h>
+#include <executorch/extension/module/module.h>
+#include <executorch/extension/tensor/tensor.h>
+
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+
+extern "C" size_t etcuda_last_error(char* text, size_t capacity);
+
+namespace etcuda {
+
+class LanguageModel {
+ public:
+  // `weights`: the .ptd file; empty where they are in the program.
+  explicit LanguageModel(const std::string& program, const std::string& weights = "")
+      : module_(program, weights.empty() ? std::vector<std::string>{} : std::vector<std::string>{weights},
+                executorch::extension::Module::LoadMode::Mmap) {
+    using executorch::runtime::Program;
+    check(module_.load(Program::Verification::InternalConsistency), "cannot load " + program);
+    const auto names = module_.method_names();
+    if (!names.ok()) check(names.error(), "cannot read " + program);
+    for (const char* name : {"prefill", "decode", "get_max_seq_len", "get_vocab_size"}) {
+      if (names->count(name) == 0)
+        throw std::invalid_argument(program +
+                                    ": expected a language model that etcuda export wrote, got a program " +
+                                    "without the method " + name + ".");
+    }
+    const auto constant = [&](const char* name, int64_t otherwise) {
+      return names->count(name) != 0 ? constants(name).at(0) : otherwise;
+    };
+    chunk = constant("get_max_seq_len", 0);
+    max_seq_len = constant("get_max_context_len", chunk);
+    vocab_size = constant("get_vocab_size", 0);
+    max_rollback = constant("get_max_rollback", INT64_MAX);
+    decode_weight_bytes = constant("get_decode_weight_bytes", 0);
+    bandwidth_mbs = constant("get_bandwidth_mbs", 0);
+    if (names->count("get_eos_ids") != 0) {
+      const std::vector<int64_t> ids = constants("get_eos_ids");
+      eos_ids.insert(ids.begin(), ids.end());
+    }
+    has_step = names->count("generate_step") != 0;
+    if (has_step) check(module_.load_method("generate_step"), program + ": cannot load method generate_step");
+    for (const char* name : {"prefill", "decode"})
+      check(module_.load_method(name), program + ": cannot load method " + name);
+  }
+
+  int64_t chunk;                // most tokens of one call of prefill
+  int64_t max_seq_len;          // tokens that the caches hold
+  int64_t vocab_size;           // number of tokens
+  int64_t max_rollback;         // tokens by which a sequence can be taken back
+  int64_t decode_weight_bytes;  // of weights that a token reads
+  int64_t bandwidth_mbs;        // 10^6 bytes a second of the GPU that the program is made for; 0: not known
+  bool has_step;                // whether it samples on the device
+  std::set<int64_t> eos_ids;    // tokens that end an answer
+
+  // Appends tokens, from one to `chunk`, to a session's caches; gives the logits of what follows the last.
+  std::vector<float> run(const Session& session, const int64_t* tokens, int64_t count, int64_t position) {
+    using executorch::aten::ScalarType;
+    using executorch::aten::SizesType;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const SessionScope scope(session);
+    if (!scope) throw std::runtime_error("the session cannot be entered: " + reason());
+    std::vector<int64_t> positions(static_cast<size_t>(count));
+    std::iota(positions.begin(), positions.end(), position);
+    const auto size = static_cast<SizesType>(count);
+    const auto ids =
+        executorch::extension::make_tensor_ptr({1, size}, const_cast<int64_t*>(tokens), ScalarType::Long);
+    const auto places = executorch::extension::make_tensor_ptr({size}, positions.data(), ScalarType::Long);
+    const std::vector<executorch::runtime::EValue> inputs = {*ids, *places};
+    const auto outputs = module_.execute(count == 1 ? "decode" : "prefill", inputs);
+    if (!outputs.ok()) check(outputs.error(), "the program failed");
+    return last_row(outputs->at(0).toTensor());
+  }
+
+  // Appends a token to a session's caches and draws the next one on the device. `token` -1: the one that the
+  // call before drew. The repetition penalty is the host's alone.
+  int64_t step(const Session& session, int64_t token, int64_t position, const SamplingOptions& options) {
+    using executorch::aten::ScalarType;
+    using executorch::extension::make_tensor_ptr;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const SessionScope scope(session);
+    if (!scope) throw std::runtime_error("the session cannot be entered: " + reason());
+    float settings[] = {static_cast<float>(options.temperature), static_cast<float>(options.top_p),
+                        static_cast<float>(options.min_p)};
+    int64_t top_k = options.top_k, seed = static_cast<int64_t>(options.seed);
+    if (every_.empty()) every_.assign(static_cast<size_t>((vocab_size + 31) / 32), -1);
+    const auto words = static_cast<executorch::aten::SizesType>(every_.size());
+    const auto tensors = {make_tensor_ptr({1, 1}, &token, ScalarType::Long),
+                          make_tensor_ptr({1}, &position, ScalarType::Long),
+                          make_tensor_ptr({3}, settings, ScalarType::Float),
+                          make_tensor_ptr({1}, &top_k, ScalarType::Long),
+                          make_tensor_ptr({1}, &seed, ScalarType::Long),
+                          make_tensor_ptr({words}, every_.data(), ScalarType::Int)};
+    std::vector<executorch::runtime::EValue> inputs;
+    for (const auto& tensor : tensors) inputs.emplace_back(*tensor);
+    const auto outputs = module_.execute("generate_step", inputs);
+    if (!outputs.ok()) check(outputs.error(), "the program failed");
+    return *outputs->at(0).toTensor().const_data_ptr<int64_t>();
+  }
+
+ private:
+  static std::string reason() {
+    char text[2048] = {};
+    etcuda_last_error(text, sizeof(text));
+    return text;
+  }
+  static void check(executorch::runtime::Error error, const std::string& what) {
+    if (error == executorch::runtime::Error::Ok) return;
+    const std::string why = reason();
+    throw std::runtime_error(
+        what + ": " + (why.empty() ? std::string("ExecuTorch reports ") + to_string(error) + "." : why));
+  }
+  std::vector<int64_t> constants(const char* name) {
+    const auto values = module_.execute(name);
+    if (!values.ok()) check(values.error(), std::string("cannot read ") + name);
+    std::vector<int64_t> all;
+    for (const auto& value : *values) all.push_back(value.toInt());
+    return all;
+  }
+  std::vector<float> last_row(const executorch::aten::Tensor& logits) const {
+    using executorch::aten::ScalarType;
+    const auto vocab = static_cast<size_t>(vocab_size);
+    const auto count = static_cast<size_t>(logits.numel());
+    if (count < vocab || count % vocab != 0)
+      throw std::runtime_error("logits: expected rows of " + std::to_string(vocab) + ", got " +
+                               std::to_string(count) + " numbers.");
+    std::vector<float> row(vocab);
+    const char* data =
+        static_cast<const char*>(logits.const_data_ptr()) + (count - vocab) * logits.element_size();
+    if (logits.scalar_type() == ScalarType::Float) {
+      std::memcpy(row.data(), data, vocab * sizeof(float));
+    } else if (logits.scalar_type() == ScalarType::BFloat16) {
+      convert<executorch::aten::BFloat16>(data, row);
+    } else if (logits.scalar_type() == ScalarType::Half) {
+      convert<executorch::aten::Half>(data, row);
+    } else {
+      throw std::runtime_error("logits: expected float32, bfloat16 or float16, got another dtype.");
+    }
+    return row;
+  }
+  template <typename T>
+  static void convert(const char* data, std::vector<float>& row) {
+    const T* values = reinterpret_cast<const T*>(data);
+    for (size_t i = 0; i < row.size(); ++i) row[i] = static_cast<float>(values[i]);
+  }
+
+  executorch::extension::Module module_;
+  std::mutex mutex_;
+  std::vector<int32_t> every_;  // every token may be drawn
+};
+
+// Caches of one sequence of tokens.
+class TokenSession {
+ public:
+  explicit TokenSession(LanguageModel& model) : model_(&model) {}
+
+  LanguageModel& model() const { return *model_; }
+  const std::vector<int64_t>& tokens() const { return tokens_; }
+
+  // A session that has the same tokens in caches of its own.
+  TokenSession fork() const {
+    TokenSession copy(*model_);
+    if (tokens_.empty()) return copy;
+    auto made = session_.fork();
+    if (!made.ok()) throw std::runtime_error("the session cannot be forked; the log says why.");
+    copy.session_ = std::move(*made);
+    copy.tokens_ = tokens_;
+    return copy;
+  }
+
+  // How many tokens of a sequence need not be computed: at least its last one is, for its logits.
+  size_t reusable(const std::vector<int64_t>& tokens) const {
+    const size_t most = std::min(tokens_.size(), tokens.empty() ? 0 : tokens.size() - 1);
+    size_t same = 0;
+    while (same < most && tokens_[same] == tokens[same]) ++same;
+    // A ring has overwritten the keys of older tokens; from the first one on it can be filled anew.
+    return static_cast<int64_t>(tokens_.size() - same) <= model_->max_rollback ? same : 0;
+  }
+
+  // Makes `tokens` the session's sequence; gives the logits of what follows.
+  std::vector<float> prefill(const std::vector<int64_t>& tokens) {
+    check(tokens);
+    return extend(tokens, tokens.size());
+  }
+
+  // Makes all of `tokens` but the last the session's sequence.
+  void advance(const std::vector<int64_t>& tokens) {
+    check(tokens);
+    extend(tokens, tokens.size() - 1);
+  }
+
+  // Appends a token; draws what follows on the device.
+  int64_t step(int64_t token, const SamplingOptions& options) {
+    const int64_t drawn = model_->step(session_, token, static_cast<int64_t>(tokens_.size()), options);
+    tokens_.push_back(token);
+    return drawn;
+  }
+
+  // Appends a token; gives the logits of what follows.
+  std::vector<float> decode(int64_t token) {
+    auto logits = model_->run(session_, &token, 1, static_cast<int64_t>(tokens_.size()));
+    tokens_.push_back(token);
+    return logits;
+  }
+
+ private:
+  void check(const std::vector<int64_t>& tokens) const {
+    const int64_t count = static_cast<int64_t>(tokens.size());
+    if (count < 1 || count > model_->max_seq_len)
+      throw std::invalid_argument("prompt: expected 1 to " + std::to_string(model_->max_seq_len) +
+                                  " tokens, got " + std::to_string(count) + ".");
+    for (const int64_t token : tokens) {
+      if (token < 0 || token >= model_->vocab_size)
+        throw std::invalid_argument("prompt: expected token ids from 0 to " +
+                                    std::to_string(model_->vocab_size - 1) + ", got " +
+                                    std::to_string(token) + ".");
+    }
+  }
+
+  // Computes the first `count` of `tokens`, but for those that are in the caches.
+  std::vector<float> extend(const std::vector<int64_t>& tokens, size_t count) {
+    tokens_.resize(reusable(tokens));
+    std::vector<float> logits;
+    while (tokens_.size() < count) {
+      const size_t start = tokens_.size();
+      const size_t some = std::min(static_cast<size_t>(model_->chunk), count - start);
+      logits = model_->run(session_, tokens.data() + start, static_cast<int64_t>(some),
+                           static_cast<int64_t>(start));
+      tokens_.insert(tokens_.end(), tokens.begin() + start, tokens.begin() + start + some);
+    }
+    return logits;
+  }
+
+  LanguageModel* model_;
+  Session session_;
+  std::vector<int64_t> tokens_;
+};
+
+enum class Finish { kStop, kLength, kCancelled };
+
+// Continues a prompt: gives each token to `take`, which returns whether to go on. A token that ends an answer
+// ends it and is not given, unless `ignore_eos`. `max_new_tokens` 0: as many as the cache holds.
+inline Finish generate(TokenSession& session, const std::vector<int64_t>& prompt,
+                       const SamplingOptions& options, int64_t max_new_tokens,
+                       const std::function<bool(int64_t)>& take, bool ignore_eos = false) {
+  const LanguageModel& model = session.model();
+  const int64_t room = model.max_seq_len - static_cast<int64_t>(prompt.size()) + 1;
+  if (max_new_tokens < 0 || (room > 0 && max_new_tokens > room))
+    throw std::invalid_argument("max_new_tokens: expected 0 to " + std::to_string(room) + ", got " +
+                                std::to_string(max_new_tokens) + ".");
+  Sampler sampler(options, prompt);
+  const bool on_device = model.has_step && options.repetition_penalty == 1;
+  if (on_device) session.advance(prompt);
+  int64_t token = on_device ? session.step(prompt.back(), options) : sampler.choose(session.prefill(prompt));
+  for (int64_t made = 1;; ++made) {
+    if (!ignore_eos && model.eos_ids.count(token) != 0) return Finish::kStop;
+    if (!take(token)) return Finish::kCancelled;
+    if (made == (max_new_tokens == 0 ? room : max_new_tokens)) return Finish::kLength;
+    token = on_device ? session.step(token, options) : sampler.choose(session.decode(token));
+  }
+}
+
+}  // namespace etcuda

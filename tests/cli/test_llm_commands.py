@@ -1,0 +1,117 @@
+"""``etcuda export`` and ``etcuda generate``."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from etcuda.cli import main
+from etcuda.llm.extra import readable
+from tests.llm.architectures import greedy, prompt
+from tests.llm.conftest import Exported, checkpoint, program
+
+__all__ = ["checkpoint", "program"]  # Fixtures.
+
+Program = Callable[[str], Exported]
+
+
+@pytest.mark.slow
+def test_from_a_checkpoint_to_tokens(
+    checkpoint: Callable[[str], pathlib.Path], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Parts of the program come from the compile cache of the other tests' exports.
+    arguments = ["--target", "host", "--dtype", "fp32", "--max-seq-len", "64", "--chunk", "16"]
+    assert main(["export", str(checkpoint("llama")), "-o", str(tmp_path / "m.pte"), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("llama: exported in ")
+    assert f"{tmp_path}/m.ptd" in said
+    assert "at run time: weights 545.2 KiB, caches 32.0 KiB for 64 tokens, prompts in chunks of 16" in said
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["m.ptd", "m.pte", "m.tokenizer"]
+    assert main(["generate", str(tmp_path / "m.pte"), "-p", "Shall I", "-n", "8"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out) > 1
+    assert "prompt " in err
+    assert "tok/s" in err
+
+
+@pytest.mark.slow
+def test_ids(program: Program, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    exported = program("llama")
+    for suffix in (".pte", ".ptd"):
+        shutil.copyfile(exported.path.with_suffix(suffix), tmp_path / f"m{suffix}")
+    tokens = prompt(6)
+    ids = ",".join(map(str, tokens))
+    path = str(tmp_path / "m.pte")
+    assert main(["generate", path, "--ids", ids, "-n", "9", "--ignore-eos", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [int(each) for each in out.split()] == greedy(exported.model, tokens, 9)
+    figures = json.loads(err)
+    assert (figures["prompt_tokens"], figures["generated_tokens"], figures["finish_reason"]) == (6, 9, "length")
+    assert main(["generate", path, "--ids", ids, "-n", "4", "--n", "3", "--temperature", "2", "-q"]) == 0
+    out, err = capsys.readouterr()
+    assert len(set(out.splitlines())) == 3
+    assert err == ""
+
+
+@pytest.mark.slow
+def test_prompts_and_conversations(
+    program: Program, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    path = str(program("llama").path)
+    (tmp_path / "prompt.txt").write_text("Shall I compare thee")
+    answers = []
+    for given in (["-p", "Shall I compare thee"], ["-f", str(tmp_path / "prompt.txt")]):
+        assert main(["generate", path, *given, "-n", "12", "-q", "--ignore-eos"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    chat = ["generate", path, "--chat", "--system", "Answer.", "-p", "Who?", "-n", "5", "-q"]
+    assert main(chat) == 0
+    assert len(capsys.readouterr().out) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected one of --prompt, --file and --ids, or --chat, got none"),
+        (["-p", "a", "--ids", "1"], "expected one of --prompt, --file and --ids, or --chat, got 2"),
+        (["--chat", "--ids", "1"], "expected --chat without --ids"),
+        (["-p", "a", "--system", "b"], "expected --system with --chat"),
+        (["-p", "a", "--top-p", "2"], "top_p: expected above 0, at most 1, got 2.0"),
+        (["-f", "/nonexistent"], "/nonexistent: expected a text in UTF-8"),
+        (["-p", "a"], "m.pte: expected a program, got no such file"),
+    ],
+)
+def test_bad_arguments_of_generate(
+    arguments: list[str], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(tmp_path / "m.pte"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ids_that_are_none(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(tmp_path / "m.pte"), "--ids", "1,x"]) == 2
+    assert "--ids: expected numbers with commas between them, got '1,x'" in capsys.readouterr().err
+
+
+def test_an_export_of_nothing(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path), "-o", str(tmp_path / "m.pte")]) == 2
+    assert "expected a folder with config.json" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tokenizers" else found(name))
+    assert main(["generate", "m.pte", "-p", "a"]) == 2
+    assert "got none of the name tokenizers. Run: pip install 'etcuda[llm]'" in capsys.readouterr().err
+
+
+def test_bytes_for_people() -> None:
+    assert [readable(n) for n in (5, 2048, 3 << 20, 5 << 29)] == ["5 B", "2.0 KiB", "3.0 MiB", "2.50 GiB"]

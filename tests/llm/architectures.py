@@ -1,0 +1,118 @@
+"""Small random models of every named architecture, as transformers makes and saves them."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import torch
+
+VOCAB = 512
+BOS, EOS = 1, 2
+WINDOW = 8
+_COMMON = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+_GEMMA = {
+    "head_dim": 16,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "query_pre_attn_scalar": 24,
+    # A tied head of random numbers says the same token again and again.
+    "tie_word_embeddings": False,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {**_COMMON, "rope_parameters": _LLAMA3},
+    "qwen2": _COMMON,
+    "qwen3": {**_COMMON, "head_dim": 32, "tie_word_embeddings": True},
+    "mistral": {**_COMMON, "sliding_window": WINDOW},
+    "phi3": _COMMON,
+    "gemma2": {**_COMMON, **_GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": {**_COMMON, **_GEMMA},
+    "gemma4_text": {
+        **_COMMON,
+        **_GEMMA,
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "enable_moe_block": False,
+    },
+    "olmo2": _COMMON,
+    "gpt2": {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "granite": {
+        **_COMMON,
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
+    "smollm3": _COMMON,
+}
+_OTHERS = ("gemma", "olmo", "starcoder2", "stablelm", "cohere", "phi", "glm4", "nemotron", "opt", "olmo3", "cohere2")
+# More of what transformers lists.
+OTHERS: dict[str, dict[str, Any]] = {
+    name: _COMMON | ({"sliding_window": WINDOW} if name in ("olmo3", "cohere2") else {}) for name in _OTHERS
+}
+# Layers that attend to another layer's keys, and inputs of each layer by itself.
+OTHERS["gemma4_text shared"] = {
+    **CONFIGS["gemma4_text"],
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": VOCAB,
+}
+
+
+def reference(name: str) -> Any:
+    """The model of an architecture in fp32, by transformers alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        name.split()[0], **(CONFIGS | OTHERS)[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # Norms and biases: ones and zeros would hide that they are left out.
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    return model
+
+
+def save(name: str, folder: pathlib.Path) -> Any:
+    """Saves a checkpoint; returns the model."""
+    model = reference(name)
+    model.save_pretrained(folder)
+    return model
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    """Random tokens, none of them special."""
+    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def greedy(model: Any, tokens: list[int], count: int) -> list[int]:
+    """What transformers' own ``generate`` answers; the token that ends an answer does not."""
+    # A configuration that is passed takes what it does not set from the model's.
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    with torch.no_grad():
+        out = model.generate(torch.tensor([tokens]), max_new_tokens=count, do_sample=False)
+    return out[0, len(tokens) :].tolist()

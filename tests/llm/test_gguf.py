@@ -1,0 +1,144 @@
+"""GGUF files: what their dequantised weights say, the tokenizer, and what is refused."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from etcuda import Int8CoalescedTensor
+from etcuda.errors import CheckpointError, GgufError
+from etcuda.llm.export import ExportOptions, export, load_model
+from etcuda.llm.gguf_checkpoint import read_gguf_config, save_gguf_tokenizer
+from etcuda.llm.model import TextModel
+from etcuda.llm.quantization import QuantOptions
+from etcuda.llm.tokenizer import Tokenizer
+from tests.llm.architectures import VOCAB, prompt, reference
+
+_OPTIONS = ExportOptions(
+    target="host", dtype="fp32", max_seq_len=64, chunk=16, quant=QuantOptions(activation_dtype="exact")
+)
+
+
+def write(path: pathlib.Path, name: str, model: Any, **fields: Any) -> None:
+    """A file as llama.cpp's converter writes it: matrices as Q8_0, the rest as they are."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, name)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_dim)
+    for key, value in fields.items():
+        if isinstance(value, str):
+            writer.add_string(key.replace("__", "."), value)
+    number = next(number for number, known in gguf.MODEL_ARCH_NAMES.items() if known == name)
+    table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
+    for parameter, tensor in model.named_parameters():
+        mapped = table.get_name(parameter, try_suffixes=(".weight", ".bias"))
+        weight = tensor.numpy()
+        for part, heads in (("attn_q.", config.num_attention_heads), ("attn_k.", config.num_key_value_heads)):
+            if name == "llama" and part in mapped:
+                pairs = weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1)
+                weight = np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))
+        if weight.ndim == 2:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(mapped, gguf.quantize(weight, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(mapped, weight)
+    if "rope_freqs" in fields:
+        writer.add_tensor("rope_freqs.weight", fields["rope_freqs"])
+    if fields.get("tokens"):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(fields["tokens"])
+        writer.add_token_types([1] * len(fields["tokens"]))
+        writer.add_token_merges(["a b", "ab c"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_chat_template("{{ messages[0]['content'] }}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def load(path: pathlib.Path) -> TextModel:
+    model, layers = load_model(path, read_gguf_config(path), _OPTIONS, lambda done, total: None)
+    return TextModel(model, layers).eval()
+
+
+def llama3_factors(model: Any) -> np.ndarray:
+    """What llama.cpp stores for the scaled frequencies of Llama 3."""
+    config = model.config
+    plain = config.rope_parameters["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    return (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_file_says_what_its_dequantised_weights_say(name: str, tmp_path: pathlib.Path) -> None:
+    whole = reference(name)
+    more = {"rope_freqs": llama3_factors(whole)} if name == "llama" else {}
+    write(tmp_path / "m.gguf", name, whole, **more)
+    model = load(tmp_path / "m.gguf")
+    assert isinstance(model.model.model.layers[1].mlp.up_proj.weight, Int8CoalescedTensor)
+    assert (model.model.lm_head.weight is model.model.model.embed_tokens.weight) == (name == "qwen3")
+    for key, value in model.model.state_dict().items():
+        if isinstance(value, Int8CoalescedTensor):
+            whole.get_parameter(key).copy_(value.dequantize())
+        else:
+            torch.testing.assert_close(value, whole.state_dict()[key], rtol=0, atol=0)
+    tokens = torch.tensor([prompt(50)])
+    with torch.no_grad():
+        for start in range(0, 50, 10):
+            got = model(tokens[:, start : start + 10], torch.arange(start, start + 10))
+        expected = whole(tokens).logits[0, -1:]
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_tokenizer_comes_along(tmp_path: pathlib.Path) -> None:
+    tokens = [f"t{number}" for number in range(VOCAB)]
+    tokens[:8] = ["<unk>", "<s>", "</s>", "a", "b", "c", "ab", "abc"]
+    write(tmp_path / "m.gguf", "qwen3", reference("qwen3"), tokens=tokens)
+    (tmp_path / "words").mkdir()
+    save_gguf_tokenizer(tmp_path / "m.gguf", tmp_path / "words")
+    made = Tokenizer(tmp_path / "words")
+    assert made.encode("abc", special=False) == [7]
+    assert made.render([{"role": "user", "content": "hello"}]) == "hello"
+    write(tmp_path / "none.gguf", "qwen3", reference("qwen3"))
+    (tmp_path / "nothing").mkdir()
+    save_gguf_tokenizer(tmp_path / "none.gguf", tmp_path / "nothing")
+    assert list((tmp_path / "nothing").iterdir()) == []
+
+
+def test_what_is_refused(tmp_path: pathlib.Path) -> None:
+    whole = reference("llama")
+    write(tmp_path / "scaled.gguf", "llama", whole, llama__rope__scaling__type="linear")
+    with pytest.raises(CheckpointError, match=r"rope\.scaling\.type: expected none, got 'linear'"):
+        read_gguf_config(tmp_path / "scaled.gguf")
+    write(tmp_path / "factors.gguf", "llama", whole, rope_freqs=np.ones(5, dtype=np.float32))
+    with pytest.raises(CheckpointError, match=r"rope_freqs\.weight: expected frequencies .* shape \[5\], got \[8\]"):
+        load(tmp_path / "factors.gguf")
+    other = gguf.GGUFWriter(tmp_path / "other.gguf", "rwkv7")
+    other.write_header_to_file()
+    other.write_kv_data_to_file()
+    other.write_tensors_to_file()
+    other.close()
+    with pytest.raises(CheckpointError, match=r"expected one of the GGUF architectures llama, .* got 'rwkv7'"):
+        read_gguf_config(tmp_path / "other.gguf")
+    with pytest.raises(GgufError, match=r"none\.gguf"):
+        export(tmp_path / "none.gguf", tmp_path / "m.pte", _OPTIONS)
+    quantised = ExportOptions(target="host", quant=QuantOptions("int4"))
+    with pytest.raises(CheckpointError, match=r"expected no quant for a GGUF file, .* got 'int4' and 0 rules"):
+        export(tmp_path / "factors.gguf", tmp_path / "m.pte", quantised)
+    with pytest.raises(CheckpointError, match=r"expected a folder with config\.json for random weights, got a GGUF"):
+        export(tmp_path / "factors.gguf", tmp_path / "m.pte", ExportOptions(target="host", random_seed=1))

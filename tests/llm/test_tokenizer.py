@@ -1,0 +1,121 @@
+"""Tokenizer, template and pieces of text."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+from etcuda.errors import GenerationError
+from etcuda.llm import tokenizer
+from etcuda.llm.language_model import _first, _overlap
+from etcuda.llm.tokenizer import TextStream, Tokenizer
+from tests.llm.conftest import train_tokenizer
+
+Checkpoint = Callable[[str], pathlib.Path]
+_MESSAGES = [
+    {"role": "system", "content": "Answer in verse."},
+    {"role": "user", "content": "Shall I compare thee?"},
+    {"role": "assistant", "content": "Thou art more lovely."},
+    {"role": "user", "content": "And?"},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    made = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(made)
+    return made
+
+
+def test_ids_and_templates_are_those_of_transformers(folder: pathlib.Path) -> None:
+    from transformers import AutoTokenizer
+
+    theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
+    for text in ("Shall I compare thee to a summer's day?", "naïve 🙂 日本", " two  spaces\n", "<|user|>"):
+        assert ours.encode(text) == theirs(text).input_ids
+        assert ours.encode(text, special=False) == theirs(text, add_special_tokens=False).input_ids
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs(text).input_ids, skip_special_tokens=True)
+    for end in (True, False):
+        expected = theirs.apply_chat_template(_MESSAGES, tokenize=False, add_generation_prompt=end)
+        assert ours.render(_MESSAGES, end) == expected
+    expected_ids = theirs.apply_chat_template(_MESSAGES, add_generation_prompt=True)["input_ids"]
+    assert ours.encode(ours.render(_MESSAGES), special=False) == expected_ids
+
+
+def test_a_template_in_a_file_of_its_own_comes_first(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    with pytest.raises(GenerationError, match=r"chat: expected a chat template .* got none"):
+        Tokenizer(tmp_path).render(_MESSAGES)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old", "bos_token": {"content": "B"}}))
+    assert Tokenizer(tmp_path).render(_MESSAGES) == "old"
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}{{ messages | length }}")
+    assert Tokenizer(tmp_path).render(_MESSAGES) == "B4"
+
+
+@pytest.mark.parametrize("text", ["naïve 🙂🙂 日本語 text", " leading space", "a\n\nb  c", "🙂"])
+def test_pieces_make_the_text(folder: pathlib.Path, text: str) -> None:
+    made = Tokenizer(folder)
+    stream = TextStream(made)
+    ids = made.encode(text, special=False)
+    pieces = [stream.put(token) for token in ids]
+    assert "".join(pieces) + stream.end() == made.decode(ids) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_pieces_of_a_tokenizer_that_drops_the_first_space(tmp_path: pathlib.Path) -> None:
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers
+
+    words = {"\u2581the": 0, "\u2581cat": 1, "s": 2, "\u2581sat": 3, "<unk>": 4}
+    fast = Fast(models.WordLevel(words, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.Metaspace()
+    fast.decoder = decoders.Metaspace()
+    fast.save(str(tmp_path / "tokenizer.json"))
+    made = Tokenizer(tmp_path)
+    ids = [0, 1, 2, 3] * 8
+    stream = TextStream(made)
+    assert "".join(stream.put(token) for token in ids) + stream.end() == made.decode(ids)
+
+
+def test_characters_that_end_within_are_held_back(folder: pathlib.Path) -> None:
+    made = Tokenizer(folder)
+    stream = TextStream(made)
+    *first, last = made.encode("🙂", special=False)
+    assert len(first) > 0
+    assert [stream.put(token) for token in first] == [""] * len(first)
+    assert stream.put(last) == "🙂"
+    assert [stream.put(token) for token in first] == [""] * len(first)
+    assert stream.end() == made.decode(first)
+
+
+def test_places_where_an_answer_ends() -> None:
+    assert _first("one END two STOP", ("STOP", "END")) == 4
+    assert _first("one", ("STOP",)) is None
+    assert _overlap("one EN", ("END", "NEXT")) == 2
+    assert _overlap("one N", ("END", "NEXT")) == 1
+    assert _overlap("one", ("END",)) == 0
+
+
+def test_a_damaged_tokenizer_is_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(GenerationError, match=r"tokenizer\.json: expected the program's tokenizer, got no such file"):
+        Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(GenerationError, match=r"tokenizer\.json: expected a tokenizer, got"):
+        Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(GenerationError, match=r"tokenizer_config\.json: expected JSON, got"):
+        Tokenizer(tmp_path)
+
+
+def test_a_program_has_the_tokenizer_of_its_last_export(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "m.pte"
+    tokenizer.copy(folder, program)
+    beside = tokenizer.folder_of(program)
+    assert sorted(path.name for path in beside.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    (tmp_path / "none").mkdir()
+    assert tokenizer.copy(tmp_path / "none", program) == []
+    assert list(beside.iterdir()) == []
