@@ -28,8 +28,11 @@ def dynamic(model: nn.Module, x: Tensor, **dims: Any) -> ExportedProgram:
     return lowered(export(model, x, dynamic=({x.dim() - 2: Dim("rows", **dims)},)), without=FUSION)
 
 
-def launched(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A product in place of its kernel: it writes where a kernel would, and nothing where the grid is empty."""
+def launched(original: Callable[..., Tensor], launches: list[Tensor]) -> Callable[..., Tensor]:
+    """A product in place of its kernel: it writes where a kernel would, and nothing where the grid is empty.
+
+    Results that are written to go to ``launches``.
+    """
 
     def run(*args: Any) -> Tensor:
         made = original(*args)
@@ -38,6 +41,7 @@ def launched(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         result = conditional.new_result(made, made.shape, made.dtype)
         if condition.active:
             result[: made.shape[0]].copy_(made)
+            launches.append(result)
         return result
 
     return run
@@ -54,12 +58,13 @@ def test_the_same_bits_as_the_nested_choice(shape: tuple[int, ...], monkeypatch:
     nested = runnable(program)
     assert straighten(module) == 2
     assert not [node for node in module.graph.nodes if node.target is COND]
+    launches: list[Tensor] = []
     for part in module.modules():
         if isinstance(part, StraightCode):
             for way in part._ways:
                 # The reference is in the place of the kernels, as in ``nested``.
                 for product in way.products:
-                    product.target = launched(REFERENCES[str(product.target)])  # type: ignore[assignment]
+                    product.target = launched(REFERENCES[str(product.target)], launches)  # type: ignore[assignment]
     # As if it were being traced.
     monkeypatch.setattr(straight, "get_proxy_mode", lambda: object())
     rows = sorted({1, 2, 8, 9, 64, 65, 300} | {most // shape[0] for most in (8, 9, 64, 65) if len(shape) == 3})
@@ -68,6 +73,9 @@ def test_the_same_bits_as_the_nested_choice(shape: tuple[int, ...], monkeypatch:
         got = module(x)
         got = got[0] if isinstance(got, tuple | list) else got
         assert torch.equal(got, nested(x)), count
+        # Gate, up and down, each by one way.
+        assert len(launches) == 3, count
+        launches.clear()
 
 
 def _references() -> dict[str, Callable[..., Tensor]]:

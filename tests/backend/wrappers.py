@@ -68,7 +68,8 @@ class Wrapper:
             parts = _split(call[2])
             place = parts.index("this->device_idx_")
             # What Inductor generates itself has a grid that the function computes from the sizes in front.
-            grid = tuple(_evaluate(part, sizes) for part in parts[place - 3 : place]) if "_pdl_" in call[1] else (1,)
+            is_given = re.search(rf"\bcall_{call[1]}\(\n[^)]*\b_grid_0\b", self.text) is not None
+            grid = tuple(_evaluate(part, sizes) for part in parts[place - 3 : place]) if is_given else (1,)
             if all(grid):
                 found.append((self.cubins[call[1]], grid))
         return found
