@@ -19,8 +19,8 @@ def test_one_kernel_between_product_and_attention() -> None:
     lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner(target="sm_90")]).to_executorch()
     (delegate,) = inspect_program(bytes(lowered.buffer)).methods[0].delegates
     names = set(delegate.images[0].kernels)
-    assert {"rotary_cache_pdl", "attention_split_kernel"} <= names
+    assert {"rotary_cache_pdl", "attention_split_pdl"} <= names
     # Beside them the tables are read, and nothing else is computed: a cache that is not written in place is copied.
-    (other,) = names - {"rotary_cache_pdl", "attention_split_kernel"}
+    (other,) = names - {"rotary_cache_pdl", "attention_split_pdl"}
     assert "index" in other
     assert not any(word in other for word in ("index_put", "clone", "copy"))
