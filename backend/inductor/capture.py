@@ -159,8 +159,8 @@ _CUDA_OPTIONS: dict[str, Any] = {
 def _early_launches(target: CudaTarget) -> dict[str, Any]:
     """Lets Inductor's kernels start the kernel behind them before they end, where torch and the GPU can.
 
-    That is safe whatever is behind: the runtime launches nothing early but kernels whose names end in ``_pdl``, and they
-    wait for what is in front. Inductor's own names do not, so they themselves begin when all before has ended.
+    That is safe whatever is behind: the runtime launches nothing early but kernels whose names end in ``_pdl``, and
+    they wait for what is in front. Inductor's own names do not, so they themselves begin when all before has ended.
     """
     # torch 2.11 has no such option.
     has_option = hasattr(torch._inductor.config.triton, "enable_pdl")

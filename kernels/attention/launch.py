@@ -17,6 +17,7 @@ from etcuda.kernels.attention.triton.split import (
     attention_reduce_kernel,
     attention_reduce_pdl,
     attention_split_kernel,
+    attention_split_pdl,
 )
 from etcuda.kernels.attention.triton.tiled import attention_tiled_kernel
 from etcuda.kernels.common.pdl import choose_kernel, traceable
@@ -54,14 +55,14 @@ def split(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: SplitConfig
     modes: dict[str, Any] = {
         "CAUSAL": masking.causal, "WINDOW": masking.window, "HAS_LEN": lengths is not None, "MAX_Q": MAX_QUERY
     }  # fmt: skip
-    kernel = traceable(q, attention_split_kernel)
+    kernel, options = choose_kernel(q, attention_split_kernel, attention_split_pdl, config.pdl)
     kernel[(num_splits, kv_heads * triton.cdiv(rows, config.block_m), batch)](
         q, k, v, out, partial, stats, masking.mask, lengths, masking.positions,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *stride_m, *stride_p,
         l_q, l_kv, num_splits, masking.scale * _LOG2E,
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=config.block_m,
         BLOCK_N=config.block_n, STAGES=config.num_stages, SOFTCAP=masking.softcap, MASK=mask_type,
-        MERGED=num_splits > 1, PDL=config.pdl == 1, **modes, num_warps=config.num_warps,
+        MERGED=num_splits > 1, **modes, num_warps=config.num_warps, **options,
     )  # fmt: skip
     if num_splits > 1:
         kernel, options = choose_kernel(q, attention_reduce_kernel, attention_reduce_pdl, config.pdl)

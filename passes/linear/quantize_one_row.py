@@ -9,7 +9,7 @@ from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from etcuda.kernels.activations.choose.select import quantize_us
+from etcuda.kernels.activations.choose.select import early_us, quantize_us
 from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.linear.choose import table
 from etcuda.kernels.linear.choose.configs import MatvecConfig
@@ -39,7 +39,8 @@ def quantize_one_row(program: ExportedProgram, config: BackendConfig) -> int:
     Before: ``int4_matvec(y, ...)``, y a norm or a gated activation that quantised products of one token alone read.
     After: ``int4_matvec_quantized(*quantize_activation(y), ...)``, which ``fuse_quantize`` fuses with y.
     The tables say what it costs: a product that was measured with a quantization of its own costs as much less as that
-    quantization alone was measured to cost. Where a table is missing everything stays.
+    quantization alone was measured to cost. What computes y is launched early where it quantizes too, and not else, for
+    Inductor's kernels are not. Where a table is missing everything stays.
     """
     target = config.target
     changed = 0
@@ -83,12 +84,13 @@ def _choose(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[Matvec
     if others:
         return f"{others[0].name} reads {y.name} too"
     first = problems[0]
-    us = quantize_us(ActivationProblem(1, first.k, first.itemsize), target)
+    row = ActivationProblem(1, first.k, first.itemsize)
+    us, front_us = quantize_us(row, target), early_us(row, target)
     if us is None:
         return f"there is no table of what quantizing costs on {target.arch}; `etcuda tune activations` writes it"
     configs = []
     for each in problems:
-        config = _choose_one(each, us, target)
+        config = _choose_one(each, us, front_us, target)
         if isinstance(config, str):
             return config
         configs.append(config)
@@ -96,13 +98,15 @@ def _choose(y: Node, calls: list[LinearCall], target: CudaTarget) -> list[Matvec
     return configs
 
 
-def _choose_one(each: LinearProblem, us: float, target: CudaTarget) -> MatvecConfig | str:
-    """The configuration on quantized activations, or why it does not pay; ``us`` is what quantizing alone takes.
+def _choose_one(each: LinearProblem, us: float, front_us: float, target: CudaTarget) -> MatvecConfig | str:
+    """The configuration on quantized activations, or why it does not pay.
 
+    Quantizing alone takes ``us``. A norm or a gate that quantizes is a kernel of ours, launched early; another one is
+    Inductor's, which takes ``front_us`` more.
     Neither the split of its sums nor the reason depends on N, so that a joined product and its parts are treated alike.
     """
     measured = table.load(each.format_name, target.arch)
-    pays = None if measured is None else quantizing_before_pays(measured, each, 1, us)
+    pays = None if measured is None else quantizing_before_pays(measured, each, 1, us, front_us)
     best = None if measured is None else best_matvec(measured, each, 1, quantized=1)
     if pays is None or best is None:
         return f"products of one token were not measured on {target.arch} with a quantization in front and without"

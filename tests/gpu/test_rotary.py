@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import etcuda.kernels  # noqa: F401  registers the operator
+from etcuda.kernels.rotary import launch
+from etcuda.kernels.rotary.configs import RotaryConfig
 from tests.kernels.rotary.rotary_checks import Case, RotaryChecks, check
 
 
@@ -41,6 +43,45 @@ class TestOnGpu(RotaryChecks):
         with torch.cuda.graph(graph):
             got = chain(1)
         for _ in range(20):
+            for result in got:
+                result.fill_(77)
+            graph.replay()
+            torch.cuda.synchronize()
+            assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+    @pytest.mark.skipif(
+        not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 9, reason="kernels wait from sm_90 on"
+    )
+    @pytest.mark.parametrize("num_splits", [1, 4])
+    def test_attention_behind_it_reads_what_it_writes(self, num_splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rotation, attention and the next rotation are all launched early."""
+        monkeypatch.undo()
+        given = Case(32, 8, 128, 128, 1, 1, 300, dtype=torch.bfloat16).arguments()
+        positions = torch.tensor([299], device="cuda")
+        tables = (given["cos"], given["sin"], positions)
+        caches = [given[name].clone() for name in ("k_cache", "v_cache")]
+
+        def chain(pdl: int) -> list[torch.Tensor]:
+            made, turned = [], given["q"]
+            for _ in range(6):
+                turned = launch.rotary_cache(
+                    turned, given["k"], given["v"], *tables, *caches, None, None, 0.0, 0.0, 128, False, False,
+                    RotaryConfig(1, 1), pdl,
+                )  # fmt: skip
+                turned = torch.ops.etcuda.attention_split(
+                    turned, *caches, None, None, positions, 0.1, 3, 0, 0.0, 16, 32, 4, 2, num_splits, 4, 64, pdl
+                )
+                made.append(turned)
+            return made
+
+        wanted = [result.clone() for result in chain(0)]
+        chain(1)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = chain(1)
+        for _ in range(20):
+            for cache in caches:
+                cache[:, :, 299] = 77
             for result in got:
                 result.fill_(77)
             graph.replay()

@@ -24,5 +24,5 @@ def test_attention_goes_to_the_kernels(name: str, tmp_path: pathlib.Path) -> Non
     for name, delegates in methods.items():
         (delegate,) = delegates
         (image,) = delegate.images
-        assert "attention_split_kernel" in image.kernels
+        assert "attention_split_pdl" in image.kernels
         assert ("attention_tiled_kernel" in image.kernels) == (name == "prefill")

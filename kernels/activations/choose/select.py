@@ -12,6 +12,7 @@ from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.common.device import Device
 
 # How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
+_LAUNCHES: tuple[KernelName, KernelName] = ("plain", "gate")
 _WEIGHTS = {"m": 2.0, "k": 1.0, "itemsize": 1.0}
 
 
@@ -45,6 +46,12 @@ def quantize_us(problem: ActivationProblem, device: Device) -> float | None:
     """Microseconds that ``quantize_activation`` takes on the nearest measured shape; ``None`` if there is no table."""
     found = _nearest("quantize", problem, device)
     return None if found is None else found[1].us
+
+
+def early_us(problem: ActivationProblem, device: Device) -> float:
+    """Microseconds that a norm or a gate gains by being launched early; 0 where that was not measured."""
+    plain, early = (_nearest(kernel, problem, device) for kernel in _LAUNCHES)
+    return 0.0 if plain is None or early is None else max(plain[1].us - early[1].us, 0.0)
 
 
 def _nearest(kernel: KernelName, problem: ActivationProblem, device: Device) -> tuple[Table, Entry] | None:

@@ -10,12 +10,13 @@ from etcuda.kernels.activations.problem import ActivationProblem
 from etcuda.kernels.common import tables
 
 # "quantize" is etcuda::quantize_activation, which the others are compared with; it chooses its configuration itself.
-KernelName = Literal["norm", "gate", "quantize"]
+# "plain" is the gate launched when all in front has ended, as kernels are that Inductor generates.
+KernelName = Literal["norm", "gate", "quantize", "plain"]
 Entry = tables.Entry[KernelName, ActivationProblem, ActivationConfig]
 Table = tables.Table[KernelName, ActivationProblem, ActivationConfig]
 FORMAT: tables.TableFormat[KernelName, ActivationProblem, ActivationConfig] = tables.TableFormat(
     family="activations",
-    configs={"norm": ActivationConfig, "gate": ActivationConfig, "quantize": ActivationConfig},
+    configs=dict.fromkeys(("norm", "gate", "quantize", "plain"), ActivationConfig),
     problem=ActivationProblem,
     shape=("m", "k", "itemsize", "residual"),
     pdl=True,

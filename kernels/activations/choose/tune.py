@@ -32,12 +32,14 @@ def problems() -> list[tuple[KernelName, ActivationProblem]]:
         found += [("quantize", ActivationProblem(m, k)) for k in sorted({*_HIDDEN, *_INTERMEDIATE})]
         found += [("norm", ActivationProblem(m, k, residual=some)) for k in _HIDDEN for some in (False, True)]
         found += [("gate", ActivationProblem(m, k)) for k in _INTERMEDIATE]
+    # Read for one token alone.
+    found += [("plain", ActivationProblem(1, k)) for k in _INTERMEDIATE]
     return found
 
 
 def make_inputs(kernel: KernelName, problem: ActivationProblem, num_sets: int) -> tuple[Tensor, Tensor]:
     """Activations, and weights [num_sets, k], on the GPU."""
-    width = 2 * problem.k if kernel == "gate" else problem.k
+    width = 2 * problem.k if kernel in ("gate", "plain") else problem.k
     x = torch.randn(problem.m, width, dtype=torch.bfloat16, device="cuda")
     return x, torch.randn(num_sets, problem.k, dtype=torch.bfloat16, device="cuda")
 
@@ -49,14 +51,14 @@ def call_kernel(
     pdl = int(supports_pdl(LocalDevice.current()))
     if kernel == "quantize":
         return launch.quantize(x, pdl)
-    if kernel == "gate":
-        return launch.gate_quantize(x, None, "silu", False, config, pdl)
+    if kernel in ("gate", "plain"):
+        return launch.gate_quantize(x, None, "silu", False, config, pdl if kernel == "gate" else 0)
     residual = x if problem.residual else None
     return launch.rms_norm_quantize(x, residual, weight, _EPS, 0.0, True, problem.residual, False, config, pdl)
 
 
 class ActivationTuning(Tuning[KernelName, ActivationProblem, ActivationConfig]):
-    """Norm, gate, and quantisation alone, with which the passes compare them: bf16."""
+    """Norm, gate, early and not, and quantisation alone, with which the passes compare them: bf16."""
 
     table_format = FORMAT
     timing = "microseconds per call in a CUDA graph, activations in the L2 cache, weights not, bf16, median"
@@ -69,7 +71,7 @@ class ActivationTuning(Tuning[KernelName, ActivationProblem, ActivationConfig]):
         """Configurations worth measuring."""
         if kernel == "norm":
             return norm_candidates(problem, device)
-        if kernel == "gate":
+        if kernel in ("gate", "plain"):
             return gate_candidates(problem, device)
         # It chooses by itself.
         return [ActivationConfig(1, 1)]
@@ -104,7 +106,7 @@ class ActivationTuning(Tuning[KernelName, ActivationProblem, ActivationConfig]):
         x, weights = inputs
         if kernel == "quantize":
             y: Tensor = x
-        elif kernel == "gate":
+        elif kernel in ("gate", "plain"):
             y = gate_reference(x, None, "silu")
         else:
             _, y = rms_norm_reference(x, x if problem.residual else None, weights[0], _EPS, 0.0, True)

@@ -46,8 +46,8 @@ def split_keys(
     return lo, hi, length, per * block_n, used
 
 
-@triton.jit(do_not_specialize=["num_splits"])
-def attention_split_kernel(
+@triton.jit
+def compute_splits(
     q, k, v, out, partial, stats, mask, kv_len, positions,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
@@ -64,6 +64,8 @@ def attention_split_kernel(
     ``MERGED`` there is no other.
     """
     if PDL:
+        # In this order: when the kernel behind this one begins, all in front of it has ended.
+        gdc_wait()
         gdc_launch_dependents()
     split = tl.program_id(0)
     h = tl.program_id(1) % KV_HEADS
@@ -134,6 +136,48 @@ def attention_split_kernel(
     tl.store(out + o_rows[:, None] + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok)
 
 
+@triton.jit(do_not_specialize=["num_splits"])
+def attention_split_kernel(
+    q, k, v, out, partial, stats, mask, kv_len, positions,
+    stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
+    L_q, L_kv, num_splits, qk_scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
+    MERGED: tl.constexpr,
+):  # fmt: skip
+    """Computes the splits; see ``compute_splits``."""
+    compute_splits(
+        q, k, v, out, partial, stats, mask, kv_len, positions,
+        stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+        stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
+        L_q, L_kv, num_splits, qk_scale, KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M, BLOCK_N, STAGES, MAX_Q,
+        CAUSAL, WINDOW, SOFTCAP, MASK, HAS_LEN, MERGED, False,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["num_splits"])
+def attention_split_pdl(
+    q, k, v, out, partial, stats, mask, kv_len, positions,
+    stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
+    L_q, L_kv, num_splits, qk_scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
+    MERGED: tl.constexpr,
+):  # fmt: skip
+    """Like ``attention_split_kernel``, and may be launched while the kernel in front of it runs."""
+    compute_splits(
+        q, k, v, out, partial, stats, mask, kv_len, positions,
+        stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+        stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
+        L_q, L_kv, num_splits, qk_scale, KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M, BLOCK_N, STAGES, MAX_Q,
+        CAUSAL, WINDOW, SOFTCAP, MASK, HAS_LEN, MERGED, True,
+    )  # fmt: skip
+
+
 @triton.jit
 def merge_splits(
     out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
@@ -153,7 +197,7 @@ def merge_splits(
     )
     if PDL:
         # In every CTA, also in one that has nothing to merge: the kernel behind this one starts once all have ended.
-        # It loads lengths and positions before: what stored them ended before the kernel in front of this one began.
+        # It loads lengths and positions before: what stored them ended before the kernel in front let this one start.
         gdc_wait()
     if used == 1:
         return

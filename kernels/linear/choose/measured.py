@@ -138,7 +138,9 @@ def matvec_is_faster(measured: Table, problem: LinearProblem) -> bool:
     return total <= 0
 
 
-def quantizing_before_pays(measured: Table, problem: LinearProblem, pdl: int, quantize_us: float) -> bool | None:
+def quantizing_before_pays(
+    measured: Table, problem: LinearProblem, pdl: int, quantize_us: float, front_us: float = 0.0
+) -> bool | None:
     """Whether products of one token gain from activations that were quantized for nothing, over all N measured at the
     nearest K; ``None`` if they were not measured both ways.
 
@@ -147,6 +149,7 @@ def quantizing_before_pays(measured: Table, problem: LinearProblem, pdl: int, qu
         problem: the call in numbers; N is not looked at.
         pdl: as of ``best_matvec``.
         quantize_us: what quantizing alone takes, which is part of the time of products that take its result.
+        front_us: what the kernel in front takes more where it does not quantize.
     """
     own, other = (best_matvec(measured, problem, pdl, quantized) for quantized in (0, 1))
     if own is None or other is None:
@@ -156,7 +159,7 @@ def quantizing_before_pays(measured: Table, problem: LinearProblem, pdl: int, qu
     for entry in nearest_but_n(alike, problem, pdl):
         splits = _splits(entry, problem)
         after = _split_us(entry, splits, other[0].split) - quantize_us
-        total += math.log(max(after, 1e-3) / _split_us(entry, splits, own[0].split))
+        total += math.log(max(after, 1e-3) / (_split_us(entry, splits, own[0].split) + front_us))
     return total <= 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from etcuda.kernels.attention.triton.split import attention_reduce_pdl, attention_split_kernel
+from etcuda.kernels.attention.triton.split import attention_reduce_pdl, attention_split_kernel, attention_split_pdl
 from tests.kernels.offline import compile_kernel
 
 TRIGGER, WAIT = "griddepcontrol.launch_dependents", "griddepcontrol.wait"
@@ -26,14 +26,14 @@ def test_the_reduction_starts_the_next_kernel_before_it_waits() -> None:
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_the_splits_start_the_next_kernel_and_do_not_wait(merged: bool) -> None:
+def test_the_splits_wait_before_they_start_the_next_kernel(merged: bool) -> None:
+    # The reduction loads lengths and positions before it waits: what is in front of the splits must have ended.
     constants = {
         "mask": None, "KV_HEADS": 2, "GROUP": 2, "HEAD_DIM": 64, "BLOCK_D": 64, "BLOCK_M": 16, "BLOCK_N": 32,
         "STAGES": 2, "SOFTCAP": 0.0, "MASK": 0, "MERGED": merged,
     }  # fmt: skip
     if not merged:
         constants |= {"partial": None, "stats": None}
-    text = ptx(attention_split_kernel, constants | {"PDL": True})
-    assert TRIGGER in text
-    assert WAIT not in text
-    assert TRIGGER not in ptx(attention_split_kernel, constants | {"PDL": False})
+    text = ptx(attention_split_pdl, constants)
+    assert 0 < text.index(WAIT) < text.index(TRIGGER) < text.index("ld.global")
+    assert "griddepcontrol" not in ptx(attention_split_kernel, constants)

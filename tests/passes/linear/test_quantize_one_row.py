@@ -43,13 +43,26 @@ def linear_table(bits: int, own: float = 2.0, before: float = 3.0) -> int4_table
     return int4_table.Table("sm_90", {"gpu": "made up"}, (int4_table.Entry("matvec", problem, candidates, 1), many))
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, quantize_us: float | None, own: float = 2.0, before: float = 3.0) -> None:
-    """Tables: a product takes ``own`` us if it quantizes itself, ``before`` with a quantization of ``quantize_us``."""
+def measured(
+    monkeypatch: pytest.MonkeyPatch,
+    quantize_us: float | None,
+    own: float = 2.0,
+    before: float = 3.0,
+    early_us: float | None = None,
+) -> None:
+    """Tables: a product takes ``own`` us if it quantizes itself, ``before`` with a quantization of ``quantize_us``.
+
+    A kernel in front gains ``early_us`` by being launched early.
+    """
     monkeypatch.setattr(int4_table, "load", lambda name, arch: linear_table(find(name).bits, own, before))
     entry = activation_table.Entry(
         "quantize", ActivationProblem(1, 64), ((ActivationConfig(1, 1), quantize_us or 0.0),), 1
     )
-    found = None if quantize_us is None else activation_table.Table("sm_90", {}, (entry,))
+    entries = [entry]
+    if early_us is not None:
+        for kernel, us in (("gate", 1.0), ("plain", 1.0 + early_us)):
+            entries.append(activation_table.Entry(kernel, entry.problem, ((ActivationConfig(1, 1), us),), 1))
+    found = None if quantize_us is None else activation_table.Table("sm_90", {}, tuple(entries))
     monkeypatch.setattr(activation_table, "load", lambda arch: found)
 
 
@@ -75,24 +88,26 @@ def test_norms_and_gates_quantize_for_products_of_one_token(
 
 
 @pytest.mark.parametrize(
-    ("quantize_us", "own", "before", "switched", "text"),
+    ("quantize_us", "early_us", "switched", "text"),
     [
-        (1.0, 2.0, 3.0, True, "quantized before, which takes 1.00 us alone"),
-        (0.9, 2.0, 3.0, False, "with K = 64 they are faster by themselves, though quantizing takes 0.90 us"),
-        (None, 2.0, 3.0, False, "no table of what quantizing costs on sm_90; `etcuda tune activations` writes it"),
+        (1.0, None, True, "quantized before, which takes 1.00 us alone"),
+        (0.9, None, False, "with K = 64 they are faster by themselves, though quantizing takes 0.90 us"),
+        (0.9, 0.05, False, "with K = 64 they are faster by themselves"),
+        (0.9, 0.15, True, "quantized before, which takes 0.90 us alone"),
+        (0.9, -0.5, False, "with K = 64 they are faster by themselves"),
+        (None, None, False, "no table of what quantizing costs on sm_90; `etcuda tune activations` writes it"),
     ],
 )
 def test_the_tables_decide(
     quantize_us: float | None,
-    own: float,
-    before: float,
+    early_us: float | None,
     switched: bool,
     text: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "etcuda")
-    measured(monkeypatch, quantize_us, own, before)
+    measured(monkeypatch, quantize_us, early_us=early_us)
     model = quantized(make(Shapes))
     program = lowered(export(model, X))
     assert bool(calls(program, "rms_norm_quantize")) == switched
