@@ -50,7 +50,7 @@ def assign(model: Any, weights: Weights, convert: Convert, progress: Callable[[i
 
 
 def to_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    """The tensor in ``dtype``, in memory of its own.
+    """The tensor in ``dtype``; itself, and so still in its mapped file, if it has that.
 
     Raises:
         CheckpointError: it is of integers, or a finite number became infinite.
@@ -59,7 +59,7 @@ def to_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
         raise CheckpointError(
             f"{name}: expected floating numbers, got {tensor.dtype}. Checkpoints that are quantised are not read."
         )
-    made = tensor.to(dtype, copy=True)
+    made = tensor.to(dtype)
     if dtype == torch.float16 and bool((made.isinf() & tensor.isfinite()).any()):
         raise CheckpointError(
             f"{name}: expected numbers that {dtype} holds, got {float(tensor.abs().max()):.3g} at most. "

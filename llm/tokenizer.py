@@ -80,8 +80,8 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """One more than the greatest id."""
-        return max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        """One more than the greatest id, but for tokens that were added: models of text have none for images."""
+        return max(self._fast.get_vocab(with_added_tokens=False).values(), default=-1) + 1
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Ids of a text; with ``special`` those that the tokenizer sets around it, such as the beginning's."""

@@ -18,8 +18,8 @@ COMMANDS = {
     "bench": "Measure a language model's prompt and generation rates.",
     "export": "Make a program of a language model's checkpoint.",
     "generate": "Continue a prompt, or answer a conversation.",
-    "inspect": "Tell what a .pte holds: targets, kernels, inputs, outputs, weights.",
-    "plan": "Tell what a language model will take on a GPU, and its limit of speed.",
+    "inspect": "Tell what a .pte holds: targets, kernels, values, weights.",
+    "plan": "Tell what a language model will take on a GPU.",
     "tune": "Measure a kernel family's configurations on the local GPU.",
 }
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from etcuda.llm.plan import MemoryPlan
 
 
-@click.command(short_help="Tell what a language model will take on a GPU, and its limit of speed.")
+@click.command(short_help="Tell what a language model will take on a GPU.")
 @click.argument("checkpoint", type=click.Path(path_type=pathlib.Path))
 @click.option("--gpu", required=True, help="h200, a100, b200 and so on, or an architecture such as sm_90")
 @click.option("--memory-gib", type=click.FloatRange(min=0, min_open=True), help="of the GPU  [default: of that name]")

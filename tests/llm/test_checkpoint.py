@@ -70,6 +70,19 @@ def test_a_model_in_bf16_is_that_of_from_pretrained(checkpoint: Checkpoint, name
             assert torch.equal(mine[key], value), key
 
 
+def test_weights_that_fit_stay_in_their_file(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("llama")
+    model = load(folder)
+    for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(each, 16) for each in line.split()[0].split("-"))
+        if line.endswith(str(folder / "model.safetensors")) and start <= model.lm_head.weight.data_ptr() < end:
+            break
+    else:
+        pytest.fail("the head's weight is not in a mapped file")
+    other = load(folder, ExportOptions(target="host", dtype="bf16", max_seq_len=64))
+    assert other.lm_head.weight.dtype == torch.bfloat16
+
+
 def test_a_tied_head_is_one_tensor(checkpoint: Checkpoint) -> None:
     model = load(checkpoint("qwen3"))
     assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -137,6 +138,13 @@ def test_prompts_that_do_not_fit(program: Program, arguments: list[str], code: i
 def test_bad_arguments(arguments: list[str], code: int, message: str, tmp_path: pathlib.Path) -> None:
     done = run(tmp_path / "m.pte", *arguments)
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+
+
+def test_the_console_script() -> None:
+    code = "from etcuda.runner import llm_main; llm_main()"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: llm_runner")
 
 
 def test_a_program_that_is_no_language_model(exported: Callable[[str, str], pathlib.Path]) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from etcuda.errors import GenerationError
+from etcuda.errors import CheckpointError, GenerationError
 from etcuda.llm import tokenizer
 from etcuda.llm.language_model import _first, _overlap
 from etcuda.llm.tokenizer import TextStream, Tokenizer
+from tests.llm.architectures import VOCAB
 from tests.llm.conftest import train_tokenizer
 
 Checkpoint = Callable[[str], pathlib.Path]
@@ -119,3 +120,15 @@ def test_a_program_has_the_tokenizer_of_its_last_export(folder: pathlib.Path, tm
     (tmp_path / "none").mkdir()
     assert tokenizer.copy(tmp_path / "none", program) == []
     assert list(beside.iterdir()) == []
+
+
+def test_a_token_for_images_is_not_counted(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    from tokenizers import Tokenizer as Fast
+
+    fast = Fast.from_file(str(folder / "tokenizer.json"))
+    fast.add_special_tokens(["<image>"])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer(tmp_path).id_of("<image>") == VOCAB
+    tokenizer.check(tmp_path, VOCAB)
+    with pytest.raises(CheckpointError, match=rf"below the vocab_size {VOCAB - 1} .* got ids up to {VOCAB - 1}"):
+        tokenizer.check(tmp_path, VOCAB - 1)
