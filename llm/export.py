@@ -74,6 +74,7 @@ class ExportSummary:
         files: that were written, the ``.pte`` last.
         architecture: ``model_type`` of the configuration.
         weight_bytes: of the model as it was lowered.
+        decode_weight_bytes: of those, what one token reads.
         cache_bytes: of the caches of one session.
         max_seq_len: tokens that the caches hold.
         chunk: most tokens of one call of ``prefill``.
@@ -83,6 +84,7 @@ class ExportSummary:
     files: list[pathlib.Path]
     architecture: str
     weight_bytes: int
+    decode_weight_bytes: int
     cache_bytes: int
     max_seq_len: int
     chunk: int
@@ -157,6 +159,7 @@ def _export(
         files=[*copied, *files],
         architecture=config.model_type,
         weight_bytes=fixed["get_weight_bytes"],
+        decode_weight_bytes=fixed["get_decode_weight_bytes"],
         cache_bytes=fixed["get_cache_bytes"],
         max_seq_len=options.max_seq_len,
         chunk=chunk,
@@ -222,7 +225,7 @@ def _check_length(config: Any, options: ExportOptions) -> None:
 
 
 def _lower(methods: dict[str, Any], constant_methods: dict[str, Any], options: ExportOptions) -> Any:
-    from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     from etcuda.partitioner.partitioner import CudaPartitioner
 
@@ -230,6 +233,9 @@ def _lower(methods: dict[str, Any], constant_methods: dict[str, Any], options: E
         methods,
         partitioner=[CudaPartitioner(target=options.target, options=options.compile)],
         constant_methods=constant_methods,
+        # The check runs each graph ten times, a third of what lowering takes here. What it looks for, operators
+        # that no runtime has, the partitioner names.
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
     return edge.to_executorch()
 

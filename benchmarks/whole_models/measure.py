@@ -1,0 +1,145 @@
+"""Measures what was exported: rates of decoding and of prompts, and the kernels of a step.
+
+A program is measured only if its logits are those of the model in PyTorch, and if they have the same bits with CUDA
+graphs as without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.attention.end_to_end_run import busy_us, by_name, events_of
+from benchmarks.native_session import NativeSession
+from benchmarks.whole_models.eager import eager_model
+from benchmarks.whole_models.shapes import CONTEXTS, PROMPTS, SHAPES
+
+MOST_ERROR = {"int4": 0.2, "none": 2e-2}  # of logits against bf16 eager, relative norm; W4A8 quantises activations too
+STEPS, PROFILED = 300, 5
+GRAPHS = "ETCUDA_CUDA_GRAPHS"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One engine on one model; microseconds of the host's clock, inputs and outputs in host memory.
+
+    Attributes:
+        engine: ``"etcuda"``, ``"etcuda, no graph"``, ``"torch.compile bf16"``.
+        decode_us: median of a step, one token after another, by context.
+        prompt_us: median of a whole prompt, by its length.
+        load_s: until the first step is done.
+        error: of logits against eager, relative norm.
+        kernels: of a step at the shortest context: launches and microseconds by name; of the GPU alone.
+        busy_us: in which some kernel of that step ran.
+    """
+
+    model: str
+    engine: str
+    cuda_graph: bool
+    decode_us: dict[int, float]
+    prompt_us: dict[int, float]
+    load_s: float
+    error: float
+    kernels: dict[str, tuple[float, float]]
+    busy_us: float
+
+
+def tokens(name: str, length: int, seed: int = 0) -> Tensor:
+    """[1, length] int64, random."""
+    vocabulary = SHAPES[name].config["vocab_size"]
+    return torch.randint(0, vocabulary, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def measure(name: str, folder: pathlib.Path, library: pathlib.Path, has_gpu: bool) -> list[Row]:
+    """The rows of a model, with CUDA graphs and without.
+
+    Raises:
+        RuntimeError: logits are not those of eager, or differ with graphs.
+    """
+    expected = reference(name, folder, "cuda" if has_gpu else "cpu")
+    rows, bits = [], []
+    for graphs in (True, False) if has_gpu else (False,):
+        os.environ[GRAPHS] = str(int(graphs))
+        row, logits = _measure(name, folder, library, graphs, expected, has_gpu)
+        rows.append(row)
+        bits.append(logits)
+    for other in bits[1:]:
+        if not all(torch.equal(*pair) for pair in zip(bits[0], other, strict=True)):
+            raise RuntimeError(f"{name}: expected the same logits with CUDA graphs and without, got others.")
+    return rows
+
+
+def script(name: str) -> list[tuple[str, Tensor, Tensor]]:
+    """Calls whose logits are compared: a prompt, then eight tokens."""
+    prompt = tokens(name, PROMPTS[0], seed=7)
+    calls = [("prefill", prompt, torch.arange(PROMPTS[0]))]
+    for index in range(8):
+        at = PROMPTS[0] + index
+        calls.append(("decode", tokens(name, 1, seed=index), torch.tensor([at])))
+    return calls
+
+
+def reference(name: str, folder: pathlib.Path, device: str) -> list[Tensor]:
+    """The logits of the script, by PyTorch in eager mode."""
+    model = eager_model(name, folder, device)
+    with torch.no_grad():
+        return [model(given.to(device), at.to(device)).float().cpu() for _, given, at in script(name)]
+
+
+def _measure(
+    name: str, folder: pathlib.Path, library: pathlib.Path, graphs: bool, expected: list[Tensor], has_gpu: bool
+) -> tuple[Row, list[Tensor]]:
+    begun = time.perf_counter()
+    vocabulary = SHAPES[name].config["vocab_size"]
+    with NativeSession(library, folder / f"{name}.pte", folder / f"{name}.ptd") as session:
+        session.call("decode", tokens(name, 1), torch.tensor([0]))
+        load_s = time.perf_counter() - begun
+        # Three times, so that the calls that are compared are launches of graphs.
+        for _ in range(3 if graphs else 1):
+            got = []
+            for method, given, at in script(name):
+                session.call(method, given, at)
+                got.append(session.output((1, vocabulary), torch.bfloat16).float())
+        error = max(float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True))
+        most = MOST_ERROR[SHAPES[name].quant]
+        if not error <= most:
+            raise RuntimeError(f"{name}: expected logits within {most} of eager's, got {error:.3g}.")
+        prompts = {length: _prompt_us(session, name, length) for length in PROMPTS}
+        decode = {context: _decode_us(session, name, context) for context in CONTEXTS}
+        kernels, busy = _kernels(session, name) if has_gpu else ({}, 0.0)
+    engine = "etcuda" if graphs else "etcuda, no graph"
+    return Row(name, engine, graphs, decode, prompts, load_s, error, kernels, busy), got
+
+
+def _prompt_us(session: NativeSession, name: str, length: int) -> float:
+    inputs = tokens(name, length), torch.arange(length)
+    return statistics.median([session.call("prefill", *inputs) for _ in range(13)][3:])
+
+
+def _decode_us(session: NativeSession, name: str, context: int) -> float:
+    """One token after another, as a loop on the host sees it; the last ``STEPS`` before ``context``."""
+    for position in range(context - 30, context):
+        session.call("decode", tokens(name, 1), torch.tensor([position]))
+    calls = [(tokens(name, 1, seed), torch.tensor([context - 1])) for seed in range(STEPS)]
+    begun = time.perf_counter()
+    for call in calls:
+        session.call("decode", *call)
+    return (time.perf_counter() - begun) / STEPS * 1e6
+
+
+def _kernels(session: NativeSession, name: str) -> tuple[dict[str, tuple[float, float]], float]:
+    call = tokens(name, 1), torch.tensor([CONTEXTS[0] - 1])
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(PROFILED):
+            session.call("decode", *call)
+        torch.cuda.synchronize()
+    events: Any = events_of(profiler)
+    return by_name(events, PROFILED), busy_us(events) / PROFILED

@@ -1,0 +1,50 @@
+"""torch.compile on the same module in bf16, its CUDA graphs replayed."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from benchmarks.whole_models.eager import eager_model
+from benchmarks.whole_models.measure import STEPS, Row, script, tokens
+from benchmarks.whole_models.shapes import CONTEXTS, PROMPTS
+
+
+def measure_peer(name: str, folder: pathlib.Path) -> Row:
+    """``mode="reduce-overhead"`` for a step, the default mode for a prompt; wants a GPU."""
+    model = eager_model(name, folder, "cuda")
+    begun = time.perf_counter()
+    step = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
+    prompt = torch.compile(model, fullgraph=True, dynamic=False)
+
+    def call(given: Tensor, at: Tensor, compiled: object = step) -> Tensor:
+        result: Tensor = compiled(given.cuda(), at.cuda())  # type: ignore[operator]
+        return result.float().cpu()
+
+    with torch.no_grad():
+        expected = [model(given.cuda(), at.cuda()).float().cpu() for _, given, at in script(name)]
+        got = [call(given, at, prompt if method == "prefill" else step) for method, given, at in script(name)]
+        load_s = time.perf_counter() - begun
+        error = max(float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True))
+        decode = {}
+        for context in CONTEXTS:
+            calls = [(tokens(name, 1, seed), torch.tensor([context - 1])) for seed in range(STEPS)]
+            for each in calls[:30]:
+                call(*each)
+            begun = time.perf_counter()
+            for each in calls:
+                call(*each)
+            decode[context] = (time.perf_counter() - begun) / STEPS * 1e6
+        prompts = {}
+        for length in PROMPTS:
+            samples = []
+            for _ in range(10):
+                begun = time.perf_counter()
+                call(tokens(name, length), torch.arange(length), prompt)
+                samples.append((time.perf_counter() - begun) * 1e6)
+            prompts[length] = statistics.median(samples[3:])
+    return Row(name, "torch.compile bf16", True, decode, prompts, load_s, error, {}, 0.0)
