@@ -31,10 +31,10 @@ def rotary_cache_reference(
 
     if consecutive:
         positions = positions + torch.arange(q.shape[2], device=positions.device)
-    places = (slice(None), slice(None), positions)
-    keys, values = k_cache.clone(), v_cache.clone()
-    keys[places] = turned(k, k_weight)
-    values[places] = v
+    # Nothing in place, for programs for the host are compiled from this.
+    places = [None, None, positions]
+    keys = torch.ops.aten.index_put(k_cache, places, turned(k, k_weight).to(k_cache.dtype))
+    values = torch.ops.aten.index_put(v_cache, places, v.to(v_cache.dtype))
     return turned(q, q_weight).contiguous(), keys, values
 
 

@@ -23,9 +23,11 @@ class KernelCalls(torch.nn.Module):
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """Each a tensor of its own memory."""
+        """Each a tensor of its own memory, in order, as ExecuTorch takes them."""
         values = (value for _, arguments in self.calls for value in arguments.values())
-        return tuple(value.clone() for value in values if isinstance(value, Tensor))
+        return tuple(
+            value.clone(memory_format=torch.contiguous_format) for value in values if isinstance(value, Tensor)
+        )
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
