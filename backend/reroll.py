@@ -27,9 +27,9 @@ import etcuda.kernels.common.part_edge  # noqa: F401  defines the operator
 from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import compute_meta
 from etcuda.passes.graph.symbols import free_symbols, size_symbols
-from etcuda.passes.recognize.cuts import is_library_call, may_be_one_kernel, origin_of
-from etcuda.passes.recognize.regions import Region, is_number
-from etcuda.passes.recognize.repeats import find_repeats
+from etcuda.passes.repeats.cuts import is_library_call, may_be_one_kernel, origin_of
+from etcuda.passes.repeats.find import find_repeats
+from etcuda.passes.repeats.regions import Region, is_number
 from etcuda.torch_private import build_expression, expression, fake_mode_of, part_of_program, storage_key
 
 # Nothing reads the value.

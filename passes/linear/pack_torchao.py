@@ -14,10 +14,10 @@ from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
+from etcuda.passes.graph.packing import PackedPart, Packing
 from etcuda.passes.graph.program_constants import forget_unused, insert_constant, made_of, target_of, value_of
 from etcuda.passes.graph.recipes import stand_in
 from etcuda.passes.linear.call import STORED, format_of_integers
-from etcuda.passes.linear.packing import PackedPart, Packing
 from etcuda.passes.recognize.torchao import Use, Weight, may_hold_torchao, torchao_uses
 
 log = logging.getLogger(__name__)

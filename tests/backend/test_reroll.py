@@ -16,10 +16,10 @@ from torch.fx import Node
 from etcuda import CompileOptions, CudaPartitioner
 from etcuda.backend.inspect import DelegateInfo, inspect_program
 from etcuda.backend.reroll import DROPPED, Parts, mark_edges, split_repeats
-from etcuda.passes.recognize import repeats
+from etcuda.passes.repeats import find as repeats
 from examples.decoder.model import Decoder, DecoderConfig, export_decoder
 from tests.passes.made_weights import made
-from tests.passes.recognize.repeated_models import MODELS, Cached, Layer, Stack, program_of
+from tests.passes.repeats.repeated_models import MODELS, Cached, Layer, Stack, program_of
 
 
 @pytest.fixture

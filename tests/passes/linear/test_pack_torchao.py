@@ -23,7 +23,7 @@ from etcuda.backend.weight_bytes import WeightBytes
 from etcuda.kernels.weights import convert
 from etcuda.kernels.weights.convert import convert_model
 from etcuda.options import BackendConfig
-from etcuda.passes.linear import packing
+from etcuda.passes.graph import packing
 from tests.passes.linear.quantized_programs import (
     FUSION,
     GPU,

@@ -20,9 +20,9 @@ from torch.fx import Node
 
 from etcuda.passes.graph.calls import returns_alias
 from etcuda.passes.graph.symbols import free_symbols, size_symbols
-from etcuda.passes.recognize.cuts import best_offsets
-from etcuda.passes.recognize.periods import best_period
-from etcuda.passes.recognize.regions import Region, describe_region, is_number, num_calls, token
+from etcuda.passes.repeats.cuts import best_offsets
+from etcuda.passes.repeats.periods import best_period
+from etcuda.passes.repeats.regions import Region, describe_region, is_number, num_calls, token
 
 log = logging.getLogger(__name__)
 

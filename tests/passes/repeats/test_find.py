@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etcuda.passes.recognize.repeats import Repeats, find_repeats
-from tests.passes.recognize.repeated_models import MODELS, Cached, Layer, Stack, program_of
+from etcuda.passes.repeats.find import Repeats, find_repeats
+from tests.passes.repeats.repeated_models import MODELS, Cached, Layer, Stack, program_of
 
 
 def structures(repeats: Repeats) -> str:

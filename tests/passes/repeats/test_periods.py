@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from etcuda.passes.recognize.periods import Period, best_period
+from etcuda.passes.repeats.periods import Period, best_period
 
 
 @pytest.mark.parametrize(
