@@ -127,7 +127,7 @@ def build_image(
     sources = [_Source("wrapper", model, (*flags, "-O1"))]
     if kernels.strip():
         sources.append(_Source("kernels", kernels, (*flags, *_KERNEL_FLAGS)))
-    kept = KeptObjects(compiler, headers and headers / "objects")
+    kept = KeptObjects(precompiled.identity, headers and headers / "objects")
     objects = []
     if container is not None:
         shared = _Source("container", container, (*flags, "-O1"))

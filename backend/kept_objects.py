@@ -10,7 +10,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from etcuda.backend.precompiled import content_of, dependencies, digest_of, identity_of_gcc
+from etcuda.backend.precompiled import content_of, dependencies, digest_of
 
 # One for each device, level of processor and release of torch that a user may go between.
 MOST_KEPT = 8
@@ -21,11 +21,15 @@ class KeptObjects:
 
     An object is used if it, and every file that it was made from, is as it was. A full disk, or a folder that is not
     ours to write to, keeps nothing and is no error.
+
+    Args:
+        gcc: of ``identity_of_gcc``; asking takes a run of the compiler.
+        folder: where they are kept.
     """
 
-    def __init__(self, compiler: Sequence[str], folder: pathlib.Path | None) -> None:
+    def __init__(self, gcc: list[str] | None, folder: pathlib.Path | None) -> None:
         self._folder = folder
-        self._gcc = identity_of_gcc(compiler) if folder is not None else None
+        self._gcc = gcc
 
     def fetch(self, source: str, flags: Sequence[str], target: pathlib.Path) -> bool:
         """Copies to ``target`` the object of ``source`` compiled with ``flags``, if it is kept and sound."""

@@ -39,6 +39,11 @@ class PrecompiledHeaders:
         self._folder = folder
         self._gcc = identity_of_gcc(self._compiler)
 
+    @property
+    def identity(self) -> list[str] | None:
+        """What tells this compiler from others; ``None`` if it is no GCC."""
+        return self._gcc
+
     def flags(self, source: str, flags: Sequence[str]) -> list[str]:
         """Flags with which a source is compiled faster, to the same bytes.
 

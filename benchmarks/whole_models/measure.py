@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         engine: ``"etcuda"``, ``"etcuda, no graph"``, ``"torch.compile bf16"``.
-        decode_us: median of a step, one token after another, by context.
+        decode_us: mean of a step, one token after another, by context.
         prompt_us: median of a whole prompt, by its length.
         load_s: until the first step is done.
         error: of logits against eager, relative norm.
@@ -125,7 +125,7 @@ def _prompt_us(session: NativeSession, name: str, length: int) -> float:
 
 
 def _decode_us(session: NativeSession, name: str, context: int) -> float:
-    """One token after another, as a loop on the host sees it; the last ``STEPS`` before ``context``."""
+    """Of a step of a loop on the host, the mean of ``STEPS`` at the last place of ``context``."""
     for position in range(context - 30, context):
         session.call("decode", tokens(name, 1), torch.tensor([position]))
     calls = [(tokens(name, 1, seed), torch.tensor([context - 1])) for seed in range(STEPS)]

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.whole_models.eager import eager_model
-from benchmarks.whole_models.measure import STEPS, Row, script, tokens
+from benchmarks.whole_models.measure import MOST_ERROR, STEPS, Row, script, tokens
 from benchmarks.whole_models.shapes import CONTEXTS, PROMPTS
 
 
 def measure_peer(name: str, folder: pathlib.Path) -> Row:
-    """``mode="reduce-overhead"`` for a step, the default mode for a prompt; wants a GPU."""
+    """``mode="reduce-overhead"`` for a step, the default mode for a prompt; wants a GPU.
+
+    Raises:
+        RuntimeError: its logits are not those of eager.
+    """
     model = eager_model(name, folder, "cuda")
     begun = time.perf_counter()
     step = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
@@ -30,6 +34,8 @@ def measure_peer(name: str, folder: pathlib.Path) -> Row:
         got = [call(given, at, prompt if method == "prefill" else step) for method, given, at in script(name)]
         load_s = time.perf_counter() - begun
         error = max(float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True))
+        if not error <= MOST_ERROR["none"]:
+            raise RuntimeError(f"{name}: expected torch.compile within {MOST_ERROR['none']} of eager, got {error:.3g}.")
         decode = {}
         for context in CONTEXTS:
             calls = [(tokens(name, 1, seed), torch.tensor([context - 1])) for seed in range(STEPS)]

@@ -56,7 +56,7 @@ class Keeper:
         self.header.write_text("#define GIVEN 1\n")
 
     def __call__(self, source: str = "int number() { return 1; }\n", flags: Sequence[str] = ("-O1",)) -> bool:
-        kept = KeptObjects(find_compiler(), self.folder / "objects")
+        kept = KeptObjects(identity_of_gcc(find_compiler()), self.folder / "objects")
         made, needed = self.build / "made.o", self.build / "made.d"
         made.unlink(missing_ok=True)
         if kept.fetch(source, flags, made):
