@@ -10,7 +10,9 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from etcuda.backend.threads import in_threads
@@ -91,9 +93,8 @@ def _write(file: int, description: Description, progress: Callable[[int, int], N
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    import torch
-
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()).cast("B")
+    flat: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
 
 
 def _checking(file: int, entry: Entry, description: Description, source: pathlib.Path) -> Callable[[], None]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from etcuda.errors import CheckpointError, EtcudaError
 from etcuda.kernels.formats.registry import find
@@ -107,12 +106,11 @@ def describe(file: DataFile) -> bytes:
 def _pieces(stored: StoredWeight) -> list[RandomPart] | None:
     """The seeded tensors that a weight is made of; ``None`` if there are others."""
     source = stored.content.source
-    leaves = list(source.leaves()) if isinstance(source, Recipe) else [None]
-    return [leaf for leaf in leaves if isinstance(leaf, RandomPart)] if _all_random(leaves) else None
-
-
-def _all_random(leaves: list[Recipe | Tensor | None]) -> bool:
-    return all(isinstance(leaf, RandomPart) for leaf in leaves)
+    if not isinstance(source, Recipe):
+        return None
+    leaves = list(source.leaves())
+    parts = [leaf for leaf in leaves if isinstance(leaf, RandomPart)]
+    return parts if len(parts) == len(leaves) else None
 
 
 def to_json(description: Description) -> bytes:

@@ -57,7 +57,7 @@ def quantize_weight(
 
 def quantize_rows(rows: Tensor, weight_format: GroupFormat, search: str = "minmax") -> dict[str, Tensor]:
     """As ``quantize_weight`` of floating rows [N, K], all at once, without its checks: the stored tensors by name."""
-    grouped = rows.to(torch.float32).unflatten(-1, (-1, weight_format.group_size))
+    grouped = rows.to(torch.float32).reshape(len(rows), -1, weight_format.group_size)
     return _quantize_rows(grouped, weight_format, search)
 
 
