@@ -31,6 +31,7 @@ from etcuda.passes.library.decompose import decompose_library_calls
 from etcuda.passes.library.widen_reductions import widen_reductions
 from etcuda.passes.linear.fuse_dense import fuse_dense
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
+from etcuda.passes.linear.fuse_norm import fuse_norm
 from etcuda.passes.linear.fuse_qkv import fuse_qkv
 from etcuda.passes.linear.fuse_quantize import fuse_quantize
 from etcuda.passes.linear.fuse_reorder import fuse_reorder
@@ -61,6 +62,7 @@ PASSES: tuple[GraphPass, ...] = (
     fuse_reorder,
     fuse_dense,
     route_dense,
+    fuse_norm,
     decompose_conv,
     fuse_rotary,
     route_attention,
