@@ -11,6 +11,9 @@ from etcuda.kernels.dense.choose.configs import DenseConfig, candidates, padded
 from etcuda.kernels.dense.choose.table import Entry, KernelName, Table
 from etcuda.kernels.dense.problem import MAX_TOKENS, DenseProblem
 
+# Up to how many tokens the kernel is taken where nothing was measured: so many products for each number of a weight take
+# less than half of the fp32 units of every GPU of compute capability 8.0 and later.
+UNMEASURED_TOKENS = 4
 # How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
 _WEIGHTS = {"m": 4.0, "k": 2.0, "rows": 1.0}
 
@@ -43,12 +46,14 @@ def most_tokens(problem: DenseProblem, device: Device) -> int:
     """The most tokens for which the kernel is taken, whatever ``problem.m`` is; 0 if none.
 
     With a table: up to the first number of tokens at which the library was measured to be faster on the nearest shape.
-    Without: as many as the kernel takes.
+    Without: ``UNMEASURED_TOKENS``.
     """
     measured = table.load(device.arch)
     if measured is None:
-        return MAX_TOKENS
-    slower = (m for m in range(1, MAX_TOKENS + 1) if not _is_faster(measured, dataclasses.replace(problem, m=padded(m))))
+        return UNMEASURED_TOKENS
+    slower = (
+        m for m in range(1, MAX_TOKENS + 1) if not _is_faster(measured, dataclasses.replace(problem, m=padded(m)))
+    )
     return next(slower, MAX_TOKENS + 1) - 1
 
 
