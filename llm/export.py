@@ -17,10 +17,11 @@ from etcuda.errors import CheckpointError
 from etcuda.llm import tokenizer
 from etcuda.llm.assign import assign, to_dtype
 from etcuda.llm.cache import LayerCache
-from etcuda.llm.checkpoint import SafetensorsFolder, dtype_of, read_config
+from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, read_config
 from etcuda.llm.methods import constants, export_methods
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from etcuda.llm.quantization import Plan, QuantOptions
+from etcuda.llm.quantized_checkpoint import QuantizedFolder, read_scheme
 from etcuda.llm.random_weights import RandomWeights
 from etcuda.llm.weights_description import describe
 from etcuda.options import CompileOptions
@@ -207,9 +208,15 @@ def load_model(
         return model, layers
 
     def convert(tensor: Tensor, name: str, module: nn.Module) -> Tensor:
+        if type(tensor) is not Tensor:
+            return tensor  # Quantised in the checkpoint.
         return plan.apply(to_dtype(tensor, name, dtype), name)
 
-    assign(model, SafetensorsFolder(source), convert, progress)
+    folder, scheme = SafetensorsFolder(source), read_scheme(source)
+    weights: Weights = folder
+    if scheme is not None:
+        weights = QuantizedFolder(folder, scheme, dtype, options.quant.activation_dtype)
+    assign(model, weights, convert, progress)
     return model, layers
 
 
