@@ -149,7 +149,9 @@ def _export(
     start: float,
 ) -> ExportSummary:
     """The export of a checkpoint whose configuration is read; ``words`` is the folder of its tokenizer."""
-    model, layers = load_model(source, config, options, lambda done, total: progress("weights", done, total))
+    model, layers = load_model(
+        source, config, options, lambda done, total: progress("weights", done, total), defer=True
+    )
     text_model = TextModel(model, layers, options.all_logits).eval()
     progress("trace", 0, 0)
     chunk = _chunk(options)
@@ -180,9 +182,15 @@ def _export(
 
 
 def load_model(
-    source: pathlib.Path, config: Any, options: ExportOptions, progress: Callable[[int, int], None]
+    source: pathlib.Path,
+    config: Any,
+    options: ExportOptions,
+    progress: Callable[[int, int], None],
+    *,
+    defer: bool = False,
 ) -> tuple[Any, list[LayerCache]]:
-    """The model with its weights, and the caches that it needs.
+    """The model with its weights, and the caches that it needs. With ``defer`` weights that are seeded, or of a GGUF
+    file, are made when they are hashed and written: the model can be exported, and not be run.
 
     Raises:
         CheckpointError: see ``export``.
@@ -196,14 +204,14 @@ def load_model(
     if source.suffix == ".gguf":
         from etcuda.llm.gguf_checkpoint import load_gguf_weights
 
-        load_gguf_weights(model, source, options.quant.activation_dtype)
+        load_gguf_weights(model, source, options.quant.activation_dtype, defer)
         return model, layers
     if options.random_seed is not None:
         tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
         deviation = getattr(config, "initializer_range", None) or 0.02
         configs = {name: options.quant.config(wanted) for name, wanted in plan.formats.items()}
-        seeded = RandomWeights(shapes, options.random_seed, deviation, dtype, configs)
+        seeded = RandomWeights(shapes, options.random_seed, deviation, dtype, configs, defer)
         assign(model, seeded, lambda tensor, name, module: tensor, progress)
         return model, layers
 
