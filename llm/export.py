@@ -160,6 +160,8 @@ def _export(
     generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)
     device = resolve_target(options.target)
+    if isinstance(device, CudaTarget):
+        fixed["get_gpu_count"] = 1
     if isinstance(device, CudaTarget) and device.code_kind == "cubin":
         fixed["get_bandwidth_mbs"] = int(device.memory_bandwidth / 1e6)
     program = _lower(methods, fixed, options)

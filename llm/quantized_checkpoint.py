@@ -32,11 +32,18 @@ class Scheme:
         method: ``"awq"``, ``"gptq"`` or ``"torchao"``.
         bits: of an integer of AWQ and GPTQ.
         added_to_zero: 1 for GPTQ's first format, which stores zero points less one.
+        group_size: weights of a row that share a scale, as the configuration says; -1 for the whole row.
     """
 
     method: str
     bits: int = 4
     added_to_zero: int = 0
+    group_size: int = -1
+
+    def stored_bytes(self, n: int, k: int) -> int:
+        """Bytes of a linear layer [n, k] of AWQ or GPTQ as etcuda stores it: with zero points, or minima of 8 bits."""
+        groups = 1 if self.group_size <= 0 else k // self.group_size
+        return n * (k * self.bits // 8 + groups * (3 if self.bits == 4 else 4))
 
 
 def read_scheme(folder: pathlib.Path) -> Scheme | None:
@@ -69,7 +76,7 @@ def _awq(found: Mapping[str, Any], path: pathlib.Path) -> Scheme:
         raise CheckpointError(
             f"{path}: expected AWQ with 4 bits in the layout 'gemm', got {bits} bits and {layout!r}. {_INSTEAD}"
         )
-    return Scheme("awq")
+    return Scheme("awq", group_size=int(found.get("group_size", found.get("q_group_size", -1))))
 
 
 def _gptq(found: Mapping[str, Any], path: pathlib.Path) -> Scheme:
@@ -82,7 +89,7 @@ def _gptq(found: Mapping[str, Any], path: pathlib.Path) -> Scheme:
             f"{path}: expected GPTQ with 4 or 8 bits for all layers, in the format 'gptq' or 'gptq_v2', got {bits} bits"
             f"{f', others for {others},' if others else ''} and {layout!r}. {_INSTEAD}"
         )
-    return Scheme("gptq", int(bits), 0 if layout == "gptq_v2" else 1)
+    return Scheme("gptq", int(bits), 0 if layout == "gptq_v2" else 1, int(found.get("group_size", -1)))
 
 
 class QuantizedFolder:

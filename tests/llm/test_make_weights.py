@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +141,45 @@ def test_wrong_descriptions(
         make_weights(tmp_path / "m.pte")
     assert (tmp_path / "m.ptd").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+# Writes a file in many small steps, of which it tells the first.
+_SLOWLY = """
+import pathlib, sys, time
+import etcuda.llm.make_weights as made, etcuda.llm.random_weights as random_weights
+random_weights._CHUNK = 1 << 10
+write_at = made.write_at
+def slowly(*arguments):
+    end = write_at(*arguments)
+    print("writing", flush=True)
+    time.sleep(0.1)
+    return end
+made.write_at = slowly
+made.make_weights(pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_is_interrupted_leaves_no_half_file(
+    described: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    for name in ("m.pte", "m.weights.json"):
+        (tmp_path / name).write_bytes((described / name).read_bytes())
+    (tmp_path / "m.ptd").write_bytes(b"before")
+    command = [sys.executable, "-c", _SLOWLY, str(tmp_path / "m.pte")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "writing\n"
+    child.send_signal(number)
+    _, said = child.communicate()
+    assert child.returncode == (1 if number == signal.SIGINT and "KeyboardInterrupt" in said else -number), said
+    assert (tmp_path / "m.ptd").read_bytes() == b"before"
+    # What was killed could not take its own folder away.
+    left = {path.name for path in tmp_path.iterdir()} - {"m.pte", "m.weights.json", "m.ptd"}
+    assert all(name.startswith(".etcuda-") for name in left)
+    assert len(left) == (number == signal.SIGKILL)
+    make_weights(tmp_path / "m.pte")
+    assert (tmp_path / "m.ptd").read_bytes() == (described / "wanted.ptd").read_bytes()
 
 
 def test_the_command_without_a_description(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

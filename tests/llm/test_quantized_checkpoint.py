@@ -18,7 +18,8 @@ from etcuda.errors import CheckpointError
 from etcuda.kernels.weights.tensor import CoalescedTensor
 from etcuda.llm.checkpoint import SafetensorsFolder, read_config
 from etcuda.llm.export import ExportOptions, load_model
-from etcuda.llm.quantization import QuantOptions
+from etcuda.llm.plan import find_gpu, plan
+from etcuda.llm.quantization import QuantOptions, stored_bytes
 from etcuda.llm.quantized_checkpoint import QuantizedFolder, Scheme, read_scheme
 from tests.llm.conftest import checkpoint
 
@@ -207,3 +208,5 @@ def test_a_model_of_a_gptq_checkpoint(checkpoint: Callable[[str], pathlib.Path],
         weight = model.get_parameter(name)
         assert isinstance(weight, CoalescedTensor)
         assert torch.equal(weight.dequantize(), made.values)
+    planned = plan(source, find_gpu("h200"), options)
+    assert planned.weight_bytes == sum(stored_bytes(weight) for weight in model.parameters())
