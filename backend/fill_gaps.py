@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from etcuda.backend.threads import in_threads
 from etcuda.backend.weight_bytes import Gap
@@ -17,11 +18,19 @@ def fill(gaps: Sequence[Gap]) -> None:
         OSError: a file cannot be written.
     """
 
+    stop = threading.Event()
+
+    def checked(gap: Gap) -> Iterator[memoryview]:
+        for chunk in gap.weight.checked():
+            if stop.is_set():
+                return
+            yield chunk
+
     def task(gap: Gap) -> Callable[[], None]:
         def run() -> None:
             with open(gap.path, "r+b", buffering=0) as file:
-                write_at(file.fileno(), gap.offset, gap.weight.checked())
+                write_at(file.fileno(), gap.offset, checked(gap))
 
         return run
 
-    in_threads([task(gap) for gap in gaps])
+    in_threads([task(gap) for gap in gaps], stop)

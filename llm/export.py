@@ -17,10 +17,11 @@ from etcuda.errors import CheckpointError
 from etcuda.llm import tokenizer
 from etcuda.llm.assign import assign, to_dtype
 from etcuda.llm.cache import LayerCache
-from etcuda.llm.checkpoint import SafetensorsFolder, dtype_of, read_config
+from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, read_config
 from etcuda.llm.methods import constants, export_methods
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from etcuda.llm.quantization import Plan, QuantOptions
+from etcuda.llm.quantized_checkpoint import QuantizedFolder, read_scheme
 from etcuda.llm.random_weights import RandomWeights
 from etcuda.llm.weights_description import describe
 from etcuda.options import CompileOptions
@@ -148,7 +149,9 @@ def _export(
     start: float,
 ) -> ExportSummary:
     """The export of a checkpoint whose configuration is read; ``words`` is the folder of its tokenizer."""
-    model, layers = load_model(source, config, options, lambda done, total: progress("weights", done, total))
+    model, layers = load_model(
+        source, config, options, lambda done, total: progress("weights", done, total), defer=True
+    )
     text_model = TextModel(model, layers, options.all_logits).eval()
     progress("trace", 0, 0)
     chunk = _chunk(options)
@@ -157,6 +160,8 @@ def _export(
     generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)
     device = resolve_target(options.target)
+    if isinstance(device, CudaTarget):
+        fixed["get_gpu_count"] = 1
     if isinstance(device, CudaTarget) and device.code_kind == "cubin":
         fixed["get_bandwidth_mbs"] = int(device.memory_bandwidth / 1e6)
     program = _lower(methods, fixed, options)
@@ -179,9 +184,15 @@ def _export(
 
 
 def load_model(
-    source: pathlib.Path, config: Any, options: ExportOptions, progress: Callable[[int, int], None]
+    source: pathlib.Path,
+    config: Any,
+    options: ExportOptions,
+    progress: Callable[[int, int], None],
+    *,
+    defer: bool = False,
 ) -> tuple[Any, list[LayerCache]]:
-    """The model with its weights, and the caches that it needs.
+    """The model with its weights, and the caches that it needs. With ``defer`` weights that are seeded, or of a GGUF
+    file, are made when they are hashed and written: the model can be exported, and not be run.
 
     Raises:
         CheckpointError: see ``export``.
@@ -195,21 +206,27 @@ def load_model(
     if source.suffix == ".gguf":
         from etcuda.llm.gguf_checkpoint import load_gguf_weights
 
-        load_gguf_weights(model, source, options.quant.activation_dtype)
+        load_gguf_weights(model, source, options.quant.activation_dtype, defer)
         return model, layers
     if options.random_seed is not None:
         tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
         deviation = getattr(config, "initializer_range", None) or 0.02
         configs = {name: options.quant.config(wanted) for name, wanted in plan.formats.items()}
-        seeded = RandomWeights(shapes, options.random_seed, deviation, dtype, configs)
+        seeded = RandomWeights(shapes, options.random_seed, deviation, dtype, configs, defer)
         assign(model, seeded, lambda tensor, name, module: tensor, progress)
         return model, layers
 
     def convert(tensor: Tensor, name: str, module: nn.Module) -> Tensor:
+        if type(tensor) is not Tensor:
+            return tensor  # Quantised in the checkpoint.
         return plan.apply(to_dtype(tensor, name, dtype), name)
 
-    assign(model, SafetensorsFolder(source), convert, progress)
+    folder, scheme = SafetensorsFolder(source), read_scheme(source)
+    weights: Weights = folder
+    if scheme is not None:
+        weights = QuantizedFolder(folder, scheme, dtype, options.quant.activation_dtype)
+    assign(model, weights, convert, progress)
     return model, layers
 
 

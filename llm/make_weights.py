@@ -70,12 +70,15 @@ def _write(file: int, description: Description, progress: Callable[[int, int], N
             offset += nbytes
             size[name] += nbytes
     lock, done, total = threading.Lock(), 0, sum(size.values())
+    stop = threading.Event()
 
     def writing(name: str) -> Callable[[], None]:
         def run() -> None:
             nonlocal done
             ends = {part: list(offsets) for part, offsets in places[name].items()}
             for block in description.weights[name].blocks():
+                if stop.is_set():
+                    return
                 count = 0
                 for part, tensor in block.items():
                     data = _bytes(tensor)
@@ -89,7 +92,7 @@ def _write(file: int, description: Description, progress: Callable[[int, int], N
         return run
 
     # The largest first, so that the last to end is a small one.
-    in_threads([writing(name) for name in sorted(places, key=lambda name: -size[name])])
+    in_threads([writing(name) for name in sorted(places, key=lambda name: -size[name])], stop)
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -39,6 +39,7 @@ class RandomWeights:
             by are near 1; biases have the deviation.
         dtype: of the weights.
         configs: of those that are quantised, by name.
+        defer: large tensors are made when their bytes are asked for, as ``deferred`` says.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class RandomWeights:
         deviation: float,
         dtype: torch.dtype = torch.float32,
         configs: dict[str, Any] | None = None,
+        defer: bool = False,
     ) -> None:
         # A power of two times an integer is exact in float32.
         exponent = round(math.log2(deviation * math.sqrt(3)))
-        self._configs = configs or {}
+        self._configs, self._defer = configs or {}, defer
         self._weights = {
             name: RandomWeight(name, shape, dtype, seed, exponent, self._format(name, shape))
             for name, shape in shapes.items()
@@ -70,23 +72,24 @@ class RandomWeights:
         return self._weights[name].shape
 
     def read(self, name: str) -> Tensor:
-        """A tensor as the model keeps it: plain, or quantised. Large ones are made when their bytes are asked for."""
+        """A tensor as the model keeps it: plain, or quantised."""
         weight = self._weights[name]
         making = _Making(weight)
-        parts = {part: RandomPart(making, part) for part in weight.parts}
+        if self._defer and (weight.format is not None or weight.nbytes >= _HELD):
+            made = {part: deferred(RandomPart(making, part)) for part in weight.parts}
+        else:
+            made = making.make()
+            if self._defer:
+                made = {part: with_recipe(tensor, RandomPart(making, part)) for part, tensor in made.items()}
         if weight.format is None:
-            part = parts[DENSE]
-            if math.prod(weight.shape) * weight.dtype.itemsize >= _HELD:
-                return deferred(part)
-            return with_recipe(torch.cat(list(part.pieces())).reshape(weight.shape), part)
+            return made[DENSE]
         config = self._configs[name]
-        components = {part: deferred(recipe) for part, recipe in parts.items()}
-        qdata, scale = components.pop("qdata"), components.pop("scale")
+        qdata, scale = made.pop("qdata"), made.pop("scale")
         tensor_type = find(config.format_name).tensor_type
-        made: Tensor = tensor_type(
-            qdata, scale, weight.format.group_size, config.activation_dtype, weight.dtype, **components
+        whole: Tensor = tensor_type(
+            qdata, scale, weight.format.group_size, config.activation_dtype, weight.dtype, **made
         )
-        return made
+        return whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,11 @@ class RandomWeight:
     def parts(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of each stored tensor, by name."""
         return {DENSE: (self.shape, self.dtype)} if self.format is None else self.format.components(*self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all stored tensors."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts.values())
 
     def blocks(self) -> Iterator[dict[str, Tensor]]:
         """The stored tensors some rows at a time: each part's blocks after one another are its bytes.

@@ -87,6 +87,30 @@ class Parts(abc.ABC):
             return self._held.pop(part)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PartOf(Recipe):
+    """One of the tensors that are made together."""
+
+    source: Parts
+    part: str
+    sizes: tuple[int, ...]
+    kind: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """As given."""
+        return torch.Size(self.sizes)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As given."""
+        return self.kind
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The tensor, contiguous."""
+        yield self.source.take(self.part).contiguous()
+
+
 # Of the tensors that are in use whose bytes a recipe makes, by their memory.
 _RECIPES: dict[Hashable, Recipe] = {}
 # Those of them that look like zeros.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +35,8 @@ def made(weight: Tensor) -> Tensor:
 def test_quantised_weights_are_those_of_the_dense_ones(config: Any, shape: tuple[int, ...]) -> None:
     dense = made(RandomWeights({"w": shape}, 5, 0.02, torch.bfloat16).read("w"))
     assert (dense.dtype, dense.shape) == (torch.bfloat16, shape)
-    found = RandomWeights({"w": shape}, 5, 0.02, torch.bfloat16, {"w": config}).read("w")
+    found = RandomWeights({"w": shape}, 5, 0.02, torch.bfloat16, {"w": config}, defer=True).read("w")
+    at_once = RandomWeights({"w": shape}, 5, 0.02, torch.bfloat16, {"w": config}).read("w")
     wanted = quantize_tensor(dense, config, "w")
     assert type(found) is type(wanted)
     components = found.components  # type: ignore[attr-defined]
@@ -40,12 +44,13 @@ def test_quantised_weights_are_those_of_the_dense_ones(config: Any, shape: tuple
     for name, component in components.items():
         assert is_deferred(component)
         assert torch.equal(made(component), wanted.components[name])
+        assert torch.equal(at_once.components[name], wanted.components[name])  # type: ignore[attr-defined]
         # What has been made is not kept: the tensor itself has no bytes.
         assert not component.view(torch.uint8).any()
 
 
 def test_numbers_depend_on_names_and_not_on_what_is_made_at_a_time() -> None:
-    short, long = (RandomWeights({"w": (count,)}, 1, 0.02).read("w") for count in (1001, (1 << 20) + 3))
+    short, long = (RandomWeights({"w": (count,)}, 1, 0.02, defer=True).read("w") for count in (1001, (1 << 20) + 3))
     assert torch.equal(made(long)[:1001], made(short))
     assert is_deferred(long)
     # Constants that passes may look at are there.
@@ -55,16 +60,17 @@ def test_numbers_depend_on_names_and_not_on_what_is_made_at_a_time() -> None:
 
 
 def test_a_weight_that_its_format_does_not_hold_is_named() -> None:
-    weight = RandomWeights({"thin": (4, 64)}, 0, 1e-9, torch.float32, {"thin": Int4CoalescedConfig()}).read("thin")
+    thin = RandomWeights({"thin": (4, 64)}, 0, 1e-9, torch.float32, {"thin": Int4CoalescedConfig()})
     with pytest.raises(WeightFormatError, match=r"thin: "):
-        made(weight.scale)  # type: ignore[attr-defined]
+        thin.read("thin")
 
 
 class _Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         shapes = {"a": (64, 64), "b": (64, 64), "big": (1024, 300)}
-        seeded = RandomWeights(shapes, 7, 0.02, torch.float32, {"a": Int4CoalescedConfig(), "b": Int4CoalescedConfig()})
+        configs = {"a": Int4CoalescedConfig(), "b": Int4CoalescedConfig()}
+        seeded = RandomWeights(shapes, 7, 0.02, torch.float32, configs, defer=True)
         self.a, self.b, self.big = (torch.nn.Parameter(seeded.read(name), requires_grad=False) for name in shapes)
         self.register_buffer("constant", torch.arange(64.0))
         self.register_buffer("state", torch.full((1, 64), 2.0))
@@ -135,6 +141,45 @@ def test_wrong_descriptions(
         make_weights(tmp_path / "m.pte")
     assert (tmp_path / "m.ptd").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+# Writes a file in many small steps, of which it tells the first.
+_SLOWLY = """
+import pathlib, sys, time
+import etcuda.llm.make_weights as made, etcuda.llm.random_weights as random_weights
+random_weights._CHUNK = 1 << 10
+write_at = made.write_at
+def slowly(*arguments):
+    end = write_at(*arguments)
+    print("writing", flush=True)
+    time.sleep(0.1)
+    return end
+made.write_at = slowly
+made.make_weights(pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_is_interrupted_leaves_no_half_file(
+    described: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    for name in ("m.pte", "m.weights.json"):
+        (tmp_path / name).write_bytes((described / name).read_bytes())
+    (tmp_path / "m.ptd").write_bytes(b"before")
+    command = [sys.executable, "-c", _SLOWLY, str(tmp_path / "m.pte")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "writing\n"
+    child.send_signal(number)
+    _, said = child.communicate()
+    assert child.returncode == (1 if number == signal.SIGINT and "KeyboardInterrupt" in said else -number), said
+    assert (tmp_path / "m.ptd").read_bytes() == b"before"
+    # What was killed could not take its own folder away.
+    left = {path.name for path in tmp_path.iterdir()} - {"m.pte", "m.weights.json", "m.ptd"}
+    assert all(name.startswith(".etcuda-") for name in left)
+    assert len(left) == (number == signal.SIGKILL)
+    make_weights(tmp_path / "m.pte")
+    assert (tmp_path / "m.ptd").read_bytes() == (described / "wanted.ptd").read_bytes()
 
 
 def test_the_command_without_a_description(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
