@@ -53,7 +53,7 @@ def slots(window: int | None, max_seq_len: int, chunk: int) -> tuple[int, bool]:
 
 
 class KVState(nn.Module):
-    """The caches of all layers: buffers ``k_0``, ``v_0``, ..., [1, num_kv_heads, length, head_dim].
+    """The caches of all layers: buffers ``k_0``, ``v_0``, ..., [1, num_kv_heads, length, head_dim], and ``history``.
 
     Args:
         layers: of those layers that keep keys and values of their own.
@@ -63,6 +63,8 @@ class KVState(nn.Module):
     def __init__(self, layers: list[LayerCache], dtype: torch.dtype) -> None:
         super().__init__()
         self.layers = layers
+        self.history: Tensor | None
+        self.register_buffer("history", None)
         for each in layers:
             shape = (1, each.num_kv_heads, each.length)
             self.register_buffer(f"k_{each.layer}", torch.zeros(*shape, each.head_dim, dtype=dtype))
@@ -72,6 +74,16 @@ class KVState(nn.Module):
         """Empties the caches."""
         for buffer in self.buffers():
             buffer.zero_()
+
+    def keep_history(self, max_seq_len: int) -> None:
+        """Adds the buffer ``history`` [max_seq_len] int64, the token at each position. What was written behind a
+        sequence's end, before it was taken back, means nothing, as with keys and values."""
+        self.register_buffer("history", torch.zeros(max_seq_len, dtype=torch.long))
+
+    def note(self, tokens: Tensor, positions: Tensor) -> None:
+        """Writes tokens [1, L] to the history, if there is one."""
+        if self.history is not None:
+            self.history.index_copy_(0, positions, tokens[0])
 
     def view(self, positions: Tensor, num_layers: int) -> StateCache:
         """The ``Cache`` for one call, whose tokens stand at ``positions`` [L] int64, consecutive."""

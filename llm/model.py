@@ -131,6 +131,7 @@ class TextModel(nn.Module):
         Returns:
             logits [1, vocab_size] of the last token, or [1, L, vocab_size] of all, in the model's dtype.
         """
+        self.cache.note(tokens, positions)
         cache = self.cache.view(positions, self.num_layers)
         with attention.knowing_rings():
             logits = _call(self.model, tokens, positions, cache, 0 if self._all_logits else 1)
