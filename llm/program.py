@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -36,7 +34,6 @@ class TextProgram:
         limit: tokens a second at which the weights that a token reads take the bandwidth of the GPU that the program is
             made for; 0 where that is not known.
         load_seconds: that loading took.
-        worker: the thread of steps whose tokens are not waited for.
 
     Raises:
         GenerationError: there is no such file, it does not load here, or is no language model.
@@ -66,8 +63,6 @@ class TextProgram:
                 f"{', '.join(missing)}; it has {', '.join(sorted(names))}."
             )
         self._names = set(names)
-        self._lock = threading.Lock()
-        self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="etcuda-steps")
         self.chunk = int(self._constant("get_max_seq_len")[0])
         self.max_seq_len = int(self._constant("get_max_context_len", [self.chunk])[0])
         self.vocab_size = int(self._constant("get_vocab_size")[0])
@@ -140,9 +135,7 @@ class TextProgram:
         import etcuda.runtime
 
         try:
-            # A session that runs a step ahead does so in a thread of its own.
-            with self._lock:
-                out: torch.Tensor = session.execute(self._methods[method], inputs)[0]
+            out: torch.Tensor = session.execute(self._methods[method], inputs)[0]
         except RuntimeError as error:
             raise GenerationError(f"the program failed: {etcuda.runtime.last_error() or error}") from error
         return out

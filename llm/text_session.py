@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +30,7 @@ class TokenSession:
         self._tokens = list(tokens)
         # Tokens that were ever written since the caches were empty: those in front of the last ones may be lost.
         self._written = len(self._tokens)
-        # Steps that were submitted and not read, and who may read them.
-        self._ahead: collections.deque[Future[int]] = collections.deque()
+        # Whose answer is being made.
         self._reader: object = None
 
     @property
@@ -44,9 +40,6 @@ class TokenSession:
 
     def fork(self) -> TokenSession:
         """A session that has the same tokens in caches of its own."""
-        for step in self._ahead:
-            # One that failed says so when it is read.
-            step.exception()
         made = TokenSession(self._program, self._session.fork() if self._tokens else None, self._tokens)
         made._written = self._written if self._tokens else 0
         return made
@@ -72,7 +65,7 @@ class TokenSession:
         self, tokens: Sequence[int], start: int, is_cancelled: Callable[[], bool]
     ) -> npt.NDArray[np.float32] | None:
         """Computes ``tokens`` from ``start`` on; the caches hold those before."""
-        self._settle()
+        self._reader = None
         del self._tokens[start:]
         if start == 0:
             self._written = 0
@@ -89,15 +82,16 @@ class TokenSession:
 
     def step(self, token: int, options: SamplingOptions) -> int:
         """Appends a token; draws what follows on the device."""
-        self._settle()
+        self._reader = None
         drawn = self._program.step(self._session, token, len(self._tokens), options)
         self._append(token)
         return drawn
 
-    def steps(self, token: int, options: SamplingOptions, count: int) -> Generator[int, None, None]:
+    def steps(self, token: int, options: SamplingOptions, count: int) -> Iterator[int]:
         """Appends a token, draws what follows on the device, appends that, and so on.
 
-        While a token is read, the step behind it is computed; when this ends, it is taken back.
+        One after the other: ExecuTorch's binding holds the interpreter's lock while a method runs, so that nothing
+        would be done beside it.
 
         Args:
             token: to append.
@@ -107,39 +101,16 @@ class TokenSession:
         Raises:
             GenerationError: the program failed, or the session was used by others before the end.
         """
-        self._settle()
-        me = self._reader = object()
-        start = len(self._tokens)
-        try:
-            for index in range(count):
-                while len(self._ahead) < 2 and index + len(self._ahead) < count:
-                    place = index + len(self._ahead)
-                    self._ahead.append(self._submit(token if place == 0 else -1, start + place, options))
-                drawn = self._ahead.popleft().result()
-                self._append(token)
-                yield drawn
-                if self._reader is not me:
-                    raise GenerationError(
-                        "the answer: expected its session to be left alone until it ends, got another prompt or token "
-                        "in between. Fork the session for that."
-                    )
-                token = drawn
-        finally:
-            if self._reader is me:
-                self._settle()
-
-    def _submit(self, token: int, position: int, options: SamplingOptions) -> Future[int]:
-        self._written = max(self._written, position + 1)
-        return self._program.worker.submit(self._program.step, self._session, token, position, options)
-
-    def _settle(self) -> None:
-        """Waits for the step that is computed, and forgets those that were submitted."""
-        self._reader = None
-        while self._ahead:
-            step = self._ahead.pop()
-            if not step.cancel():
-                # Nobody asked for its token. If it failed, the next call will.
-                step.exception()
+        me: object = None
+        for _ in range(count):
+            if me is not None and self._reader is not me:
+                raise GenerationError(
+                    "the answer: expected its session to be left alone until it ends, got another prompt or token in "
+                    "between. Fork the session for that."
+                )
+            token = self.step(token, options)
+            me = self._reader = object()
+            yield token
 
     def _append(self, token: int) -> None:
         self._tokens.append(token)
@@ -147,7 +118,7 @@ class TokenSession:
 
     def decode(self, token: int) -> npt.NDArray[np.float32]:
         """Appends a token; returns the logits of what follows."""
-        self._settle()
+        self._reader = None
         logits = self._program.run(self._session, [token], len(self._tokens))
         self._append(token)
         return logits
@@ -224,19 +195,18 @@ def generate_tokens(
     report.prompt_tokens, report.reused_tokens = len(prompt), session.reusable(prompt)
     count = room(program, prompt) if max_new_tokens is None else max_new_tokens
     began: float | None = None
-    with contextlib.closing(_drawn(session, program, prompt, options, count, is_cancelled)) as drawn:
-        for token in drawn:
-            if began is None:
-                began = time.perf_counter()
-                report.prefill_seconds = began - start
-            if token in ends:
-                report.finish_reason = "stop"
-                return
-            report.generated_tokens += 1
-            report.decode_seconds = time.perf_counter() - began
-            yield token
-            if report.generated_tokens < count and is_cancelled():
-                break
+    for token in _drawn(session, program, prompt, options, count, is_cancelled):
+        if began is None:
+            began = time.perf_counter()
+            report.prefill_seconds = began - start
+        if token in ends:
+            report.finish_reason = "stop"
+            return
+        report.generated_tokens += 1
+        report.decode_seconds = time.perf_counter() - began
+        yield token
+        if report.generated_tokens < count and is_cancelled():
+            break
     report.finish_reason = "length" if report.generated_tokens >= count else "cancelled"
 
 
@@ -247,7 +217,7 @@ def _drawn(
     options: SamplingOptions,
     count: int,
     is_cancelled: Callable[[], bool],
-) -> Generator[int, None, None]:
+) -> Iterator[int]:
     """The tokens of an answer, whatever ends it; none if it was cancelled before the first."""
     if program.has_step:
         if session.advance(prompt, is_cancelled):
