@@ -2,36 +2,84 @@
 
 Masks are computed from the positions of the queries and of the cached keys. Those of a cache that begins at position 0
 are ``key <= position`` and, with a window, ``key > position - window``, which the passes recognise: no mask is read.
+Attention over a ring, with a soft cap or with sinks, is ``etcuda.attention``, which takes them as arguments.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import etcuda.kernels  # noqa: F401  registers etcuda.attention
 from etcuda.errors import CheckpointError
 
 IMPLEMENTATION = "etcuda"
 # What changes the result and is not computed here.
-_NOT_SERVED = ("s_aux", "position_bias", "alibi", "head_mask", "attention_bias")
-_called: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("called", default=None)
+_NOT_SERVED = ("position_bias", "alibi", "head_mask", "attention_bias")
+MaskFunction = Callable[..., Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class RingKeys:
+    """Where the keys of a ring stand, for masks.
+
+    Attributes:
+        positions: of each slot's key, [slots] integers, negative where there is none.
+        window: keys that a query sees if nothing else decides that; ``None`` if something may.
+    """
+
+    positions: Tensor
+    window: int | None
+
+
+@dataclasses.dataclass
+class Calls:
+    """What a model called: the modules that called ``attention``, and the functions that masks were made of."""
+
+    modules: list[Any] = dataclasses.field(default_factory=list)
+    mask_functions: list[MaskFunction] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ring:
+    """What a mask over a ring says: queries at ``positions`` see ``window`` keys. ``mask`` is kept, so that no other
+    tensor has its id."""
+
+    mask: Tensor
+    positions: Tensor
+    window: int
+
+
+_calls: contextvars.ContextVar[Calls | None] = contextvars.ContextVar("calls", default=None)
+_rings: contextvars.ContextVar[dict[int, _Ring] | None] = contextvars.ContextVar("rings", default=None)
 
 
 @contextlib.contextmanager
-def counting() -> Iterator[list[Any]]:
-    """The modules that call ``attention`` while it is entered."""
-    modules: list[Any] = []
-    token = _called.set(modules)
+def watching() -> Iterator[Calls]:
+    """Notes what a model calls while it is entered."""
+    calls = Calls()
+    token = _calls.set(calls)
     try:
-        yield modules
+        yield calls
     finally:
-        _called.reset(token)
+        _calls.reset(token)
+
+
+@contextlib.contextmanager
+def knowing_rings() -> Iterator[None]:
+    """One call of a model: what ``mask`` makes for a ring, ``attention`` knows, and does not read."""
+    token = _rings.set({})
+    try:
+        yield
+    finally:
+        _rings.reset(token)
 
 
 def attention(
@@ -43,6 +91,7 @@ def attention(
     *,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention over the cache, as ``AttentionInterface`` calls it.
@@ -55,13 +104,14 @@ def attention(
         attention_mask: [1, 1, L, length of the cache] bool.
         scaling: factor on the logits; ``None`` is ``head_dim ** -0.5``.
         softcap: logits become ``softcap * tanh(logits / softcap)``; ``None`` for none.
+        s_aux: sinks [num_heads], logits that take part in the sum of the weights and have no value.
         more: what models pass beside that; what changes the result is refused.
 
     Returns:
         [batch, L, num_heads, head_dim], and no weights.
 
     Raises:
-        CheckpointError: the model has attention sinks, a bias of positions or the like.
+        CheckpointError: the model has a bias of positions or the like.
     """
     refused = [name for name in _NOT_SERVED if more.get(name) is not None]
     if refused:
@@ -69,11 +119,17 @@ def attention(
             f"{type(module).__name__}: expected attention of queries, keys, values and a mask alone, got "
             f"{', '.join(refused)} too. This architecture cannot be exported yet."
         )
-    modules = _called.get()
-    if modules is not None:
-        modules.append(module)
-    if softcap:
-        out = _capped(query, key, value, attention_mask, scaling, softcap)
+    calls = _calls.get()
+    if calls is not None:
+        calls.modules.append(module)
+    ring = (_rings.get() or {}).get(id(attention_mask))
+    if ring is not None or softcap or s_aux is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        masking = (attention_mask, None) if ring is None else (None, ring.positions)
+        window = 0 if ring is None else ring.window
+        out = torch.ops.etcuda.attention(
+            query, key, value, *masking, s_aux, scale, window, softcap or 0.0, ring is not None
+        )
     else:
         grouped = query.shape[1] != key.shape[1]
         out = F.scaled_dot_product_attention(
@@ -82,28 +138,12 @@ def attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _capped(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float
-) -> Tensor:
-    # scaled_dot_product_attention has no soft cap.
-    batch, heads, length, head_dim = query.shape
-    kv_heads = key.shape[1]
-    scale = head_dim**-0.5 if scaling is None else scaling
-    rows = query.reshape(batch, kv_heads, (heads // kv_heads) * length, head_dim)
-    logits = torch.matmul(rows, key.transpose(-1, -2)).float().reshape(batch, heads, length, -1)
-    logits = softcap * torch.tanh(logits * (scale / softcap))
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf)
-    weights = torch.softmax(logits, dim=-1).to(value.dtype).reshape(batch, kv_heads, -1, key.shape[2])
-    return torch.matmul(weights, value).reshape(batch, heads, length, -1)
-
-
 def mask(
     *,
     q_offset: Tensor,
     kv_length: int,
-    kv_offset: Tensor | int,
-    mask_function: Callable[..., Tensor],
+    kv_offset: RingKeys | int,
+    mask_function: MaskFunction,
     attention_mask: Tensor | None = None,
     **_: Any,
 ) -> Tensor:
@@ -112,7 +152,7 @@ def mask(
     Args:
         q_offset: positions of the queries, [L] integers: what our cache says that queries start at.
         kv_length: slots of the cache.
-        kv_offset: 0, or position of each slot's key, [kv_length] integers, negative where there is none.
+        kv_offset: 0, or where the keys of a ring stand.
         mask_function: of (batch, head, query's position, key's position).
         attention_mask: refused; prompts are not padded.
 
@@ -121,12 +161,35 @@ def mask(
     """
     if attention_mask is not None:
         raise CheckpointError("mask: expected prompts without padding, got a padding mask. Leave it out.")
+    calls, rings = _calls.get(), _rings.get()
+    if calls is not None:
+        calls.mask_functions.append(mask_function)
     queries = q_offset.unsqueeze(1)
-    if isinstance(kv_offset, Tensor):
-        seen = mask_function(0, 0, queries, kv_offset.unsqueeze(0)) & (kv_offset >= 0)
-    else:
-        seen = mask_function(0, 0, queries, torch.arange(kv_length, device=queries.device))
-    return seen[None, None]
+    if not isinstance(kv_offset, RingKeys):
+        return mask_function(0, 0, queries, torch.arange(kv_length, device=queries.device))[None, None]
+    keys = kv_offset.positions
+    seen = (mask_function(0, 0, queries, keys.unsqueeze(0)) & (keys >= 0))[None, None]
+    if rings is not None and kv_offset.window is not None:
+        rings[id(seen)] = _Ring(seen, q_offset, kv_offset.window)
+    return seen
+
+
+def says_window(function: MaskFunction, windows: Iterable[int]) -> bool:
+    """Whether a mask lets each query see all keys up to its own, or the last of them, as many as one of ``windows``.
+
+    It is asked for the rows at which masks of windows, and of blocks as long as those, begin and end.
+    """
+    for window in (None, *windows):
+        length = 4 * (window or 16)
+        edges = {part * (window or 16) + step for part in range(4) for step in (-1, 0, 1)}
+        rows = torch.tensor(sorted(row for row in edges if 0 <= row < length)).unsqueeze(1)
+        keys = torch.arange(length).unsqueeze(0)
+        expected = keys <= rows
+        if window is not None:
+            expected = expected & (keys > rows - window)
+        if torch.equal(function(0, 0, rows, keys).expand_as(expected), expected):
+            return True
+    return False
 
 
 def register() -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from etcuda.llm.attention import RingKeys
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
@@ -22,6 +24,7 @@ class LayerCache:
         window: keys that a query sees, its own included; ``None`` for all.
         length: slots.
         is_ring: whether position ``p`` is kept in slot ``p % length``; otherwise in slot ``p``.
+        reads_mask: whether more than positions and the window decides which keys of a ring a query sees.
     """
 
     layer: int
@@ -31,6 +34,7 @@ class LayerCache:
     window: int | None
     length: int
     is_ring: bool
+    reads_mask: bool = False
 
     def nbytes(self, itemsize: int) -> int:
         """Bytes of keys and values whose numbers have ``itemsize`` bytes."""
@@ -49,7 +53,7 @@ def slots(window: int | None, max_seq_len: int, chunk: int) -> tuple[int, bool]:
 
 
 class KVState(nn.Module):
-    """The caches of all layers: buffers ``k_0``, ``v_0``, ..., [1, num_kv_heads, length, head_dim].
+    """The caches of all layers: buffers ``k_0``, ``v_0``, ..., [1, num_kv_heads, length, head_dim], and ``history``.
 
     Args:
         layers: of those layers that keep keys and values of their own.
@@ -59,6 +63,8 @@ class KVState(nn.Module):
     def __init__(self, layers: list[LayerCache], dtype: torch.dtype) -> None:
         super().__init__()
         self.layers = layers
+        self.history: Tensor | None
+        self.register_buffer("history", None)
         for each in layers:
             shape = (1, each.num_kv_heads, each.length)
             self.register_buffer(f"k_{each.layer}", torch.zeros(*shape, each.head_dim, dtype=dtype))
@@ -69,27 +75,38 @@ class KVState(nn.Module):
         for buffer in self.buffers():
             buffer.zero_()
 
+    def keep_history(self, max_seq_len: int) -> None:
+        """Adds the buffer ``history`` [max_seq_len] int64, the token at each position. What was written behind a
+        sequence's end, before it was taken back, means nothing, as with keys and values."""
+        self.register_buffer("history", torch.zeros(max_seq_len, dtype=torch.long))
+
+    def note(self, tokens: Tensor, positions: Tensor) -> None:
+        """Writes tokens [1, L] to the history, if there is one."""
+        if self.history is not None:
+            self.history.index_copy_(0, positions, tokens[0])
+
     def view(self, positions: Tensor, num_layers: int) -> StateCache:
         """The ``Cache`` for one call, whose tokens stand at ``positions`` [L] int64, consecutive."""
-        shared: dict[int, tuple[Tensor, Tensor]] = {}
+        shared: dict[int, tuple[Tensor, RingKeys]] = {}
         layers: list[Any] = [_NoState() for _ in range(num_layers)]
         for each in self.layers:
-            key_positions = None
+            ring = None
             where = positions
             if each.is_ring:
                 if each.length not in shared:
-                    shared[each.length] = _ring(positions, each.length)
-                where, key_positions = shared[each.length]
+                    shared[each.length] = _ring(positions, each)
+                where, ring = shared[each.length]
             keys, values = getattr(self, f"k_{each.layer}"), getattr(self, f"v_{each.layer}")
-            layers[each.layer] = _StateLayer(keys, values, positions, where, key_positions, each.window is not None)
+            layers[each.layer] = _StateLayer(keys, values, positions, where, ring, each.window is not None)
         return StateCache(layers, positions)
 
 
-def _ring(positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Slots of ``positions``, and the position of each slot's key after they are written; negative for none."""
+def _ring(positions: Tensor, layer: LayerCache) -> tuple[Tensor, RingKeys]:
+    """Slots of ``positions``, and where each slot's key stands after they are written."""
     last = positions[-1]
-    slot = torch.arange(length, device=positions.device)
-    return positions % length, last - (last - slot) % length
+    slot = torch.arange(layer.length, device=positions.device)
+    keys = last - (last - slot) % layer.length
+    return positions % layer.length, RingKeys(keys, None if layer.reads_mask else layer.window)
 
 
 class _StateLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -103,14 +120,14 @@ class _StateLayer(CacheLayerMixin):  # type: ignore[misc]
         values: Tensor,
         positions: Tensor,
         where: Tensor,
-        key_positions: Tensor | None,
+        ring: RingKeys | None,
         is_sliding: bool,
     ) -> None:
         super().__init__()
         self.keys, self.values = keys, values
         self.is_sliding = is_sliding
         self.is_initialized = True
-        self._positions, self._where, self._key_positions = positions, where, key_positions
+        self._positions, self._where, self._ring = positions, where, ring
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: the buffers exist."""
@@ -123,7 +140,7 @@ class _StateLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
         """Number of slots, and what our mask function takes as the offset of the keys."""
-        return self.keys.shape[2], 0 if self._key_positions is None else self._key_positions
+        return self.keys.shape[2], 0 if self._ring is None else self._ring
 
     def get_seq_length(self) -> Any:
         """Tokens before this call."""

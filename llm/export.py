@@ -155,7 +155,7 @@ def _export(
     text_model = TextModel(model, layers, options.all_logits).eval()
     progress("trace", 0, 0)
     chunk = _chunk(options)
-    methods = export_methods(text_model, chunk, chunk, options.device_sampling)
+    methods = export_methods(text_model, chunk, chunk, options.device_sampling, options.max_seq_len)
     progress("lower", 0, 0)
     generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)

@@ -15,7 +15,7 @@ from etcuda.llm.step import StepModel
 
 
 def export_methods(
-    model: TextModel, chunk: int, hint: int, device_sampling: bool = False
+    model: TextModel, chunk: int, hint: int, device_sampling: bool = False, max_seq_len: int = 0
 ) -> dict[str, ExportedProgram]:
     """Traces a model.
 
@@ -24,6 +24,7 @@ def export_methods(
         chunk: most tokens of one call of ``prefill``, 2 or more.
         hint: tokens of a typical call, which code generation chooses for.
         device_sampling: add ``generate_step``.
+        max_seq_len: tokens that the caches hold, for ``generate_step``.
 
     Returns:
         ``prefill`` for 2 to ``chunk`` tokens, ``decode`` for one, and ``generate_step``, see ``StepModel``.
@@ -31,6 +32,8 @@ def export_methods(
     Raises:
         CheckpointError: the model's Python cannot be traced.
     """
+    if device_sampling and model.cache.history is None:
+        model.cache.keep_history(max_seq_len)
     model.reset()
     length = Dim("length", min=2, max=chunk)
     example = max(2, min(hint, chunk))

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, StaticCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from etcuda.errors import CheckpointError
-from etcuda.llm import attention
+from etcuda.llm import attention, experts
 from etcuda.llm.cache import KVState, LayerCache, slots
 
 # Longer than any window, so that a window is seen as one.
@@ -27,11 +27,13 @@ def empty_model(config: Any, dtype: torch.dtype) -> Any:
         CheckpointError: transformers has no causal language model for it, or cannot build one.
     """
     attention.register()
+    experts.register()
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config), dtype=dtype, attn_implementation=attention.IMPLEMENTATION
-            )
+                copy.deepcopy(config), dtype=dtype, attn_implementation=attention.IMPLEMENTATION,
+                experts_implementation=experts.IMPLEMENTATION,
+            )  # fmt: skip
     except KeyError as error:
         raise CheckpointError(
             f"model_type {config.model_type!r}: expected attention through transformers' interface, got code of its "
@@ -71,15 +73,9 @@ def find_layers(model: Any, max_seq_len: int, chunk: int) -> list[LayerCache]:
                 f"layer {number}: expected attention over all keys or over a window, got a {type(layer).__name__} of "
                 "transformers. This architecture cannot be exported yet."
             )
-    stacked = [name for name, parameter in model.named_parameters() if parameter.dim() > 2]
-    if stacked:
-        raise CheckpointError(
-            f"{type(model).__name__}: expected weights of linear layers, got those of several experts, {stacked[0]} "
-            f"and {len(stacked) - 1} more. Mixtures of experts cannot be exported yet."
-        )
     recorder = _Recorder(len(static.layers))
     one = torch.zeros(1, 1, dtype=torch.long, device="meta")
-    with torch.no_grad(), attention.counting() as called:
+    with torch.no_grad(), attention.watching() as calls:
         try:
             _call(model, one, recorder.positions, recorder)
         except CheckpointError:
@@ -90,11 +86,14 @@ def find_layers(model: Any, max_seq_len: int, chunk: int) -> list[LayerCache]:
                 f"{type(error).__name__}: {error}. This architecture cannot be exported yet."
             ) from error
     with_state = sum(shapes is not None for shapes in recorder.shapes)
-    if with_state == 0 or len(called) < with_state:
+    if with_state == 0 or len(calls.modules) < with_state:
         raise CheckpointError(
             f"{type(model).__name__}: expected a call of transformers' attention interface by each of {with_state} "
-            f"layers that keep keys, got {len(called)} calls. Its attention is code of its own, and cannot be exported."
+            f"layers that keep keys, got {len(calls.modules)} calls. Its attention is code of its own, and cannot be "
+            "exported."
         )
+    windows = {layer.max_cache_len for layer in static.layers if layer.is_sliding}
+    reads_mask = not all(attention.says_window(function, windows) for function in calls.mask_functions)
     layers = []
     for number, (layer, shapes) in enumerate(zip(static.layers, recorder.shapes, strict=True)):
         if shapes is None:
@@ -102,7 +101,7 @@ def find_layers(model: Any, max_seq_len: int, chunk: int) -> list[LayerCache]:
         (_, num_kv_heads, _, head_dim), (_, _, _, value_dim) = shapes
         window = layer.max_cache_len if layer.is_sliding else None
         length, is_ring = slots(window, max_seq_len, chunk)
-        layers.append(LayerCache(number, num_kv_heads, head_dim, value_dim, window, length, is_ring))
+        layers.append(LayerCache(number, num_kv_heads, head_dim, value_dim, window, length, is_ring, reads_mask))
     return layers
 
 
@@ -132,8 +131,10 @@ class TextModel(nn.Module):
         Returns:
             logits [1, vocab_size] of the last token, or [1, L, vocab_size] of all, in the model's dtype.
         """
+        self.cache.note(tokens, positions)
         cache = self.cache.view(positions, self.num_layers)
-        logits = _call(self.model, tokens, positions, cache, 0 if self._all_logits else 1)
+        with attention.knowing_rings():
+            logits = _call(self.model, tokens, positions, cache, 0 if self._all_logits else 1)
         return logits if self._all_logits else logits[:, -1]
 
     def reset(self) -> None:

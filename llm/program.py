@@ -125,12 +125,12 @@ class TextProgram:
             session: of ``etcuda.runtime``.
             token: -1 for the one that the call before drew.
             position: of the token in the sequence.
-            options: without a repetition penalty.
+            options: how.
 
         Raises:
             GenerationError: the program failed; the message has its reason.
         """
-        settings = torch.tensor([options.temperature, options.top_p, options.min_p])
+        settings = torch.tensor([options.temperature, options.top_p, options.min_p, options.repetition_penalty])
         every = torch.full((-(-self.vocab_size // 32),), -1, dtype=torch.int32)
         inputs = (
             torch.tensor([[token]]), torch.tensor([position]), settings, torch.tensor([options.top_k]),

@@ -38,7 +38,8 @@ class StepModel(TextModel):
         Args:
             token: [1, 1] int64; -1 for the one that the call before drew.
             position: [1] int64, of the token.
-            settings: [3] float32: temperature (0 takes the likeliest), top_p (1 for all), min_p (0 for all).
+            settings: [4] float32: temperature (0 takes the likeliest), top_p (1 for all), min_p (0 for all) and the
+                repetition penalty (1 for none), of all tokens up to ``position``.
             top_k: [1] int64; 0 for all.
             seed: [1] int64, 0 or more. The random numbers depend on it and on the position alone.
             allowed: [ceil(vocab_size / 32)] int32, a bit a token, the lowest first: those that may be drawn.
@@ -48,7 +49,9 @@ class StepModel(TextModel):
         """
         used = torch.where(token >= 0, token, self.next_token)
         logits = super().forward(used, position)[0].float()
-        drawn = draw(logits, settings, top_k, torch.cat((seed, position)), allowed)
+        assert self.cache.history is not None
+        logits = penalised(logits, self.cache.history, position, settings[3])
+        drawn = draw(logits, settings[:3], top_k, torch.cat((seed, position)), allowed)
         self.next_token.copy_(drawn.reshape(1, 1))
         return drawn
 
@@ -57,11 +60,34 @@ class StepModel(TextModel):
         return (
             torch.zeros(1, 1, dtype=torch.long),
             torch.zeros(1, dtype=torch.long),
-            torch.tensor([1.0, 0.9, 0.1]),
+            torch.tensor([1.0, 0.9, 0.1, 1.1]),
             torch.full((1,), 40, dtype=torch.long),
             torch.zeros(1, dtype=torch.long),
             torch.full((-(-self.vocab_size // 32),), -1, dtype=torch.int32),
         )
+
+
+def penalised(logits: Tensor, history: Tensor, position: Tensor, penalty: Tensor) -> Tensor:
+    """Logits of tokens that occurred divided by the penalty if they are positive, multiplied otherwise.
+
+    Which tokens those are is read from the sequence itself, so that it is right after the sequence was taken back.
+
+    Args:
+        logits: [vocab_size] float32.
+        history: [max_seq_len] int64, the token at each position.
+        position: [1] int64, the last one that counts.
+        penalty: a float32 number.
+
+    Returns:
+        [vocab_size] float32.
+    """
+    vocab_size = logits.shape[0]
+    counts = torch.arange(history.shape[0], device=history.device) <= position
+    # Those that do not count are put behind the vocabulary.
+    tokens = torch.where(counts, history, vocab_size)
+    seen = torch.zeros(vocab_size + 1, device=logits.device)
+    seen = seen.index_put((tokens,), torch.ones(1, device=logits.device))[:vocab_size] > 0
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def draw(logits: Tensor, settings: Tensor, top_k: Tensor, state: Tensor, allowed: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ class TokenSession:
         self._program = program
         self._session = Session() if session is None else session
         self._tokens = list(tokens)
+        # Tokens that were ever written since the caches were empty: those in front of the last ones may be lost.
+        self._written = len(self._tokens)
+        # Whose answer is being made.
+        self._reader: object = None
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -36,8 +40,9 @@ class TokenSession:
 
     def fork(self) -> TokenSession:
         """A session that has the same tokens in caches of its own."""
-        copy = self._session.fork() if self._tokens else None
-        return TokenSession(self._program, copy, self._tokens)
+        made = TokenSession(self._program, self._session.fork() if self._tokens else None, self._tokens)
+        made._written = self._written if self._tokens else 0
+        return made
 
     def prefill(self, tokens: Sequence[int], is_cancelled: Callable[[], bool]) -> npt.NDArray[np.float32] | None:
         """Makes ``tokens`` the session's sequence; what it begins with and the caches hold is not computed again.
@@ -60,7 +65,10 @@ class TokenSession:
         self, tokens: Sequence[int], start: int, is_cancelled: Callable[[], bool]
     ) -> npt.NDArray[np.float32] | None:
         """Computes ``tokens`` from ``start`` on; the caches hold those before."""
+        self._reader = None
         del self._tokens[start:]
+        if start == 0:
+            self._written = 0
         logits = None
         while start < len(tokens):
             if is_cancelled():
@@ -69,18 +77,50 @@ class TokenSession:
             logits = self._program.run(self._session, some, start)
             self._tokens += some
             start += len(some)
+            self._written = max(self._written, start)
         return logits
 
     def step(self, token: int, options: SamplingOptions) -> int:
         """Appends a token; draws what follows on the device."""
+        self._reader = None
         drawn = self._program.step(self._session, token, len(self._tokens), options)
-        self._tokens.append(token)
+        self._append(token)
         return drawn
+
+    def steps(self, token: int, options: SamplingOptions, count: int) -> Iterator[int]:
+        """Appends a token, draws what follows on the device, appends that, and so on.
+
+        One after the other: ExecuTorch's binding holds the interpreter's lock while a method runs, so that nothing
+        would be done beside it.
+
+        Args:
+            token: to append.
+            options: how tokens are chosen.
+            count: tokens to draw, at most as many as the caches have room for.
+
+        Raises:
+            GenerationError: the program failed, or the session was used by others before the end.
+        """
+        me: object = None
+        for _ in range(count):
+            if me is not None and self._reader is not me:
+                raise GenerationError(
+                    "the answer: expected its session to be left alone until it ends, got another prompt or token in "
+                    "between. Fork the session for that."
+                )
+            token = self.step(token, options)
+            me = self._reader = object()
+            yield token
+
+    def _append(self, token: int) -> None:
+        self._tokens.append(token)
+        self._written = max(self._written, len(self._tokens))
 
     def decode(self, token: int) -> npt.NDArray[np.float32]:
         """Appends a token; returns the logits of what follows."""
+        self._reader = None
         logits = self._program.run(self._session, [token], len(self._tokens))
-        self._tokens.append(token)
+        self._append(token)
         return logits
 
     def reusable(self, tokens: Sequence[int]) -> int:
@@ -91,7 +131,7 @@ class TokenSession:
             same += 1
         limit = self._program.max_rollback
         # A ring has overwritten the keys of older tokens; from the first one on it can be filled anew.
-        return same if limit is None or len(self._tokens) - same <= limit else 0
+        return same if limit is None or self._written - same <= limit else 0
 
 
 def room(program: TextProgram, prompt: Sequence[int]) -> int:
@@ -153,44 +193,42 @@ def generate_tokens(
     """
     start = time.perf_counter()
     report.prompt_tokens, report.reused_tokens = len(prompt), session.reusable(prompt)
-    begun = _begin(session, program, prompt, options, is_cancelled)
-    if begun is None:
-        report.finish_reason = "cancelled"
-        return
-    token, follow = begun
-    report.prefill_seconds = time.perf_counter() - start
-    began = time.perf_counter()
     count = room(program, prompt) if max_new_tokens is None else max_new_tokens
-    while True:
+    began: float | None = None
+    for token in _drawn(session, program, prompt, options, count, is_cancelled):
+        if began is None:
+            began = time.perf_counter()
+            report.prefill_seconds = began - start
         if token in ends:
             report.finish_reason = "stop"
             return
         report.generated_tokens += 1
         report.decode_seconds = time.perf_counter() - began
         yield token
-        if report.generated_tokens >= count:
-            report.finish_reason = "length"
-            return
-        if is_cancelled():
-            report.finish_reason = "cancelled"
-            return
-        token = follow(token)
+        if report.generated_tokens < count and is_cancelled():
+            break
+    report.finish_reason = "length" if report.generated_tokens >= count else "cancelled"
 
 
-def _begin(
+def _drawn(
     session: TokenSession,
     program: TextProgram,
     prompt: Sequence[int],
     options: SamplingOptions,
+    count: int,
     is_cancelled: Callable[[], bool],
-) -> tuple[int, Callable[[int], int]] | None:
-    """The first token of an answer, and what gives the token that follows one; ``None`` if it was cancelled."""
-    if program.has_step and options.repetition_penalty == 1:
-        if not session.advance(prompt, is_cancelled):
-            return None
-        return session.step(prompt[-1], options), lambda token: session.step(token, options)
+) -> Iterator[int]:
+    """The tokens of an answer, whatever ends it; none if it was cancelled before the first."""
+    if program.has_step:
+        if session.advance(prompt, is_cancelled):
+            yield from session.steps(prompt[-1], options, count)
+        return
     logits = session.prefill(prompt, is_cancelled)
     if logits is None:
-        return None
+        return
     sampler = Sampler(options, prompt)
-    return sampler.choose(logits), lambda token: sampler.choose(session.decode(token))
+    token = sampler.choose(logits)
+    yield token
+    for _ in range(count - 1):
+        token = sampler.choose(session.decode(token))
+        yield token

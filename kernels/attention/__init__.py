@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from etcuda.kernels.attention import model_op as _model_op  # noqa: F401  defines etcuda::attention
 from etcuda.kernels.attention import op as _op  # noqa: F401  defines the operators
 from etcuda.kernels.attention.problem import MAX_QUERY, AttentionProblem, cost, problem_of, refuse
 from etcuda.kernels.attention.reference import attention_reference

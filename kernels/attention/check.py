@@ -27,6 +27,8 @@ def check_arguments(
     window: int,
     softcap: float,
     max_query: int | None,
+    sinks: Tensor | None = None,
+    ring: bool = False,
 ) -> None:
     """Checks everything but the configuration.
 
@@ -38,7 +40,7 @@ def check_arguments(
         expect(tensor.dtype in DTYPES, op, name, "bfloat16 or float16", tensor.dtype, "Convert it, or use the "
                 "reference.")  # fmt: skip
         expect(tensor.dtype == q.dtype, op, name, f"the dtype of q, {q.dtype}", tensor.dtype)
-    optional = (("mask", mask), ("kv_len", kv_len), ("positions", positions))
+    optional = (("mask", mask), ("kv_len", kv_len), ("positions", positions), ("sinks", sinks))
     for name, other in (("k", k), ("v", v), *optional):
         if other is not None:
             expect(other.device == q.device, op, name, f"the device of q, {q.device}", other.device)
@@ -65,6 +67,48 @@ def check_arguments(
     expect(causal_window, op, "window", "0 unless causal", window, "Pass causal, or the window as a mask.")
     expect(scale > 0 and math.isfinite(scale), op, "scale", "a positive finite number", scale)
     expect(softcap >= 0 and math.isfinite(softcap), op, "softcap", "0 for none, or a positive number", softcap)
+    check_sinks(op, sinks, heads)
+    if ring:
+        check_ring(op, q.shape[2], k.shape[2], mask, kv_len, causal, window)
+
+
+def check_sinks(op: str, sinks: Tensor | None, heads: int) -> None:
+    """Checks that sinks are a number for each head.
+
+    Raises:
+        KernelArgumentError: naming what was expected and what it is.
+    """
+    if sinks is None:
+        return
+    expect(sinks.dtype.is_floating_point, op, "sinks", "a floating dtype", sinks.dtype)
+    expect(sinks.dim() == 1, op, "sinks", "one dimension [num_heads]", tuple(sinks.shape))
+    expect_same(op, "sinks", "size", sinks.shape[0], heads)
+
+
+def check_ring(
+    op: str,
+    l_q: int,
+    l_kv: int,
+    mask: Tensor | None,
+    kv_len: Tensor | None,
+    causal: int,
+    window: int,
+) -> None:
+    """Checks that positions and a window alone say which slots of a ring are read.
+
+    Raises:
+        KernelArgumentError: naming the argument, what was expected and what it is.
+    """
+    for name, tensor in (("mask", mask), ("kv_len", kv_len)):
+        got = "None" if tensor is None else "a tensor"
+        expect(tensor is None, op, name, "None for a ring, whose positions say which keys are there", got)
+    positions = f"{POSITIONS} ({CAUSAL_NAMES[POSITIONS]}) for a ring"
+    expect(causal == POSITIONS, op, "causal", positions, causal)
+    expect(window > 0, op, "window", "a number of keys for a ring", window, "Give a window, or keep all keys in order.")
+    # Older keys than that are overwritten by those of the call's last rows.
+    too_wide = statically_known_true(window + l_q - 1 > l_kv)
+    fitting = f"at most L_kv - L_q + 1 keys of a ring of {l_kv} with {l_q} rows"
+    expect(not too_wide, op, "window", fitting, window, "Keep more keys, or give fewer rows.")
 
 
 def broadcast_strides(tensor: Tensor, rank: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from etcuda.kernels.attention.check import broadcast_strides
 from etcuda.kernels.attention.configs import SplitConfig, TiledConfig
@@ -36,6 +37,14 @@ class Masking:
     causal: int
     window: int
     softcap: float
+    sinks: Tensor | None = None
+    ring: bool = False
+
+    def ring_kind(self, l_kv: int, block_n: int) -> int:
+        """The kernels' ``RING``."""
+        if not self.ring:
+            return 0
+        return 1 if statically_known_true(l_kv >= block_n) else 2
 
 
 def split(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: SplitConfig) -> Tensor:
@@ -52,12 +61,14 @@ def split(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: SplitConfig
         partial = q.new_empty((batch * kv_heads * num_splits, rows, head_dim), dtype=torch.float32)
         stats = q.new_empty((batch * kv_heads * num_splits, rows, 2), dtype=torch.float32)
     lengths, stride_p, mask_type, stride_m = _optional(masking)
+    sinks = None if masking.sinks is None else masking.sinks.contiguous()
     modes: dict[str, Any] = {
-        "CAUSAL": masking.causal, "WINDOW": masking.window, "HAS_LEN": lengths is not None, "MAX_Q": MAX_QUERY
+        "CAUSAL": masking.causal, "WINDOW": masking.window, "HAS_LEN": lengths is not None, "MAX_Q": MAX_QUERY,
+        "RING": masking.ring_kind(l_kv, config.block_n), "SINKS": sinks is not None,
     }  # fmt: skip
     kernel, options = choose_kernel(q, attention_split_kernel, attention_split_pdl, config.pdl)
     kernel[(num_splits, kv_heads * triton.cdiv(rows, config.block_m), batch)](
-        q, k, v, out, partial, stats, masking.mask, lengths, masking.positions,
+        q, k, v, out, partial, stats, masking.mask, lengths, masking.positions, sinks,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *stride_m, *stride_p,
         l_q, l_kv, num_splits, masking.scale * _LOG2E,
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=config.block_m,
@@ -67,8 +78,8 @@ def split(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: SplitConfig
     if num_splits > 1:
         kernel, options = choose_kernel(q, attention_reduce_kernel, attention_reduce_pdl, config.pdl)
         kernel[(rows, batch * kv_heads, triton.cdiv(head_dim, config.chunk_d))](
-            out, partial, stats, lengths, masking.positions, *out.stride()[:3], *stride_p, l_q, l_kv, num_splits,
-            config.block_n, kv_heads, group, HEAD_DIM=head_dim, **modes, BLOCK_S=config.block_s,
+            out, partial, stats, lengths, masking.positions, sinks, *out.stride()[:3], *stride_p, l_q, l_kv,
+            num_splits, config.block_n, kv_heads, group, HEAD_DIM=head_dim, **modes, BLOCK_S=config.block_s,
             CHUNK_D=config.chunk_d, num_warps=4, **options,
         )  # fmt: skip
     return out
@@ -81,14 +92,16 @@ def tiled(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: TiledConfig
     kv_heads, l_kv = k.shape[1], k.shape[2]
     out = empty_like_result(q)
     lengths, stride_p, mask_type, stride_m = _optional(masking)
+    sinks = None if masking.sinks is None else masking.sinks.contiguous()
     kernel = traceable(q, attention_tiled_kernel)
     kernel[(triton.cdiv(l_q, config.block_m) * batch * heads,)](
-        q, k, v, out, masking.mask, lengths, masking.positions,
+        q, k, v, out, masking.mask, lengths, masking.positions, sinks,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *stride_m, *stride_p,
         l_q, l_kv, heads, heads // kv_heads, batch * heads, config.section, masking.scale * _LOG2E,
         HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
         STAGES=config.num_stages, CAUSAL=masking.causal, WINDOW=masking.window, SOFTCAP=masking.softcap,
-        MASK=mask_type, HAS_LEN=lengths is not None, ONE_LOOP=config.one_loop == 1, num_warps=config.num_warps,
+        MASK=mask_type, HAS_LEN=lengths is not None, ONE_LOOP=config.one_loop == 1,
+        RING=masking.ring_kind(l_kv, config.block_n), SINKS=sinks is not None, num_warps=config.num_warps,
     )  # fmt: skip
     return out
 

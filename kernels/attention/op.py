@@ -36,6 +36,8 @@ def attention_split(
     block_s: int,
     chunk_d: int,
     pdl: int,
+    sinks: Tensor | None = None,
+    ring: bool = False,
 ) -> Tensor:
     """Split-K attention, ``L_q`` from 1 to ``MAX_QUERY``.
 
@@ -52,6 +54,9 @@ def attention_split(
         softcap: 0 for none.
         block_m: rows (query, head of the group) of a tile.
         block_n: this and the rest as of ``SplitConfig``.
+        sinks: [num_heads] floating, logits that take part in the sum of the weights and have no value.
+        ring: the key at position ``n`` is in slot ``n % L_kv``; ``causal`` is 3, and there is a window of at most
+            ``L_kv - L_q + 1`` keys.
 
     Returns:
         [batch, num_heads, L_q, head_dim], in memory [batch, L_q, num_heads, head_dim].
@@ -59,9 +64,11 @@ def attention_split(
     Raises:
         KernelArgumentError: an argument is not one that the kernel takes.
     """
-    check_arguments("attention_split", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, MAX_QUERY)
+    check_arguments(
+        "attention_split", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, MAX_QUERY, sinks, ring
+    )
     require_device("attention_split", q, "q", "attention_reference")
-    masking = Masking(mask, kv_len, positions, scale, causal, window, softcap)
+    masking = Masking(mask, kv_len, positions, scale, causal, window, softcap, sinks, ring)
     config = SplitConfig(block_m, block_n, num_warps, num_stages, num_splits, block_s, chunk_d, pdl)
     return launch.split(q, k, v, masking, config)
 
@@ -84,33 +91,45 @@ def attention_tiled(
     num_stages: int,
     one_loop: int,
     section: int,
+    sinks: Tensor | None = None,
+    ring: bool = False,
 ) -> Tensor:
     """Tiled attention, any ``L_q``. Arguments, result and errors are those of ``attention_split``, but for:
 
     Args:
         block_m: query rows of one head in a tile; this and the rest as of ``TiledConfig``.
     """
-    check_arguments("attention_tiled", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, None)
+    check_arguments(
+        "attention_tiled", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, None, sinks, ring
+    )
     require_device("attention_tiled", q, "q", "attention_reference")
-    masking = Masking(mask, kv_len, positions, scale, causal, window, softcap)
+    masking = Masking(mask, kv_len, positions, scale, causal, window, softcap, sinks, ring)
     return launch.tiled(q, k, v, masking, TiledConfig(block_m, block_n, num_warps, num_stages, one_loop, section))
 
 
 def fake_split(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_len: Tensor | None, positions: Tensor | None,
-    scale: float, causal: int, window: int, softcap: float, *config: int,
+    scale: float, causal: int, window: int, softcap: float,
+    block_m: int, block_n: int, num_warps: int, num_stages: int, num_splits: int, block_s: int, chunk_d: int, pdl: int,
+    sinks: Tensor | None = None, ring: bool = False,
 ) -> Tensor:  # fmt: skip
     """Checks the arguments; returns a fake result."""
-    check_arguments("attention_split", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, MAX_QUERY)
+    check_arguments(
+        "attention_split", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, MAX_QUERY, sinks, ring
+    )
     return launch.empty_like_result(q)
 
 
 def fake_tiled(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kv_len: Tensor | None, positions: Tensor | None,
-    scale: float, causal: int, window: int, softcap: float, *config: int,
+    scale: float, causal: int, window: int, softcap: float,
+    block_m: int, block_n: int, num_warps: int, num_stages: int, one_loop: int, section: int,
+    sinks: Tensor | None = None, ring: bool = False,
 ) -> Tensor:  # fmt: skip
     """Checks the arguments; returns a fake result."""
-    check_arguments("attention_tiled", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, None)
+    check_arguments(
+        "attention_tiled", q, k, v, mask, kv_len, positions, scale, causal, window, softcap, None, sinks, ring
+    )
     return launch.empty_like_result(q)
 
 

@@ -20,6 +20,8 @@ def attention_reference(
     causal: int = FULL,
     window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    ring: bool = False,
 ) -> Tensor:
     """Softmax attention. A row that attends to no key gives zeros.
 
@@ -34,6 +36,10 @@ def attention_reference(
         causal: FULL, UPPER_LEFT, LOWER_RIGHT (the last row attends to the last key) or POSITIONS.
         window: keys that a row sees, its own included; 0 for all.
         softcap: logits become ``softcap * tanh(logits / softcap)`` before the mask; 0 for none.
+        sinks: [num_heads], a logit of each head that takes part in the sum of the weights and has no value (Xiao et
+            al., "Efficient streaming language models with attention sinks", 2023, in the form of GPT-OSS).
+        ring: the key at position ``n`` is in slot ``n % L_kv``, for ``causal=POSITIONS`` and rows that end with the
+            last key.
 
     Returns:
         [batch, num_heads, L_q, head_dim_v] in the dtype of ``q``.
@@ -46,16 +52,20 @@ def attention_reference(
     logits = torch.matmul(rows, k.to(dtype).transpose(-1, -2)).reshape(batch, heads, l_q, l_kv)
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    keep = visible(l_q, l_kv, kv_len, positions, causal, window, q.device)
+    keep = visible(l_q, l_kv, kv_len, positions, causal, window, q.device, ring)
     if mask is not None and mask.dtype == torch.bool:
         keep = mask if keep is None else keep & mask
     elif mask is not None:
         logits = logits + mask.to(dtype)
     if keep is not None:
         logits = logits.masked_fill(~keep, -torch.inf)
-    weights = torch.softmax(logits, dim=-1)
-    if keep is not None or mask is not None:
-        weights = weights.masked_fill((logits == -torch.inf).all(dim=-1, keepdim=True), 0.0)
+    if sinks is not None:
+        extra = sinks.to(dtype).reshape(1, heads, 1, 1).expand(batch, heads, l_q, 1)
+        weights = torch.softmax(torch.cat((logits, extra), dim=-1), dim=-1)[..., :-1]
+    else:
+        weights = torch.softmax(logits, dim=-1)
+        if keep is not None or mask is not None:
+            weights = weights.masked_fill((logits == -torch.inf).all(dim=-1, keepdim=True), 0.0)
     mixed = torch.matmul(weights.reshape(batch, kv_heads, -1, l_kv), v.to(dtype))
     return mixed.reshape(batch, heads, l_q, v.shape[-1]).to(q.dtype)
 
@@ -68,6 +78,7 @@ def visible(
     causal: int,
     window: int,
     device: torch.device,
+    ring: bool = False,
 ) -> Tensor | None:
     """What lengths and positions let through, as booleans broadcastable to [batch, 1, L_q, L_kv]; ``None`` for all."""
     n = torch.arange(l_kv, device=device)
@@ -82,9 +93,12 @@ def visible(
         p = positions[..., None] if positions.dim() == 1 else positions[:, None, :, None]
     else:
         p = torch.arange(l_q, device=device)[:, None]
+    if ring:
+        last = p[..., -1:, :]
+        n = last - (last - n) % l_kv
     if causal == LOWER_RIGHT:
         p = p + ((l_kv if kv_len is None else kv_len[:, None, None, None]) - l_q)
-    near = n <= p
+    near = (n <= p) & (n >= 0) if ring else n <= p
     if window:
         near = near & (n > p - window)
     return near if keep is None else keep & near

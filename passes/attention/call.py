@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 import etcuda.kernels  # noqa: F401  registers the operators
-from etcuda.kernels.attention.problem import FULL, UPPER_LEFT, AttentionProblem
+from etcuda.kernels.attention.problem import FULL, POSITIONS, UPPER_LEFT, AttentionProblem
 from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.meta import tensor_of
 from etcuda.torch_private import bounds, hint
@@ -18,7 +18,7 @@ from etcuda.torch_private import bounds, hint
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
-    """One call of ``scaled_dot_product_attention``, as the kernels take it.
+    """One call of ``scaled_dot_product_attention`` or of ``etcuda.attention``, as the kernels take it.
 
     Attributes:
         q: [batch, heads, L_q, head_dim].
@@ -31,6 +31,9 @@ class AttentionCall:
         causal: FULL, UPPER_LEFT, LOWER_RIGHT or POSITIONS.
         window: keys that a row sees; 0 for all.
         dropout: the probability.
+        softcap: on the logits; 0 for none.
+        sinks: [heads], logits without a value; ``None`` for none.
+        ring: the key at position ``n`` is in slot ``n % L_kv``.
     """
 
     q: Node
@@ -43,29 +46,54 @@ class AttentionCall:
     causal: int
     window: int
     dropout: float
+    softcap: float = 0.0
+    sinks: Node | None = None
+    ring: bool = False
 
     @property
     def tensors(self) -> list[Node | None]:
-        """The operators' tensor arguments, in order."""
+        """The operators' tensor arguments, in order, but for the sinks."""
         return [self.q, self.k, self.v, self.mask, self.kv_len, self.positions]
 
     @property
     def numbers(self) -> list[Any]:
         """The operators' other arguments but the configuration: scale, causal, window, softcap."""
-        return [self.scale, self.causal, self.window, 0.0]
+        return [self.scale, self.causal, self.window, self.softcap]
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """The operators' arguments that are given by name."""
+        found: dict[str, Any] = {} if self.sinks is None else {"sinks": self.sinks}
+        return found | {"ring": True} if self.ring else found
+
+    @property
+    def operands(self) -> list[Node]:
+        """Every tensor that the call reads."""
+        return [tensor for tensor in (*self.tensors, self.sinks) if tensor is not None]
 
     def on(self, tensors: Mapping[Node, Node]) -> AttentionCall:
         """The call on other tensors: for each of its own the one in ``tensors``."""
-        mask, kv_len, positions = (
-            None if tensor is None else tensors[tensor] for tensor in (self.mask, self.kv_len, self.positions)
+        mask, kv_len, positions, sinks = (
+            None if tensor is None else tensors[tensor]
+            for tensor in (self.mask, self.kv_len, self.positions, self.sinks)
         )
         q, k, v = tensors[self.q], tensors[self.k], tensors[self.v]
-        return dataclasses.replace(self, q=q, k=k, v=v, mask=mask, kv_len=kv_len, positions=positions)
+        return dataclasses.replace(self, q=q, k=k, v=v, mask=mask, kv_len=kv_len, positions=positions, sinks=sinks)
+
+
+# What models call: PyTorch's operator, and ours for what that has no arguments for.
+CALLS = (torch.ops.aten.scaled_dot_product_attention.default, torch.ops.etcuda.attention.default)
 
 
 def read_call(node: Node) -> AttentionCall:
-    """The arguments of a ``scaled_dot_product_attention`` node."""
+    """The arguments of a node whose target is one of ``CALLS``."""
     given = arguments(node)
+    if node.target is torch.ops.etcuda.attention.default:
+        causal = FULL if given["positions"] is None else POSITIONS
+        return AttentionCall(
+            given["q"], given["k"], given["v"], given["mask"], None, given["positions"], float(given["scale"]),
+            causal, given["window"], 0.0, float(given["softcap"]), given["sinks"], given["ring"],
+        )  # fmt: skip
     scale = given["scale"]
     scale = float(tensor_of(given["query"]).shape[-1]) ** -0.5 if scale is None else float(scale)
     return AttentionCall(

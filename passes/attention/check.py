@@ -32,7 +32,9 @@ def check_rewrite(node: Node, before: AttentionCall, after: AttentionCall) -> No
         mask, kv_len, positions = (
             None if each is None else values.computed(each) for each in (call.mask, call.kv_len, call.positions)
         )
-        results.append(attention_reference(q, k, v, mask, kv_len, positions, call.scale, call.causal, call.window))
+        sinks = None if call.sinks is None else values.of(call.sinks)
+        numbers = (call.scale, call.causal, call.window, call.softcap)
+        results.append(attention_reference(q, k, v, mask, kv_len, positions, *numbers, sinks, call.ring))
     error = float((results[0].double() - results[1].double()).norm() / results[0].double().norm().clamp(min=1e-30))
     if not error <= _MOST_ERROR:
         raise NodeError(

@@ -19,6 +19,7 @@ from etcuda.kernels.formats.base import DTYPES
 from etcuda.kernels.rotary.configs import choose
 from etcuda.kernels.rotary.problem import problem_of, refuse
 from etcuda.options import BackendConfig
+from etcuda.passes.attention.call import CALLS, read_call
 from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import SIZE_OPS, arguments, insert_call
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
@@ -47,11 +48,7 @@ def fuse_rotary(program: ExportedProgram, config: BackendConfig) -> int:
     if not isinstance(config.target, CudaTarget):
         return 0
     graph = program.graph
-    calls = [
-        node
-        for node in graph.nodes
-        if node.op == "call_function" and node.target is aten.scaled_dot_product_attention.default
-    ]
+    calls = [node for node in graph.nodes if node.op == "call_function" and node.target in CALLS]
     changed = 0
     for node in calls:
         found = _recognize(program, node)
@@ -139,8 +136,8 @@ class _Fusion:
 
 def _recognize(program: ExportedProgram, node: Node) -> _Fusion | str:
     """What can be fused in front of an attention call, or why nothing can."""
-    given = arguments(node)
-    query, key, value = given["query"], given["key"], given["value"]
+    call = read_call(node)
+    query, key, value = call.q, call.k, call.v
     keys, values = (_read_write(program, before_repeat(each) or each) for each in (key, value))
     for write in (keys, values):
         if isinstance(write, str):

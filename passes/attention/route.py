@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 
@@ -16,7 +17,7 @@ from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.select import Choice, choose, choose_split, choose_tiled, split_limit
 from etcuda.kernels.common.device import Device
 from etcuda.options import BackendConfig
-from etcuda.passes.attention.call import AttentionCall, problem_of, read_call
+from etcuda.passes.attention.call import CALLS, AttentionCall, problem_of, read_call
 from etcuda.passes.attention.check import check_rewrite
 from etcuda.passes.attention.simplify import simplify
 from etcuda.passes.base import graph_modules, graph_pass
@@ -33,7 +34,7 @@ aten = torch.ops.aten
 
 @graph_pass(requires=("lower_edge_ops", "bind_symbolic_inputs", "inline_scalar_constants", "view_copy_to_view"))
 def route_attention(program: ExportedProgram, config: BackendConfig) -> int:
-    """Replaces every ``scaled_dot_product_attention``.
+    """Replaces every ``scaled_dot_product_attention`` and every ``etcuda.attention``.
 
     Before: ``scaled_dot_product_attention(q, k, v, le(arange(0, 4096), unsqueeze(positions, 1)))``.
     After: ``etcuda.attention_split(q, k, v, None, None, positions, ...)``, where the table or the model prefers it.
@@ -44,7 +45,7 @@ def route_attention(program: ExportedProgram, config: BackendConfig) -> int:
     for module in graph_modules(program):
         here = 0
         for node in list(module.graph.nodes):
-            if node.op == "call_function" and node.target is aten.scaled_dot_product_attention.default:
+            if node.op == "call_function" and node.target in CALLS:
                 _route(module, node, config)
                 here += 1
         if here:
@@ -84,9 +85,17 @@ def _unsupported_shapes(call: AttentionCall) -> str | None:
 
 
 def _inline_reference(node: Node, call: AttentionCall) -> None:
-    tensors = [tensor for tensor in (call.q, call.k, call.v, call.mask) if tensor is not None]
-    function = functools.partial(attention_reference, scale=call.scale, causal=call.causal)
-    inline_function(node, function, *tensors)
+    optional = {"mask": call.mask, "positions": call.positions, "sinks": call.sinks}
+    given = {name: tensor for name, tensor in optional.items() if tensor is not None}
+    function = functools.partial(_formula, call, tuple(given))
+    inline_function(node, function, call.q, call.k, call.v, *given.values())
+
+
+def _formula(call: AttentionCall, names: tuple[str, ...], q: Tensor, k: Tensor, v: Tensor, *optional: Tensor) -> Tensor:
+    return attention_reference(
+        q, k, v, **dict(zip(names, optional, strict=True)), scale=call.scale, causal=call.causal, window=call.window,
+        softcap=call.softcap, ring=call.ring,
+    )  # fmt: skip
 
 
 def _insert(module: GraphModule, node: Node, call: AttentionCall, problem: AttentionProblem, device: Device) -> Node:
@@ -101,8 +110,8 @@ def _insert(module: GraphModule, node: Node, call: AttentionCall, problem: Atten
     few = choose_split(dataclasses.replace(problem, l_q=min(problem.l_q, limit), max_l_q=limit), device)
     many = choose_tiled(dataclasses.replace(problem, l_q=max(problem.l_q, limit + 1), max_l_q=None), device)
     size = insert_call(node, aten.sym_size.int, (call.q, 2))
-    operands = [tensor for tensor in call.tensors if tensor is not None]
-    (result,) = insert_choice(module, node, size, limit, (_branch(call, few), _branch(call, many)), operands, [node])
+    branches = (_branch(call, few), _branch(call, many))
+    (result,) = insert_choice(module, node, size, limit, branches, call.operands, [node])
     log.info("%s: L_q <= %d goes to %s, more to %s", node.name, limit, few, many)
     return result
 
@@ -116,4 +125,4 @@ def _branch(call: AttentionCall, choice: Choice) -> Branch:
 
 def _insert_kernel(before: Node, call: AttentionCall, choice: Choice) -> Node:
     op = getattr(torch.ops.etcuda, f"attention_{choice.kernel}").default
-    return insert_call(before, op, (*call.tensors, *call.numbers, *choice.config.to_args()))
+    return insert_call(before, op, (*call.tensors, *call.numbers, *choice.config.to_args()), **call.extras)

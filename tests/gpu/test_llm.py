@@ -21,7 +21,7 @@ from etcuda.options import CompileOptions
 from examples.cpp.session import run_calls
 from examples.models import Call, relative_error
 from examples.running import gpu_arch
-from tests.llm.architectures import prompt, save
+from tests.llm.architectures import EXPERTS, prompt, save
 
 _TOLERANCE = 2e-2
 # Chunks and tokens one by one, past the wrap of a ring of 8 + 16 - 1.
@@ -47,7 +47,10 @@ def eager(folder: pathlib.Path, options: ExportOptions, made: list[Call]) -> lis
         return [text_model(*call.inputs) for call in made]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma4_text", "gpt2"])
+MODELS = ("llama", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma4_text", "gpt2", *EXPERTS)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_the_model(name: str, tmp_path: pathlib.Path, run_session: pathlib.Path) -> None:
     arch = gpu_arch()
     assert arch is not None
@@ -80,9 +83,10 @@ def test_sampling_on_the_device(tmp_path: pathlib.Path) -> None:
         assert json.loads(done.stderr.splitlines()[-1])["generated_tokens"] == 24
         return [int(each) for each in done.stdout.split()]
 
-    # The host samples where there is a penalty: one next to 1 changes nothing that is not nearly equal.
-    assert answer()[:4] == answer("--repetition_penalty=1.0000001")[:4]
     assert answer() == answer("--temperature=2", "--top_k=1")
+    # A penalty that is next to 1 changes nothing that is not nearly equal, a great one leaves no token twice.
+    assert answer()[:4] == answer("--repetition_penalty=1.0000001")[:4]
+    assert len(set(answer("--repetition_penalty=1000"))) > 20
     warm = ("--temperature=1.5", "--top_p=0.9", "--seed=5")
     assert answer(*warm) == answer(*warm)
     assert answer(*warm) != answer(*warm[:2], "--seed=6")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from triton._C.libtriton import ir
@@ -69,12 +69,42 @@ def compile_kernel(
     """The code of an sm_90 kernel.
 
     Args:
+        function: and the rest as of ``_compile``.
+        stage: "ttgir" or "ptx".
+    """
+    for name, module, _ in _compile(function, types, constants, num_warps, whole, 90):
+        if name == stage:
+            return str(module)
+    raise ValueError(f"expected a stage of Triton, got {stage!r}")
+
+
+def shared_bytes(
+    function: Any, types: Mapping[str, str], constants: Mapping[str, Any], num_warps: int, capability: int
+) -> int:
+    """Bytes of shared memory of a kernel for a GPU, ``capability`` being 90 for sm_90; it is compiled up to PTX."""
+    for name, _, metadata in _compile(function, types, constants, num_warps, (), capability):
+        if name == "ptx":
+            return int(metadata["shared"])
+    raise ValueError("expected Triton to compile to PTX")
+
+
+def _compile(
+    function: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    num_warps: int,
+    whole: Collection[str],
+    capability: int,
+) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Stages of a kernel: each one's name, code and metadata.
+
+    Args:
         function: the kernel.
         types: of its arguments, as Triton writes them; pointers are aligned to 16 bytes.
         constants: its other arguments.
         num_warps: of a CTA.
-        stage: "ttgir" or "ptx".
         whole: integers that 16 divides.
+        capability: of the GPU.
     """
     names = function.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
@@ -85,7 +115,7 @@ def compile_kernel(
         {(names.index(name),): value for name, value in constants.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    target = GPUTarget("cuda", 90, 32)
+    target = GPUTarget("cuda", capability, 32)
     backend = make_backend(target)
     options = backend.parse_options({"num_warps": num_warps})
     context = ir.context()
@@ -98,6 +128,4 @@ def compile_kernel(
     metadata = {"target": target, **options.__dict__}
     for name, run in stages.items():
         module = run(module, metadata)
-        if name == stage:
-            return str(module)
-    raise ValueError(f"expected one of the stages {sorted(stages)}, got {stage!r}")
+        yield name, module, metadata

@@ -70,6 +70,22 @@ _OTHERS = ("gemma", "olmo", "starcoder2", "stablelm", "cohere", "phi", "glm4", "
 OTHERS: dict[str, dict[str, Any]] = {
     name: _COMMON | ({"sliding_window": WINDOW} if name in ("olmo3", "cohere2") else {}) for name in _OTHERS
 }
+# Mixtures of experts; GPT-OSS has sinks, and experts with biases.
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 96}
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {**_COMMON, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**_COMMON, **_EXPERTS, "num_experts": 4, "head_dim": 32, "norm_topk_prob": True},
+    "olmoe": {**_COMMON, **_EXPERTS, "num_experts": 4},
+    "gpt_oss": {
+        **_COMMON,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "head_dim": 16,
+        "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
+}
 # Layers that attend to another layer's keys, and inputs of each layer by itself.
 OTHERS["gemma4_text shared"] = {
     **CONFIGS["gemma4_text"],
@@ -86,7 +102,7 @@ def reference(name: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        name.split()[0], **(CONFIGS | OTHERS)[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS
+        name.split()[0], **(CONFIGS | OTHERS | EXPERTS)[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

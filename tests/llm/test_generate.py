@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 Program = Callable[[str], Exported]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_oss"])
 def test_greedy_tokens_are_those_of_transformers(program: Program, name: str) -> None:
     exported = program(name)
     model = llm.load(exported.path)

@@ -82,10 +82,11 @@ def test_measurements(program: Program, capsys: pytest.CaptureFixture[str], tmp_
 @pytest.mark.slow
 def test_sampling_on_the_device(program: Callable[..., Exported], capsys: pytest.CaptureFixture[str]) -> None:
     path, tokens = program("llama", device_sampling=True).path, prompt(18)
-    options = SamplingOptions(temperature=1.5, top_k=30, seed=4)
+    options = SamplingOptions(temperature=1.5, top_k=30, seed=4, repetition_penalty=1.3)
     made = llm.load(path).generate(tokens, options, max_new_tokens=20, ignore_eos=True)
     made.text()
-    given = ["--temperature=1.5", "--top_k=30", "--seed=4", "--ignore_eos", "--max_new_tokens=20"]
+    given = ["--temperature=1.5", "--top_k=30", "--seed=4", "--repetition_penalty=1.3", "--ignore_eos"]
+    given.append("--max_new_tokens=20")
     done = run(path, f"--ids={','.join(map(str, tokens))}", *given)
     assert [int(each) for each in done.stdout.split()] == made.tokens, done.stderr
     assert main(["bench", str(path), "-p", "", "-n", "4", "-s", "4", "-r", "1", "-o", "csv"]) == 0

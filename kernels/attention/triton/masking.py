@@ -3,6 +3,9 @@
 A row at position ``p`` attends to key ``n`` where ``n < length``, if causal ``n <= p``, with a window
 ``n > p - WINDOW``, and where the mask tensor lets it. The modes of ``CAUSAL``: 0 none; 1 ``p = m``;
 2 ``p = m + length - L_q``; 3 ``p`` is read.
+
+With ``RING`` keys are counted by their positions, from the first token on, and the key at position ``n`` is in slot
+``n % L_kv``: 1 where a block of keys is at most ``L_kv`` long, 2 where it may be longer.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ import triton.language as tl
 
 
 @triton.jit
-def key_length(kv_len, b, L_kv, HAS_LEN: tl.constexpr):
-    """Number of keys of batch row ``b`` that hold something."""
+def key_length(kv_len, b, L_kv, HAS_LEN: tl.constexpr, RING: tl.constexpr):
+    """Number of keys of batch row ``b`` that hold something; in a ring positions alone say which do."""
     length = b * 0 + L_kv
+    if RING != 0:
+        # So far below the greatest number that a block of keys behind it can be counted.
+        length = b * 0 + 2147479552
     if HAS_LEN:
         length = tl.maximum(tl.minimum(tl.load(kv_len + b).to(tl.int64), L_kv), 0).to(tl.int32)
     return length
@@ -93,6 +99,30 @@ def masked_logits(
             # The lowest finite number must stay finite in base 2: a row of nothing else is not a masked row.
             s = s + tl.where(bias == float("-inf"), bias, tl.maximum(bias * LOG2E, -3.0e38))
     return tl.where(keep, s, float("-inf"))
+
+
+@triton.jit
+def key_slots(start, local_n, L_kv, RING: tl.constexpr):
+    """Where the keys ``start + local_n`` are: the first one's slot, and each one's relative to it."""
+    first = start
+    local = local_n
+    if RING != 0:
+        first = start % L_kv
+        if RING == 1:
+            local = tl.where(first + local_n >= L_kv, local_n - L_kv, local_n)
+        else:
+            local = (first + local_n) % L_kv - first
+    return first, local
+
+
+@triton.jit
+def with_sink(m, weight, sink):
+    """The sum of weights with that of a sink, a logit, and the factor on the sum of weighted values; any shape."""
+    LOG2E: tl.constexpr = 1.4426950408889634
+    s = sink.to(tl.float32) * LOG2E
+    m_new = finite_or_zero(tl.maximum(m, s))
+    alpha = tl.exp2(m - m_new)
+    return weight * alpha + tl.exp2(s - m_new), alpha
 
 
 @triton.jit

@@ -19,18 +19,20 @@ from etcuda.kernels.attention.triton.masking import (
     first_and_last,
     keep_keys,
     key_length,
+    key_slots,
     masked_logits,
     query_positions,
+    with_sink,
 )
 
 
 @triton.jit
 def split_keys(
     kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n,
-    MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
+    MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr, RING: tl.constexpr,
 ):  # fmt: skip
     """How the keys of batch row ``b`` are split: first key, end, keys per split, splits that have keys (at least 1)."""
-    length = key_length(kv_len, b, L_kv, HAS_LEN)
+    length = key_length(kv_len, b, L_kv, HAS_LEN, RING)
     lo = length * 0
     hi = length
     if CAUSAL != 0:
@@ -48,14 +50,14 @@ def split_keys(
 
 @triton.jit
 def compute_splits(
-    q, k, v, out, partial, stats, mask, kv_len, positions,
+    q, k, v, out, partial, stats, mask, kv_len, positions, sinks,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
     L_q, L_kv, num_splits, qk_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
-    MERGED: tl.constexpr, PDL: tl.constexpr,
+    MERGED: tl.constexpr, RING: tl.constexpr, SINKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid: (num_splits, KV_HEADS * row tiles, batch). Rows of a tile are (query, head of the group) pairs.
 
@@ -85,7 +87,7 @@ def compute_splits(
     # On its way while the length is read, on which everything else waits.
     qt = tl.load(q + q_rows[:, None] + offs_d[None, :], mask=rows_ok, other=0.0)
     lo, hi, length, span, used = split_keys(
-        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN
+        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, BLOCK_N, MAX_Q, CAUSAL, WINDOW, HAS_LEN, RING
     )
     if split >= used:
         return
@@ -105,8 +107,9 @@ def compute_splits(
     end = tl.minimum(begin + span, hi)
     for start in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         n_ok = start + local_n < end
-        k_ptrs = k_base + tl.cast(start, tl.int64) * stride_kn + (local_n[None, :] * stride_kn + offs_d[:, None])
-        v_ptrs = v_base + tl.cast(start, tl.int64) * stride_vn + (local_n[:, None] * stride_vn + offs_d[None, :])
+        first, slots = key_slots(start, local_n, L_kv, RING)
+        k_ptrs = k_base + tl.cast(first, tl.int64) * stride_kn + (slots[None, :] * stride_kn + offs_d[:, None])
+        v_ptrs = v_base + tl.cast(first, tl.int64) * stride_vn + (slots[:, None] * stride_vn + offs_d[None, :])
         if HEAD_DIM == BLOCK_D:
             kt = tl.load(k_ptrs, mask=n_ok[None, :], other=0.0)
             vt = tl.load(v_ptrs, mask=n_ok[:, None], other=0.0)
@@ -124,6 +127,13 @@ def compute_splits(
         l_i = l_i * alpha + tl.sum(p, 1)
         acc = tl.dot(p.to(vt.dtype), vt, acc * alpha[:, None])
         m_i = m_new
+    l_all = l_i
+    if SINKS:
+        sink = tl.load(sinks + row_h, mask=row_ok, other=0.0)
+        l_all, alpha = with_sink(m_i, l_i, sink)
+        result = acc * alpha[:, None]
+    else:
+        result = acc
     if MERGED:
         alone = used == 1
         slot = ((batch * KV_HEADS + head) * num_splits + split) * (L_q * GROUP) + rows
@@ -132,58 +142,58 @@ def compute_splits(
         tl.store(stats + slot * 2 + 1, l_i, mask=row_ok & ~alone)
         rows_ok = rows_ok & alone
     o_rows = batch * stride_ob + row_h.to(tl.int64) * stride_oh + row_m.to(tl.int64) * stride_om
-    result = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
+    result = result / tl.where(l_all == 0.0, 1.0, l_all)[:, None]
     tl.store(out + o_rows[:, None] + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok)
 
 
 @triton.jit(do_not_specialize=["num_splits"])
 def attention_split_kernel(
-    q, k, v, out, partial, stats, mask, kv_len, positions,
+    q, k, v, out, partial, stats, mask, kv_len, positions, sinks,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
     L_q, L_kv, num_splits, qk_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
-    MERGED: tl.constexpr,
+    MERGED: tl.constexpr, RING: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """Computes the splits; see ``compute_splits``."""
     compute_splits(
-        q, k, v, out, partial, stats, mask, kv_len, positions,
+        q, k, v, out, partial, stats, mask, kv_len, positions, sinks,
         stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
         stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
         L_q, L_kv, num_splits, qk_scale, KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M, BLOCK_N, STAGES, MAX_Q,
-        CAUSAL, WINDOW, SOFTCAP, MASK, HAS_LEN, MERGED, False,
+        CAUSAL, WINDOW, SOFTCAP, MASK, HAS_LEN, MERGED, RING, SINKS, False,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_splits"])
 def attention_split_pdl(
-    q, k, v, out, partial, stats, mask, kv_len, positions,
+    q, k, v, out, partial, stats, mask, kv_len, positions, sinks,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
     L_q, L_kv, num_splits, qk_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MAX_Q: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
-    MERGED: tl.constexpr,
+    MERGED: tl.constexpr, RING: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """Like ``attention_split_kernel``, and may be launched while the kernel in front of it runs."""
     compute_splits(
-        q, k, v, out, partial, stats, mask, kv_len, positions,
+        q, k, v, out, partial, stats, mask, kv_len, positions, sinks,
         stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
         stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
         L_q, L_kv, num_splits, qk_scale, KV_HEADS, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M, BLOCK_N, STAGES, MAX_Q,
-        CAUSAL, WINDOW, SOFTCAP, MASK, HAS_LEN, MERGED, True,
+        CAUSAL, WINDOW, SOFTCAP, MASK, HAS_LEN, MERGED, RING, SINKS, True,
     )  # fmt: skip
 
 
 @triton.jit
 def merge_splits(
-    out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
+    out, partial, stats, kv_len, positions, sinks, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
-    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, RING: tl.constexpr, SINKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Merges the splits of one row, ``BLOCK_S`` at a time."""
     if PDL:
@@ -193,7 +203,7 @@ def merge_splits(
     bh = tl.program_id(1)
     b = bh // kv_heads
     _lo, _hi, _length, _span, used = split_keys(
-        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n, MAX_Q, CAUSAL, WINDOW, HAS_LEN
+        kv_len, positions, stride_pb, stride_pm, b, L_q, L_kv, num_splits, block_n, MAX_Q, CAUSAL, WINDOW, HAS_LEN, RING
     )
     if PDL:
         # In every CTA, also in one that has nothing to merge: the kernel behind this one starts once all have ended.
@@ -224,6 +234,9 @@ def merge_splits(
         l_run = l_run * alpha + tl.sum(weight * scale, 0)
         m_run = m_new
     h = (bh % kv_heads) * group + row % group
+    if SINKS:
+        l_run, alpha = with_sink(m_run, l_run, tl.load(sinks + h))
+        acc = acc * alpha
     o_row = b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh + (row // group).to(tl.int64) * stride_om
     result = acc / tl.where(l_run == 0.0, 1.0, l_run)
     tl.store(out + o_row + offs_d, result.to(out.dtype.element_ty), mask=d_ok)
@@ -231,29 +244,29 @@ def merge_splits(
 
 @triton.jit(do_not_specialize=["num_splits", "block_n", "kv_heads", "group"])
 def attention_reduce_kernel(
-    out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
+    out, partial, stats, kv_len, positions, sinks, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
-    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, RING: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (L_q * group, batch * kv_heads, head_dim / CHUNK_D)."""
     merge_splits(
-        out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
+        out, partial, stats, kv_len, positions, sinks, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
         num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
-        False,
+        RING, SINKS, False,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_splits", "block_n", "kv_heads", "group"])
 def attention_reduce_pdl(
-    out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
+    out, partial, stats, kv_len, positions, sinks, stride_ob, stride_oh, stride_om, stride_pb, stride_pm,
     L_q, L_kv, num_splits, block_n, kv_heads, group,
     HEAD_DIM: tl.constexpr, MAX_Q: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_LEN: tl.constexpr,
-    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK_D: tl.constexpr, RING: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """Like ``attention_reduce_kernel``, and may be launched while the kernel in front of it runs."""
     merge_splits(
-        out, partial, stats, kv_len, positions, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
+        out, partial, stats, kv_len, positions, sinks, stride_ob, stride_oh, stride_om, stride_pb, stride_pm, L_q, L_kv,
         num_splits, block_n, kv_heads, group, HEAD_DIM, MAX_Q, CAUSAL, WINDOW, HAS_LEN, BLOCK_S, CHUNK_D,
-        True,
+        RING, SINKS, True,
     )  # fmt: skip

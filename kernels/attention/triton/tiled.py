@@ -15,8 +15,10 @@ from etcuda.kernels.attention.triton.masking import (
     first_and_last,
     keep_keys,
     key_length,
+    key_slots,
     masked_logits,
     query_positions,
+    with_sink,
 )
 
 
@@ -37,8 +39,10 @@ def load_block(pointers, n_ok, d_ok, ENDS: tl.constexpr, PADDED: tl.constexpr):
 @triton.jit
 def walk(
     acc, l_i, m_i, qt, k_base, v_base, mask_rows, stride_kn, stride_vn, stride_mn, begin, end, full_lo, full_hi, length,
-    pos, row_ok, qk_scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
+    L_kv, pos, row_ok, qk_scale,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
     CHECKED: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr,
+    RING: tl.constexpr,
 ):  # fmt: skip
     """Adds the keys from ``begin``, a multiple of ``BLOCK_N``, to ``end``.
 
@@ -49,8 +53,9 @@ def walk(
     offs_d = tl.arange(0, BLOCK_D)
     d_ok = offs_d < HEAD_DIM
     for start in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
-        k_ptrs = k_base + tl.cast(start, tl.int64) * stride_kn + (local_n[None, :] * stride_kn + offs_d[:, None])
-        v_ptrs = v_base + tl.cast(start, tl.int64) * stride_vn + (local_n[:, None] * stride_vn + offs_d[None, :])
+        first, slots = key_slots(start, local_n, L_kv, RING)
+        k_ptrs = k_base + tl.cast(first, tl.int64) * stride_kn + (slots[None, :] * stride_kn + offs_d[:, None])
+        v_ptrs = v_base + tl.cast(first, tl.int64) * stride_vn + (slots[:, None] * stride_vn + offs_d[None, :])
         n_ok = start + local_n < length
         kt = load_block(k_ptrs, n_ok[None, :], d_ok[:, None], CHECKED != 0, HEAD_DIM != BLOCK_D)
         s = tl.dot(qt, kt)
@@ -79,13 +84,13 @@ def walk(
 
 @triton.jit(do_not_specialize=["num_heads", "group", "all_heads", "section"])
 def attention_tiled_kernel(
-    q, k, v, out, mask, kv_len, positions,
+    q, k, v, out, mask, kv_len, positions, sinks,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_om, stride_mb, stride_mh, stride_mm, stride_mn, stride_pb, stride_pm,
     L_q, L_kv, num_heads, group, all_heads, section, qk_scale,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, HAS_LEN: tl.constexpr,
-    ONE_LOOP: tl.constexpr,
+    ONE_LOOP: tl.constexpr, RING: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (row tiles * ``all_heads``); ``all_heads`` is batch * num_heads.
 
@@ -99,7 +104,7 @@ def attention_tiled_kernel(
     tile = tiles - 1 - index // width
     b = (first_head + index % width) // num_heads
     h = (first_head + index % width) % num_heads
-    length = key_length(kv_len, b, L_kv, HAS_LEN)
+    length = key_length(kv_len, b, L_kv, HAS_LEN, RING)
     qk_scale = tl.cast(qk_scale, tl.float32)
     local_m = tl.arange(0, BLOCK_M)
     offs_m = tile * BLOCK_M + local_m
@@ -139,22 +144,29 @@ def attention_tiled_kernel(
     if ONE_LOOP or MASK != 0:
         acc, l_i, m_i = walk(
             acc, l_i, m_i, qt, k_base, v_base, mask_rows, stride_kn, stride_vn, stride_mn, lo, hi, full_lo, full_hi,
-            length, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 2, CAUSAL, WINDOW, SOFTCAP, MASK,
+            length, L_kv, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 2, CAUSAL, WINDOW, SOFTCAP, MASK,
+            RING,
         )  # fmt: skip
     else:
         if WINDOW > 0:
             acc, l_i, m_i = walk(
                 acc, l_i, m_i, qt, k_base, v_base, mask_rows, stride_kn, stride_vn, stride_mn, lo, full_lo, lo, lo,
-                length, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 1, CAUSAL, WINDOW, SOFTCAP, 0,
+                length, L_kv, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 1, CAUSAL, WINDOW, SOFTCAP, 0,
+                RING,
             )  # fmt: skip
         acc, l_i, m_i = walk(
             acc, l_i, m_i, qt, k_base, v_base, mask_rows, stride_kn, stride_vn, stride_mn, full_lo, full_hi, lo, lo,
-            length, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 0, CAUSAL, WINDOW, SOFTCAP, 0,
+            length, L_kv, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 0, CAUSAL, WINDOW, SOFTCAP, 0,
+            RING,
         )  # fmt: skip
         acc, l_i, m_i = walk(
             acc, l_i, m_i, qt, k_base, v_base, mask_rows, stride_kn, stride_vn, stride_mn, full_hi, hi, lo, lo,
-            length, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 1, CAUSAL, WINDOW, SOFTCAP, 0,
+            length, L_kv, pos, row_ok, qk_scale, HEAD_DIM, BLOCK_D, BLOCK_N, STAGES, 1, CAUSAL, WINDOW, SOFTCAP, 0,
+            RING,
         )  # fmt: skip
+    if SINKS:
+        l_i, alpha = with_sink(m_i, l_i, tl.load(sinks + h))
+        acc = acc * alpha[:, None]
     o_base = out + batch * stride_ob + head * stride_oh + first_row * stride_om
     result = acc / tl.where(l_i == 0.0, 1.0, l_i)[:, None]
     tl.store(o_base + local_m[:, None] * stride_om + offs_d[None, :], result.to(out.dtype.element_ty), mask=rows_ok)

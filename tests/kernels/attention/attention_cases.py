@@ -42,6 +42,8 @@ class Case:
     kv_len: tuple[int, ...] | None = None
     positions: tuple[tuple[int, ...], ...] | None = None
     seed: int = 0
+    sinks: bool = False
+    ring: bool = False
 
 
 def make(case: Case) -> tuple[list[Tensor], Tensor | None, Tensor | None, Tensor | None]:
@@ -82,10 +84,18 @@ def make(case: Case) -> tuple[list[Tensor], Tensor | None, Tensor | None, Tensor
     return tensors, mask, kv_len, positions
 
 
+def sinks_of(case: Case) -> Tensor | None:
+    """A logit for each head, some greater than all logits."""
+    if not case.sinks:
+        return None
+    return torch.linspace(-3.0, 6.0, case.heads, dtype=case.dtype, device=DEVICE)
+
+
 def check(case: Case, block_n: int = 32, num_splits: int = 3, block_m: int = 16) -> None:
     """Runs every kernel that serves the case and compares it with the reference."""
     assert (case.positions is not None) == (case.causal == POSITIONS)
     (q, k, v), mask, kv_len, positions = make(case)
+    sinks = sinks_of(case)
     expected = attention_reference(
         q.double(),
         k.double(),
@@ -97,19 +107,24 @@ def check(case: Case, block_n: int = 32, num_splits: int = 3, block_m: int = 16)
         case.causal,
         case.window,
         case.softcap,
+        None if sinks is None else sinks.double(),
+        case.ring,
     )
+    extras = {"sinks": sinks, "ring": case.ring}
     scale = case.head_dim**-0.5 if case.scale is None else case.scale
     arguments = (q, k, v, mask, kv_len, positions, scale, case.causal, case.window, case.softcap)
     results = {
         f"tiled, one loop {one_loop}, section {section}": attention_tiled(
-            *arguments, block_m, block_n, 4, 2, one_loop, section
+            *arguments, block_m, block_n, 4, 2, one_loop, section, **extras
         )
         for one_loop, section in ((1, 3), (0, case.batch * case.heads))
     }
     if case.l_q <= MAX_QUERY:
         for splits in {1, num_splits}:
             chunk = 8 if case.head_dim > 8 else 16
-            results[f"split {splits}"] = attention_split(*arguments, block_m, block_n, 4, 2, splits, 2, chunk, PDL)
+            results[f"split {splits}"] = attention_split(
+                *arguments, block_m, block_n, 4, 2, splits, 2, chunk, PDL, **extras
+            )
     for name, got in results.items():
         assert got.shape == expected.shape
         assert got.dtype == case.dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ from tests.kernels.attention.attention_cases import DEVICE, DTYPES, PDL, Case, c
 from tests.kernels.poison import Poisoned
 
 ON_GPU = DEVICE == "cuda"
+
+
+def at(*rows: tuple[int, int]) -> dict[str, Any]:
+    """Consecutive positions: for each batch row the first, and how many."""
+    return {"causal": POSITIONS, "positions": tuple(tuple(range(first, first + count)) for first, count in rows)}
 
 
 CASES = {
@@ -60,6 +66,29 @@ CASES = {
     "float mask of lowest numbers": Case(mask=("lowest", (3, 40))),
     "mask for keys": Case(mask=("bool", (40,))),
     "mask for rows": Case(mask=("bool", (3, 1))),
+    "sinks": Case(sinks=True, batch=2),
+    "sinks of heads in groups": Case(sinks=True, heads=15, kv_heads=3, l_q=2, causal=LOWER_RIGHT),
+    "sinks and rows that see no key": Case(sinks=True, batch=2, kv_len=(0, 17), l_q=4),
+    "sinks, a soft cap and a mask": Case(sinks=True, softcap=2.0, mask=("inf", (4, 3, 40)), l_kv=40),
+    "a ring before it is full": Case(ring=True, **at((0, 3)), window=30),
+    "a ring at its end": Case(ring=True, **at((37, 3)), window=38),
+    "a ring that wraps in a chunk": Case(ring=True, **at((78, 9)), l_kv=41, window=33, l_q=9),
+    "a ring of batches": Case(ring=True, **at((5, 3), (4100, 3)), batch=2, window=20, l_kv=33, layout="padded"),
+    "a ring shorter than a block": Case(ring=True, **at((100, 2)), l_q=2, l_kv=7, window=6),
+    "a ring of one token": Case(ring=True, **at((100, 1)), l_q=1, l_kv=23, window=1),
+    "a ring far on": Case(ring=True, **at((1 << 30, 3)), window=38, l_kv=61, sinks=True),
+    "a ring with everything": Case(
+        ring=True,
+        **at((63, 37)),
+        l_q=37,
+        l_kv=100,
+        window=64,
+        sinks=True,
+        softcap=4.0,
+        heads=6,
+        kv_heads=2,
+        head_dim=24,
+    ),
     "mask and everything else": Case(
         batch=2, mask=("float", (4, 1, 40)), causal=LOWER_RIGHT, window=9, kv_len=(33, 8), softcap=3.0
     ),
@@ -94,6 +123,29 @@ def cases(draw: st.DrawFn, causal: int, kind: str | None) -> Case:
         kv_len=draw(st.sampled_from([None, tuple(draw(st.integers(0, l_kv)) for _ in range(batch))])),
         positions=positions if causal == POSITIONS else None,
         seed=draw(st.integers(0, 5)),
+        sinks=draw(st.booleans()),
+    )
+
+
+@st.composite
+def rings(draw: st.DrawFn) -> Case:
+    """A ring that has been written for any time, with as many rows as its window leaves slots for."""
+    l_q, window = draw(st.integers(1, 40 if ON_GPU else 18)), draw(st.integers(1, 2000 if ON_GPU else 50))
+    batch = draw(st.integers(1, 2))
+    starts = [(draw(st.integers(0, 5000)), l_q) for _ in range(batch)]
+    return Case(
+        batch=batch,
+        heads=draw(st.sampled_from([2, 6])),
+        l_q=l_q,
+        l_kv=window + l_q - 1 + draw(st.integers(0, 40)),
+        head_dim=draw(st.sampled_from([64, 128, 256, 512] if ON_GPU else [16, 40])),
+        dtype=draw(st.sampled_from(DTYPES)),
+        window=window,
+        softcap=draw(st.sampled_from([0.0, 5.0])),
+        layout=draw(st.sampled_from(["bhld", "padded"])),
+        sinks=draw(st.booleans()),
+        ring=True,
+        **at(*starts),
     )
 
 
@@ -178,6 +230,16 @@ class AttentionChecks(Poisoned):
         case = data.draw(cases(causal, kind))
         check(case, data.draw(st.sampled_from([16, 32])), data.draw(st.integers(1, 5)))
 
+    @settings(
+        max_examples=24 if ON_GPU else 3,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(case=rings(), block_n=st.sampled_from([16, 64]), num_splits=st.integers(1, 5))
+    def test_any_ring(self, case: Case, block_n: int, num_splits: int) -> None:
+        check(case, block_n, num_splits)
+
     @pytest.mark.parametrize("head_dim", [64, 96, 128, 256, 512] if ON_GPU else [])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_sizes_of_models(self, head_dim: int, dtype: torch.dtype) -> None:
@@ -185,3 +247,6 @@ class AttentionChecks(Poisoned):
         check(case, 32, 7)
         check(dataclasses.replace(case, l_q=700, l_kv=700, causal=UPPER_LEFT), 32, 7)
         check(dataclasses.replace(case, l_q=700, l_kv=1500, causal=LOWER_RIGHT, window=300), 32, 7)
+        for count in (1, 33):
+            ring = dataclasses.replace(case, l_q=count, l_kv=1535, window=1024, ring=True, sinks=True, softcap=30.0)
+            check(dataclasses.replace(ring, **at((2000, count), (70, count))), 32, 7)

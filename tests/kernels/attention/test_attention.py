@@ -37,10 +37,12 @@ def arguments(**changes: Any) -> list[Any]:
         "window": 0,
         "softcap": 0.0,
     }
-    return list((good | changes).values())
+    return [value for name, value in (good | changes).items() if name not in EXTRAS]
 
 
+EXTRAS = ("sinks", "ring")
 HALF = torch.float16
+RING = {"ring": True, "positions": torch.arange(3), "causal": POSITIONS, "window": 6}
 NAMES = ("q", "k", "v", "mask", "kv_len", "positions", "scale", "causal", "window", "softcap")
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"q": torch.ones(2, 4, 3, 16)}, "q: expected bfloat16 or float16, got torch.float32"),
@@ -76,6 +78,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "window": ({"window": -1, "causal": UPPER_LEFT}, "window: expected 0 for none, .*, got -1"),
     "window alone": ({"window": 3}, "window: expected 0 unless causal, got 3"),
     "scale": ({"scale": -1.0}, "scale: expected a positive finite number, got -1.0"),
+    "sinks size": ({"sinks": torch.zeros(2)}, "sinks: expected its size to be 4, got 2"),
+    "sinks rank": ({"sinks": torch.zeros(1, 4)}, r"sinks: expected one dimension \[num_heads\], got \(1, 4\)"),
+    "sinks dtype": ({"sinks": torch.zeros(4).int()}, "sinks: expected a floating dtype, got torch.int32"),
+    "ring mask": ({**RING, "mask": torch.ones(3, 8).bool()}, "mask: expected None for a ring, .* got a tensor"),
+    "ring kv_len": ({**RING, "kv_len": torch.ones(2).int()}, "kv_len: expected None for a ring, .* got a tensor"),
+    "ring in order": ({"ring": True}, r"causal: expected 3 \(positions\) for a ring, got 0"),
+    "ring of all": ({**RING, "window": 0}, "window: expected a number of keys for a ring, got 0"),
+    "ring too short": ({**RING, "window": 7}, "window: expected at most .* ring of 8 with 3 rows, got 7. Keep more"),
     "softcap": ({"softcap": -2.0}, "softcap: expected 0 for none, or a positive number, got -2.0"),
 }
 OPERATORS = {"split": (attention_split, (16, 16, 4, 2, 2, 2, 16, 0)), "tiled": (attention_tiled, (16, 16, 4, 2, 1, 4))}
@@ -86,12 +96,14 @@ OPERATORS = {"split": (attention_split, (16, 16, 4, 2, 2, 2, 16, 0)), "tiled": (
 def test_bad_arguments(name: str, kernel: str) -> None:
     changes, message = BAD[name]
     operator, config = OPERATORS[kernel]
+    extras = {name: changes[name] for name in EXTRAS if name in changes}
     with pytest.raises(KernelArgumentError, match=f"attention_{kernel}: .*{message}"):
-        operator(*arguments(**changes), *config)
+        operator(*arguments(**changes), *config, **extras)
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments(**changes)]
+        extras = {name: mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for name, a in extras.items()}
         with pytest.raises(KernelArgumentError, match=message):
-            operator(*fakes, *config)
+            operator(*fakes, *config, **extras)
 
 
 class Model(torch.nn.Module):
@@ -168,6 +180,48 @@ def test_the_references_positions() -> None:
     torch.testing.assert_close(near, attention_reference(q, k, k, mask))
     with pytest.raises(ValueError, match="expected positions, got None"):
         attention_reference(q, k, k, causal=POSITIONS)
+
+
+def test_the_references_sinks_are_one_more_key_without_a_value() -> None:
+    q, k = torch.randn(2, 4, 3, 16), torch.randn(2, 2, 8, 16)
+    sinks = torch.randn(4)
+    logits = torch.einsum("bhmd,bhnd->bhmn", q, k.repeat_interleave(2, 1)) * 0.25
+    weights = torch.softmax(torch.cat([logits, sinks[:, None, None].expand(2, 4, 3, 1)], -1), -1)[..., :-1]
+    expected = torch.einsum("bhmn,bhnd->bhmd", weights, k.repeat_interleave(2, 1))
+    torch.testing.assert_close(attention_reference(q, k, k, sinks=sinks), expected)
+
+
+@pytest.mark.parametrize("start", [0, 3, 6, 29])
+def test_the_references_ring_is_the_sequence_that_was_written(start: int) -> None:
+    l_q, slots, window = 3, 7, 5
+    every = torch.randn(2, 2, 40, 16)
+    ring = torch.zeros(2, 2, slots, 16)
+    for position in range(start + l_q):
+        ring[:, :, position % slots] = every[:, :, position]
+    q, positions = torch.randn(2, 4, l_q, 16), torch.arange(start, start + l_q)
+    expected = attention_reference(q, every, every, positions=positions, causal=POSITIONS, window=window)
+    got = attention_reference(q, ring, ring, positions=positions, causal=POSITIONS, window=window, ring=True)
+    torch.testing.assert_close(got, expected)
+    called = torch.ops.etcuda.attention(q, ring, ring, None, positions, None, 0.25, window, 0.0, True)
+    torch.testing.assert_close(called, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q": torch.zeros(2, 3, 16)}, r"attention: q: expected 4 dimensions .*, got \(2, 3, 16\)"),
+        ({"window": 3}, "attention: window: expected 0 without positions, got 3"),
+        ({"sinks": torch.zeros(3)}, "attention: sinks: expected its size to be 4, got 3"),
+        ({"ring": True}, r"attention: causal: expected 3 \(positions\) for a ring, got 0"),
+    ],
+)
+def test_bad_arguments_of_models(changes: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {
+        "q": torch.zeros(2, 4, 3, 16), "k": torch.zeros(2, 2, 8, 16), "v": torch.zeros(2, 2, 8, 16), "mask": None,
+        "positions": None, "sinks": None, "scale": 1.0, "window": 0, "softcap": 0.0, "ring": False,
+    }  # fmt: skip
+    with pytest.raises(KernelArgumentError, match=message):
+        torch.ops.etcuda.attention(**(given | changes))
 
 
 # Problems

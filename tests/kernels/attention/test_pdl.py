@@ -11,7 +11,16 @@ from tests.kernels.offline import compile_kernel
 
 TRIGGER, WAIT = "griddepcontrol.launch_dependents", "griddepcontrol.wait"
 POINTERS = {"out": "*bf16", "q": "*bf16", "k": "*bf16", "v": "*bf16", "partial": "*fp32", "stats": "*fp32"}
-COMMON = {"kv_len": None, "MAX_Q": 16, "CAUSAL": 3, "WINDOW": 0, "HAS_LEN": False}
+COMMON = {
+    "kv_len": None,
+    "MAX_Q": 16,
+    "CAUSAL": 3,
+    "WINDOW": 0,
+    "HAS_LEN": False,
+    "RING": 0,
+    "SINKS": False,
+    "sinks": None,
+}
 
 
 def ptx(kernel: Any, constants: dict[str, Any]) -> str:

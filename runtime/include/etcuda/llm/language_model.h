@@ -19,11 +19,17 @@
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 
+#include <condition_variable>
 #include <cstring>
+#include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
+#include <thread>
+#include <utility>
 
 extern "C" size_t etcuda_last_error(char* text, size_t capacity);
 
@@ -99,7 +105,7 @@ class LanguageModel {
   }
 
   // Appends a token to a session's caches and draws the next one on the device. `token` -1: the one that the
-  // call before drew. The repetition penalty is the host's alone.
+  // call before drew.
   int64_t step(const Session& session, int64_t token, int64_t position, const SamplingOptions& options) {
     using executorch::aten::ScalarType;
     using executorch::extension::make_tensor_ptr;
@@ -107,13 +113,13 @@ class LanguageModel {
     const SessionScope scope(session);
     if (!scope) throw std::runtime_error("the session cannot be entered: " + reason());
     float settings[] = {static_cast<float>(options.temperature), static_cast<float>(options.top_p),
-                        static_cast<float>(options.min_p)};
+                        static_cast<float>(options.min_p), static_cast<float>(options.repetition_penalty)};
     int64_t top_k = options.top_k, seed = static_cast<int64_t>(options.seed);
     if (every_.empty()) every_.assign(static_cast<size_t>((vocab_size + 31) / 32), -1);
     const auto words = static_cast<executorch::aten::SizesType>(every_.size());
     const auto tensors = {make_tensor_ptr({1, 1}, &token, ScalarType::Long),
                           make_tensor_ptr({1}, &position, ScalarType::Long),
-                          make_tensor_ptr({3}, settings, ScalarType::Float),
+                          make_tensor_ptr({4}, settings, ScalarType::Float),
                           make_tensor_ptr({1}, &top_k, ScalarType::Long),
                           make_tensor_ptr({1}, &seed, ScalarType::Long),
                           make_tensor_ptr({words}, every_.data(), ScalarType::Int)};
@@ -191,6 +197,7 @@ class TokenSession {
     if (!made.ok()) throw std::runtime_error("the session cannot be forked; the log says why.");
     copy.session_ = std::move(*made);
     copy.tokens_ = tokens_;
+    copy.written_ = written_;
     return copy;
   }
 
@@ -200,7 +207,7 @@ class TokenSession {
     size_t same = 0;
     while (same < most && tokens_[same] == tokens[same]) ++same;
     // A ring has overwritten the keys of older tokens; from the first one on it can be filled anew.
-    return static_cast<int64_t>(tokens_.size() - same) <= model_->max_rollback ? same : 0;
+    return static_cast<int64_t>(written_ - same) <= model_->max_rollback ? same : 0;
   }
 
   // Makes `tokens` the session's sequence; gives the logits of what follows.
@@ -218,18 +225,24 @@ class TokenSession {
   // Appends a token; draws what follows on the device.
   int64_t step(int64_t token, const SamplingOptions& options) {
     const int64_t drawn = model_->step(session_, token, static_cast<int64_t>(tokens_.size()), options);
-    tokens_.push_back(token);
+    append(token);
     return drawn;
   }
 
   // Appends a token; gives the logits of what follows.
   std::vector<float> decode(int64_t token) {
     auto logits = model_->run(session_, &token, 1, static_cast<int64_t>(tokens_.size()));
-    tokens_.push_back(token);
+    append(token);
     return logits;
   }
 
  private:
+  friend class StepsAhead;
+
+  void append(int64_t token) {
+    tokens_.push_back(token);
+    written_ = std::max(written_, tokens_.size());
+  }
   void check(const std::vector<int64_t>& tokens) const {
     const int64_t count = static_cast<int64_t>(tokens.size());
     if (count < 1 || count > model_->max_seq_len)
@@ -246,6 +259,7 @@ class TokenSession {
   // Computes the first `count` of `tokens`, but for those that are in the caches.
   std::vector<float> extend(const std::vector<int64_t>& tokens, size_t count) {
     tokens_.resize(reusable(tokens));
+    if (tokens_.empty()) written_ = 0;
     std::vector<float> logits;
     while (tokens_.size() < count) {
       const size_t start = tokens_.size();
@@ -253,6 +267,7 @@ class TokenSession {
       logits = model_->run(session_, tokens.data() + start, static_cast<int64_t>(some),
                            static_cast<int64_t>(start));
       tokens_.insert(tokens_.end(), tokens.begin() + start, tokens.begin() + start + some);
+      written_ = std::max(written_, tokens_.size());
     }
     return logits;
   }
@@ -260,6 +275,85 @@ class TokenSession {
   LanguageModel* model_;
   Session session_;
   std::vector<int64_t> tokens_;
+  // Tokens that were ever written since the caches were empty: of those that were taken back, a ring has lost
+  // what they wrote over.
+  size_t written_ = 0;
+};
+
+// Tokens drawn on the device, one step ahead of the caller: while a token is read, the step behind it is
+// computed. Until this is destroyed, which takes back what was not read, the session is its own.
+class StepsAhead {
+ public:
+  // Appends `token`, draws what follows, appends that, and so on, `count` times.
+  StepsAhead(TokenSession& session, int64_t token, const SamplingOptions& options, int64_t count)
+      : session_(session),
+        options_(options),
+        token_(token),
+        count_(count),
+        start_(static_cast<int64_t>(session.tokens_.size())),
+        thread_([this] { run(); }) {}
+  StepsAhead(const StepsAhead&) = delete;
+  StepsAhead& operator=(const StepsAhead&) = delete;
+  ~StepsAhead() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stopped_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  // The next token; to be called `count` times at most. Throws what its step threw.
+  int64_t next() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    wanted_ = std::min(count_, read_ + 2);
+    session_.written_ = std::max(session_.written_, static_cast<size_t>(start_ + wanted_));
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !drawn_.empty() || failure_; });
+    if (drawn_.empty()) std::rethrow_exception(failure_);
+    const int64_t drawn = drawn_.front();
+    drawn_.pop_front();
+    ++read_;
+    session_.append(std::exchange(token_, drawn));
+    return drawn;
+  }
+
+ private:
+  void run() {
+    // The device knows the tokens behind the first itself.
+    int64_t token = token_;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (int64_t done = 0; done < count_; ++done) {
+      changed_.wait(lock, [&] { return stopped_ || done < wanted_; });
+      if (stopped_) return;
+      lock.unlock();
+      int64_t drawn = 0;
+      std::exception_ptr failure;
+      try {
+        drawn = session_.model_->step(session_.session_, token, start_ + done, options_);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      lock.lock();
+      failure_ = failure;
+      if (!failure_) drawn_.push_back(drawn);
+      changed_.notify_all();
+      if (failure_) return;
+      token = -1;
+    }
+  }
+
+  TokenSession& session_;
+  const SamplingOptions options_;
+  int64_t token_;  // the next to be appended
+  const int64_t count_, start_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t wanted_ = 0, read_ = 0;  // steps that may be computed, and that were read
+  std::deque<int64_t> drawn_;
+  std::exception_ptr failure_;
+  bool stopped_ = false;
+  std::thread thread_;
 };
 
 enum class Finish { kStop, kLength, kCancelled };
@@ -275,14 +369,18 @@ inline Finish generate(TokenSession& session, const std::vector<int64_t>& prompt
     throw std::invalid_argument("max_new_tokens: expected 0 to " + std::to_string(room) + ", got " +
                                 std::to_string(max_new_tokens) + ".");
   Sampler sampler(options, prompt);
-  const bool on_device = model.has_step && options.repetition_penalty == 1;
-  if (on_device) session.advance(prompt);
-  int64_t token = on_device ? session.step(prompt.back(), options) : sampler.choose(session.prefill(prompt));
+  const int64_t count = max_new_tokens == 0 ? room : max_new_tokens;
+  std::optional<StepsAhead> ahead;
+  if (model.has_step) {
+    session.advance(prompt);
+    ahead.emplace(session, prompt.back(), options, count);
+  }
+  int64_t token = ahead ? ahead->next() : sampler.choose(session.prefill(prompt));
   for (int64_t made = 1;; ++made) {
     if (!ignore_eos && model.eos_ids.count(token) != 0) return Finish::kStop;
     if (!take(token)) return Finish::kCancelled;
-    if (made == (max_new_tokens == 0 ? room : max_new_tokens)) return Finish::kLength;
-    token = on_device ? session.step(token, options) : sampler.choose(session.decode(token));
+    if (made == count) return Finish::kLength;
+    token = ahead ? ahead->next() : sampler.choose(session.decode(token));
   }
 }
 
