@@ -138,9 +138,7 @@ def resident_kernel(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """CTAs walk over tiles of BLOCK_N rows and keep the activations."""
-    _resident(
-        x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, False
-    )
+    _resident(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, False)
 
 
 @triton.jit
@@ -154,9 +152,7 @@ def resident_pdl(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Like ``resident_kernel``, and may be launched while the kernel in front of it runs, if that writes no weights."""
-    _resident(
-        x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True
-    )
+    _resident(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True)
 
 
 @triton.jit
