@@ -12,9 +12,9 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from etcuda.kernels.dense.choose import table
+from etcuda.passes.dense.fuse_dense import fuse_dense
+from etcuda.passes.dense.route_dense import route_dense
 from etcuda.passes.graph.program_constants import mark_other_methods
-from etcuda.passes.linear.fuse_dense import fuse_dense
-from etcuda.passes.linear.route_dense import route_dense
 from etcuda.passes.manager import PASSES, run_passes
 from tests.passes.linear.quantized_programs import (
     GPU,
