@@ -1,9 +1,9 @@
 """Products of up to eight rows with a weight as it is, bf16 or fp16: the weight goes once through the registers.
 
-Two kernels. In ``dense_resident_kernel`` a CTA keeps all activations in registers and walks over tiles of weight rows. In
-``dense_stepped_kernel`` a CTA takes one tile of weight rows and walks along K. Either way the loads of the next tile are in
-flight while a tile is multiplied. In ``*_pdl`` (programmatic dependent launch) a CTA issues the loads of its first tile
-before it waits for the kernel in front of it.
+Two kernels. In ``dense_resident_kernel`` a CTA keeps all activations in registers and walks over tiles of weight rows.
+In ``dense_stepped_kernel`` a CTA takes one tile of weight rows and walks along K. Either way the loads of the next tile
+are in flight while a tile is multiplied. In ``*_pdl`` (programmatic dependent launch) a CTA issues the loads of its
+first tile before it waits for the kernel in front of it.
 
 Tiles have the axes tokens, rows, columns. A lane loads eight neighbouring columns, 16 bytes, and the lanes and warps of
 a CTA lie along the columns: a row's sum is split over registers, lanes and warps alike whatever rows are beside it.
@@ -151,7 +151,7 @@ def dense_resident_pdl(
     K: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Like ``dense_resident_kernel``, and may be launched while the kernel in front of it runs, if that writes no weights."""
+    """``dense_resident_kernel`` that may be launched while the kernel in front of it runs, if that writes no weights."""
     _resident(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True)
 
 
@@ -212,5 +212,5 @@ def dense_stepped_pdl(
     K: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Like ``dense_stepped_kernel``, and may be launched while the kernel in front of it runs, if that writes no weights."""
+    """``dense_stepped_kernel`` that may be launched while the kernel in front of it runs, if that writes no weights."""
     _stepped(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True)
