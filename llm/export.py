@@ -17,12 +17,14 @@ from etcuda.errors import CheckpointError
 from etcuda.llm import tokenizer
 from etcuda.llm.assign import assign, to_dtype
 from etcuda.llm.cache import LayerCache
-from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, read_config
+from etcuda.llm.checkpoint import SafetensorsFolder, dtype_of, read_config
 from etcuda.llm.methods import constants, export_methods
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from etcuda.llm.quantization import Plan, QuantOptions
 from etcuda.llm.random_weights import RandomWeights
+from etcuda.llm.weights_description import describe
 from etcuda.options import CompileOptions
+from etcuda.passes.graph.recipes import is_deferred
 from etcuda.target import CudaTarget, resolve_target
 
 # Hears the stage, and how many units of how many are done; 0 of 0 where that is not known.
@@ -41,6 +43,7 @@ class ExportOptions:
         random_seed: seed of made-up weights, which the checkpoint's are not read for; ``None`` reads them.
         all_logits: ``prefill`` gives the logits of every token, for perplexities; otherwise of the last.
         device_sampling: add the method ``generate_step``, which samples on the device.
+        write_weights: write ``m.ptd``; otherwise ``m.weights.json``, which says how seeded weights are made.
         quant: which weights are quantised; none by default.
         compile: options of the compiler.
     """
@@ -52,6 +55,7 @@ class ExportOptions:
     random_seed: int | None = None
     all_logits: bool = False
     device_sampling: bool = False
+    write_weights: bool = True
     quant: QuantOptions = dataclasses.field(default_factory=QuantOptions)
     compile: CompileOptions = dataclasses.field(default_factory=lambda: CompileOptions(weights="ptd"))
 
@@ -59,6 +63,12 @@ class ExportOptions:
         checks = (
             ("max_seq_len", self.max_seq_len >= 4, "4 or more tokens", self.max_seq_len),
             ("chunk", self.chunk >= 2, "2 or more tokens", self.chunk),
+            (
+                "write_weights",
+                self.write_weights or (self.random_seed is not None and self.compile.weights == "ptd"),
+                "True, or a random_seed and weights that go to a .ptd file: seeded weights alone can be made elsewhere",
+                self.write_weights,
+            ),
             ("random_seed", self.random_seed is None or self.random_seed >= 0, "None, or 0 or more", self.random_seed),
         )
         for name, holds, expected, got in checks:
@@ -150,10 +160,11 @@ def _export(
     if isinstance(device, CudaTarget) and device.code_kind == "cubin":
         fixed["get_bandwidth_mbs"] = int(device.memory_bandwidth / 1e6)
     program = _lower(methods, fixed, options)
+    check_left_out({method: program.exported_program(method) for method in program.methods})
     progress("write", 0, 0)
     from etcuda.backend.save import save_program
 
-    files = save_program(program, target)
+    files = save_program(program, target, describe=None if options.write_weights else describe)
     copied = tokenizer.copy(words, target)
     return ExportSummary(
         files=[*copied, *files],
@@ -186,18 +197,19 @@ def load_model(
 
         load_gguf_weights(model, source, options.quant.activation_dtype)
         return model, layers
-    weights: Weights
-    if options.random_seed is None:
-        weights = SafetensorsFolder(source)
-    else:
+    if options.random_seed is not None:
         tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
-        weights = RandomWeights(shapes, options.random_seed, getattr(config, "initializer_range", None) or 0.02)
+        deviation = getattr(config, "initializer_range", None) or 0.02
+        configs = {name: options.quant.config(wanted) for name, wanted in plan.formats.items()}
+        seeded = RandomWeights(shapes, options.random_seed, deviation, dtype, configs)
+        assign(model, seeded, lambda tensor, name, module: tensor, progress)
+        return model, layers
 
     def convert(tensor: Tensor, name: str, module: nn.Module) -> Tensor:
         return plan.apply(to_dtype(tensor, name, dtype), name)
 
-    assign(model, weights, convert, progress)
+    assign(model, SafetensorsFolder(source), convert, progress)
     return model, layers
 
 
@@ -238,6 +250,28 @@ def _lower(methods: dict[str, Any], constant_methods: dict[str, Any], options: E
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
     return edge.to_executorch()
+
+
+def check_left_out(programs: dict[str, Any]) -> None:
+    """Checks that no weight whose bytes are yet to be made is left to another backend, which would read them.
+
+    Raises:
+        CheckpointError: one is; all are named.
+    """
+    left = {
+        str(fqn)
+        for each in programs.values()
+        for fqn in (
+            *each.graph_signature.inputs_to_parameters.values(),
+            *each.graph_signature.inputs_to_buffers.values(),
+        )
+        if is_deferred(each.state_dict.get(fqn))
+    }
+    if left:
+        raise CheckpointError(
+            f"{', '.join(sorted(left))}: expected etcuda to take every operator that reads seeded weights, got some "
+            "that it left to another backend; the log of the partitioner says why. Export the checkpoint's weights."
+        )
 
 
 def _generation(source: pathlib.Path) -> dict[str, Any]:
