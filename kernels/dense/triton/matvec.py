@@ -151,7 +151,7 @@ def dense_resident_pdl(
     K: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """``dense_resident_kernel`` that may be launched while the kernel in front of it runs, if that writes no weights."""
+    """``dense_resident_kernel`` that may be launched while the kernel in front runs, if that writes no weights."""
     _resident(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True)
 
 
