@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
+import math
 import mmap
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,6 +21,7 @@ import torch
 from torch import Tensor
 
 from etcuda.backend.threads import in_threads
+from etcuda.backend.worker.client import import_root
 from etcuda.errors import CheckpointError
 from etcuda.files import replacing, saving, write_at
 from etcuda.llm.weights_description import Description, Entry, pieces_of, read, versions
@@ -23,12 +29,16 @@ from etcuda.llm.weights_description import Description, Entry, pieces_of, read, 
 SUFFIX = ".weights.json"
 _KEY = re.compile(rb"etcuda/w/([0-9a-f]{64})")
 _CHUNK = 8 << 20
+# Numbers: less are made before processes have begun.
+_WORTH_PROCESSES = 1 << 29
+
+Progress = Callable[[int, int], None]
 
 
 def make_weights(
     program: pathlib.Path,
     output: pathlib.Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> pathlib.Path:
     """Makes the weights of a program that was exported without them, and checks that they are those that it expects.
 
@@ -53,46 +63,108 @@ def make_weights(
     target = output or source.with_name(description.file)
     with saving(target), replacing([target]) as written, open(written[0], "w+b", buffering=0) as file:
         file.truncate(description.nbytes)
-        _write(file.fileno(), description, progress)
+        _write(pathlib.Path(written[0]), description, source, progress)
         in_threads([_checking(file.fileno(), entry, description, source) for entry in description.entries])
     return target
 
 
-def _write(file: int, description: Description, progress: Callable[[int, int], None]) -> None:
-    for offset, data in description.constants:
-        write_at(file, offset, [memoryview(data)])
-    places: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    size: dict[str, int] = defaultdict(int)
+def _write(path: pathlib.Path, description: Description, source: pathlib.Path, progress: Progress) -> None:
+    """Writes all weights, in processes of their own if that is worth their start: threads of one process wait for one
+    another in the interpreter and in the kernel, where memory is given out."""
+    with open(path, "r+b", buffering=0) as file:
+        for offset, data in description.constants:
+            write_at(file.fileno(), offset, [memoryview(data)])
+    sizes: dict[str, int] = defaultdict(int)
+    for entry in description.entries:
+        for name, _, nbytes in pieces_of(description, entry):
+            sizes[name] += nbytes
+    lock, done, total = threading.Lock(), 0, sum(sizes.values())
+    stop = threading.Event()
+
+    def add(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            progress(done, total)
+
+    # The largest first, so that the last to end is a small one.
+    names = sorted(sizes, key=lambda name: -sizes[name])
+    numbers = {name: sum(math.prod(shape) for shape, _ in description.weights[name].parts.values()) for name in names}
+    if sum(numbers.values()) < _WORTH_PROCESSES:
+        in_threads([functools.partial(write_weights, path, description, [name], add, stop) for name in names], stop)
+        return
+    shares: list[list[str]] = [[] for _ in range(min(len(names), len(os.sched_getaffinity(0))))]
+    loads = [0] * len(shares)
+    for name in names:
+        least = loads.index(min(loads))
+        shares[least].append(name)
+        loads[least] += numbers[name]
+    in_threads([functools.partial(_write_elsewhere, path, source, share, add, stop) for share in shares], stop)
+
+
+def write_weights(
+    path: pathlib.Path,
+    description: Description,
+    names: list[str],
+    add: Callable[[int], None],
+    stop: threading.Event | None = None,
+) -> None:
+    """Writes some weights to their places in a file.
+
+    Args:
+        path: of the file, which has its size.
+        description: of the file.
+        names: of the weights.
+        add: hears how many bytes were written since it heard last.
+        stop: ends it when it is set.
+    """
+    ends: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in names}
     for entry in description.entries:
         offset = entry.offset
         for name, part, nbytes in pieces_of(description, entry):
-            places[name][part].append(offset)
+            if name in ends:
+                ends[name][part].append(offset)
             offset += nbytes
-            size[name] += nbytes
-    lock, done, total = threading.Lock(), 0, sum(size.values())
-    stop = threading.Event()
-
-    def writing(name: str) -> Callable[[], None]:
-        def run() -> None:
-            nonlocal done
-            ends = {part: list(offsets) for part, offsets in places[name].items()}
+    with open(path, "r+b", buffering=0) as file:
+        for name in names:
             for block in description.weights[name].blocks():
-                if stop.is_set():
+                if stop is not None and stop.is_set():
                     return
                 count = 0
                 for part, tensor in block.items():
                     data = _bytes(tensor)
-                    for index, offset in enumerate(ends.get(part, ())):
-                        ends[part][index] = write_at(file, offset, [data])
+                    for index, offset in enumerate(ends[name].get(part, ())):
+                        ends[name][part][index] = write_at(file.fileno(), offset, [data])
                         count += len(data)
-                with lock:
-                    done += count
-                    progress(done, total)
+                add(count)
 
-        return run
 
-    # The largest first, so that the last to end is a small one.
-    in_threads([writing(name) for name in sorted(places, key=lambda name: -size[name])], stop)
+def _write_elsewhere(
+    path: pathlib.Path, source: pathlib.Path, names: list[str], add: Callable[[int], None], stop: threading.Event
+) -> None:
+    """``write_weights`` in a process of its own, which ends when this one does: it can no longer say what it wrote."""
+    command = [sys.executable, "-m", "etcuda.llm.weights_worker", str(path), str(source)]
+    # Without the folder that the user is in, which may hold files named as modules are.
+    paths = filter(None, [str(import_root()), os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, **pipes) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        worker.stdin.write(json.dumps(names).encode())
+        worker.stdin.close()
+        for line in worker.stdout:
+            if stop.is_set():
+                worker.kill()
+                return
+            add(int(line))
+        said = worker.stderr.read().decode(errors="replace").strip()
+    if worker.returncode != 0 and not stop.is_set():
+        raise CheckpointError(
+            f"making {', '.join(names[:3])}: expected a worker to end with 0, got {worker.returncode}. It said: "
+            f"{said.splitlines()[-1] if said else 'nothing'}. -9 is a lack of memory."
+        )
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -102,9 +174,14 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _checking(file: int, entry: Entry, description: Description, source: pathlib.Path) -> Callable[[], None]:
     def run() -> None:
-        digest = hashlib.sha256()
-        for start in range(entry.offset, entry.offset + entry.nbytes, _CHUNK):
-            digest.update(os.pread(file, min(_CHUNK, entry.offset + entry.nbytes - start), start))
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(min(_CHUNK, entry.nbytes)))
+        start, end = entry.offset, entry.offset + entry.nbytes
+        while start < end:
+            count = os.preadv(file, [buffer[: end - start]], start)
+            if count == 0:
+                break
+            digest.update(buffer[:count])
+            start += count
         if digest.hexdigest() != entry.sha256:
             made_of = ", ".join(f"{name} ({part})" for name, part in entry.pieces)
             here, there = (

@@ -27,18 +27,18 @@ from etcuda.passes.canonical.record_output_layout import record_output_layout
 from etcuda.passes.canonical.remove_dead_code import remove_dead_code
 from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
 from etcuda.passes.decompositions.apply import apply_decompositions
+from etcuda.passes.dense.fuse_dense import fuse_dense
+from etcuda.passes.dense.fuse_norm import fuse_norm
+from etcuda.passes.dense.route_dense import route_dense
 from etcuda.passes.library.decompose import decompose_library_calls
 from etcuda.passes.library.widen_reductions import widen_reductions
-from etcuda.passes.linear.fuse_dense import fuse_dense
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
-from etcuda.passes.linear.fuse_norm import fuse_norm
 from etcuda.passes.linear.fuse_qkv import fuse_qkv
 from etcuda.passes.linear.fuse_quantize import fuse_quantize
 from etcuda.passes.linear.fuse_reorder import fuse_reorder
 from etcuda.passes.linear.pack_torchao import pack_torchao
 from etcuda.passes.linear.quantize_one_row import quantize_one_row
 from etcuda.passes.linear.route import route_linear
-from etcuda.passes.linear.route_dense import route_dense
 from etcuda.passes.linear.split_joined import split_joined
 
 log = logging.getLogger(__name__)

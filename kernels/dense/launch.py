@@ -18,7 +18,11 @@ def dense_matvec(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
     dense = aligned(weight.contiguous(), 16)
     n = dense.shape[0] if activation == "none" else dense.shape[0] // 2
     out = new_result(x, (num_tokens, n), x.dtype)
-    kernels = (mv.resident_kernel, mv.resident_pdl) if how.ctas else (mv.stepped_kernel, mv.stepped_pdl)
+    kernels = (
+        (mv.dense_resident_kernel, mv.dense_resident_pdl)
+        if how.ctas
+        else (mv.dense_stepped_kernel, mv.dense_stepped_pdl)
+    )
     # The kernel in front of it would write a copy of the weight, which is read before that one's end.
     kernel, early = choose_kernel(x, *kernels, how.pdl if dense is weight else 0)
     tiles = triton.cdiv(n, how.block_n)

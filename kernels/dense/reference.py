@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 # Activations of a gate, and as what PyTorch has them.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu_erf": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),

@@ -86,7 +86,7 @@ def recognize_dense(node: Node) -> DenseCall | None:
     if not isinstance(x, Node) or not isinstance(transposed, Node) or transposed.target is not aten.permute.default:
         return None
     weight, dims = transposed.args[:2]
-    if not isinstance(weight, Node) or not isinstance(dims, list | tuple) or [int(d) % 2 for d in dims] != [1, 0]:
+    if not isinstance(weight, Node) or list(dims) not in ([1, 0], [-1, 0], [1, -2], [-1, -2]):  # type: ignore[arg-type]
         return None
     value = tensor_of(weight)
     if value.dtype not in DTYPES or not value.is_contiguous() or not all(isinstance(n, int) for n in value.shape):

@@ -31,9 +31,7 @@ class DenseConfig:
 
     def launch(self, tokens: int, num_sms: int, pdl: int) -> DenseLaunch:
         """The launch on a GPU of so many multiprocessors, for up to ``tokens``."""
-        return DenseLaunch(
-            padded(tokens), self.ctas_per_sm * num_sms, self.block_n, self.block_k, self.num_warps, pdl
-        )
+        return DenseLaunch(padded(tokens), self.ctas_per_sm * num_sms, self.block_n, self.block_k, self.num_warps, pdl)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from etcuda.kernels.dense.choose.configs import DenseConfig, candidates, padded
 from etcuda.kernels.dense.choose.table import Entry, KernelName, Table
 from etcuda.kernels.dense.problem import MAX_TOKENS, DenseProblem
 
-# Up to how many tokens the kernel is taken where nothing was measured: so many products for each number of a weight take
-# less than half of the fp32 units of every GPU of compute capability 8.0 and later.
+# Up to how many tokens the kernel is taken where nothing was measured: so many products for each number of a weight
+# take less than half of the fp32 units of every GPU of compute capability 8.0 and later.
 UNMEASURED_TOKENS = 4
 # How far apart two shapes are: doublings of each quantity, weighted by how much they change the best configuration.
 _WEIGHTS = {"m": 4.0, "k": 2.0, "rows": 1.0}
@@ -27,7 +27,7 @@ class Choice:
 
 
 def choose(problem: DenseProblem, device: Device) -> Choice:
-    """The configuration for a problem that the kernel serves: the best of the nearest measured ones that can take it."""
+    """The configuration for a problem that the kernel serves: the best of the nearest shape's that it can take."""
     asked = dataclasses.replace(problem, m=padded(problem.m))
     allowed = candidates(asked, device)
     measured = table.load(device.arch)

@@ -106,7 +106,7 @@ class DenseTuning(Tuning[KernelName, DenseProblem, Config]):
 
 def _version() -> int:
     """Of CUDA, with which the library comes: 1300 for 13.0."""
-    major, minor = (str(torch.version.cuda or "0.0").split(".") + ["0"])[:2]
+    major, minor = [*str(torch.version.cuda or "0.0").split("."), "0"][:2]
     return 100 * int(major) + 10 * int(minor)
 
 

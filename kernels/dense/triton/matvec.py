@@ -1,9 +1,9 @@
 """Products of up to eight rows with a weight as it is, bf16 or fp16: the weight goes once through the registers.
 
-Two kernels. In ``resident_kernel`` a CTA keeps all activations in registers and walks over tiles of weight rows. In
-``stepped_kernel`` a CTA takes one tile of weight rows and walks along K. Either way the loads of the next tile are in
-flight while a tile is multiplied. In ``*_pdl`` (programmatic dependent launch) a CTA issues the loads of its first tile
-before it waits for the kernel in front of it.
+Two kernels. In ``dense_resident_kernel`` a CTA keeps all activations in registers and walks over tiles of weight rows.
+In ``dense_stepped_kernel`` a CTA takes one tile of weight rows and walks along K. Either way the loads of the next tile
+are in flight while a tile is multiplied. In ``*_pdl`` (programmatic dependent launch) a CTA issues the loads of its
+first tile before it waits for the kernel in front of it.
 
 Tiles have the axes tokens, rows, columns. A lane loads eight neighbouring columns, 16 bytes, and the lanes and warps of
 a CTA lie along the columns: a row's sum is split over registers, lanes and warps alike whatever rows are beside it.
@@ -128,7 +128,7 @@ def _resident(
 
 
 @triton.jit
-def resident_kernel(
+def dense_resident_kernel(
     x,  # [num_tokens, K]
     weight,  # [out_features, K]; with an activation [2 * out_features, K], first the gate's rows
     bias,  # one for each row of the weight
@@ -138,13 +138,11 @@ def resident_kernel(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """CTAs walk over tiles of BLOCK_N rows and keep the activations."""
-    _resident(
-        x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, False
-    )
+    _resident(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, False)
 
 
 @triton.jit
-def resident_pdl(
+def dense_resident_pdl(
     x,  # [num_tokens, K]
     weight,  # [out_features, K]; with an activation [2 * out_features, K], first the gate's rows
     bias,  # one for each row of the weight
@@ -153,10 +151,8 @@ def resident_pdl(
     K: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Like ``resident_kernel``, and may be launched while the kernel in front of it runs, if that writes no weights."""
-    _resident(
-        x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True
-    )
+    """``dense_resident_kernel`` that may be launched while the kernel in front runs, if that writes no weights."""
+    _resident(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True)
 
 
 @triton.jit
@@ -193,7 +189,7 @@ def _stepped(
 
 
 @triton.jit
-def stepped_kernel(
+def dense_stepped_kernel(
     x,  # [num_tokens, K]
     weight,  # [out_features, K]; with an activation [2 * out_features, K], first the gate's rows
     bias,  # one for each row of the weight
@@ -207,7 +203,7 @@ def stepped_kernel(
 
 
 @triton.jit
-def stepped_pdl(
+def dense_stepped_pdl(
     x,  # [num_tokens, K]
     weight,  # [out_features, K]; with an activation [2 * out_features, K], first the gate's rows
     bias,  # one for each row of the weight
@@ -216,5 +212,5 @@ def stepped_pdl(
     K: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Like ``stepped_kernel``, and may be launched while the kernel in front of it runs, if that writes no weights."""
+    """``dense_stepped_kernel`` that may be launched while the kernel in front of it runs, if that writes no weights."""
     _stepped(x, weight, bias, out, out_features, num_tokens, K, HAS_BIAS, ACTIVATION, TOKENS, BLOCK_N, BLOCK_K, True)

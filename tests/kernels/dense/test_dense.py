@@ -46,9 +46,9 @@ def ttgir(function: Any, tokens: int, block_n: int, block_k: int, num_warps: int
 @pytest.mark.parametrize(
     ("function", "tokens", "block_n", "block_k", "num_warps", "activation"),
     [
-        (matvec.stepped_pdl, 1, 4, 1024, 4, "none"),
-        (matvec.stepped_kernel, 8, 4, 1024, 4, "silu"),
-        (matvec.resident_pdl, 1, 2, 4096, 4, "none"),
+        (matvec.dense_stepped_pdl, 1, 4, 1024, 4, "none"),
+        (matvec.dense_stepped_kernel, 8, 4, 1024, 4, "silu"),
+        (matvec.dense_resident_pdl, 1, 2, 4096, 4, "none"),
     ],
 )
 def test_weights_stay_in_the_lanes_that_load_them(

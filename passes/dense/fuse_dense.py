@@ -42,19 +42,22 @@ def fuse_dense(program: ExportedProgram, config: BackendConfig) -> int:
     target = config.target
     if not isinstance(target, CudaTarget):
         return 0
-    calls = {call.node: call for node in program.graph.nodes if (call := recognize_dense(node)) is not None}
-    calls = {node: call for node, call in calls.items() if _may_be_routed(program, call, target)}
-    changed = 0
-    for group in _groups(program, calls):
-        reason = _refuse(program, group)
-        if reason is not None:
-            log.info("%s stay apart: %s", ", ".join(call.node.name for call in group), reason)
+    calls: dict[Node, DenseCall] = {}
+    for node in program.graph.nodes:
+        call = recognize_dense(node)
+        if call is None or not _may_be_routed(program, call, target):
             continue
+        reason = _refuse(program, call)
+        if reason is None:
+            calls[node] = call
+        else:
+            log.info("%s stays apart: %s", node.name, reason)
+    groups = _groups(program, calls)
+    for group in groups:
         _join(program, group)
-        changed += len(group)
-    if changed:
+    if groups:
         refresh_meta(program.graph)
-    return changed
+    return sum(map(len, groups))
 
 
 def _may_be_routed(program: ExportedProgram, call: DenseCall, target: CudaTarget) -> bool:
@@ -68,7 +71,8 @@ def _may_be_routed(program: ExportedProgram, call: DenseCall, target: CudaTarget
 
 def _groups(program: ExportedProgram, calls: dict[Node, DenseCall]) -> list[list[DenseCall]]:
     """Products to join, gate and up first; groups of several."""
-    found, taken = [], set()
+    found: list[list[DenseCall]] = []
+    taken: set[Node] = set()
     for node in program.graph.nodes:
         pair = recognize_gated_pair(node, calls)
         if pair is not None and not taken & {pair.gate.node, pair.up.node}:
@@ -81,20 +85,17 @@ def _groups(program: ExportedProgram, calls: dict[Node, DenseCall]) -> list[list
     return [group for group in (*found, *by_input.values()) if len(group) > 1]
 
 
-def _refuse(program: ExportedProgram, calls: list[DenseCall]) -> str | None:
-    """Why weights stay apart, in words; ``None`` if they can be joined."""
-    seen: set[Node] = set()
-    for call in calls:
-        for node in (call.weight, call.bias):
-            if node is None:
-                continue
-            if target_of(program, node) is None:
-                return f"{node.name} is no constant"
-            if len(node.users) > 1 or len(call.transposed.users) > 1 or node in seen:
-                return f"{node.name} is used elsewhere too and would be stored twice"
-            seen.add(node)
-        if call.n % _ROWS:
-            return f"{call.weight.name} has {call.n} rows, and the next one would not begin at a multiple of 16 bytes"
+def _refuse(program: ExportedProgram, call: DenseCall) -> str | None:
+    """Why a weight stays apart, in words; ``None`` if it can be joined with others."""
+    for node in (call.weight, call.bias):
+        if node is None:
+            continue
+        if target_of(program, node) is None:
+            return f"{node.name} is no constant"
+        if len(node.users) > 1 or len(call.transposed.users) > 1:
+            return f"{node.name} is used elsewhere too and would be stored twice"
+    if call.n % _ROWS:
+        return f"{call.weight.name} has {call.n} rows, and the next one would not begin at a multiple of 16 bytes"
     return None
 
 
