@@ -122,7 +122,8 @@ def attention(
     calls = _calls.get()
     if calls is not None:
         calls.modules.append(module)
-    ring = (_rings.get() or {}).get(id(attention_mask))
+    rings = _rings.get()
+    ring = None if rings is None else rings.get(id(attention_mask))
     if ring is not None or softcap or s_aux is not None:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         masking = (attention_mask, None) if ring is None else (None, ring.positions)

@@ -31,6 +31,7 @@ def row(engine: str, graph: bool, decode: float, kernels: dict[str, Any]) -> dic
         "prompt_us": {"512": 12_800.0},
         "load_s": 2.5,
         "error": 0.1,
+        "eager_error": 0.01,
         "kernels": kernels,
         "busy_us": 1500.0,
     }
@@ -47,8 +48,8 @@ def test_the_page(tmp_path: pathlib.Path) -> None:
     render(tmp_path / "r.json", tmp_path, bandwidth=4e12)
     page = (tmp_path / "whole_models.md").read_text()
     # 4 GB over 4 TB/s are 1000 us, half of what a step took.
-    assert "| llama-3-8b-int4 | etcuda | yes | 500 | 250 | 50% | 40,000 | 2.5 | 1.0e-01 |" in page
-    assert "| llama-3-8b-int4 | torch.compile bf16 | yes | 200 | 100 |  |  | 2.5 | 1.0e-01 |" in page
+    assert "| llama-3-8b-int4 | etcuda | yes | 500 | 250 | 50% | 40,000 | 2.5 | 1.0e-01 (1.0e-02) |" in page
+    assert "| llama-3-8b-int4 | torch.compile bf16 | yes | 200 | 100 |  |  | 2.5 | 1.0e-01 (1.0e-02) |" in page
     assert "| llama-3-8b-int4 | 2 | 61 | 20 | 141 | 9 | 5.0 (3.0) |" in page
     # The most expensive kernel first.
     assert page.index("| `reduce` | 1 | 300.00 | 300 |") < page.index("| `matvec` | 4 | 25.00 | 100 |")
