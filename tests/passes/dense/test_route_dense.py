@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from executorch.exir.backend.compile_spec_schema import CompileSpec
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
+from etcuda.backend import preprocess
 from etcuda.kernels.dense.choose import table
+from etcuda.options import COMPILE_SPEC_KEY
 from etcuda.passes.dense.fuse_dense import fuse_dense
 from etcuda.passes.dense.route_dense import route_dense
-from etcuda.passes.graph.program_constants import mark_other_methods
 from etcuda.passes.manager import PASSES, run_passes
 from tests.passes.linear.quantized_programs import (
     GPU,
@@ -120,11 +122,12 @@ def test_a_program_of_many_tokens_alone_is_left_as_it_is() -> None:
     assert {"gate.weight", "up.weight"} <= set(constants(program))
     assert len(products(program)) == 8
     # Beside another method it has that one's weights.
+    spec = CompileSpec(COMPILE_SPEC_KEY, GPU.to_bytes())
     edge = delegated(export(model, inputs(1, 9, 64)))
-    mark_other_methods(edge)
-    run_passes(edge, GPU)
-    assert "gate.weight" not in constants(edge)
-    assert len(products(edge)) == 8
+    alone, beside = (preprocess._prepare("forward", edge, [spec], {}, None, several) for several in (False, True))
+    assert "gate.weight" in constants(alone.program)
+    assert "gate.weight" not in constants(beside.program)
+    assert len(products(beside.program)) == 8
 
 
 def test_the_host_keeps_its_products() -> None:
@@ -132,6 +135,20 @@ def test_the_host_keeps_its_products() -> None:
     program = lowered(export(model, inputs(1, 1, 64)), HOST)
     assert len(products(program)) == 8
     assert not calls(program)
+
+
+def test_norms_that_stay(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    model = make(Layer, dim=40)
+    model.proj["k"], model.proj["v"] = (
+        make(nn.Linear, in_features=40, out_features=size, bias=False) for size in (16, 24)
+    )
+    x = inputs(1, 1, 40)
+    program = lowered(export(copy.deepcopy(model), x))
+    assert len(calls(program, "dense_matvec")) == 5
+    assert not calls(program, "rms_norm")
+    assert "stays as it is: K is a multiple of 32, got 40" in caplog.text
+    assert close(runnable(program)(x), model(x))
 
 
 class Shared(nn.Module):
