@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch.export.exported_program import ExportedProgram
 
+from etcuda.backend.threads import in_threads
 from etcuda.backend.weight_bytes import WeightBytes
 from etcuda.errors import UnsupportedGraphError
 from etcuda.passes.graph.recipes import recipe_of
@@ -103,9 +104,10 @@ def collect_constants(
         table.constants[fqn] = ConstantEntry(
             fqn, index, tensor.dtype, tuple(tensor.size()), tuple(tensor.stride()), int(tensor.storage_offset())
         )
-    for entry in table.storages:
-        if not (entry.is_mutable and entry.content.is_zero()):
-            entry.sha256 = entry.content.sha256()
+    stored = [entry for entry in table.storages if not (entry.is_mutable and entry.content.is_zero())]
+    digests = in_threads([entry.content.sha256 for entry in stored])
+    for entry, digest in zip(stored, digests, strict=True):
+        entry.sha256 = digest
     return table
 
 

@@ -34,7 +34,7 @@ from etcuda.errors import OptionError
 from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig
 from etcuda.partitioner.notes import notes_of
 from etcuda.passes.graph.copy_graph import copy_graph
-from etcuda.passes.graph.program_constants import mark_state
+from etcuda.passes.graph.program_constants import mark_other_methods, mark_state
 from etcuda.passes.manager import run_passes
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,8 @@ def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) 
     start, start_cpu = time.perf_counter(), time.process_time()
     state = _shared_state(jobs)
     known: dict[int, WeightBytes] = {}
-    prepared = [_prepare(*job, names, known) for job, names in zip(jobs, state, strict=True)]
+    several = len({method for method, _, _ in jobs}) > 1
+    prepared = [_prepare(*job, names, known, several) for job, names in zip(jobs, state, strict=True)]
     check_content([(each.method, each.constants) for each in prepared])
     labels = _labels([each.method for each in prepared])
     requests = [each.requests for each in prepared]
@@ -169,10 +170,13 @@ def _prepare(
     compile_specs: list[CompileSpec],
     state: dict[str, str],
     known: dict[int, WeightBytes] | None = None,
+    several: bool = False,
 ) -> _Prepared:
     config = _config(compile_specs)
     program = copy_graph(edge_program)
     mark_state(program, state.keys())
+    if several:
+        mark_other_methods(program)
     arguments = program.graph_signature.user_inputs
     run_passes(program, config)
     _drop_unused(program)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import filecmp
 import mmap
 import os
@@ -10,9 +11,12 @@ import re
 import shutil
 import struct
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from etcuda.backend.fill_gaps import fill
 from etcuda.backend.state import check_program
+from etcuda.backend.weight_bytes import Gap, leaving_gaps
 from etcuda.errors import SaveError
 from etcuda.files import real_file, replacing, saving
 from etcuda.options import OWN_PTD_TAG
@@ -20,6 +24,8 @@ from etcuda.options import OWN_PTD_TAG
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager
 
+# Of the file that describes weights, in place of .ptd.
+DESCRIPTION = ".weights.json"
 _WEIGHT_KEY = re.compile(rb"etcuda/w/[0-9a-f]{64}")
 # ExecuTorch's flat tensor: identifier at byte 4; then, at byte 8, magic, size of the header, offset and size of the
 # flatbuffer that holds the keys.
@@ -27,7 +33,11 @@ _FLAT_TENSOR = struct.Struct("<4x4s4sIQQ")
 
 
 def save_program(
-    program: ExecutorchProgramManager, path: str | os.PathLike[str], *, overwrite_weights: bool = False
+    program: ExecutorchProgramManager,
+    path: str | os.PathLike[str],
+    *,
+    overwrite_weights: bool = False,
+    describe: Callable[[DataFile], bytes] | None = None,
 ) -> list[pathlib.Path]:
     """Writes ``program`` to ``path``, and its external weights, if any, beside it: ``model.ptd`` beside ``model.pte``,
     or ``<ptd_name>.ptd``.
@@ -41,6 +51,7 @@ def save_program(
         path: of the program.
         overwrite_weights: replace a ``.ptd`` file of another program. Otherwise one is replaced only if the program at
             ``path`` has its weights there; one of the same content serves both programs.
+        describe: what to write to ``model.weights.json`` in place of the external weights.
 
     Returns:
         The files of the program, the ``.pte`` last.
@@ -54,10 +65,15 @@ def save_program(
     with saving(target):
         real_file(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".etcuda-") as name:
-            program.write_tensor_data_to_file(name)
+            with leaving_gaps() as gaps:
+                program.write_tensor_data_to_file(name)
+            if describe is None:
+                fill(gaps)
+            else:
+                _replace_by_description(target, pathlib.Path(name), gaps, describe)
             weights = _placed(target, sorted(pathlib.Path(name).iterdir()))
             changed = [beside for beside, source in weights.items() if not _same(source, real_file(beside))]
-            if not overwrite_weights:
+            if not overwrite_weights and describe is None:
                 for beside in changed:
                     _check_owner(beside, target)
             with replacing([*changed, target]) as written:
@@ -68,12 +84,57 @@ def save_program(
     return [*weights, target]
 
 
+@dataclasses.dataclass(frozen=True)
+class DataFile:
+    """A file of external weights that is laid out and not filled.
+
+    Attributes:
+        name: that it would have beside the program.
+        path: where it lies now.
+        gaps: where weights belong.
+    """
+
+    name: str
+    path: pathlib.Path
+    gaps: Sequence[Gap]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self.path.stat().st_size
+
+    def between(self) -> Iterator[tuple[int, bytes]]:
+        """What is no weight: offsets, and the bytes there."""
+        with open(self.path, "rb") as file:
+            start = 0
+            for stop, after in [*((gap.offset, gap.offset + len(gap.weight)) for gap in self.gaps), (self.nbytes, 0)]:
+                file.seek(start)
+                if start < stop:
+                    yield start, file.read(stop - start)
+                start = after
+
+
+def _replace_by_description(
+    target: pathlib.Path, folder: pathlib.Path, gaps: Sequence[Gap], describe: Callable[[DataFile], bytes]
+) -> None:
+    files = list(folder.iterdir())
+    if [file.name for file in files] != [f"{OWN_PTD_TAG}.ptd"]:
+        raise SaveError(
+            f"{target}: expected external weights in one file named after the program to describe, got "
+            f"{[file.name for file in files]}. Leave out ptd_name, and store weights in a .ptd file."
+        )
+    name = target.name.removesuffix(".pte") + ".ptd"
+    (folder / f"{OWN_PTD_TAG}{DESCRIPTION}").write_bytes(describe(DataFile(name, files[0], gaps)))
+    files[0].unlink()
+
+
 def _placed(target: pathlib.Path, sources: list[pathlib.Path]) -> dict[pathlib.Path, pathlib.Path]:
     """Files that ExecuTorch named after the tags of their weights, by the paths that they go to."""
     placed: dict[pathlib.Path, pathlib.Path] = {}
     for source in sources:
-        own = source.name == f"{OWN_PTD_TAG}.ptd"
-        beside = target.with_name(target.name.removesuffix(".pte") + ".ptd" if own else source.name)
+        suffix = source.name.removeprefix(OWN_PTD_TAG)
+        own = suffix in (".ptd", DESCRIPTION)
+        beside = target.with_name(target.name.removesuffix(".pte") + suffix if own else source.name)
         if beside in placed:
             raise SaveError(
                 f"{beside}: expected one file of external weights for it, got those of ptd_name={beside.stem!r} and "

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import dataclasses
 import hashlib
 import io
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +34,11 @@ class WeightBytes:
         self._sha256: bytes | None = None
         self._is_zero: bool | None = None
         self._head = b""
+
+    @property
+    def source(self) -> torch.UntypedStorage | Recipe:
+        """Where they are, or what makes them."""
+        return self._source
 
     def chunks(self, size: int = CHUNK) -> Iterator[memoryview]:
         """The bytes in order, in pieces of at most ``size``; each is good until the next is asked for."""
@@ -98,6 +107,16 @@ class StoredWeight(FileBackedData):  # type: ignore[misc]
         # Another process has to have them.
         return bytes, (self.to_bytes(),)
 
+    @property
+    def name(self) -> str:
+        """Of the weight."""
+        return self._name
+
+    @property
+    def content(self) -> WeightBytes:
+        """The bytes."""
+        return self._bytes
+
     def prefix(self, size: int) -> bytes:
         """The first bytes."""
         return self._bytes.head(size)
@@ -117,15 +136,31 @@ class StoredWeight(FileBackedData):  # type: ignore[misc]
         return out.getvalue()
 
     def write_to_file(self, outfile: io.BufferedIOBase) -> None:
-        """Writes them to an open file.
+        """Writes them to an open file; inside ``leaving_gaps`` it leaves a gap of their size.
 
         Raises:
             SaveError: they are not what they were. What was written is then not to be used.
         """
+        gaps = _GAPS.get()
+        if gaps is not None:
+            gaps.append(Gap(pathlib.Path(outfile.name), outfile.tell(), self))  # type: ignore[attr-defined]
+            outfile.seek(len(self), io.SEEK_CUR)
+            # The last thing in a file may be a gap.
+            outfile.truncate(outfile.tell())
+            return
+        for chunk in self.checked():
+            outfile.write(chunk)
+
+    def checked(self) -> Iterator[memoryview]:
+        """The bytes in order, in pieces; each is good until the next is asked for.
+
+        Raises:
+            SaveError: behind the last, if they are not what they were.
+        """
         digest = hashlib.sha256()
         for chunk in self._bytes.chunks():
             digest.update(chunk)
-            outfile.write(chunk)
+            yield chunk
         if digest.digest() != self._digest:
             raise SaveError(
                 f"the bytes of {self._name}: expected SHA-256 {self._digest.hex()[:12]}, as when the program was "
@@ -135,6 +170,35 @@ class StoredWeight(FileBackedData):  # type: ignore[misc]
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """Where a weight belongs.
+
+    Attributes:
+        path: of the file.
+        offset: bytes from its beginning.
+        weight: of whose bytes there is room.
+    """
+
+    path: pathlib.Path
+    offset: int
+    weight: StoredWeight
+
+
+_GAPS: contextvars.ContextVar[list[Gap] | None] = contextvars.ContextVar("etcuda_gaps", default=None)
+
+
+@contextlib.contextmanager
+def leaving_gaps() -> Iterator[list[Gap]]:
+    """Weights that are written to files inside become gaps, which the list then has in order."""
+    gaps: list[Gap] = []
+    token = _GAPS.set(gaps)
+    try:
+        yield gaps
+    finally:
+        _GAPS.reset(token)
 
 
 def _chunks(storage: torch.UntypedStorage, start: int, nbytes: int, size: int) -> Iterator[memoryview]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -55,8 +56,9 @@ def _run_case(case: CallCase, runner: pathlib.Path, arch: str) -> list[Row]:
         if engine == "torch.compile":
             device_us = device_time_us(call)
         torch.compiler.reset()
-    times, output = _run_ours(case, model, inputs, expected, runner, arch)
-    rows.append(Row(case.name, "etcuda", False, times, _checked(case, "etcuda", output, expected)))
+    for cuda_graph, (times, output) in _run_ours(model, inputs, expected, runner, arch).items():
+        engine = "etcuda" if cuda_graph else "etcuda, no graph"
+        rows.append(Row(case.name, engine, cuda_graph, times, _checked(case, engine, output, expected)))
     return [dataclasses.replace(row, device_us=device_us) for row in rows]
 
 
@@ -74,8 +76,9 @@ def _peers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[str, bool
 
 
 def _run_ours(
-    case: CallCase, model: nn.Module, inputs: tuple[Tensor, ...], like: Tensor, runner: pathlib.Path, arch: str
-) -> tuple[CallTimes, Tensor]:
+    model: nn.Module, inputs: tuple[Tensor, ...], like: Tensor, runner: pathlib.Path, arch: str
+) -> dict[bool, tuple[CallTimes, Tensor]]:
+    """Times and output with CUDA graphs and without."""
     from executorch.exir import to_edge_transform_and_lower
 
     from etcuda import CudaPartitioner
@@ -91,11 +94,18 @@ def _run_ours(
             dtype = str(tensor.dtype).removeprefix("torch.")
             words.append(f"{dtype}:{'x'.join(map(str, tensor.shape))}:{folder}/{place}.bin")
         command = [runner, folder / "model.pte", "forward", str(WARMUP), str(CALLS), folder / "out.bin", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{runner} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-        measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return CallTimes.of(measured["host_ns"]), from_bytes((folder / "out.bin").read_bytes(), like)
+        return {graphs: _time_ours(command, folder / "out.bin", like, graphs) for graphs in (True, False)}
+
+
+def _time_ours(
+    command: list[str | pathlib.Path], output: pathlib.Path, like: Tensor, graphs: bool
+) -> tuple[CallTimes, Tensor]:
+    environment = {**os.environ, "ETCUDA_CUDA_GRAPHS": str(int(graphs))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return CallTimes.of(measured["host_ns"]), from_bytes(output.read_bytes(), like)
 
 
 def _checked(case: CallCase, engine: str, output: Tensor, expected: Tensor) -> float:

@@ -79,7 +79,7 @@ def _plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     for axis, case in zip(axes, cases, strict=True):
         mine = [row for row in rows if row["case"] == case]
         names = [row["engine"].replace(", ", ",\n") for row in mine]
-        colours = ["tab:green" if row["engine"] == "etcuda" else "tab:gray" for row in mine]
+        colours = ["tab:green" if row["engine"].startswith("etcuda") else "tab:gray" for row in mine]
         bars = axis.barh(names, [row["times"]["median_us"] for row in mine], color=colours)
         axis.bar_label(bars, fmt="%.0f", padding=2)
         axis.axvline(mine[0]["device_us"], color="tab:red", linewidth=1, linestyle="--", label="device time")

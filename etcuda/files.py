@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from etcuda.errors import SaveError
 
@@ -82,6 +82,15 @@ def replacing(paths: Sequence[pathlib.Path]) -> Iterator[list[pathlib.Path]]:
         _install(written, reals)
         for folder in {real.parent for real in reals}:
             _sync(folder)
+
+
+def write_at(file: int, offset: int, chunks: Iterable[memoryview]) -> int:
+    """Writes bytes to an open file from ``offset`` on; returns where they end."""
+    for chunk in chunks:
+        while chunk:
+            done = os.pwrite(file, chunk, offset)
+            chunk, offset = chunk[done:], offset + done
+    return offset
 
 
 def _take_over(new: pathlib.Path, real: pathlib.Path) -> None:

@@ -155,6 +155,12 @@ def weak_storage(tensor: torch.Tensor) -> Hashable:
     return reference
 
 
+def is_gone(key: Hashable) -> bool:
+    """Whether nothing uses the memory of a ``weak_storage`` any more."""
+    reference: Any = key
+    return bool(reference.expired())
+
+
 # Programs and their operators.
 
 

@@ -57,7 +57,8 @@ def to_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     """
     if not tensor.is_floating_point():
         raise CheckpointError(
-            f"{name}: expected floating numbers, got {tensor.dtype}. Checkpoints that are quantised are not read."
+            f"{name}: expected floating numbers, got {tensor.dtype}. Of quantised checkpoints, those of AWQ, GPTQ and "
+            "torchao are read, which config.json names."
         )
     made = tensor.to(dtype)
     if dtype == torch.float16 and bool((made.isinf() & tensor.isfinite()).any()):

@@ -93,6 +93,13 @@ class SafetensorsFolder:
         """Names of all tensors."""
         return list(self._files)
 
+    def metadata(self) -> dict[str, str]:
+        """What the files say beside their tensors, all together."""
+        found: dict[str, str] = {}
+        for file in dict.fromkeys(self._files.values()):
+            found |= file.metadata() or {}
+        return found
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
         return tuple(self._files[name].get_slice(name).get_shape())

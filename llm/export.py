@@ -21,8 +21,11 @@ from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, read_con
 from etcuda.llm.methods import constants, export_methods
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from etcuda.llm.quantization import Plan, QuantOptions
+from etcuda.llm.quantized_checkpoint import QuantizedFolder, read_scheme
 from etcuda.llm.random_weights import RandomWeights
+from etcuda.llm.weights_description import describe
 from etcuda.options import CompileOptions
+from etcuda.passes.graph.recipes import is_deferred
 from etcuda.target import CudaTarget, resolve_target
 
 # Hears the stage, and how many units of how many are done; 0 of 0 where that is not known.
@@ -41,6 +44,7 @@ class ExportOptions:
         random_seed: seed of made-up weights, which the checkpoint's are not read for; ``None`` reads them.
         all_logits: ``prefill`` gives the logits of every token, for perplexities; otherwise of the last.
         device_sampling: add the method ``generate_step``, which samples on the device.
+        write_weights: write ``m.ptd``; otherwise ``m.weights.json``, which says how seeded weights are made.
         quant: which weights are quantised; none by default.
         compile: options of the compiler.
     """
@@ -52,6 +56,7 @@ class ExportOptions:
     random_seed: int | None = None
     all_logits: bool = False
     device_sampling: bool = False
+    write_weights: bool = True
     quant: QuantOptions = dataclasses.field(default_factory=QuantOptions)
     compile: CompileOptions = dataclasses.field(default_factory=lambda: CompileOptions(weights="ptd"))
 
@@ -59,6 +64,12 @@ class ExportOptions:
         checks = (
             ("max_seq_len", self.max_seq_len >= 4, "4 or more tokens", self.max_seq_len),
             ("chunk", self.chunk >= 2, "2 or more tokens", self.chunk),
+            (
+                "write_weights",
+                self.write_weights or (self.random_seed is not None and self.compile.weights == "ptd"),
+                "True, or a random_seed and weights that go to a .ptd file: seeded weights alone can be made elsewhere",
+                self.write_weights,
+            ),
             ("random_seed", self.random_seed is None or self.random_seed >= 0, "None, or 0 or more", self.random_seed),
         )
         for name, holds, expected, got in checks:
@@ -138,7 +149,9 @@ def _export(
     start: float,
 ) -> ExportSummary:
     """The export of a checkpoint whose configuration is read; ``words`` is the folder of its tokenizer."""
-    model, layers = load_model(source, config, options, lambda done, total: progress("weights", done, total))
+    model, layers = load_model(
+        source, config, options, lambda done, total: progress("weights", done, total), defer=True
+    )
     text_model = TextModel(model, layers, options.all_logits).eval()
     progress("trace", 0, 0)
     chunk = _chunk(options)
@@ -147,13 +160,16 @@ def _export(
     generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)
     device = resolve_target(options.target)
+    if isinstance(device, CudaTarget):
+        fixed["get_gpu_count"] = 1
     if isinstance(device, CudaTarget) and device.code_kind == "cubin":
         fixed["get_bandwidth_mbs"] = int(device.memory_bandwidth / 1e6)
     program = _lower(methods, fixed, options)
+    check_left_out({method: program.exported_program(method) for method in program.methods})
     progress("write", 0, 0)
     from etcuda.backend.save import save_program
 
-    files = save_program(program, target)
+    files = save_program(program, target, describe=None if options.write_weights else describe)
     copied = tokenizer.copy(words, target)
     return ExportSummary(
         files=[*copied, *files],
@@ -168,9 +184,15 @@ def _export(
 
 
 def load_model(
-    source: pathlib.Path, config: Any, options: ExportOptions, progress: Callable[[int, int], None]
+    source: pathlib.Path,
+    config: Any,
+    options: ExportOptions,
+    progress: Callable[[int, int], None],
+    *,
+    defer: bool = False,
 ) -> tuple[Any, list[LayerCache]]:
-    """The model with its weights, and the caches that it needs.
+    """The model with its weights, and the caches that it needs. With ``defer`` weights that are seeded, or of a GGUF
+    file, are made when they are hashed and written: the model can be exported, and not be run.
 
     Raises:
         CheckpointError: see ``export``.
@@ -184,19 +206,26 @@ def load_model(
     if source.suffix == ".gguf":
         from etcuda.llm.gguf_checkpoint import load_gguf_weights
 
-        load_gguf_weights(model, source, options.quant.activation_dtype)
+        load_gguf_weights(model, source, options.quant.activation_dtype, defer)
         return model, layers
-    weights: Weights
-    if options.random_seed is None:
-        weights = SafetensorsFolder(source)
-    else:
+    if options.random_seed is not None:
         tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
-        weights = RandomWeights(shapes, options.random_seed, getattr(config, "initializer_range", None) or 0.02)
+        deviation = getattr(config, "initializer_range", None) or 0.02
+        configs = {name: options.quant.config(wanted) for name, wanted in plan.formats.items()}
+        seeded = RandomWeights(shapes, options.random_seed, deviation, dtype, configs, defer)
+        assign(model, seeded, lambda tensor, name, module: tensor, progress)
+        return model, layers
 
     def convert(tensor: Tensor, name: str, module: nn.Module) -> Tensor:
+        if type(tensor) is not Tensor:
+            return tensor  # Quantised in the checkpoint.
         return plan.apply(to_dtype(tensor, name, dtype), name)
 
+    folder, scheme = SafetensorsFolder(source), read_scheme(source)
+    weights: Weights = folder
+    if scheme is not None:
+        weights = QuantizedFolder(folder, scheme, dtype, options.quant.activation_dtype)
     assign(model, weights, convert, progress)
     return model, layers
 
@@ -238,6 +267,28 @@ def _lower(methods: dict[str, Any], constant_methods: dict[str, Any], options: E
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
     return edge.to_executorch()
+
+
+def check_left_out(programs: dict[str, Any]) -> None:
+    """Checks that no weight whose bytes are yet to be made is left to another backend, which would read them.
+
+    Raises:
+        CheckpointError: one is; all are named.
+    """
+    left = {
+        str(fqn)
+        for each in programs.values()
+        for fqn in (
+            *each.graph_signature.inputs_to_parameters.values(),
+            *each.graph_signature.inputs_to_buffers.values(),
+        )
+        if is_deferred(each.state_dict.get(fqn))
+    }
+    if left:
+        raise CheckpointError(
+            f"{', '.join(sorted(left))}: expected etcuda to take every operator that reads seeded weights, got some "
+            "that it left to another backend; the log of the partitioner says why. Export the checkpoint's weights."
+        )
 
 
 def _generation(source: pathlib.Path) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from etcuda.errors import CheckpointError, GgufError
+from etcuda.kernels.formats.base import GroupFormat
+from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.gguf import GgufFile
 from etcuda.kernels.weights.gguf_load import load_gguf
+from etcuda.passes.graph.recipes import PartOf, Parts, deferred
 
+_HELD = 1 << 20  # Bytes of a plain tensor below which it is read at once.
 # Those whose tensors ``load_gguf`` gives their places.
 SERVED = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
 
@@ -54,23 +59,60 @@ def read_gguf_config(path: pathlib.Path) -> Any:
     return config
 
 
-def load_gguf_weights(model: Any, path: pathlib.Path, activation_dtype: str) -> None:
+def load_gguf_weights(model: Any, path: pathlib.Path, activation_dtype: str, defer: bool = False) -> None:
     """Puts the file's weights into a model on the meta device, in the formats that they have.
 
     Args:
         model: of ``read_gguf_config``, its buffers computed.
         path: of the file, or of the first of several.
         activation_dtype: of products with quantised weights, ``"int8"`` or ``"exact"``.
+        defer: large tensors stay in the file until their bytes are asked for, as ``deferred`` says.
 
     Raises:
         CheckpointError: factors of rotary frequencies do not fit the model.
         GgufError: tensors and model do not fit together; the message has the names.
     """
     model.tie_weights()
-    load_gguf(model, path, activation_dtype=activation_dtype)
+
+    def keep(make: Callable[[], torch.Tensor], old: torch.Tensor, stored: GroupFormat | None) -> torch.Tensor:
+        return _deferred(make, old, stored, activation_dtype)
+
+    load_gguf(model, path, activation_dtype=activation_dtype, keep=keep if defer else None)
     file = GgufFile(path)
     if "rope_freqs.weight" in file.types:
         _scale_frequencies(model, file.read("rope_freqs.weight"), path)
+
+
+def _deferred(
+    make: Callable[[], torch.Tensor], old: torch.Tensor, stored: GroupFormat | None, activation_dtype: str
+) -> torch.Tensor:
+    """A tensor that is read when its bytes are asked for; a small one at once."""
+    if stored is None:
+        if old.nbytes < _HELD:
+            return make()
+        return deferred(PartOf(_Reading(lambda: {"": make()}), "", tuple(old.shape), old.dtype))
+    reading = _Reading(lambda: make().components)  # type: ignore[attr-defined]
+    parts = {
+        part: deferred(PartOf(reading, part, shape, dtype))
+        for part, (shape, dtype) in stored.components(*old.shape).items()
+    }
+    qdata, scale = parts.pop("qdata"), parts.pop("scale")
+    made: torch.Tensor = find(stored.name).tensor_type(
+        qdata, scale, stored.group_size, activation_dtype, old.dtype, **parts
+    )
+    return made
+
+
+class _Reading(Parts):
+    """The stored tensors of one of the file's."""
+
+    def __init__(self, read: Callable[[], dict[str, torch.Tensor]]) -> None:
+        super().__init__()
+        self._read = read
+
+    def make(self) -> dict[str, torch.Tensor]:
+        """All of them."""
+        return self._read()
 
 
 def _scale_frequencies(model: Any, factors: torch.Tensor, path: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from etcuda.llm.checkpoint import dtype_of, read_config
 from etcuda.llm.export import ExportOptions
 from etcuda.llm.model import empty_model, find_layers
 from etcuda.llm.quantization import Plan
+from etcuda.llm.quantized_checkpoint import Scheme, read_scheme
 from etcuda.target import TARGETS, CudaTarget
 
 _MOST = 1 << 28  # Tokens of a cache that are looked at.
@@ -69,7 +70,8 @@ def find_gpu(name: str) -> CudaTarget:
 
 
 def plan(checkpoint: pathlib.Path, gpu: CudaTarget, options: ExportOptions) -> MemoryPlan:
-    """Plans a checkpoint, of which ``config.json`` alone is read.
+    """Plans a checkpoint, of which ``config.json`` alone is read. Of one that AWQ or GPTQ quantised all linear layers
+    but the head count as quantised.
 
     Args:
         checkpoint: a folder with ``config.json``.
@@ -84,7 +86,7 @@ def plan(checkpoint: pathlib.Path, gpu: CudaTarget, options: ExportOptions) -> M
     model = empty_model(config, dtype)
     chunk = min(options.chunk, options.max_seq_len)
     layers = find_layers(model, options.max_seq_len, chunk)
-    sizes = _weight_sizes(model, options)
+    sizes = _weight_sizes(model, options) | _quantised_sizes(model, read_scheme(checkpoint))
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     used = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     weights = sum(sizes.values())
@@ -122,6 +124,14 @@ def _weight_sizes(model: Any, options: ExportOptions) -> dict[int, int]:
         else:
             sizes.setdefault(id(weight), weight.nbytes)
     return sizes
+
+
+def _quantised_sizes(model: Any, scheme: Scheme | None) -> dict[int, int]:
+    """Bytes of the weights that a checkpoint has quantised, by identity; none where its ``config.json`` tells none."""
+    if scheme is None or scheme.method == "torchao":
+        return {}
+    inner = [module for name, module in model.named_modules() if _is_inner(name, module)]
+    return {id(module.weight): scheme.stored_bytes(*module.weight.shape) for module in inner}
 
 
 def _activations(model: Any, layers: list[LayerCache], chunk: int, dtype: torch.dtype) -> int:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from etcuda.errors import GenerationError
+from etcuda.llm.device_memory import device_memory_problem
 from etcuda.llm.sampling import SamplingOptions
 
 
@@ -77,6 +78,12 @@ class TextProgram:
         self.limit = bandwidth / read if read else 0.0
         self.cache_bytes = int(self._constant("get_cache_bytes", [0])[0])
         self.has_step = "generate_step" in names
+        if int(self._constant("get_gpu_count", [0])[0]) and etcuda.runtime.gpu_available():
+            free, total, in_use = etcuda.runtime.device_memory()
+            problem = device_memory_problem(self.weight_bytes, self.cache_bytes, self.max_seq_len, free, total)
+            # Later programs may share weights with those that are there.
+            if problem is not None and not in_use:
+                raise GenerationError(f"{path}: {problem}")
         self._methods = {}
         for name in ("prefill", "decode", *(("generate_step",) if self.has_step else ())):
             try:

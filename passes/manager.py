@@ -27,6 +27,9 @@ from etcuda.passes.canonical.record_output_layout import record_output_layout
 from etcuda.passes.canonical.remove_dead_code import remove_dead_code
 from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
 from etcuda.passes.decompositions.apply import apply_decompositions
+from etcuda.passes.dense.fuse_dense import fuse_dense
+from etcuda.passes.dense.fuse_norm import fuse_norm
+from etcuda.passes.dense.route_dense import route_dense
 from etcuda.passes.library.decompose import decompose_library_calls
 from etcuda.passes.library.widen_reductions import widen_reductions
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
@@ -57,6 +60,9 @@ PASSES: tuple[GraphPass, ...] = (
     quantize_one_row,
     fuse_quantize,
     fuse_reorder,
+    fuse_dense,
+    route_dense,
+    fuse_norm,
     decompose_conv,
     fuse_rotary,
     route_attention,

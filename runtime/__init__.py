@@ -10,6 +10,7 @@ from __future__ import annotations
 from etcuda.runtime.binding import (
     GraphStats,
     MemoryStats,
+    device_memory,
     empty_cache,
     gpu_available,
     gpu_unavailable_reason,
@@ -33,6 +34,7 @@ __all__ = [
     "MemoryStats",
     "Session",
     "SessionState",
+    "device_memory",
     "empty_cache",
     "gpu_available",
     "gpu_unavailable_reason",

@@ -83,6 +83,20 @@ int etcuda_empty_cache(void) {
   });
 }
 
+int etcuda_device_memory(uint64_t* free_bytes, uint64_t* total_bytes, uint64_t* in_use) {
+  clear_last_error();
+  return reported([&] {
+    Driver& driver = Driver::require("its memory");
+    driver.use_device(0);
+    size_t now_free = 0, total = 0;
+    driver.check(driver.cuMemGetInfo_v2(&now_free, &total), "cuMemGetInfo");
+    const MemoryStats stats = cuda_allocator(0).stats();
+    *free_bytes = now_free + (stats.reserved - stats.allocated);
+    *total_bytes = total;
+    *in_use = stats.allocated;
+  });
+}
+
 int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t nbytes) {
   clear_last_error();
   return reported([&] {

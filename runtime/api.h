@@ -40,6 +40,9 @@ ETCUDA_API const char* const* etcuda_shim_names(size_t* count);
 ETCUDA_API size_t etcuda_memory_stats(struct EtcudaMemoryStats* stats, size_t capacity);
 // Returns cached memory to the system and the driver. 0 on success.
 ETCUDA_API int etcuda_empty_cache(void);
+// Bytes of the first GPU that are free, what etcuda keeps for reuse among them; of all; and those that
+// etcuda's programs use. 0 on success.
+ETCUDA_API int etcuda_device_memory(uint64_t* free_bytes, uint64_t* total_bytes, uint64_t* in_use);
 // Upper bound of the bytes that etcuda reserves on a device, 0 for none. 0 on success.
 ETCUDA_API int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t nbytes);
 // Restores the initial content of all mutable buffers of all loaded programs, but not those of sessions,

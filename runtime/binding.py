@@ -99,6 +99,7 @@ def load() -> ctypes.CDLL:
     library.etcuda_shim_names.argtypes = (ctypes.POINTER(ctypes.c_size_t),)
     library.etcuda_memory_stats.restype = ctypes.c_size_t
     library.etcuda_memory_stats.argtypes = (ctypes.POINTER(_Stats), ctypes.c_size_t)
+    library.etcuda_device_memory.argtypes = (ctypes.POINTER(ctypes.c_uint64),) * 3
     library.etcuda_set_memory_limit.argtypes = (ctypes.c_int32, ctypes.c_int32, ctypes.c_uint64)
     library.etcuda_reset_state.restype = ctypes.c_int64
     library.etcuda_last_error.restype = ctypes.c_size_t
@@ -164,6 +165,18 @@ def memory_stats() -> list[MemoryStats]:
         )
         for entry in entries
     ]
+
+
+def device_memory() -> tuple[int, int, int]:
+    """Bytes of the first GPU: free, what is kept for reuse among them; all; and those that programs use.
+
+    Raises:
+        RuntimeError: there is no GPU, or the driver failed.
+    """
+    found = [ctypes.c_uint64() for _ in range(3)]
+    _checked(load().etcuda_device_memory(*map(ctypes.byref, found)), "device_memory")
+    free, total, in_use = (each.value for each in found)
+    return free, total, in_use
 
 
 def last_error() -> str:

@@ -98,7 +98,7 @@ class _Server:
             "TRITON_DISABLE_LINE_INFO": "1",
             # Without the folder that the user is in, which may hold files named as modules are: an empty entry stands
             # for it, and -m adds it.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(_import_root()), os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(import_root()), os.environ.get("PYTHONPATH")])),
             "PYTHONSAFEPATH": "1",
         }
         for name in ("TORCH_LOGS", "TORCH_COMPILE_DEBUG", "TORCHINDUCTOR_MAX_AUTOTUNE"):
@@ -284,7 +284,7 @@ def _failure(folder: pathlib.Path, label: str, status: int, kills_before: int) -
     return CompileError(f"compiling {label}: {report['type']}: {report['message']}\n{report['traceback'][-6000:]}")
 
 
-def _import_root() -> pathlib.Path:
+def import_root() -> pathlib.Path:
     """The folder that etcuda is in, and no other: a module of ours must not be found under its bare name."""
     import etcuda
 

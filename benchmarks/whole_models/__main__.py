@@ -19,8 +19,14 @@ from benchmarks.whole_models.shapes import SHAPES
 PROGRAMS = pathlib.Path("out/whole_models")
 
 
-def run(names: list[str], programs: pathlib.Path, out: pathlib.Path, library: pathlib.Path, with_peer: bool) -> int:
-    """Measures models one after another; ``out`` is written after each. 1 if one could not be measured."""
+def run(
+    names: list[str], programs: pathlib.Path, out: pathlib.Path, library: pathlib.Path, peers: list[str], prompts: bool
+) -> int:
+    """Measures models one after another, torch.compile beside ``peers``; ``out`` is written after each model.
+
+    Returns:
+        1 if one could not be measured.
+    """
     import torch
 
     from benchmarks.whole_models.measure import measure
@@ -35,7 +41,7 @@ def run(names: list[str], programs: pathlib.Path, out: pathlib.Path, library: pa
         value["exports"][name] = json.loads(exported.read_text())
         try:
             rows = measure(name, programs, library, has_gpu)
-            rows += [measure_peer(name, programs)] if with_peer and has_gpu else []
+            rows += [measure_peer(name, programs, prompts)] if name in peers and has_gpu else []
         except RuntimeError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             failed = 1
@@ -56,10 +62,12 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     exporting = commands.add_parser("export", help="export models with random weights; needs no GPU")
     exporting.add_argument("--target", default="sm_90")
+    exporting.add_argument("--no-weights", action="store_true", help="leave them to `etcuda weights` elsewhere")
     measuring = commands.add_parser("run", help="measure what was exported")
     measuring.add_argument("--out", type=pathlib.Path, default=RESULTS / "whole_models.json")
     measuring.add_argument("--library", type=pathlib.Path, help="the compiled native/session.cpp")
-    measuring.add_argument("--no-peer", action="store_true", help="leave torch.compile out")
+    measuring.add_argument("--peers", nargs="*", choices=tuple(SHAPES), help="with torch.compile; all where left out")
+    measuring.add_argument("--no-peer-prompts", action="store_true", help="torch.compile on steps alone")
     for command in (exporting, measuring):
         command.add_argument("--models", nargs="+", choices=tuple(SHAPES), default=["llama-3-8b-int4"])
         command.add_argument("--programs", type=pathlib.Path, default=PROGRAMS)
@@ -73,12 +81,19 @@ def main() -> int:
         return 0
     if arguments.command == "export":
         for name in arguments.models:
-            export_model(name, arguments.target, arguments.programs)
+            export_model(name, arguments.target, arguments.programs, not arguments.no_weights)
         return 0
     library = arguments.library or arguments.programs / "session.so"
     if not library.is_file() and compile_native("session.cpp", library, shared=True):
         return 1
-    return run(arguments.models, arguments.programs, arguments.out, library, not arguments.no_peer)
+    return run(
+        arguments.models,
+        arguments.programs,
+        arguments.out,
+        library,
+        arguments.models if arguments.peers is None else arguments.peers,
+        not arguments.no_peer_prompts,
+    )
 
 
 if __name__ == "__main__":

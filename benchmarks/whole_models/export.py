@@ -13,8 +13,11 @@ from benchmarks.whole_models.shapes import SHAPES
 from etcuda.llm.export import export
 
 
-def export_model(name: str, target: str, folder: pathlib.Path) -> None:
+def export_model(name: str, target: str, folder: pathlib.Path, write_weights: bool = True) -> None:
     """Writes ``NAME.pte``, ``NAME.ptd`` and ``NAME-export.json``.
+
+    Without weights there is ``NAME.weights.json`` in place of ``NAME.ptd``, which ``etcuda weights`` makes of it on the
+    machine that measures.
 
     The file has seconds of each stage (``weights`` are made and quantised, ``trace``, ``lower``, ``write``) and the
     peak in bytes of the memory of this process and all that it starts.
@@ -30,7 +33,9 @@ def export_model(name: str, target: str, folder: pathlib.Path) -> None:
             stage, begun = now, time.perf_counter()
 
     with PeakMemory(interval_s=0.2) as memory:
-        summary = export(shape.write(folder / name), folder / f"{name}.pte", shape.options(target), progress)
+        summary = export(
+            shape.write(folder / name), folder / f"{name}.pte", shape.options(target, write_weights), progress
+        )
         peak = memory.take()
     seconds[stage] = time.perf_counter() - begun
     value = {

@@ -14,8 +14,8 @@ from benchmarks.whole_models.measure import MOST_ERROR, STEPS, Row, script, toke
 from benchmarks.whole_models.shapes import CONTEXTS, PROMPTS
 
 
-def measure_peer(name: str, folder: pathlib.Path) -> Row:
-    """``mode="reduce-overhead"`` for a step, the default mode for a prompt; wants a GPU.
+def measure_peer(name: str, folder: pathlib.Path, prompts: bool) -> Row:
+    """``mode="reduce-overhead"`` for a step, the default mode for a prompt, where ``prompts``; wants a GPU.
 
     Raises:
         RuntimeError: its logits are not those of eager.
@@ -31,7 +31,8 @@ def measure_peer(name: str, folder: pathlib.Path) -> Row:
 
     with torch.no_grad():
         expected = [model(given.cuda(), at.cuda()).float().cpu() for _, given, at in script(name)]
-        got = [call(given, at, prompt if method == "prefill" else step) for method, given, at in script(name)]
+        compiled = {"prefill": prompt if prompts else model, "decode": step}
+        got = [call(given, at, compiled[method]) for method, given, at in script(name)]
         load_s = time.perf_counter() - begun
         error = max(float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True))
         if not error <= MOST_ERROR["none"]:
@@ -45,12 +46,12 @@ def measure_peer(name: str, folder: pathlib.Path) -> Row:
             for each in calls:
                 call(*each)
             decode[context] = (time.perf_counter() - begun) / STEPS * 1e6
-        prompts = {}
-        for length in PROMPTS:
+        prompt_us = {}
+        for length in PROMPTS if prompts else ():
             samples = []
             for _ in range(10):
                 begun = time.perf_counter()
                 call(tokens(name, length), torch.arange(length), prompt)
                 samples.append((time.perf_counter() - begun) * 1e6)
-            prompts[length] = statistics.median(samples[3:])
-    return Row(name, "torch.compile bf16", True, decode, prompts, load_s, error, {}, 0.0)
+            prompt_us[length] = statistics.median(samples[3:])
+    return Row(name, "torch.compile bf16", True, decode, prompt_us, load_s, error, {}, 0.0)

@@ -39,7 +39,8 @@ def render(source: pathlib.Path, folder: pathlib.Path, bandwidth: float) -> None
         share = f"{100 * limit / row['decode_us'][contexts[0]]:.0f}%" if limit and "bf16" not in row["engine"] else ""
         cells = [row["model"], row["engine"], "yes" if row["cuda_graph"] else "no"]
         cells += [f"{1e6 / row['decode_us'][c]:.0f}" for c in contexts] + [share]
-        cells += [f"{int(p) * 1e6 / row['prompt_us'][p]:,.0f}" for p in prompts]
+        taken = row["prompt_us"]
+        cells += [f"{int(p) * 1e6 / taken[p]:,.0f}" if p in taken else "" for p in prompts]
         cells += [f"{row['load_s']:.1f}", f"{row['error']:.1e}"]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *_exports(value["exports"]), *_kernels(rows), "![rates](whole_models.png)", ""]

@@ -92,11 +92,18 @@ class Shape:
         (folder / "config.json").write_text(json.dumps(value, indent=1) + "\n")
         return folder
 
-    def options(self, target: str) -> ExportOptions:
+    def options(self, target: str, write_weights: bool = True) -> ExportOptions:
         """How it is exported: random weights, caches for the longest context and a prompt behind it."""
         length = max(CONTEXTS) + 64
         quant = QuantOptions(self.quant, rules=self.rules)
-        return ExportOptions(target, max_seq_len=length, chunk=max(PROMPTS), random_seed=SEED, quant=quant)
+        return ExportOptions(
+            target,
+            max_seq_len=length,
+            chunk=max(PROMPTS),
+            random_seed=SEED,
+            quant=quant,
+            write_weights=write_weights,
+        )
 
 
 SHAPES = {

@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": "Tell what a .pte holds: targets, kernels, values, weights.",
     "plan": "Tell what a language model will take on a GPU.",
     "tune": "Measure a kernel family's configurations on the local GPU.",
+    "weights": "Make the weights of a program that was exported without them.",
 }
 
 

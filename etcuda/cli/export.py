@@ -37,7 +37,11 @@ _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing
 @click.option("--random", "is_random", is_flag=True, help="seeded weights instead of the checkpoint's")
 @click.option("--seed", default=0, show_default=True, help="of --random")
 @click.option(
-    "--weights", type=click.Choice(["ptd", "pte"]), default="ptd", show_default=True, help="where the weights go"
+    "--weights",
+    type=click.Choice(["ptd", "pte", "none"]),
+    default="ptd",
+    show_default=True,
+    help="where the weights go; none: only how those of --random are made, for etcuda weights",
 )
 @click.option("--device-sampling", is_flag=True, help="add generate_step: decoding with sampling on the device")
 @click.option("--all-logits", is_flag=True, help="prefill gives the logits of every token, for perplexities")
@@ -61,7 +65,8 @@ def command(
     """Make a program of a language model: CHECKPOINT is a folder with config.json and safetensors files, or
     a GGUF file.
 
-    Writes m.pte, its weights m.ptd, and its tokenizer, the folder m.tokenizer. No GPU is needed.
+    Writes m.pte, its weights m.ptd, and its tokenizer, the folder m.tokenizer. No GPU is needed. With --random
+    --weights none it writes m.weights.json in place of m.ptd, which etcuda weights makes of it, on any machine.
     """
     require_llm("export")
     from etcuda.llm.export import ExportOptions, export
@@ -77,7 +82,8 @@ def command(
         all_logits=all_logits,
         device_sampling=device_sampling,
         quant=QuantOptions(quant, tuple(map(quant_rule, rules)), group_size, activations),
-        compile=CompileOptions.from_mapping({"weights": weights}),
+        write_weights=weights != "none",
+        compile=CompileOptions.from_mapping({"weights": "ptd" if weights == "none" else weights}),
     )
     with _Progress() as progress:
         made = export(checkpoint, output, options, progress)

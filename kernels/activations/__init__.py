@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from etcuda.kernels.activations import norm_op as _norm_op  # noqa: F401
 from etcuda.kernels.activations import op as _op  # noqa: F401  defines operators
 from etcuda.kernels.activations import quantize_op as _quantize_op  # noqa: F401
 from etcuda.kernels.activations import reorder_op as _reorder_op  # noqa: F401
@@ -13,6 +14,7 @@ from etcuda.kernels.activations.problem import (
     gate_cost,
     gate_problem_of,
     gate_reorder_cost,
+    norm_alone_cost,
     norm_cost,
     norm_problem_of,
     problem_of,
@@ -26,6 +28,7 @@ from etcuda.kernels.activations.reference import (
     gate_reorder_reference,
     quantize_activation_reference,
     reorder_activation_reference,
+    rms_norm_kept_reference,
     rms_norm_quantize_reference,
 )
 from etcuda.kernels.common.registry import KernelRecord, register
@@ -41,6 +44,19 @@ NORM = register(
         reference=rms_norm_quantize_reference,
         cost=norm_cost,
         samples=samples.norm_samples,
+        unserved=_UNSERVED,
+        tuning=TUNING,
+    )
+)
+NORM_ALONE = register(
+    KernelRecord(
+        op="etcuda::rms_norm",
+        owner=__name__,
+        problem=norm_problem_of,
+        refuse=refuse,
+        reference=rms_norm_kept_reference,
+        cost=norm_alone_cost,
+        samples=samples.norm_alone_samples,
         unserved=_UNSERVED,
         tuning=TUNING,
     )

@@ -30,22 +30,58 @@ def rms_norm_quantize(
     pdl: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h, y, q, scale, sum of x [..., K]; h and y are [0] where they are not kept."""
-    k = x.shape[-1]
     rows = rows_of(x)
-    more = None if residual is None else rows_of(residual)
     h, y = (new_kept(x, x.shape, keep) for keep in (keep_h, keep_y))
-    q, scale, total = new_quantized(rows, rows.shape[0], k)
-    kernel, options = choose_kernel(x, rms_norm_quantize_kernel, rms_norm_quantize_pdl, pdl)
+    quantized = new_quantized(rows, rows.shape[0], x.shape[-1])
+    kept = (h if keep_h else None, y if keep_y else None)
+    _launch_norm(rows, residual, weight, eps, weight_offset, cast_first, *kept, quantized, config, pdl)
+    return h, y, *quantized
+
+
+def rms_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    eps: float,
+    weight_offset: float,
+    cast_first: bool,
+    keep_h: bool,
+    config: ActivationConfig,
+    pdl: int,
+) -> tuple[Tensor, Tensor]:
+    """h and y of x [..., K]; h is [0] where it is not kept."""
+    h, y = new_kept(x, x.shape, keep_h), x.new_empty(x.shape)
+    kept = h if keep_h else None
+    _launch_norm(rows_of(x), residual, weight, eps, weight_offset, cast_first, kept, y, None, config, pdl)
+    return h, y
+
+
+def _launch_norm(
+    rows: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    eps: float,
+    weight_offset: float,
+    cast_first: bool,
+    h: Tensor | None,
+    y: Tensor | None,
+    quantized: Quantized | None,
+    config: ActivationConfig,
+    pdl: int,
+) -> None:
+    """The norm of [M, K], into what is wanted."""
+    more = None if residual is None else rows_of(residual)
     # The input stands in for what is absent.
+    q, scale, total = (rows, rows, rows) if quantized is None else quantized
+    kernel, options = choose_kernel(rows, rms_norm_quantize_kernel, rms_norm_quantize_pdl, pdl)
     kernel[(torch.sym_max(rows.shape[0], 1),)](
         rows, rows if more is None else more, rows if weight is None else weight.contiguous(),
-        h if keep_h else rows, y if keep_y else rows, q, scale, total,
+        rows if h is None else h, rows if y is None else y, q, scale, total,
         rows.stride(0), 0 if more is None else more.stride(0), rows.shape[0],
-        K=k, EPS=eps, WEIGHT_OFFSET=weight_offset, CAST_FIRST=cast_first, HAS_RESIDUAL=more is not None,
-        HAS_WEIGHT=weight is not None, KEEP_H=keep_h, KEEP_Y=keep_y, BLOCKS=config.blocks,
-        num_warps=config.num_warps, **options,
+        K=rows.shape[1], EPS=eps, WEIGHT_OFFSET=weight_offset, CAST_FIRST=cast_first, HAS_RESIDUAL=more is not None,
+        HAS_WEIGHT=weight is not None, KEEP_H=h is not None, KEEP_Y=y is not None, QUANTIZE=quantized is not None,
+        BLOCKS=config.blocks, num_warps=config.num_warps, **options,
     )  # fmt: skip
-    return h, y, q, scale, total
 
 
 def gate_quantize(

@@ -72,6 +72,12 @@ def norm_cost(problem: ActivationProblem) -> Cost:
     return Cost((tensors * values + problem.k) * problem.itemsize + _quantized_bytes(values), 10 * values)
 
 
+def norm_alone_cost(problem: ActivationProblem) -> Cost:
+    """What a norm that is not quantized must do at least: load its input and a weight, store the result."""
+    values = problem.m * problem.k
+    return Cost(((2 + 2 * problem.residual) * values + problem.k) * problem.itemsize, 6 * values)
+
+
 def gate_cost(problem: ActivationProblem) -> Cost:
     """What a gated activation must do at least: load gate and up, store the quantized result."""
     values = problem.m * problem.k

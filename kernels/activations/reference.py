@@ -139,6 +139,20 @@ def rms_norm_reference(
     return h, normed.to(x.dtype)
 
 
+def rms_norm_kept_reference(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    eps: float,
+    weight_offset: float,
+    cast_first: bool,
+    keep_h: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """h and its norm as of ``rms_norm_reference``; h is [0] if it is not kept."""
+    h, y = rms_norm_reference(x, residual, weight, eps, weight_offset, cast_first)
+    return _kept(h, keep_h), y
+
+
 def rms_norm_quantize_reference(
     x: Tensor,
     residual: Tensor | None,

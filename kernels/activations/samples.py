@@ -24,6 +24,12 @@ def norm_samples(device: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def norm_alone_samples(device: str) -> list[dict[str, Any]]:
+    """Calls of ``rms_norm``: those of ``rms_norm_quantize``, which always keep the norm."""
+    found = norm_samples(device)
+    return [{name: value for name, value in each.items() if name != "keep_y"} for each in found]
+
+
 def gate_samples(device: str) -> list[dict[str, Any]]:
     """Calls of ``gate_quantize``: gate and up apart, and side by side."""
     both = _rows(device, 5, 128)

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from etcuda.errors import GgufError, WeightFormatError
+from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.formats.registry import find
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES, BlockType
 from etcuda.kernels.weights.gguf_parts import check_part, check_total, other_parts
 from etcuda.kernels.weights.renamed import renamed_keyword
+from etcuda.read_memory import read_memory
 
 try:
     import gguf
@@ -82,6 +84,15 @@ class GgufFile:
             GgufError: there is none of that name.
         """
         return tuple(int(size) for size in reversed(self._find(name).shape))
+
+    def format(self, name: str) -> GroupFormat | None:
+        """The format that a tensor is read in; ``None`` for a plain one.
+
+        Raises:
+            GgufError: there is none of that name.
+        """
+        block = BLOCK_TYPES.get(self._find(name).tensor_type.name)
+        return None if block is None else block.format
 
     def field(self, key: str) -> Any:
         """A value of the header, or ``None``."""
@@ -155,9 +166,10 @@ def _from_blocks(
     stored.check_size((n, k), name)
     components = {each: torch.empty(size, dtype=kept) for each, (size, kept) in stored.components(n, k).items()}
     rows = max(1, _CHUNK // data.shape[1])
-    for start in range(0, n, rows):
-        # A copy: the mapped file is read-only.
-        raw = torch.from_numpy(np.array(data[start : start + rows])).reshape(-1, k // block.weights, block.nbytes)
+    chunks = read_memory(data.ctypes.data, data.nbytes, rows * data.shape[1])
+    for start, chunk in zip(range(0, n, rows), chunks, strict=True):
+        # A copy: what was read is good until the next, or is the mapped file, which is read-only.
+        raw = torch.frombuffer(bytearray(chunk), dtype=torch.uint8).reshape(-1, k // block.weights, block.nbytes)
         for component, tensor in block.read(raw).items():
             components[component][start : start + rows] = tensor
     tensor_type = find(stored.name).tensor_type

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from etcuda.errors import GgufError
+from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.weights.gguf import GgufFile
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES
 from etcuda.kernels.weights.renamed import renamed_keyword
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
 Names = Mapping[str, str] | Callable[[str], str | None]
+# What makes a tensor, the parameter that it is for, and the format that it has, ``None`` for a plain one.
+Keep = Callable[[Callable[[], Tensor], Tensor, GroupFormat | None], Tensor]
 
 # Written by llama.cpp for itself; no module of a model has them.
 _NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -46,6 +50,7 @@ def load_gguf(
     names: Names | None = None,
     *,
     activation_dtype: str = "int8",
+    keep: Keep | None = None,
 ) -> dict[str, str]:
     """Puts the tensors of a GGUF file into a model, in place: quantised ones become the weights of linear layers and
     embeddings as our types, the others are converted to their parameter's dtype. One tensor is read at a time, and the
@@ -59,6 +64,7 @@ def load_gguf(
             ``transformers``, to the one that the ``gguf`` package maps it to; that serves the architectures llama,
             qwen2, qwen3, gemma2 and gemma3 and undoes what llama.cpp did to their tensors.
         activation_dtype: "int8" or "exact"; see ``CoalescedTensor``.
+        keep: takes the place of reading a tensor: what it returns becomes the parameter.
 
     Returns:
         GGUF type of each parameter that was loaded, by its name in the model.
@@ -74,16 +80,24 @@ def load_gguf(
     plan = _plan(model, file, find)
     for item in plan:
         old = item.old
-        tensor = file.read(item.source, activation_dtype, old.dtype)
-        if not named and item.source != item.target:
-            tensor = _as_transformers(tensor, item.source, file)
-        if not isinstance(tensor, CoalescedTensor):
-            tensor = _in_dtype(tensor, old.dtype, f"{file.path}: {item.source}")
+        undo = not named and item.source != item.target
+        make = functools.partial(_read, file, item, activation_dtype, undo)
+        tensor = make() if keep is None else keep(make, old, file.format(item.source))
         where = "cpu" if old.device.type == "meta" else old.device
         parameter = nn.Parameter(tensor.to(where), requires_grad=False)
         for module, attribute in item.owners:
             setattr(module, attribute, parameter)
     return {item.target: file.types[item.source] for item in plan}
+
+
+def _read(file: GgufFile, item: _Placement, activation_dtype: str, undo: bool) -> Tensor:
+    """The tensor as the model has it; ``undo`` what llama.cpp's converter did."""
+    tensor = file.read(item.source, activation_dtype, item.old.dtype)
+    if undo:
+        tensor = _as_transformers(tensor, item.source, file)
+    if not isinstance(tensor, CoalescedTensor):
+        tensor = _in_dtype(tensor, item.old.dtype, f"{file.path}: {item.source}")
+    return tensor
 
 
 def _plan(model: nn.Module, file: GgufFile, find: Callable[[str], str | None]) -> list[_Placement]:

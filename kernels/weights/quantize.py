@@ -55,6 +55,12 @@ def quantize_weight(
     return components
 
 
+def quantize_rows(rows: Tensor, weight_format: GroupFormat, search: str = "minmax") -> dict[str, Tensor]:
+    """As ``quantize_weight`` of floating rows [N, K], all at once, without its checks: the stored tensors by name."""
+    grouped = rows.to(torch.float32).reshape(len(rows), -1, weight_format.group_size)
+    return _quantize_rows(grouped, weight_format, search)
+
+
 def check_weight(weight: Tensor, weight_format: GroupFormat, name: str = "weight") -> None:
     """Checks that a floating weight can be quantised.
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from etcuda.passes.graph.recipes import Recipe, pieces_of
+from etcuda.passes.graph.recipes import Parts, Recipe, pieces_of
 from etcuda.read_memory import CHUNK, read_memory
 
 
-class Packing:
+class Packing(Parts):
     """The stored tensors of our layout, made of integers [N, K] and their scales. Made once here, for what there is
     depends on the values: int4 or int8, scales of float16 or float32, with an offset or without.
 
@@ -34,18 +34,13 @@ class Packing:
     def __init__(
         self, stored: tuple[Tensor, ...], block: tuple[int, int], least: int, most: int, dtype: torch.dtype, name: str
     ) -> None:
+        super().__init__()
         self._stored, self._block, self._least, self._most = stored, block, least, most
         self._dtype, self._name = dtype, name
-        self._held: dict[str, Tensor] = {}
-        self.parts = {part: (made.shape, made.dtype) for part, made in self._pack().items()}
+        self.parts = {part: (made.shape, made.dtype) for part, made in self.make().items()}
 
-    def take(self, part: str) -> Tensor:
-        """A stored tensor. The others are kept until they are taken, so that a round through all packs once."""
-        if part not in self._held:
-            self._held = self._pack()
-        return self._held.pop(part)
-
-    def _pack(self) -> dict[str, Tensor]:
+    def make(self) -> dict[str, Tensor]:
+        """The stored tensors."""
         # Here, for it brings torchao with it.
         from etcuda.kernels.weights.convert import Affine, from_affine
 

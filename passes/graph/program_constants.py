@@ -19,6 +19,7 @@ from etcuda.torch_private import fake_mode_of, weak_storage
 
 _CONSTANTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _STATE = "etcuda_state"
+_METHODS = "etcuda_other_methods"
 Made = TypeVar("Made")
 # What was made of which weights. The methods of a program share it, and it lives as long as one of them uses it.
 _MADE: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
@@ -27,6 +28,16 @@ _MADE: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 def mark_state(program: ExportedProgram, names: Collection[str]) -> None:
     """Marks constants that other methods of the program write to, so that no pass takes their content for final."""
     program.graph_module.meta[_STATE] = frozenset(names)
+
+
+def mark_other_methods(program: ExportedProgram) -> None:
+    """Marks a program beside which there are other methods, so that passes make the same of weights that they share."""
+    program.graph_module.meta[_METHODS] = True
+
+
+def has_other_methods(program: ExportedProgram) -> bool:
+    """Whether there are methods that may read the same weights."""
+    return _METHODS in program.graph_module.meta
 
 
 def is_state(program: ExportedProgram, target: str | None) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import mmap
+import threading
 import weakref
 from collections.abc import Hashable, Iterator
 
 import torch
 from torch import Tensor
 
-from etcuda.torch_private import weak_storage
+from etcuda.torch_private import is_gone, weak_storage
 
 
 class Recipe(abc.ABC):
-    """How a dense weight is made of other weights, which it keeps alive."""
+    """How a dense weight is made, of other weights, which it keeps alive, or of nothing but what it says itself."""
 
     @property
     @abc.abstractmethod
@@ -29,6 +31,10 @@ class Recipe(abc.ABC):
     @abc.abstractmethod
     def pieces(self) -> Iterator[Tensor]:
         """Dense tensors, whose bytes after one another are the weight's; made one at a time, on every call anew."""
+
+    def leaves(self) -> Iterator[Recipe | Tensor]:
+        """What the weight is made of in the end: recipes of no other weights, and dense tensors, after one another."""
+        yield self
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,9 +58,63 @@ class Rows(Recipe):
         for part in self.parts:
             yield from pieces_of(part)
 
+    def leaves(self) -> Iterator[Recipe | Tensor]:
+        """Those of the parts."""
+        for part in self.parts:
+            recipe = _whole(part)
+            if recipe is None:
+                yield part
+            else:
+                yield from recipe.leaves()
 
-# Of the stand-ins that are in use, by their memory, which has no bytes.
+
+class Parts(abc.ABC):
+    """Tensors that are made together, and taken one at a time. Threads may take them side by side."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+        self._lock = threading.Lock()
+
+    @abc.abstractmethod
+    def make(self) -> dict[str, Tensor]:
+        """All of them, by name."""
+
+    def take(self, part: str) -> Tensor:
+        """One of them. The others are kept until they are taken, so that a round through all makes them once."""
+        with self._lock:
+            if part not in self._held:
+                self._held = self.make()
+            return self._held.pop(part)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PartOf(Recipe):
+    """One of the tensors that are made together."""
+
+    source: Parts
+    part: str
+    sizes: tuple[int, ...]
+    kind: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """As given."""
+        return torch.Size(self.sizes)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As given."""
+        return self.kind
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The tensor, contiguous."""
+        yield self.source.take(self.part).contiguous()
+
+
+# Of the tensors that are in use whose bytes a recipe makes, by their memory.
 _RECIPES: dict[Hashable, Recipe] = {}
+# Those of them that look like zeros.
+_UNTOUCHED: set[Hashable] = set()
 
 
 def stand_in(recipe: Recipe) -> torch.nn.Parameter:
@@ -66,9 +126,36 @@ def stand_in(recipe: Recipe) -> torch.nn.Parameter:
     return made
 
 
+def deferred(recipe: Recipe) -> Tensor:
+    """A tensor on the CPU for what the recipe makes, in memory of its own that is never touched and so costs nothing.
+    What asks for the bytes by ``recipe_of`` or ``pieces_of`` gets them; read in any other way, all are zero."""
+    shape, dtype = recipe.shape, recipe.dtype
+    nbytes = shape.numel() * dtype.itemsize
+    if nbytes == 0:
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    made = torch.frombuffer(memory, dtype=dtype).reshape(shape)
+    _UNTOUCHED.add(weak_storage(made))
+    return with_recipe(made, recipe)
+
+
+def with_recipe(tensor: Tensor, recipe: Recipe) -> Tensor:
+    """The tensor, its memory noted as what the recipe makes."""
+    for key in [key for key in _RECIPES if is_gone(key)]:
+        del _RECIPES[key]
+        _UNTOUCHED.discard(key)
+    _RECIPES[weak_storage(tensor)] = recipe
+    return tensor
+
+
 def recipe_of(tensor: Tensor) -> Recipe | None:
-    """The recipe that a tensor stands for; ``None`` if it has bytes of its own."""
-    return _RECIPES.get(weak_storage(tensor)) if tensor.device.type == "meta" else None
+    """The recipe that makes the memory of a tensor; ``None`` if there is none."""
+    return _RECIPES.get(weak_storage(tensor)) if tensor.device.type in ("meta", "cpu") else None
+
+
+def is_deferred(value: object) -> bool:
+    """Whether this is a tensor of ``deferred``, or a view of one."""
+    return isinstance(value, Tensor) and value.device.type == "cpu" and weak_storage(value) in _UNTOUCHED
 
 
 def pieces_of(tensor: Tensor) -> Iterator[Tensor]:
@@ -76,5 +163,14 @@ def pieces_of(tensor: Tensor) -> Iterator[Tensor]:
     recipe = recipe_of(tensor)
     if recipe is None:
         yield tensor.detach().contiguous()
-    else:
+    elif _whole(tensor) is not None:
         yield from recipe.pieces()
+    else:
+        memory = torch.cat([piece.reshape(-1) for piece in recipe.pieces()])
+        yield memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).contiguous()
+
+
+def _whole(tensor: Tensor) -> Recipe | None:
+    """The recipe of a tensor that is all of its memory, in order."""
+    is_all = tensor.is_contiguous() and tensor.nbytes == tensor.untyped_storage().nbytes()
+    return recipe_of(tensor) if is_all else None

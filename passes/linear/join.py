@@ -82,7 +82,7 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
     calls = [call.now() for call in calls]
     first = calls[0]
     joined = [
-        None if tensors[0] is None else _join(program, [tensor for tensor in tensors if tensor is not None])
+        None if tensors[0] is None else join_rows(program, [tensor for tensor in tensors if tensor is not None])
         for tensors in zip(*([*call.stored, call.bias] for call in calls), strict=True)
     ]
     target: Any = first.node.target
@@ -102,7 +102,7 @@ def fuse(program: ExportedProgram, calls: list[LinearCall]) -> None:
     log.info("%s: one product with %d rows, %s", names, start, dataclasses.asdict(first.format))
 
 
-def _join(program: ExportedProgram, nodes: list[Node]) -> Node:
+def join_rows(program: ExportedProgram, nodes: list[Node]) -> Node:
     """A new constant in front of the first of ``nodes``: their rows after one another, joined when they are stored."""
     targets = [target_of(program, node) for node in nodes]
     parts = [value_of(program, target) for target in targets if target is not None]

@@ -132,7 +132,7 @@ def test_files_where_the_user_is_are_not_taken_for_modules(tmp_path: pathlib.Pat
 
 def test_modules_of_ours_are_not_found_under_their_bare_names() -> None:
     """Where etcuda is installed, its parts lie in one folder, and some are named as modules of Python are."""
-    root = client._import_root()
+    root = client.import_root()
     assert (root / "etcuda" / "options.py").is_file()
     assert not (root / "options.py").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from typing import Any
 
@@ -20,6 +21,8 @@ from examples.running import gpu_arch
 from tests.passes.linear.quantized_programs import MLP, export, lowered, make, modules, quantized
 from tests.passes.made_weights import made_weights
 
+# Of int8 weights: up to here the gate is part of a kernel.
+MATVEC_ROWS = 8
 ROWS = (2, 3, 4, 5, 8, 9, 16, 17, 64, 65, 128, 129, 300)
 
 
@@ -38,6 +41,8 @@ def test_each_range_has_the_bits_of_its_kernels(
 
     # The graph that it is compiled from, whose branches the host takes, each kernel launched by itself.
     after = lowered(program, BackendConfig(TARGETS[arch]))
+    # A gate that is no kernel is the compiler's, which rounds its result once, where eager rounds SiLU's too.
+    gate_is_kernel = isinstance(config, Int4CoalescedConfig)
     choices = [node for module in modules(after) for node in module.graph.nodes if node.target is COND]
     assert len(choices) >= 2
     with made_weights(after):
@@ -55,4 +60,7 @@ def test_each_range_has_the_bits_of_its_kernels(
     calls = [Call("forward", (each,)) for each in inputs]
     for _ in range(2):
         for rows, got, want in zip(ROWS, run_calls(run_session, path, calls, wanted), wanted, strict=True):
-            assert torch.equal(got, want), rows
+            if gate_is_kernel or rows * math.prod(leading) <= MATVEC_ROWS:
+                assert torch.equal(got, want), rows
+            else:
+                torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2 * float(want.abs().max()))

@@ -17,6 +17,7 @@ from etcuda.llm.gguf_checkpoint import read_gguf_config, save_gguf_tokenizer
 from etcuda.llm.model import TextModel
 from etcuda.llm.quantization import QuantOptions
 from etcuda.llm.tokenizer import Tokenizer
+from etcuda.passes.graph.recipes import is_deferred, pieces_of
 from tests.llm.architectures import VOCAB, prompt, reference
 
 _OPTIONS = ExportOptions(
@@ -103,6 +104,30 @@ def test_a_file_says_what_its_dequantised_weights_say(name: str, tmp_path: pathl
             got = model(tokens[:, start : start + 10], torch.arange(start, start + 10))
         expected = whole(tokens).logits[0, -1:]
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_of_an_export_stay_in_the_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etcuda.llm.gguf_checkpoint._HELD", 200)  # Norms of heads alone are read at once.
+    write(tmp_path / "m.gguf", "qwen3", reference("qwen3"))
+    config = read_gguf_config(tmp_path / "m.gguf")
+    wanted, left = (
+        load_model(tmp_path / "m.gguf", config, _OPTIONS, lambda done, total: None, defer=defer)[0].state_dict()
+        for defer in (False, True)
+    )
+    assert wanted.keys() == left.keys()
+    deferred = 0
+    for name, weight in wanted.items():
+        pairs = [(weight, left[name])]
+        if isinstance(weight, Int8CoalescedTensor):
+            assert weight.components.keys() == left[name].components.keys()
+            pairs = [(tensor, left[name].components[part]) for part, tensor in weight.components.items()]
+        for tensor, other in pairs:
+            made = torch.cat([piece.reshape(-1) for piece in pieces_of(other)]).reshape(other.shape)
+            assert torch.equal(made, tensor), name
+            assert other.dtype == tensor.dtype
+            deferred += is_deferred(other)
+    # Of each matrix integers and scales, and the other norms.
+    assert deferred == 2 * (2 * 7 + 2) + 2 * 2 + 1, deferred
 
 
 def test_the_tokenizer_comes_along(tmp_path: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ from etcuda.kernels.common.blocks import quantize_blocks
 
 
 @triton.jit
-def _activate(gate, ACTIVATION: tl.constexpr):
+def activate(gate, ACTIVATION: tl.constexpr):
     """fp32 to fp32."""
     if ACTIVATION == "silu":
         return gate / (1.0 + tl.exp(-gate))
@@ -41,7 +41,7 @@ def _gate_quantize(
         gdc_wait()
     g = tl.load(gate + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + UP_OFFSET + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
-    result = (_activate(g, ACTIVATION).to(DTYPE).to(tl.float32) * u).to(DTYPE)
+    result = (activate(g, ACTIVATION).to(DTYPE).to(tl.float32) * u).to(DTYPE)
     at = block.to(tl.int64)[:, None] * 32 + tl.arange(0, 32)[None, :]
     if KEEP_Y:
         tl.store(y + at, result, mask=inside)

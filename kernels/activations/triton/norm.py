@@ -1,4 +1,4 @@
-"""RMSNorm whose result is quantized to int8 per block of 32 before it leaves the registers.
+"""RMSNorm, whose result is quantized to int8 per block of 32 before it leaves the registers if that is wanted.
 
 Threads of ``rms_norm_quantize_pdl`` load the weight first, and wait before they load what another kernel stores.
 """
@@ -33,7 +33,7 @@ def _load_sum(x, residual, column, inside, HAS_RESIDUAL: tl.constexpr):
 @triton.jit
 def _store_norm(
     value, inverse, w, y, q, scale, total, block, column, inside, kept,
-    CAST_FIRST: tl.constexpr, KEEP_Y: tl.constexpr, DTYPE: tl.constexpr,
+    CAST_FIRST: tl.constexpr, KEEP_Y: tl.constexpr, QUANTIZE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Scales a tile, rounds it to the dtype, quantizes it and stores it."""
     normed = value * inverse
@@ -42,22 +42,23 @@ def _store_norm(
     result = (normed * w).to(DTYPE)
     if KEEP_Y:
         tl.store(y + column, result, mask=inside)
-    quantized, step, sums = quantize_blocks(result.to(tl.float32))
-    tl.store(q + column, quantized.to(tl.int8), mask=inside)
-    tl.store(scale + block, step, mask=kept)
-    tl.store(total + block, sums, mask=kept)
+    if QUANTIZE:
+        quantized, step, sums = quantize_blocks(result.to(tl.float32))
+        tl.store(q + column, quantized.to(tl.int8), mask=inside)
+        tl.store(scale + block, step, mask=kept)
+        tl.store(total + block, sums, mask=kept)
 
 
 @triton.jit
 def _rms_norm_quantize(
     x, residual,  # [num_rows, K], rows x_stride and residual_stride apart
     weight,  # [K]
-    h, y, q,  # [num_rows, K]
-    scale, total,  # [num_rows, K / 32] fp32
+    h, y, q,  # [num_rows, K]; q if it is quantized
+    scale, total,  # [num_rows, K / 32] fp32, likewise
     x_stride, residual_stride, num_rows,
     K: tl.constexpr, EPS: tl.constexpr, WEIGHT_OFFSET: tl.constexpr, CAST_FIRST: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, KEEP_H: tl.constexpr, KEEP_Y: tl.constexpr,
-    BLOCKS: tl.constexpr, PDL: tl.constexpr,
+    QUANTIZE: tl.constexpr, BLOCKS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A CTA computes a row. BLOCKS is a power of two; of a row that has more, the threads load everything twice."""
     DTYPE: tl.constexpr = x.dtype.element_ty
@@ -84,7 +85,9 @@ def _rms_norm_quantize(
             tl.store(h + column, value.to(DTYPE), mask=inside)
         inverse = tl.rsqrt(tl.sum(value * value) / K + EPS)
         kept = (block < K // 32) & exists
-        _store_norm(value, inverse, w, y, q, scale, total, block, column, inside, kept, CAST_FIRST, KEEP_Y, DTYPE)
+        _store_norm(
+            value, inverse, w, y, q, scale, total, block, column, inside, kept, CAST_FIRST, KEEP_Y, QUANTIZE, DTYPE
+        )
     else:
         if PDL:
             gdc_launch_dependents()
@@ -105,25 +108,26 @@ def _rms_norm_quantize(
             w = _load_weight(weight, at, at < K, WEIGHT_OFFSET, HAS_WEIGHT)
             kept = (start + block < K // 32) & exists
             _store_norm(
-                value, inverse, w, y, q, scale, total, start + block, at, inside, kept, CAST_FIRST, KEEP_Y, DTYPE
-            )
+                value, inverse, w, y, q, scale, total, start + block, at, inside, kept, CAST_FIRST, KEEP_Y, QUANTIZE,
+                DTYPE,
+            )  # fmt: skip
 
 
 @triton.jit
 def rms_norm_quantize_kernel(
     x, residual,  # [num_rows, K], rows x_stride and residual_stride apart
     weight,  # [K]
-    h, y, q,  # [num_rows, K]
-    scale, total,  # [num_rows, K / 32] fp32
+    h, y, q,  # [num_rows, K]; q if it is quantized
+    scale, total,  # [num_rows, K / 32] fp32, likewise
     x_stride, residual_stride, num_rows,
     K: tl.constexpr, EPS: tl.constexpr, WEIGHT_OFFSET: tl.constexpr, CAST_FIRST: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, KEEP_H: tl.constexpr, KEEP_Y: tl.constexpr,
-    BLOCKS: tl.constexpr,
+    QUANTIZE: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """RMSNorm of x + residual, quantized to int8; a CTA a row."""
+    """RMSNorm of x + residual, quantized to int8 if that is wanted; a CTA a row."""
     _rms_norm_quantize(
         x, residual, weight, h, y, q, scale, total, x_stride, residual_stride, num_rows,
-        K, EPS, WEIGHT_OFFSET, CAST_FIRST, HAS_RESIDUAL, HAS_WEIGHT, KEEP_H, KEEP_Y, BLOCKS, False,
+        K, EPS, WEIGHT_OFFSET, CAST_FIRST, HAS_RESIDUAL, HAS_WEIGHT, KEEP_H, KEEP_Y, QUANTIZE, BLOCKS, False,
     )  # fmt: skip
 
 
@@ -131,16 +135,16 @@ def rms_norm_quantize_kernel(
 def rms_norm_quantize_pdl(
     x, residual,  # [num_rows, K], rows x_stride and residual_stride apart
     weight,  # [K]
-    h, y, q,  # [num_rows, K]
-    scale, total,  # [num_rows, K / 32] fp32
+    h, y, q,  # [num_rows, K]; q if it is quantized
+    scale, total,  # [num_rows, K / 32] fp32, likewise
     x_stride, residual_stride, num_rows,
     K: tl.constexpr, EPS: tl.constexpr, WEIGHT_OFFSET: tl.constexpr, CAST_FIRST: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, KEEP_H: tl.constexpr, KEEP_Y: tl.constexpr,
-    BLOCKS: tl.constexpr,
+    QUANTIZE: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Like ``rms_norm_quantize_kernel``, and may be launched while the kernel in front of it runs, if that does not
     store ``weight``."""
     _rms_norm_quantize(
         x, residual, weight, h, y, q, scale, total, x_stride, residual_stride, num_rows,
-        K, EPS, WEIGHT_OFFSET, CAST_FIRST, HAS_RESIDUAL, HAS_WEIGHT, KEEP_H, KEEP_Y, BLOCKS, True,
+        K, EPS, WEIGHT_OFFSET, CAST_FIRST, HAS_RESIDUAL, HAS_WEIGHT, KEEP_H, KEEP_Y, QUANTIZE, BLOCKS, True,
     )  # fmt: skip

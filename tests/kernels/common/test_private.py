@@ -72,7 +72,7 @@ KERNELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         rms_norm_quantize_kernel,
         rms_norm_quantize_pdl,
         {"K": 256, "EPS": 1e-6, "WEIGHT_OFFSET": 0.0, "CAST_FIRST": True, "HAS_RESIDUAL": True, "HAS_WEIGHT": True,
-         "KEEP_H": True, "KEEP_Y": True, "BLOCKS": 8},
+         "KEEP_H": True, "KEEP_Y": True, "QUANTIZE": True, "BLOCKS": 8},
     ),
     "reorder": (
         reorder_kernel,

@@ -13,6 +13,7 @@
 // time.
 #pragma once
 
+#include <etcuda/llm/device_memory.h>
 #include <etcuda/llm/sampler.h>
 #include <etcuda/session.h>
 #include <executorch/extension/module/module.h>
@@ -64,6 +65,12 @@ class LanguageModel {
       eos_ids.insert(ids.begin(), ids.end());
     }
     has_step = names->count("generate_step") != 0;
+    if (constant("get_gpu_count", 0) != 0) {
+      const auto bytes = [&](const char* name) { return static_cast<uint64_t>(constant(name, 0)); };
+      const std::string problem =
+          device_memory_problem({bytes("get_weight_bytes"), bytes("get_cache_bytes"), max_seq_len});
+      if (!problem.empty()) throw std::runtime_error(program + ": " + problem);
+    }
     if (has_step) check(module_.load_method("generate_step"), program + ": cannot load method generate_step");
     for (const char* name : {"prefill", "decode"})
       check(module_.load_method(name), program + ": cannot load method " + name);

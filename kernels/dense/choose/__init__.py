@@ -1,0 +1,1 @@
+"""Configurations of the products of few rows: candidates, measured tables, selection, tuning."""
