@@ -57,7 +57,7 @@ def route_attention(program: ExportedProgram, config: BackendConfig) -> int:
 
 def _route(module: GraphModule, node: Node, config: BackendConfig) -> None:
     call = read_call(node)
-    if isinstance(config.target, str):
+    if isinstance(config.target, str) or not config.options.attention_kernels:
         _inline_reference(node, call)
         return
     reason = _unsupported_shapes(call)

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import executorch
 import pytest
 
 from etcuda import llm
 from etcuda.cli import main
-from etcuda.library import LLM_RUNNER_NAME, find_runner
+from etcuda.library import LLM_RUNNER_NAME, find_headers, find_library, find_runner
 from etcuda.llm import SamplingOptions
 from etcuda.llm.bench import BenchRow, draw, read_result
 from tests.llm.architectures import prompt
@@ -92,6 +93,24 @@ def test_sampling_on_the_device(program: Callable[..., Exported], capsys: pytest
     assert main(["bench", str(path), "-p", "", "-n", "4", "-s", "4", "-r", "1", "-o", "csv"]) == 0
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["test", "tg4", "gs4"]
     assert main(["bench", str(program("llama").path), "-s", "4"]) == 2
+
+
+@pytest.mark.slow
+def test_steps_that_run_ahead_are_taken_back(program: Callable[..., Exported], tmp_path: pathlib.Path) -> None:
+    path, built = program("llama", device_sampling=True).path, tmp_path / "steps_ahead"
+    root, library = pathlib.Path(executorch.__path__[0]), find_library()
+    types = root / "include" / "executorch" / "runtime" / "core" / "portable_type" / "c10"
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-DC10_USING_CUSTOM_GENERATED_MACROS"]
+    command += ["-isystem", str(root / "include"), "-isystem", str(types), f"-I{find_headers()}"]
+    command += [str(pathlib.Path(__file__).parent / "steps_ahead.cpp"), "-o", str(built)]
+    command += [str(library), f"-L{root / 'lib'}", "-Wl,--no-as-needed", "-lexecutorch"]
+    command += ["-lexecutorch_kernels_optimized", "-lexecutorch_threadpool"]
+    command += [f"-Wl,-rpath,{library.parent}", f"-Wl,-rpath,{root / 'lib'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    arguments = [str(built), str(path), str(path.with_suffix(".ptd"))]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
 
 
 @pytest.mark.slow

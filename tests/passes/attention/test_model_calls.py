@@ -14,6 +14,7 @@ from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.passes.manager import run_passes
 from tests.partitioner.programs import export
 from tests.passes.attention.attention_routing import (
+    H200,
     LENGTH,
     SPLIT,
     TILED,
@@ -79,6 +80,9 @@ def test_the_formula_on_the_host_and_of_what_no_kernel_serves() -> None:
     program = export(ringed, *inputs, positions)
     on_host = formula(program, BackendConfig("host", CompileOptions()), "host")
     torch.testing.assert_close(run(on_host, *inputs, positions), ringed(*inputs, positions))
+    halves, without = (*tensors(5, 15), SINKS), CompileOptions(attention_kernels=False)
+    off = formula(export(ringed, *halves, positions), BackendConfig(H200, without), "sm_90")
+    torch.testing.assert_close(run(off, *halves, positions), ringed(*halves, positions), atol=2e-2, rtol=2e-2)
     in_fp32 = routed(export(capped, *inputs))
     assert not calls(in_fp32)
     torch.testing.assert_close(run(in_fp32, *inputs), capped(*inputs))
