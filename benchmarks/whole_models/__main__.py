@@ -63,6 +63,7 @@ def main() -> int:
     exporting = commands.add_parser("export", help="export models with random weights; needs no GPU")
     exporting.add_argument("--target", default="sm_90")
     exporting.add_argument("--no-weights", action="store_true", help="leave them to `etcuda weights` elsewhere")
+    exporting.add_argument("--device-sampling", action="store_true", help="with generate_step")
     measuring = commands.add_parser("run", help="measure what was exported")
     measuring.add_argument("--out", type=pathlib.Path, default=RESULTS / "whole_models.json")
     measuring.add_argument("--library", type=pathlib.Path, help="the compiled native/session.cpp")
@@ -81,7 +82,9 @@ def main() -> int:
         return 0
     if arguments.command == "export":
         for name in arguments.models:
-            export_model(name, arguments.target, arguments.programs, not arguments.no_weights)
+            export_model(
+                name, arguments.target, arguments.programs, not arguments.no_weights, arguments.device_sampling
+            )
         return 0
     library = arguments.library or arguments.programs / "session.so"
     if not library.is_file() and compile_native("session.cpp", library, shared=True):

@@ -13,7 +13,9 @@ from benchmarks.whole_models.shapes import SHAPES
 from etcuda.llm.export import export
 
 
-def export_model(name: str, target: str, folder: pathlib.Path, write_weights: bool = True) -> None:
+def export_model(
+    name: str, target: str, folder: pathlib.Path, write_weights: bool = True, device_sampling: bool = False
+) -> None:
     """Writes ``NAME.pte``, ``NAME.ptd`` and ``NAME-export.json``.
 
     Without weights there is ``NAME.weights.json`` in place of ``NAME.ptd``, which ``etcuda weights`` makes of it on the
@@ -23,6 +25,7 @@ def export_model(name: str, target: str, folder: pathlib.Path, write_weights: bo
     peak in bytes of the memory of this process and all that it starts.
     """
     shape = SHAPES[name]
+    options = shape.options(target, write_weights, device_sampling)
     seconds: dict[str, float] = {}
     stage, begun = "weights", time.perf_counter()
 
@@ -40,6 +43,7 @@ def export_model(name: str, target: str, folder: pathlib.Path, write_weights: bo
     seconds[stage] = time.perf_counter() - begun
     value = {
         "target": target,
+        "methods": ["prefill", "decode"] + ["generate_step"] * device_sampling,
         "cores": len(os.sched_getaffinity(0)),
         "seconds": seconds,
         "weight_bytes": summary.weight_bytes,

@@ -92,7 +92,7 @@ class Shape:
         (folder / "config.json").write_text(json.dumps(value, indent=1) + "\n")
         return folder
 
-    def options(self, target: str, write_weights: bool = True) -> ExportOptions:
+    def options(self, target: str, write_weights: bool = True, device_sampling: bool = False) -> ExportOptions:
         """How it is exported: random weights, caches for the longest context and a prompt behind it."""
         length = max(CONTEXTS) + 64
         quant = QuantOptions(self.quant, rules=self.rules)
@@ -103,6 +103,7 @@ class Shape:
             random_seed=SEED,
             quant=quant,
             write_weights=write_weights,
+            device_sampling=device_sampling,
         )
 
 
