@@ -36,9 +36,7 @@ def export_model(
             stage, begun = now, time.perf_counter()
 
     with PeakMemory(interval_s=0.2) as memory:
-        summary = export(
-            shape.write(folder / name), folder / f"{name}.pte", shape.options(target, write_weights), progress
-        )
+        summary = export(shape.write(folder / name), folder / f"{name}.pte", options, progress)
         peak = memory.take()
     seconds[stage] = time.perf_counter() - begun
     value = {
