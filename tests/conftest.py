@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Last, so that an installed etcuda stands before the checkout's; examples and the rest come from the checkout.
 sys.path.append(str(ROOT))
 
-pytest_plugins = ["tests.export_costs"]
+pytest_plugins = ["tests.export_costs", "tests.file_costs"]
 
 NO_GPU = "no NVIDIA GPU here"
 Export = Callable[[str, str], pathlib.Path]
