@@ -30,6 +30,11 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def runs_everything() -> bool:
+    """Whether tests with the mark ``exhaustive`` run."""
+    return bool(os.environ.get(EXHAUSTIVE)) or has_gpu()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exhaustive", action="store_true", help="run the tests that tests/exhaustive.py leaves out too")
 
@@ -66,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(folder):
             item.add_marker(pytest.mark.gpu)
-    if not os.environ.get(EXHAUSTIVE) and not has_gpu():
+    if not runs_everything():
         left_out = [item for item in items if item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]

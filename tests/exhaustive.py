@@ -1,6 +1,6 @@
 """Which cases of a test with many parameters run by default; ``pytest --exhaustive``, or a GPU, runs all of them.
 
-By default every value is met, and every pair of values of two parameters; the rest has the mark ``exhaustive``.
+By default every value is met, and of three parameters every pair of values; the rest has the mark ``exhaustive``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def pairs(*parameters: Sequence[Any]) -> list[Any]:
     return rows
 
 
-def every(step: int, values: Iterable[Any]) -> list[Any]:
-    """Values of one parameter, of which the first and then each ``step``-th run by default."""
-    return [only(place % step == 0, value) for place, value in enumerate(values)]
+def alternate(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """Rows of all values of two parameters, of which half run by default, as the white squares of a chessboard."""
+    rows = itertools.product(enumerate(first), enumerate(second))
+    return [only((row + column) % 2 == 0, one, other) for (row, one), (column, other) in rows]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import pytest
 
-from tests.conftest import EXHAUSTIVE, has_gpu
-from tests.exhaustive import every, pairs
+from tests.conftest import runs_everything
+from tests.exhaustive import alternate, pairs
 
 FIRST, SECOND, THIRD = "abcd", [(1, 2), (3, 4), (5, 6)], [True, False]
 
@@ -30,18 +29,18 @@ def test_every_pair_is_met() -> None:
         pairs(THIRD, SECOND)
 
 
-def test_one_in_three() -> None:
-    assert kept(every(3, range(7))) == [(0,), (3,), (6,)]
+def test_every_value_of_two_is_met() -> None:
+    assert len(alternate(FIRST, THIRD)) == 8
+    assert kept(alternate(FIRST, THIRD)) == [("a", True), ("b", False), ("c", True), ("d", False)]
 
 
 @pytest.mark.exhaustive
 def test_what_is_marked_runs_when_it_is_asked_for() -> None:
-    assert os.environ.get(EXHAUSTIVE) or has_gpu()
+    assert runs_everything()
 
 
 def test_what_is_marked_is_left_out(request: pytest.FixtureRequest) -> None:
     names = {item.name for item in request.session.items}
     if "test_every_pair_is_met" not in names:
         pytest.skip("a part of this file was asked for")
-    asked = bool(os.environ.get(EXHAUSTIVE)) or has_gpu()
-    assert ("test_what_is_marked_runs_when_it_is_asked_for" in names) == asked
+    assert ("test_what_is_marked_runs_when_it_is_asked_for" in names) == runs_everything()

@@ -60,7 +60,8 @@ def start_export(
     *arguments: str, script: pathlib.Path | None = None, cwd: pathlib.Path | None = None, **environment: str
 ) -> subprocess.Popen[str]:
     """``SCRIPT``, or a file with it, for some targets, each followed by the path of its program."""
-    roots = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    # An empty entry would be the folder that the process runs in.
+    roots = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), **environment}
     return subprocess.Popen(
         [sys.executable, *(("-c", SCRIPT) if script is None else (str(script),)), *arguments],
