@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import pathlib
@@ -16,8 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Last, so that an installed etcuda stands before the checkout's; examples and the rest come from the checkout.
 sys.path.append(str(ROOT))
 
-pytest_plugins = ["tests.export_costs"]
+pytest_plugins = ["tests.export_costs", "tests.file_costs"]
 
+EXHAUSTIVE = "ETCUDA_TEST_EXHAUSTIVE"
 NO_GPU = "no NVIDIA GPU here"
 Export = Callable[[str, str], pathlib.Path]
 
@@ -28,14 +30,30 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def runs_everything() -> bool:
+    """Whether tests with the mark ``exhaustive`` run."""
+    return bool(os.environ.get(EXHAUSTIVE)) or has_gpu()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run the tests that tests/exhaustive.py leaves out too")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     import torch
+
+    from tests import memoized_torch
+
+    if config.getoption("exhaustive"):
+        # For tests that run pytest in another process.
+        os.environ[EXHAUSTIVE] = "1"
 
     # Deprecations that our dependencies raise about one another.
     for module in ("executorch", "torch", "importlib", "copyreg"):
         for category in ("DeprecationWarning", "FutureWarning"):
             config.addinivalue_line("filterwarnings", f"ignore::{category}:{module}.*")
 
+    memoized_torch.install()
     torch.set_num_threads(1)
     # Thousands of lines of the tracer's own would bury the log of a failed test.
     logging.getLogger("torch.__trace").propagate = False
@@ -48,13 +66,25 @@ def pytest_report_header() -> str:
     return f"etcuda: {where}; " + ("GPU found" if has_gpu() else f"{NO_GPU}, tests/gpu skip")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     folder = ROOT / "tests" / "gpu"
     for item in items:
         if item.path.is_relative_to(folder):
             item.add_marker(pytest.mark.gpu)
+    if not runs_everything():
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
     # Slow ones first: workers take them one by one, and none is left with a long one while the others have ended.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    # Graphs are millions of objects that live for long and do not refer to themselves: looking through them again and
+    # again was a tenth of the processor time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -9,11 +9,12 @@ import pytest
 from etcuda import CompileOptions
 from etcuda.backend.inspect import inspect_program
 from examples.export import export_case
+from tests.exhaustive import only
 
 
 # The others of the registry are in the column "attention" of docs/models.md.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["decoder-bf16", "gemma3-bf16"])
+@pytest.mark.parametrize("name", ["decoder-bf16", only(False, "gemma3-bf16")])
 def test_attention_goes_to_the_kernels(name: str, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "model.pte"
     record = export_case(name, "sm_90", path, CompileOptions(attention_kernels=True, progress=False))

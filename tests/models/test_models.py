@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from examples.models import CASES, TOLERANCE, Decoder, relative_error, run_eager, run_fp32
+from tests.exhaustive import only
 
 Export = Callable[[str, str], pathlib.Path]
 Run = Callable[[pathlib.Path, str], list[torch.Tensor]]
 
+# By default each family in one dtype, and each dtype: what a dtype changes is in kernels and in Inductor's code, and
+# the language models have int4 weights and bfloat16 in test_quantized_models.py too.
+BY_DEFAULT = {"mlp-fp32", "mlp-fp16", "mlp-bf16", "decoder-fp32", "resnet18-fp16", "bert-bf16", "llama-bf16"}
+BY_DEFAULT |= {"qwen3-fp32", "gemma3-bf16"}
 # One group per case: its tests run in one worker, so that no worker waits for another's export.
 every_case = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES]
+    "name", [only(name in BY_DEFAULT, name, marks=[pytest.mark.xdist_group(name)]) for name in CASES]
 )
 
 
@@ -56,3 +61,9 @@ def test_the_session_of_the_decoder_depends_on_state() -> None:
     alone = [run_eager(model, [call])[0] for call in calls]
     assert relative_error(alone[:1], together[:1]) == 0
     assert all(relative_error([a], [t]) > 1e-2 for a, t in zip(alone[1:], together[1:], strict=True))
+
+
+def test_every_family_and_dtype_runs_by_default() -> None:
+    assert CASES.keys() >= BY_DEFAULT
+    for part in range(2):
+        assert {name.split("-")[part] for name in BY_DEFAULT} == {name.split("-")[part] for name in CASES}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from filelock import FileLock
@@ -30,7 +31,7 @@ def run(*command: str | pathlib.Path, **environment: str) -> subprocess.Complete
     )
 
 
-def _build(name: str, *options: str) -> pathlib.Path:
+def _build(name: str, *options: str, targets: Sequence[str] = ("all",)) -> pathlib.Path:
     """Configures and builds the checkout with its C++ tests; later runs only build what changed."""
     folder = ROOT / "build" / f"tests-{name}-py{sys.version_info.major}{sys.version_info.minor}"
     folder.parent.mkdir(exist_ok=True)
@@ -41,7 +42,7 @@ def _build(name: str, *options: str) -> pathlib.Path:
                 *(f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", f"-DPython3_EXECUTABLE={sys.executable}"),
                 *("-DETCUDA_BUILD_TESTS=ON", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON", *options),
             ),
-            (tool("cmake"), "--build", str(folder), "--parallel", "2"),
+            (tool("cmake"), "--build", str(folder), "--parallel", "2", "--target", *targets),
         ):
             done = run(*command)
             assert done.returncode == 0, f"{command}\n{done.stdout[-8000:]}{done.stderr[-8000:]}"
@@ -55,30 +56,65 @@ def native_build() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def sanitized_build() -> pathlib.Path:
-    return _build("sanitized", "-DETCUDA_SANITIZE=address;undefined", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
+    # Unoptimised: checks are inserted into every statement, and optimising them took three times as long as this.
+    options = (
+        "-DETCUDA_SANITIZE=address;undefined",
+        "-DCMAKE_BUILD_TYPE=Debug",
+        "-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DNDEBUG",
+    )
+    names = ("etcuda_unit_tests", "etcuda_cuda_tests", "etcuda_fuzz_blob", "etcuda_runtime")
+    return _build("sanitized", *options, targets=names)
 
 
 MakeProgram = Callable[..., pathlib.Path]
 
 
 @pytest.fixture(scope="session")
-def make_program(native_build: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> MakeProgram:
+def program_writer(shared_dir: pathlib.Path) -> Iterator[Callable[[dict[str, object]], None]]:
+    """Writes a program in a process of its own, for its stand-in for the exporter has the exporter's name.
+
+    The process starts with the first program and stays: to import the exporter takes longer than to use it.
+    """
+    started: list[subprocess.Popen[str]] = []
+    log = shared_dir / f"make_program-{os.getpid()}.log"
+
+    def write(recipe: dict[str, object]) -> None:
+        if not started:
+            command = [sys.executable, "-W", "ignore", str(HERE / "make_program.py")]
+            with log.open("w") as errors:
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+                started.append(subprocess.Popen(command, text=True, bufsize=1, **pipes))  # type: ignore[call-overload]
+        (process,) = started
+        process.stdin.write(json.dumps(recipe) + "\n")
+        assert process.stdout.readline() == "written\n", log.read_text()
+
+    yield write
+    for process in started:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def make_program(
+    native_build: pathlib.Path, shared_dir: pathlib.Path, program_writer: Callable[[dict[str, object]], None]
+) -> MakeProgram:
     """``make_program(**changes)`` is a ``.pte`` (and ``.ptd``) around the fake image; see make_program.py.
 
-    Equal programs are made once: it takes seconds.
+    Equal programs are made once per test run.
     """
-    made: dict[str, pathlib.Path] = {}
 
     def make(**changes: object) -> pathlib.Path:
-        key = json.dumps(changes, sort_keys=True)
-        if key not in made:
-            path = tmp_path_factory.mktemp("program") / "program.pte"
-            image = native_build / "tests" / "runtime" / "images" / "image.so"
-            recipe = {"image": str(image), "path": str(path), **changes}
-            # Its stand-in for the exporter has the exporter's name, so it gets a process of its own.
-            done = run(sys.executable, "-W", "ignore", HERE / "make_program.py", json.dumps(recipe))
-            assert done.returncode == 0, done.stderr
-            made[key] = path
-        return made[key]
+        image = native_build / "tests" / "runtime" / "images" / "image.so"
+        recipe = {"image": str(image), **changes}
+        name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+        folder = shared_dir / f"program-{name}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                new = folder.with_suffix(".new")
+                new.mkdir(exist_ok=True)
+                program_writer({**recipe, "path": str(new / "program.pte")})
+                new.rename(folder)
+        return folder / "program.pte"
 
     return make

@@ -1,7 +1,8 @@
-"""Writes a ``.pte`` whose delegate is a hand-written code image, through the stock ExecuTorch exporter.
+"""Writes ``.pte``s whose delegate is a hand-written code image, through the stock ExecuTorch exporter.
 
-The one argument is JSON: ``image`` and ``path``, and optionally ``methods``, ``weight``, ``state``, ``external``
-(weights go to a ``.ptd`` beside the program), ``device`` and ``damage`` (flip a bit of the image).
+Each line of standard input is JSON: ``image`` and ``path``, and optionally ``methods``, ``weight``, ``state``,
+``external`` (weights go to a ``.ptd`` beside the program), ``device`` and ``damage`` (flip a bit of the image). A line
+of standard output says that its program is written.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -146,8 +148,8 @@ class Double(torch.nn.Module):
         return x + x
 
 
-def main() -> None:
-    recipe = EtcudaBackend.recipe = Recipe(**json.loads(sys.argv[1]))
+def write(recipe: Recipe) -> None:
+    EtcudaBackend.recipe = recipe
     length = len(recipe.weight)
     shapes = ({0: Dim("n", min=1, max=length)},)
     exported = {name: export(Double(), (torch.ones(min(5, length)),), dynamic_shapes=shapes) for name in recipe.methods}
@@ -157,6 +159,14 @@ def main() -> None:
     path.write_bytes(program.buffer)
     if recipe.external:
         program.write_tensor_data_to_file(str(path.parent))
+
+
+def main() -> None:
+    answers = os.dup(1)
+    os.dup2(2, 1)  # What libraries print must not mix with answers.
+    for line in sys.stdin:
+        write(Recipe(**json.loads(line)))
+        os.write(answers, b"written\n")
 
 
 if __name__ == "__main__":

@@ -58,13 +58,21 @@ LOAD = """
 import sys
 import etcuda.runtime
 from executorch.runtime import Runtime
-try:
-    Runtime.get().load_program(sys.argv[1]).load_method("forward")
-except RuntimeError:
-    print(etcuda.runtime.last_error())
-else:
-    print("loaded")
+for path in sys.argv[1:]:
+    try:
+        Runtime.get().load_program(path).load_method("forward")
+    except RuntimeError:
+        print(etcuda.runtime.last_error(), end="\\0")
+    else:
+        print("loaded", end="\\0")
 """
+
+
+def _errors_of(*programs: pathlib.Path) -> list[str]:
+    """What is said of each, in a process that ends if a text cannot be told."""
+    done = run(sys.executable, "-W", "ignore", "-c", LOAD, *programs)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\0")[:-1]
 
 
 def _renamed(path: pathlib.Path, old: bytes, new: bytes) -> bytes:
@@ -80,32 +88,22 @@ def _renamed(path: pathlib.Path, old: bytes, new: bytes) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        (b"etcuda/w/", b"\xfftcuda/w/", "layer.weight (key \\xfftcuda/w/"),
-        # The last character is cut off, and the bytes of the weight are gone.
-        (b"layer.weight\0", b"layer.weigh\xe2\0", "layer.weigh\\xe2"),
-        (b"etcuda/w/", b"etcuda\x1b[m", "etcuda\\x1b[m"),
-    ],
-)
-def test_names_that_are_not_utf8(
-    make_program: MakeProgram, tmp_path: pathlib.Path, old: bytes, new: bytes, words: str
-) -> None:
-    path = tmp_path / "program.pte"
-    data = _renamed(make_program(), old, new)
+RENAMED = [
+    (b"etcuda/w/", b"\xfftcuda/w/", "layer.weight (key \\xfftcuda/w/"),
+    # The last character is cut off, and the bytes of the weight are gone.
+    (b"layer.weight\0", b"layer.weigh\xe2\0", "layer.weigh\\xe2"),
+    (b"etcuda/w/", b"etcuda\x1b[m", "etcuda\\x1b[m"),
+]
+
+
+def test_names_that_are_not_utf8(make_program: MakeProgram, tmp_path: pathlib.Path) -> None:
     # The weight's own bytes too, so that each case fails where it names what it misses.
     weight = struct.pack("<8f", 1, 2, 3, 4, 5, 6, 7, 8)
-    path.write_bytes(data.replace(weight, weight[:-1] + b"\x00"))
-    done = run(sys.executable, "-W", "ignore", "-c", LOAD, path)
-    assert done.returncode == 0, done.stderr
-    assert words in done.stdout
-
-
-def test_executorchs_own_text_that_is_not_utf8(make_program: MakeProgram, tmp_path: pathlib.Path) -> None:
+    paths = [tmp_path / f"{number}.pte" for number in range(len(RENAMED) + 1)]
+    for path, (old, new, _) in zip(paths, RENAMED, strict=False):
+        path.write_bytes(_renamed(make_program(), old, new).replace(weight, weight[:-1] + b"\x00"))
     # The backend's name in the program: ExecuTorch says that it knows none of that name.
-    path = tmp_path / "program.pte"
-    path.write_bytes(make_program().read_bytes().replace(b"EtcudaBackend", b"Etcuda\xff\xfeckend"))
-    done = run(sys.executable, "-W", "ignore", "-c", LOAD, path)
-    assert done.returncode == 0, done.stderr
-    assert "Etcuda\\xff\\xfeckend" in done.stdout
+    paths[-1].write_bytes(make_program().read_bytes().replace(b"EtcudaBackend", b"Etcuda\xff\xfeckend"))
+    said = _errors_of(*paths)
+    for text, words in zip(said, [*(words for _, _, words in RENAMED), "Etcuda\\xff\\xfeckend"], strict=True):
+        assert words in text

@@ -17,6 +17,7 @@ from etcuda.kernels.activations import launch
 from etcuda.kernels.activations.choose.configs import ActivationConfig, gate_candidates, norm_candidates
 from etcuda.kernels.activations.launch import quantize
 from etcuda.kernels.activations.problem import ActivationProblem
+from tests.exhaustive import pairs
 from tests.kernels.poison import Poisoned
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,9 +99,11 @@ def check_quantized(y: Tensor, q: Tensor, scale: Tensor, total: Tensor) -> None:
 
 
 class ActivationChecks(Poisoned):
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize(("m", "k"), [(1, 32), (2, 96), (3, 160), (7, 256), (9, 544)])
-    @pytest.mark.parametrize("residual", [False, True])
+    @pytest.mark.parametrize(
+        ("m", "k", "dtype", "residual"),
+        pairs([(1, 32), (2, 96), (3, 160), (7, 256), (9, 544)], DTYPES, [False, True]),
+        ids=str,
+    )
     def test_norm(self, dtype: torch.dtype, m: int, k: int, residual: bool) -> None:
         x = numbers(m, k, dtype=dtype)
         more = numbers(m, k, dtype=dtype, seed=1) if residual else None
@@ -136,9 +139,11 @@ class ActivationChecks(Poisoned):
         check_values(y, expected_norm(x, more, weight, 0.0, True))
         check_quantized(y, *quantized)
 
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("activation", ACTIVATIONS)
-    @pytest.mark.parametrize(("m", "k"), [(1, 32), (2, 96), (5, 160), (9, 544)])
+    @pytest.mark.parametrize(
+        ("m", "k", "activation", "dtype"),
+        pairs([(1, 32), (2, 96), (5, 160), (9, 544)], ACTIVATIONS, DTYPES),
+        ids=str,
+    )
     def test_gate(self, dtype: torch.dtype, activation: str, m: int, k: int) -> None:
         both = numbers(m, 2 * k, dtype=dtype, spread=0.7)
         gate, up = both[:, :k], both[:, k:]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from etcuda.kernels.attention import launch, op
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS, UPPER_LEFT
+from tests.exhaustive import alternate
 from tests.kernels.attention.attention_cases import DEVICE, DTYPES, PDL, Case, check, make
 from tests.kernels.poison import Poisoned
 
@@ -158,8 +159,7 @@ class AttentionChecks(Poisoned):
     def test_case(self, name: str, dtype: torch.dtype) -> None:
         check(dataclasses.replace(CASES[name], dtype=dtype))
 
-    @pytest.mark.parametrize("num_splits", [1, 2, 5, 33])
-    @pytest.mark.parametrize("block_n", [16, 64])
+    @pytest.mark.parametrize(("num_splits", "block_n"), alternate([1, 2, 5, 33], [16, 64]))
     def test_every_number_of_splits(self, num_splits: int, block_n: int) -> None:
         check(Case(batch=2, l_kv=200, kv_len=(200, 31), causal=LOWER_RIGHT, l_q=2), block_n, num_splits)
 
@@ -216,8 +216,9 @@ class AttentionChecks(Poisoned):
             assert got.shape == q.shape
             assert not got.any()
 
-    @pytest.mark.parametrize("kind", [None, "bool", "float", "inf"])
-    @pytest.mark.parametrize("causal", [FULL, UPPER_LEFT, LOWER_RIGHT, POSITIONS])
+    @pytest.mark.parametrize(
+        ("causal", "kind"), alternate([FULL, UPPER_LEFT, LOWER_RIGHT, POSITIONS], [None, "bool", "float", "inf"])
+    )
     @settings(
         # On a GPU nearly every example compiles its kernels.
         max_examples=12 if ON_GPU else 2,

@@ -26,6 +26,7 @@ from etcuda.kernels.activations.hopper import reorder
 from etcuda.kernels.activations.reference import gate_reference, num_k_segments, reorder_activation_reference
 from etcuda.kernels.cuda import Native
 from etcuda.kernels.linear.hopper import gemm
+from tests.exhaustive import pairs
 from tests.kernels.linear.linear_cases import (
     TOLERANCE,
     Case,
@@ -85,12 +86,14 @@ def emulate(binary: pathlib.Path, numbers: list[int], memory: list[Tensor], writ
 
 
 @pytest.mark.parametrize(
-    ("dtype", "activation_dtype"),
-    [(torch.bfloat16, "int8"), (torch.float16, "int8"), (torch.float32, "int8"), (torch.bfloat16, "exact")],
+    ("dtype", "activation_dtype", "m", "k", "block_m"),
+    pairs(
+        [(torch.bfloat16, "int8"), (torch.float16, "int8"), (torch.float32, "int8"), (torch.bfloat16, "exact")],
+        [(5, 256), (3, 1280), (2, 8704), (0, 256), (1, 33024)],
+        [16, 128],
+    ),
     ids=str,
 )
-@pytest.mark.parametrize(("m", "k"), [(5, 256), (3, 1280), (2, 8704), (0, 256), (1, 33024)])
-@pytest.mark.parametrize("block_m", [16, 128])
 def test_reorder(dtype: torch.dtype, activation_dtype: str, m: int, k: int, block_m: int) -> None:
     x = activations(m, k, dtype).cpu()
     if m > 4:

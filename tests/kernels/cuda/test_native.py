@@ -31,6 +31,7 @@ from etcuda.kernels.linear.hopper import gemm, stand_in
 from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.passes.linear import choose as choose_linear
 from examples.export import export_program
+from tests.exhaustive import pairs
 
 DEVICE = LocalDevice("sm_90", 132, 227 << 10)
 TYPES = {
@@ -63,10 +64,13 @@ def compile_stand_in(made: Native, types: dict[str, str] = TYPES, kernel: Any = 
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
 
 
-@pytest.mark.parametrize("m", [16, 32, 64, 128])
-@pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
 @pytest.mark.parametrize(
-    ("mma_dtype", "activation_dtype"), [("bfloat16", "int8"), ("float16", "int8"), ("float16", "exact")]
+    ("m", "offset", "mma_dtype", "activation_dtype"),
+    pairs(
+        [16, 32, 64, 128],
+        ["zero_point", "symmetric", "minimum"],
+        [("bfloat16", "int8"), ("float16", "int8"), ("float16", "exact")],
+    ),
 )
 def test_candidates_compile_and_fit(m: int, offset: str, mma_dtype: str, activation_dtype: str) -> None:
     found = candidates(m, offset)
@@ -86,9 +90,10 @@ def test_candidates_compile_and_fit(m: int, offset: str, mma_dtype: str, activat
         assert 32 * (-(-registers // 8) * 8 * -(-kernel.metadata.num_warps // 4) + beside) <= 16384
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("k", [256, 5376, 21504, 65280])
-@pytest.mark.parametrize(("activation_dtype", "block_m"), [("int8", 64), ("int8", 128), ("exact", 16)])
+@pytest.mark.parametrize(
+    ("dtype", "k", "activation_dtype", "block_m"),
+    pairs(["bfloat16", "float16", "float32"], [256, 5376, 21504, 65280], [("int8", 64), ("int8", 128), ("exact", 16)]),
+)
 def test_the_reorder_kernel_compiles(dtype: str, k: int, activation_dtype: str, block_m: int) -> None:
     types = {
         "x": {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[dtype], "reordered": "*fp16",

@@ -15,6 +15,7 @@ from etcuda.kernels.activations.reorder_launch import reorder
 from etcuda.kernels.activations.reorder_op import reorder_activation
 from etcuda.kernels.formats.registry import find
 from etcuda.kernels.linear.choose.configs import MatmulLaunch, MatvecLaunch, padded
+from tests.exhaustive import pairs
 from tests.kernels.linear.linear_cases import (
     DEVICE,
     DTYPES,
@@ -128,9 +129,10 @@ class TestLinearKernels:
         got = matmul(weight, x, "exact", tiles(ctas=ctas))
         assert error(got, weight.product(x)) < TOLERANCE[torch.float16]
 
-    @pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
-    @pytest.mark.parametrize("format_name", ["int4", "int8"])
-    @pytest.mark.parametrize(("m", "ctas"), [(0, 0), (5, 3), (17, 0), (33, 7)])
+    @pytest.mark.parametrize(
+        ("m", "ctas", "format_name", "activation_dtype"),
+        pairs([(0, 0), (5, 3), (17, 0), (33, 7)], ["int4", "int8"], ["int8", "exact"]),
+    )
     def test_activations_reordered_before_give_the_same_bits(
         self, m: int, ctas: int, format_name: str, activation_dtype: str
     ) -> None:
@@ -147,9 +149,7 @@ class TestLinearKernels:
         assert got.shape == (m, case.n)
         assert torch.equal(got, matmul(weight, x, activation_dtype, how))
 
-    @pytest.mark.parametrize("activation_dtype", ["int8", "exact"])
-    @pytest.mark.parametrize("bits", [4, 8])
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize(("dtype", "bits", "activation_dtype"), pairs(DTYPES, [4, 8], ["int8", "exact"]), ids=str)
     def test_reordering(self, dtype: torch.dtype, bits: int, activation_dtype: str) -> None:
         x = activations(5, 160, dtype)
         x[3] = 0

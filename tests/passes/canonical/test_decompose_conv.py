@@ -11,6 +11,7 @@ from etcuda.errors import PassError
 from etcuda.options import BackendConfig
 from etcuda.passes.manager import PASSES, run_passes
 from etcuda.target import TARGETS
+from tests.exhaustive import alternate
 from tests.partitioner.programs import edge
 
 aten = torch.ops.aten
@@ -52,8 +53,7 @@ def convolutions(program: ExportedProgram) -> list[torch.fx.Node]:
     return [node for node in program.graph.nodes if node.target is aten.convolution.default]
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "dynamic"), alternate(list(CASES), [False, True]))
 def test_the_numbers_are_kept(name: str, dynamic: bool) -> None:
     conv, shape = CASES[name]
     conv = conv.double().requires_grad_(False)

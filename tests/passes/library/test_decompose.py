@@ -15,6 +15,7 @@ from etcuda.partitioner.support import refuse
 from etcuda.passes.library.decompose import DECOMPOSITIONS, NEEDED
 from etcuda.passes.manager import run_passes
 from etcuda.target import TARGETS
+from tests.exhaustive import pairs
 from tests.partitioner.programs import edge
 from tests.passes.library.order_cases import DTYPES, FAMILIES, AllOf, numbers
 
@@ -58,9 +59,7 @@ class Decomposed(TorchDispatchMode):
         )
 
 
-@pytest.mark.parametrize("host", [True, False], ids=["host", "gpu"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "family", "host"), pairs(DTYPES, list(FAMILIES), [True, False]), ids=str)
 def test_computes_what_eager_does(family: str, dtype: torch.dtype, host: bool) -> None:
     model = AllOf(list(FAMILIES[family](dtype)))
     with Decomposed(host) as mode:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from tests.exhaustive import alternate
 from tests.passes.linear.activation_programs import (
     FUSED,
     NORMS,
@@ -40,8 +41,11 @@ pytestmark = pytest.mark.usefixtures("nothing_measured")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: norm[0].__name__)
+@pytest.mark.parametrize(
+    ("norm", "dtype"),
+    alternate(NORMS, DTYPES),
+    ids=lambda value: value[0].__name__ if isinstance(value, tuple) else str(value),
+)
 def test_norms_of_libraries(norm: Any, dtype: torch.dtype) -> None:
     norm_type, eps, offset, cast_first = norm
     model = quantized(make(Block, dtype, norm=norm_type))

@@ -15,6 +15,7 @@ from etcuda.errors import PassError
 from etcuda.kernels.linear.choose import table
 from etcuda.passes.linear.call import JOINED, read_linear
 from etcuda.passes.manager import PASSES, run_passes
+from tests.exhaustive import alternate
 from tests.passes.linear.quantized_programs import (
     GPU,
     HOST,
@@ -64,8 +65,7 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 16, 64, 300])
-@pytest.mark.parametrize("config", CONFIGS, ids=["int4", "int8", "exact"])
+@pytest.mark.parametrize(("rows", "config"), alternate([1, 2, 5, 8, 9, 16, 64, 300], CONFIGS), ids=str)
 def test_every_number_of_rows(config: Any, rows: int) -> None:
     model = quantized(make(Projections), config)
     x = torch.randn(rows, 64).to(torch.bfloat16)
