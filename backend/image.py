@@ -128,7 +128,8 @@ def build_image(
     """
     compiler = find_compiler()
     precompiled = PrecompiledHeaders(compiler, headers)
-    common, of_kernels = _COMMON_FLAGS, _KERNEL_FLAGS
+    common: Sequence[str] = _COMMON_FLAGS
+    of_kernels: Sequence[str] = _KERNEL_FLAGS
     if precompiled.is_clang:
         common, of_kernels = _in_words_of_clang(common), _in_words_of_clang(of_kernels)
     flags = [*common, *(f"-D{name}" for name in _DEFINES), *_ISA_FLAGS[isa], *_path_flags(cuda)]

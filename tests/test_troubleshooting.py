@@ -244,7 +244,8 @@ def _(request: pytest.FixtureRequest) -> str:
     # What GCC 9 prints, without it.
     compiler = folder(request) / "g++-9"
     compiler.write_text(
-        "#!/bin/sh\necho \"g++-9: error: unrecognized command line option '-std=c++20'\" >&2\nexit 1\n"
+        '#!/bin/sh\ntest "$1" = --version && exec echo "g++ 9"\n'
+        "echo \"g++-9: error: unrecognized command line option '-std=c++20'\" >&2\nexit 1\n"
     )
     compiler.chmod(0o755)
     patch(request).setenv("CXX", str(compiler))
