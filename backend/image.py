@@ -56,7 +56,7 @@ _KERNEL_FLAGS = (
     "-fexcess-precision=fast",
     "-fno-tree-loop-vectorize",
 )
-# What clang has in the place of flags of GCC: it marks no symbol unique, and its sums have the precision of their dtype.
+# What clang has in the place of flags of GCC: it marks no symbol unique, and sums have the precision of their dtype.
 _FLAGS_OF_CLANG = {
     "-fno-gnu-unique": (),
     "-fexcess-precision=fast": (),
