@@ -48,6 +48,8 @@ class ImagePart:
     data: bytes
     num_kernels: int
     part: int = 0
+    shared_memory: int = 0
+    largest_kernel: str = ""
 
 
 def write_blob(delegate: schema.DelegateT, images: Sequence[ImagePart]) -> bytes:
@@ -72,6 +74,8 @@ def write_blob(delegate: schema.DelegateT, images: Sequence[ImagePart]) -> bytes
         record.sha256 = [0] * hashlib.sha256().digest_size
         record.numKernels = image.num_kernels
         record.part = image.part
+        record.sharedMemory = image.shared_memory
+        record.largestKernel = image.largest_kernel or None
         # A default value would not be stored, and offsets of a scalar do not change the size otherwise.
         record.offset = 1
         records.append(record)

@@ -56,6 +56,12 @@ _KERNEL_FLAGS = (
     "-fexcess-precision=fast",
     "-fno-tree-loop-vectorize",
 )
+# What clang has in the place of flags of GCC: it marks no symbol unique, and sums have the precision of their dtype.
+_FLAGS_OF_CLANG = {
+    "-fno-gnu-unique": (),
+    "-fexcess-precision=fast": (),
+    "-fno-tree-loop-vectorize": ("-fno-vectorize",),
+}
 _ISA_FLAGS = {
     "x86-64": (),
     "x86-64-v3": ("-march=x86-64-v3", "-DCPU_CAPABILITY_AVX2"),
@@ -121,12 +127,18 @@ def build_image(
         CompileError: the compiler or linker failed; the message ends with what they printed.
     """
     compiler = find_compiler()
-    flags = [*_COMMON_FLAGS, *(f"-D{name}" for name in _DEFINES), *_ISA_FLAGS[isa], *_path_flags(cuda)]
     precompiled = PrecompiledHeaders(compiler, headers)
+    common: Sequence[str] = _COMMON_FLAGS
+    of_kernels: Sequence[str] = _KERNEL_FLAGS
+    if precompiled.is_clang:
+        common, of_kernels = _in_words_of_clang(common), _in_words_of_clang(of_kernels)
+    flags = [*common, *(f"-D{name}" for name in _DEFINES), *_ISA_FLAGS[isa], *_path_flags(cuda)]
+    if precompiled.is_clang:
+        flags += ["-idirafter", str(pathlib.Path(__file__).parent / "include" / "clang")]
     model, container = split_container(wrapper)
     sources = [_Source("wrapper", model, (*flags, "-O1"))]
     if kernels.strip():
-        sources.append(_Source("kernels", kernels, (*flags, *_KERNEL_FLAGS)))
+        sources.append(_Source("kernels", kernels, (*flags, *of_kernels)))
     kept = KeptObjects(precompiled.identity, headers and headers / "objects")
     objects = []
     if container is not None:
@@ -191,6 +203,10 @@ def _compile_all(
         for extra in faster:
             precompiled.discard(extra)
     return [folder / f"{source.name}.o" for source in sources]
+
+
+def _in_words_of_clang(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for flag in flags for word in _FLAGS_OF_CLANG.get(flag, (flag,)))
 
 
 def _path_flags(cuda: bool) -> list[str]:

@@ -19,7 +19,10 @@ from etcuda.options import BACKEND_ID
 
 @dataclasses.dataclass(frozen=True)
 class ImageInfo:
-    """A code image: its target, size in bytes, number of kernels, and the names of those for a GPU, sorted."""
+    """A code image: its target, size in bytes, number of kernels, and the names of those for a GPU, sorted.
+
+    ``shared_memory``: bytes a block that ``largest_kernel`` takes, the most of all; a GPU with less refuses the image.
+    """
 
     target: str
     code_kind: str
@@ -27,6 +30,8 @@ class ImageInfo:
     nbytes: int
     num_kernels: int
     kernels: tuple[str, ...]
+    shared_memory: int
+    largest_kernel: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +172,8 @@ def describe(blob: bytes) -> DelegateInfo:
                 each.nbytes,
                 each.numKernels,
                 kernel_names(blob[each.offset : each.offset + each.nbytes]),
+                each.sharedMemory,
+                _text(each.largestKernel),
             )
             for each in delegate.images or ()
         ),

@@ -24,6 +24,8 @@ MOST_NOTED = 32
 _COLLECT_SELDOM = ("--param", "ggc-min-expand=1000", "--param", "ggc-min-heapsize=524288")
 # Includes, comments and empty lines.
 _BEGINNING = re.compile(r"(?:[ \t]*(?://[^\n]*|#include[ \t]*<[^>\n]+>[ \t]*)?\n)*")
+# Of clang and what is made from it, the first macro is a number.
+_CLANG = re.compile(r'\d+ ".*"')
 _INCLUDE = re.compile(r"^[ \t]*(#include.*?)[ \t]*$", re.MULTILINE)
 
 
@@ -37,7 +39,9 @@ class PrecompiledHeaders:
     def __init__(self, compiler: Sequence[str], folder: pathlib.Path | None) -> None:
         self._compiler = list(compiler)
         self._folder = folder
-        self._gcc = identity_of_gcc(self._compiler)
+        asked = ask(self._compiler)
+        self._gcc = None if asked is None else identity_from(self._compiler, asked)
+        self.is_clang = asked is not None and _CLANG.fullmatch(asked.strip()) is not None
 
     @property
     def identity(self) -> list[str] | None:
@@ -107,16 +111,27 @@ class PrecompiledHeaders:
 
 def identity_of_gcc(compiler: Sequence[str]) -> list[str] | None:
     """What tells one GCC from another; ``None`` if the compiler is none."""
+    asked = ask(compiler)
+    return None if asked is None else identity_from(compiler, asked)
+
+
+def identity_from(compiler: Sequence[str], asked: str) -> list[str] | None:
+    """What tells one GCC from another, from what ``ask`` returned; ``None`` if the compiler is none."""
+    # Other compilers define what GCC defines; of these, the macros would be their values.
+    if not re.fullmatch(r'__clang__ "\d[^"]*"', asked.strip()):
+        return None
+    found = [pathlib.Path(path).resolve() for word in compiler if (path := shutil.which(word))]
+    return [*compiler, asked, *(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in found)]
+
+
+def ask(compiler: Sequence[str]) -> str | None:
+    """What the macros ``__clang__`` and ``__VERSION__`` are to a compiler; ``None`` if it cannot be asked."""
     command = [*compiler, "-E", "-P", "-x", "c++", "-"]
     try:
         done = subprocess.run(command, input="__clang__ __VERSION__", capture_output=True, text=True, check=False)
     except OSError:
         return None
-    # Other compilers define what GCC defines; of these, the macros would be their values.
-    if done.returncode or not re.fullmatch(r'__clang__ "\d[^"]*"', done.stdout.strip()):
-        return None
-    found = [pathlib.Path(path).resolve() for word in compiler if (path := shutil.which(word))]
-    return [*compiler, done.stdout, *(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in found)]
+    return None if done.returncode else done.stdout
 
 
 def _compiled(header: pathlib.Path) -> pathlib.Path:

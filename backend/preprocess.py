@@ -312,7 +312,10 @@ def _image(config: BackendConfig, compiled: JobResult, part: int) -> ImagePart:
     code = (compiled.image, compiled.num_kernels, part)
     if isinstance(target, str):
         return ImagePart(target, False, 0, "native", config.options.host_isa, *code)
-    return ImagePart(target.arch, True, target.compute_capability, target.code_kind, "x86-64", *code)
+    wanted = {name: found["shared_bytes"] for name, found in compiled.resources.items()}
+    largest = max(wanted, key=lambda name: (wanted[name], name), default="")
+    needs = (wanted.get(largest, 0), largest)
+    return ImagePart(target.arch, True, target.compute_capability, target.code_kind, "x86-64", *code, *needs)
 
 
 def _producers() -> list[Any]:

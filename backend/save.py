@@ -59,9 +59,17 @@ def save_program(
     Raises:
         SaveError: a file cannot be written, ``path`` is no path of a file, or another program's weights are in the way.
         StateError: methods name a buffer that they cannot share.
+        TypeError: ``program`` is something else.
     """
+    if not hasattr(program, "write_tensor_data_to_file"):
+        raise TypeError(
+            f"program: expected what to_executorch() returns, got {type(program).__name__}. Call "
+            "to_edge_transform_and_lower(...).to_executorch() first."
+        )
+    if os.fsdecode(path).endswith(("/", os.sep)):
+        raise SaveError(f"{os.fsdecode(path)}: expected the path of a file, got one of a folder. Add the file's name.")
     check_program({method: program.exported_program(method) for method in program.methods})
-    target = pathlib.Path(path)
+    target = pathlib.Path(os.fsdecode(path))
     with saving(target):
         real_file(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".etcuda-") as name:

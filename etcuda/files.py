@@ -29,6 +29,8 @@ def real_file(path: str | os.PathLike[str]) -> pathlib.Path:
         SaveError: it is something else than a file, such as a folder or a device.
         OSError: the path cannot be followed.
     """
+    if "\0" in os.fsdecode(path):
+        raise SaveError(f"{os.fspath(path)!a}: expected the path of a file, got one with a null character in it.")
     real = pathlib.Path(os.path.realpath(path))
     try:
         mode = real.stat().st_mode

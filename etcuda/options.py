@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from etcuda.errors import OptionError
+from etcuda.errors import OptionError, TargetError
 from etcuda.target import CudaTarget, resolve_target
 
 BACKEND_ID = "EtcudaBackend"
@@ -17,12 +19,23 @@ COMPILE_SPEC_KEY = "etcuda"
 # ``ptd_name`` can be the same.
 OWN_PTD_TAG = "etcuda-weights"
 
+# Beyond them sums are no longer numbers of a double's range.
+_MOST_SECONDS, _MOST_GIB = 1e12, 1e9
+
 WeightsLocation = Literal["pte", "ptd"]
 
 
 def _expect(holds: bool, name: str, expected: str, got: object) -> None:
     if not holds:
         raise OptionError(f"option {name!r}: expected {expected}, got {got!r}.")
+
+
+def _is_one_of(value: object, *choices: str) -> bool:
+    return isinstance(value, str) and value in choices
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +52,8 @@ class CompileOptions:
         attention_kernels: attention through etcuda's own kernels where they serve it; otherwise through its formula.
         check_attention: compute every rewritten attention call both ways on random numbers, and fail if they differ.
         random_seed: first seed of the generator that random operators draw from; ``None`` leaves them to others.
-        cache_dir: where what was compiled is kept between exports; ``None`` is the user's cache directory.
+        cache_dir: path, also as ``os.PathLike``, of where what was compiled is kept between exports; ``None`` is the
+            user's cache directory.
         compile_cache_gib: GiB that compiled graphs take there at most; 0 compiles every graph anew.
         reroll: compile layers that repeat once; ``False`` compiles each, for comparison: results are the same.
     """
@@ -59,25 +73,29 @@ class CompileOptions:
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.allow_tf32, bool), "allow_tf32", "True or False", self.allow_tf32)
-        _expect(self.weights in ("pte", "ptd"), "weights", "'pte' or 'ptd'", self.weights)
+        _expect(_is_one_of(self.weights, "pte", "ptd"), "weights", "'pte' or 'ptd'", self.weights)
         is_name = self.ptd_name is None or (isinstance(self.ptd_name, str) and self.ptd_name.isidentifier())
         _expect(is_name, "ptd_name", "None or an identifier", self.ptd_name)
-        _expect(self.host_isa in ("x86-64-v3", "x86-64-v4"), "host_isa", "'x86-64-v3' or 'x86-64-v4'", self.host_isa)
-        _expect(self.progress in (None, True, False), "progress", "None, True or False", self.progress)
+        is_isa = _is_one_of(self.host_isa, "x86-64-v3", "x86-64-v4")
+        _expect(is_isa, "host_isa", "'x86-64-v3' or 'x86-64-v4'", self.host_isa)
+        is_choice = self.progress is None or isinstance(self.progress, bool)
+        _expect(is_choice, "progress", "None, True or False", self.progress)
         is_flag = isinstance(self.attention_kernels, bool)
         _expect(is_flag, "attention_kernels", "True or False", self.attention_kernels)
         _expect(isinstance(self.check_attention, bool), "check_attention", "True or False", self.check_attention)
         is_seed = isinstance(self.random_seed, int) and not isinstance(self.random_seed, bool)
         is_seed = self.random_seed is None or (is_seed and 0 <= self.random_seed < 2**63)
         _expect(is_seed, "random_seed", "None or an integer from 0 to 2**63 - 1", self.random_seed)
-        is_number = isinstance(self.timeout_s, int | float) and not isinstance(self.timeout_s, bool)
-        _expect(is_number and self.timeout_s > 0, "timeout_s", "a positive number of seconds", self.timeout_s)
-        _expect(
-            self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "None or a path", self.cache_dir
-        )
+        seconds = self.timeout_s
+        is_time = _is_number(seconds) and (0 < seconds < _MOST_SECONDS or seconds == math.inf)
+        _expect(is_time, "timeout_s", "a positive number of seconds", seconds)
+        if isinstance(self.cache_dir, os.PathLike):
+            object.__setattr__(self, "cache_dir", os.fspath(self.cache_dir))
+        folder = self.cache_dir
+        is_path = folder is None or (isinstance(folder, str) and folder != "" and "\0" not in folder)
+        _expect(is_path, "cache_dir", "None or the path of a folder", folder)
         size = self.compile_cache_gib
-        is_size = isinstance(size, int | float) and not isinstance(size, bool) and 0 <= size < float("inf")
-        _expect(is_size, "compile_cache_gib", "a number of GiB, 0 or more", size)
+        _expect(_is_number(size) and 0 <= size < _MOST_GIB, "compile_cache_gib", "a number of GiB, 0 or more", size)
         _expect(isinstance(self.reroll, bool), "reroll", "True or False", self.reroll)
 
     @property
@@ -97,7 +115,7 @@ class CompileOptions:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
+                close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise OptionError(f"option {key!r} is not known.{hint} Expected one of {', '.join(known)}.")
         return cls(**values)
@@ -132,10 +150,12 @@ class BackendConfig:
         try:
             value = json.loads(data)
             target, options, method = value["target"], value["options"], value["method"]
+            parsed = CudaTarget(**target) if isinstance(target, dict) else resolve_target(target)
+        except TargetError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise OptionError(
                 f"the compile spec {COMPILE_SPEC_KEY!r} is not one that CudaPartitioner wrote ({error}). "
                 "Expected JSON with target, options and method. Build compile specs through CudaPartitioner."
             ) from error
-        parsed = CudaTarget(**target) if isinstance(target, dict) else resolve_target(target)
         return cls(target=parsed, options=CompileOptions.from_mapping(options), method=method)

@@ -16,12 +16,20 @@ CodeKind = Literal["cubin", "ptx", "native"]
 HOST: Literal["host"] = "host"
 
 
+def _expect(holds: object, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise TargetError(f"CudaTarget: {name}: expected {expected}, got {got!r}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class CudaTarget:
     """One GPU architecture, with the properties that code generation asks for.
 
     Sizes are bytes, clocks kHz, ``memory_bandwidth`` bytes per second. Figures are those of the largest common
     part of each architecture; they steer choices and never correctness.
+
+    Raises:
+        TargetError: a property is not what it can be.
     """
 
     arch: str
@@ -38,6 +46,20 @@ class CudaTarget:
     max_threads_per_block: int = 1024
     warp_size: int = 32
     code_kind: CodeKind = "cubin"
+
+    def __post_init__(self) -> None:
+        digits = isinstance(self.arch, str) and re.fullmatch(r"sm_(\d{2,3})", self.arch)
+        _expect(digits and int(digits[1]) >= 80, "arch", "'sm_80' or newer, without a letter behind it", self.arch)
+        _expect(isinstance(self.name, str), "name", "a string", self.name)
+        _expect(self.code_kind in ("cubin", "ptx"), "code_kind", "'cubin' or 'ptx'", self.code_kind)
+        _expect(self.warp_size == 32, "warp_size", "32", self.warp_size)
+        for name in ("num_sms", "shared_memory_per_block", "shared_memory_per_sm", "max_threads_per_sm", "l2_bytes",
+                     "total_memory", "clock_khz", "registers_per_sm", "max_threads_per_block"):  # fmt: skip
+            value = getattr(self, name)
+            _expect(isinstance(value, int) and not isinstance(value, bool) and value > 0, name, "an integer > 0", value)
+        bandwidth = self.memory_bandwidth
+        is_number = isinstance(bandwidth, int | float) and 0 < bandwidth < float("inf")
+        _expect(is_number, "memory_bandwidth", "bytes per second, more than 0", bandwidth)
 
     @property
     def compute_capability(self) -> int:

@@ -20,6 +20,7 @@ from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.claims import claim
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
 from etcuda.partitioner.loop_bodies import decompose_loops
+from etcuda.partitioner.names import check_names
 from etcuda.partitioner.outside_core import ExemptingProgram, restore_unclaimed
 from etcuda.partitioner.ownership import (
     TAG,
@@ -93,7 +94,12 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         warn_of_missing_kernels(program)
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
-        """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way."""
+        """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way.
+
+        Raises:
+            UnsupportedGraphError: a weight has a name that PyTorch's graphs cannot hold.
+        """
+        check_names(exported_program)
         for each in decomposed_calls(exported_program, self.config):
             log.info("%s (%s) is decomposed: %s", each.node, each.op, each.reason)
         note_declared(exported_program)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -14,7 +15,8 @@ from etcuda.partitioner.rules.base import library_call
 from etcuda.partitioner.rules.random import refuse_random
 from etcuda.partitioner.rules.table import RULE_OF
 from etcuda.passes.graph.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
-from etcuda.torch_private import Lowering, has_device_function, lowering_of
+from etcuda.passes.graph.symbols import free_symbols
+from etcuda.torch_private import Lowering, expression, has_device_function, lowering_of
 
 DTYPES = frozenset(
     {
@@ -148,4 +150,25 @@ def _refuse_control_flow(node: Node, config: BackendConfig) -> Refusal | None:
             refusal = refuse(inner, config)
             if refusal is not None:
                 return Refusal(f"{inner.name} inside it is not claimed: {refusal.reason}", refusal.values)
-    return _refuse_unbacked(node)
+    return (_refuse_unbound(node, name) if name in ("map_impl", "scan") else None) or _refuse_unbacked(node)
+
+
+def _refuse_unbound(node: Node, name: str) -> Refusal | None:
+    """PyTorch's lowering makes the results of all rounds, whose sizes it knows from numbers that it can see."""
+    carried: Any
+    carried, scanned = ((), node.args[1]) if name == "map_impl" else node.args[1:3]
+    assert isinstance(scanned, list | tuple)
+    first = scanned[0]
+    assert isinstance(first, Node)
+    length = first.meta["val"].shape[0]
+    seen = {expression(number.meta.get("val")) for number in node.all_input_nodes} | {expression(length)}
+    results = [value for value in node.meta["val"][len(carried) :] if isinstance(value, torch.Tensor)]
+    wanted = set().union(*(free_symbols(size) for value in results for size in (*value.size(), *value.stride())))
+    if not wanted - seen:
+        return None
+    names = ", ".join(sorted(map(str, wanted - seen)))
+    reason = (
+        f"{name.removesuffix('_impl')} is compiled where its results have dynamic sizes along the dimension that it "
+        f"goes over alone, got {names} in others; go over that dimension, or write its rounds as one batched operation"
+    )
+    return Refusal(reason, {"op": name, "symbols": names})

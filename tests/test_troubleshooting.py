@@ -241,9 +241,12 @@ def preflight(request: pytest.FixtureRequest) -> str:
 
 @provokes("the C++ compiler failed on generated code")
 def _(request: pytest.FixtureRequest) -> str:
-    # What clang prints, without clang.
-    compiler = folder(request) / "clang++"
-    compiler.write_text("#!/bin/sh\necho \"clang++: error: unknown argument: '-fno-gnu-unique'\" >&2\nexit 1\n")
+    # What GCC 9 prints, without it.
+    compiler = folder(request) / "g++-9"
+    compiler.write_text(
+        '#!/bin/sh\ntest "$1" = --version && exec echo "g++ 9"\n'
+        "echo \"g++-9: error: unrecognized command line option '-std=c++20'\" >&2\nexit 1\n"
+    )
     compiler.chmod(0o755)
     patch(request).setenv("CXX", str(compiler))
     return error_of(lambda: lower(Pairs(), torch.ones(10)))

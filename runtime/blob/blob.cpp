@@ -222,6 +222,8 @@ ImageSpec read_image(const schema::Image* image, size_t index, const uint8_t* bl
   spec.nbytes = static_cast<size_t>(size);
   spec.sha256 = read_digest(image->sha256(), owner);
   spec.part = image->part();
+  spec.shared_memory = image->shared_memory();
+  spec.largest_kernel = text(image->largest_kernel());
   return spec;
 }
 

@@ -58,6 +58,8 @@ struct ImageSpec {
   size_t nbytes;
   Digest sha256;
   uint32_t part = 0;
+  uint32_t shared_memory = 0;  // bytes a block, the most that a kernel takes
+  std::string largest_kernel;  // the one that takes it
 };
 
 // A call of one part. Values are numbered: inputs, constants, then what the steps make, in their order.

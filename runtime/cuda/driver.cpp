@@ -47,6 +47,8 @@ std::string Driver::open() {
     check(cuDeviceGetName(name, sizeof(name) - 1, device), "cuDeviceGetName");
     check(cuDeviceGetAttribute(&major, kCapabilityMajor, device), "cuDeviceGetAttribute");
     check(cuDeviceGetAttribute(&minor, kCapabilityMinor, device), "cuDeviceGetAttribute");
+    check(cuDeviceGetAttribute(&info.shared_memory, kSharedMemoryPerBlockOptin, device),
+          "cuDeviceGetAttribute");
     info.name = name;
     info.capability = major * 10 + minor;
     devices_.push_back(info);

@@ -11,7 +11,8 @@ namespace etcuda {
 
 struct DeviceInfo {
   std::string name;
-  int capability = 0;  // 90 for compute capability 9.0
+  int capability = 0;     // 90 for compute capability 9.0
+  int shared_memory = 0;  // bytes, the most that a block may ask for
   CUcontext context = nullptr;
 };
 

@@ -39,6 +39,7 @@ constexpr int kPointerIsManaged = 8;
 constexpr int kPointerDeviceOrdinal = 9;
 constexpr int kCapabilityMajor = 75;
 constexpr int kCapabilityMinor = 76;
+constexpr int kSharedMemoryPerBlockOptin = 97;
 
 struct CudaMemcpy2D {
   size_t src_x, src_y;

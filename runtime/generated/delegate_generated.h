@@ -779,6 +779,8 @@ struct ImageT : public flatbuffers::NativeTable {
   std::vector<uint8_t> sha256{};
   uint32_t num_kernels = 0;
   uint32_t part = 0;
+  uint32_t shared_memory = 0;
+  std::string largest_kernel{};
 };
 
 struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
@@ -795,7 +797,9 @@ struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
     VT_NBYTES = 18,
     VT_SHA256 = 20,
     VT_NUM_KERNELS = 22,
-    VT_PART = 24
+    VT_PART = 24,
+    VT_SHARED_MEMORY = 26,
+    VT_LARGEST_KERNEL = 28
   };
   const flatbuffers::String *target() const {
     return GetPointer<const flatbuffers::String *>(VT_TARGET);
@@ -830,6 +834,12 @@ struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
   uint32_t part() const {
     return GetField<uint32_t>(VT_PART, 0);
   }
+  uint32_t shared_memory() const {
+    return GetField<uint32_t>(VT_SHARED_MEMORY, 0);
+  }
+  const flatbuffers::String *largest_kernel() const {
+    return GetPointer<const flatbuffers::String *>(VT_LARGEST_KERNEL);
+  }
   bool Verify(flatbuffers::Verifier &verifier) const {
     return VerifyTableStart(verifier) &&
            VerifyOffsetRequired(verifier, VT_TARGET) &&
@@ -847,6 +857,9 @@ struct Image FLATBUFFERS_FINAL_CLASS : private flatbuffers::Table {
            verifier.VerifyVector(sha256()) &&
            VerifyField<uint32_t>(verifier, VT_NUM_KERNELS, 4) &&
            VerifyField<uint32_t>(verifier, VT_PART, 4) &&
+           VerifyField<uint32_t>(verifier, VT_SHARED_MEMORY, 4) &&
+           VerifyOffset(verifier, VT_LARGEST_KERNEL) &&
+           verifier.VerifyString(largest_kernel()) &&
            verifier.EndTable();
   }
   ImageT *UnPack(const flatbuffers::resolver_function_t *_resolver = nullptr) const;
@@ -891,6 +904,12 @@ struct ImageBuilder {
   void add_part(uint32_t part) {
     fbb_.AddElement<uint32_t>(Image::VT_PART, part, 0);
   }
+  void add_shared_memory(uint32_t shared_memory) {
+    fbb_.AddElement<uint32_t>(Image::VT_SHARED_MEMORY, shared_memory, 0);
+  }
+  void add_largest_kernel(flatbuffers::Offset<flatbuffers::String> largest_kernel) {
+    fbb_.AddOffset(Image::VT_LARGEST_KERNEL, largest_kernel);
+  }
   explicit ImageBuilder(flatbuffers::FlatBufferBuilder &_fbb)
         : fbb_(_fbb) {
     start_ = fbb_.StartTable();
@@ -917,10 +936,14 @@ inline flatbuffers::Offset<Image> CreateImage(
     uint64_t nbytes = 0,
     flatbuffers::Offset<flatbuffers::Vector<uint8_t>> sha256 = 0,
     uint32_t num_kernels = 0,
-    uint32_t part = 0) {
+    uint32_t part = 0,
+    uint32_t shared_memory = 0,
+    flatbuffers::Offset<flatbuffers::String> largest_kernel = 0) {
   ImageBuilder builder_(_fbb);
   builder_.add_nbytes(nbytes);
   builder_.add_offset(offset);
+  builder_.add_largest_kernel(largest_kernel);
+  builder_.add_shared_memory(shared_memory);
   builder_.add_part(part);
   builder_.add_num_kernels(num_kernels);
   builder_.add_sha256(sha256);
@@ -945,11 +968,14 @@ inline flatbuffers::Offset<Image> CreateImageDirect(
     uint64_t nbytes = 0,
     const std::vector<uint8_t> *sha256 = nullptr,
     uint32_t num_kernels = 0,
-    uint32_t part = 0) {
+    uint32_t part = 0,
+    uint32_t shared_memory = 0,
+    const char *largest_kernel = nullptr) {
   auto target__ = target ? _fbb.CreateString(target) : 0;
   auto machine__ = machine ? _fbb.CreateString(machine) : 0;
   auto isa__ = isa ? _fbb.CreateString(isa) : 0;
   auto sha256__ = sha256 ? _fbb.CreateVector<uint8_t>(*sha256) : 0;
+  auto largest_kernel__ = largest_kernel ? _fbb.CreateString(largest_kernel) : 0;
   return etcuda::schema::CreateImage(
       _fbb,
       target__,
@@ -962,7 +988,9 @@ inline flatbuffers::Offset<Image> CreateImageDirect(
       nbytes,
       sha256__,
       num_kernels,
-      part);
+      part,
+      shared_memory,
+      largest_kernel__);
 }
 
 flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_fbb, const ImageT *_o, const flatbuffers::rehasher_function_t *_rehasher = nullptr);
@@ -1584,6 +1612,8 @@ inline void Image::UnPackTo(ImageT *_o, const flatbuffers::resolver_function_t *
   { auto _e = sha256(); if (_e) { _o->sha256.resize(_e->size()); std::copy(_e->begin(), _e->end(), _o->sha256.begin()); } }
   { auto _e = num_kernels(); _o->num_kernels = _e; }
   { auto _e = part(); _o->part = _e; }
+  { auto _e = shared_memory(); _o->shared_memory = _e; }
+  { auto _e = largest_kernel(); if (_e) _o->largest_kernel = _e->str(); }
 }
 
 inline flatbuffers::Offset<Image> Image::Pack(flatbuffers::FlatBufferBuilder &_fbb, const ImageT* _o, const flatbuffers::rehasher_function_t *_rehasher) {
@@ -1605,6 +1635,8 @@ inline flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_f
   auto _sha256 = _fbb.CreateVector(_o->sha256);
   auto _num_kernels = _o->num_kernels;
   auto _part = _o->part;
+  auto _shared_memory = _o->shared_memory;
+  auto _largest_kernel = _o->largest_kernel.empty() ? 0 : _fbb.CreateString(_o->largest_kernel);
   return etcuda::schema::CreateImage(
       _fbb,
       _target,
@@ -1617,7 +1649,9 @@ inline flatbuffers::Offset<Image> CreateImage(flatbuffers::FlatBufferBuilder &_f
       _nbytes,
       _sha256,
       _num_kernels,
-      _part);
+      _part,
+      _shared_memory,
+      _largest_kernel);
 }
 
 inline StepT *Step::UnPack(const flatbuffers::resolver_function_t *_resolver) const {

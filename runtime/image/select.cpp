@@ -33,6 +33,33 @@ int rank_for_gpu(const ImageSpec& image, int capability) {
   return runs ? 100000 + image.compute_capability : 0;
 }
 
+// Made for the same machine: parts of one program's code.
+bool are_of_one_target(const ImageSpec& one, const ImageSpec& other) {
+  return one.target == other.target && one.device == other.device &&
+         one.compute_capability == other.compute_capability && one.code_kind == other.code_kind &&
+         one.machine == other.machine && one.isa == other.isa;
+}
+
+// The part with the kernel that takes the most shared memory.
+const ImageSpec& largest_part(const std::vector<ImageSpec>& images, const ImageSpec& first) {
+  const ImageSpec* largest = &first;
+  for (const ImageSpec& image : images) {
+    if (are_of_one_target(image, first) && image.shared_memory > largest->shared_memory) largest = &image;
+  }
+  return *largest;
+}
+
+// GPUs of one major version do not all have as much: 163 KiB on sm_80, 99 KiB on sm_86 and sm_89.
+[[noreturn]] void refuse_large(const ImageSpec& image, const MachineSpec& machine) {
+  fail(ErrorCode::NotSupported,
+       "kernel %s of the code for %s needs %u bytes of shared memory a block, this GPU, %s of compute "
+       "capability %d.%d (sm_%d), has %u. Export the model with target=\"sm_%d\", or with "
+       "target=\"portable\", which keeps to what every GPU has.",
+       image.largest_kernel.c_str(), image.target.c_str(), image.shared_memory, machine.gpu_name.c_str(),
+       machine.capability / 10, machine.capability % 10, machine.capability, machine.shared_memory,
+       machine.capability);
+}
+
 }  // namespace
 
 MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device) {
@@ -55,6 +82,7 @@ MachineSpec this_machine(const std::vector<ImageSpec>& images, int cuda_device) 
   }
   machine.has_gpu = true;
   machine.capability = driver->device(cuda_device).capability;
+  machine.shared_memory = static_cast<uint32_t>(driver->device(cuda_device).shared_memory);
   machine.gpu_name = driver->device(cuda_device).name;
   return machine;
 }
@@ -63,6 +91,7 @@ const ImageSpec& select_image(const std::vector<ImageSpec>& images, const Machin
   const ImageSpec* best = nullptr;
   int best_rank = 0;
   const ImageSpec* lacking = nullptr;
+  const ImageSpec* too_large = nullptr;
   for (const ImageSpec& image : images) {
     if (image.machine != "x86_64" || image.part != 0) continue;
     if (!processor_has(image.isa)) {
@@ -71,12 +100,20 @@ const ImageSpec& select_image(const std::vector<ImageSpec>& images, const Machin
     }
     const int rank =
         image.device == kHost ? 1 : (machine.has_gpu ? rank_for_gpu(image, machine.capability) : 0);
+    if (rank > 0 && image.device == kCuda) {
+      const ImageSpec& largest = largest_part(images, image);
+      if (largest.shared_memory > machine.shared_memory) {
+        too_large = &largest;
+        continue;
+      }
+    }
     if (rank > best_rank) {
       best_rank = rank;
       best = &image;
     }
   }
   if (best != nullptr) return *best;
+  if (too_large != nullptr) refuse_large(*too_large, machine);
   const std::string targets = list_targets(images);
   if (lacking != nullptr) {
     fail(ErrorCode::NotSupported,
@@ -106,11 +143,7 @@ std::vector<const ImageSpec*> images_of_parts(const std::vector<ImageSpec>& imag
   std::vector<const ImageSpec*> parts(last_part + 1, nullptr);
   parts[0] = &first;
   for (const ImageSpec& image : images) {
-    const bool fits = image.target == first.target && image.device == first.device &&
-                      image.compute_capability == first.compute_capability &&
-                      image.code_kind == first.code_kind && image.machine == first.machine &&
-                      image.isa == first.isa;
-    if (fits && parts[image.part] == nullptr) parts[image.part] = &image;
+    if (are_of_one_target(image, first) && parts[image.part] == nullptr) parts[image.part] = &image;
   }
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i] != nullptr) continue;

@@ -7,7 +7,8 @@ namespace etcuda {
 
 struct MachineSpec {
   bool has_gpu = false;
-  int capability = 0;  // of the GPU
+  int capability = 0;          // of the GPU
+  uint32_t shared_memory = 0;  // bytes, the most that a block may take
   std::string gpu_name;
   std::string no_gpu_reason;
 };

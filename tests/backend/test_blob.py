@@ -25,7 +25,8 @@ def make_blob(images: int = 2) -> bytes:
         value.dims.append(dim)
     delegate.inputs, delegate.outputs = [value], [value]
     parts = [
-        ImagePart(f"sm_{80 + i}", True, 80 + i, "cubin", "x86-64", bytes([i]) * (100 + i), 3) for i in range(images)
+        ImagePart(f"sm_{80 + i}", True, 80 + i, "cubin", "x86-64", bytes([i]) * (100 + i), 3, 0, 1000 * i, "conv" * i)
+        for i in range(images)
     ]
     return write_blob(delegate, parts)
 
@@ -40,6 +41,7 @@ def test_round_trip() -> None:
     info = describe(blob)
     assert info.inputs[0].dims == ((1, 32), (64, 64))
     assert [image.target for image in info.images] == ["sm_80", "sm_81"]
+    assert [(image.shared_memory, image.largest_kernel) for image in info.images] == [(0, ""), (1000, "conv")]
 
 
 def test_an_image_holds_the_digest_of_its_description() -> None:

@@ -5,12 +5,14 @@ import math
 import os
 import pathlib
 import re
+import shlex
 import shutil
 
 import pytest
 import torch
 
 from etcuda import shims
+from etcuda.backend import image as image_module
 from etcuda.backend.image import build_image, find_compiler
 from etcuda.errors import CompileError
 
@@ -115,6 +117,38 @@ def test_the_compiler_may_have_a_launcher_and_options(
     # The compiler is asked for what it is, which names precompiled headers; then two sources and the link.
     assert len(calls) == 4
     assert all(call.startswith("g++ -DFROM_CXX=a b ") for call in calls)
+
+
+# Asks and refuses as clang does; what it takes, the other compiler compiles.
+CLANG = r"""#!/bin/sh
+for word in "$@"; do
+  case "$word" in
+    -E) echo '14 "Debian Clang 14.0.6"'; exit 0;;
+    -fno-vectorize) echo used >> '{log}'; continue;;
+    -fno-gnu-unique|-fno-tree-*|-fexcess-*|--param*) echo "clang: error: unknown argument: '$word'" >&2; exit 1;;
+  esac
+done
+for word; do shift; [ "$word" = -fno-vectorize ] || set -- "$@" "$word"; done
+exec {compiler} "$@"
+"""
+
+
+def test_clang_gets_words_that_it_knows(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, compiler, build = tmp_path / "log", tmp_path / "clang++", tmp_path / "build"
+    compiler.write_text(CLANG.format(log=log, compiler=shlex.join(find_compiler())))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    build.mkdir()
+    kernels = '#include <omp.h>\nextern "C" __attribute__((visibility("default"))) int AOTInductorX() { return 7; }'
+    built = build_image("", kernels, {}, cuda=False, isa="x86-64", folder=build, headers=tmp_path / "headers")
+    path = tmp_path / "image.so"
+    path.write_bytes(built.data)
+    assert ctypes.CDLL(str(path)).AOTInductorX() == 7
+    assert log.read_text() == "used\n"
+    # What is kept between exports is GCC's.
+    assert not (tmp_path / "headers").exists()
+    # A clang without OpenMP finds a header that declares nothing.
+    assert "omp_" not in (pathlib.Path(image_module.__file__).parent / "include" / "clang" / "omp.h").read_text()
 
 
 def test_the_compiler_without_the_variable_is_gxx(monkeypatch: pytest.MonkeyPatch) -> None:

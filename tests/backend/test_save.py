@@ -17,6 +17,7 @@ from executorch.extension.flat_tensor.serialize.serialize import FlatTensorConfi
 
 from etcuda import CudaPartitioner, EtcudaError, save_program
 from etcuda.backend.preprocess import weight_key
+from etcuda.errors import SaveError
 from etcuda.options import OWN_PTD_TAG
 
 
@@ -72,6 +73,41 @@ def test_missing_folder(program: ExecutorchProgramManager, tmp_path: pathlib.Pat
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("new/", "got one of a folder. Add the file's name"),
+        ("a\0b.pte", r"a\\x00b.pte': expected the path of a file, got one with a null character"),
+        ("loop", "expected a path that can be written, got: Too many levels"),
+        ("file/model.pte", "expected a path that can be written, got: Not a directory"),
+        ("n" * 300, "expected a path that can be written, got: File name too long"),
+    ],
+)
+def test_paths_of_no_file(name: str, message: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("a file")
+    before = sorted(tmp_path.iterdir())
+    for path in (f"{tmp_path}/{name}", os.fsencode(f"{tmp_path}/{name}")):
+        with pytest.raises(SaveError, match=message):
+            save_program(Program(1, OWN_PTD_TAG), path)  # type: ignore[arg-type]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_names_that_a_shell_would_read_are_names(tmp_path: pathlib.Path) -> None:
+    names = ("a b.pte", "-rf.pte", "$(id).pte", "\u00e9\n.pte", "~", ".pte")
+    for name in names:
+        save_program(Program(1), tmp_path / name)  # type: ignore[arg-type]
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_what_is_no_program(tmp_path: pathlib.Path) -> None:
+    exported = torch.export.export(torch.nn.Linear(4, 3), (torch.randn(2, 4),))
+    for wrong in (exported, to_edge(exported), None):
+        with pytest.raises(TypeError, match=r"program: expected what to_executorch\(\) returns, got .*Call"):
+            save_program(wrong, tmp_path / "model.pte")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_write_keeps_the_old_file(
     program: ExecutorchProgramManager, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pathlib
 
 import pytest
 
@@ -27,7 +28,17 @@ def test_config_survives_bytes() -> None:
         ({"timeout_s": True}, ["timeout_s", "True"]),
         ({"host_isa": "avx2"}, ["host_isa", "x86-64-v3", "'avx2'"]),
         ({"progress": "yes"}, ["progress", "'yes'"]),
+        ({"progress": 1}, ["progress", "1"]),
         ({"cache_dir": 3}, ["cache_dir", "3"]),
+        ({"cache_dir": ""}, ["cache_dir", "path of a folder", "''"]),
+        ({"cache_dir": "a\0b"}, ["cache_dir", r"'a\x00b'"]),
+        ({"timeout_s": float("nan")}, ["timeout_s", "positive", "nan"]),
+        ({"timeout_s": 10**400}, ["timeout_s", "positive"]),
+        ({"compile_cache_gib": 1e308}, ["compile_cache_gib", "1e+308"]),
+        ({"compile_cache_gib": -1}, ["compile_cache_gib", "-1"]),
+        ({"random_seed": -1}, ["random_seed", "-1"]),
+        ({"weights": ["pte"]}, ["weights", "['pte']"]),
+        ({3: True}, ["option 3", "Expected one of"]),
     ],
 )
 def test_bad_options_name_the_option_and_what_it_takes(values: dict[str, object], words: list[str]) -> None:
@@ -37,7 +48,35 @@ def test_bad_options_name_the_option_and_what_it_takes(values: dict[str, object]
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"target": "host"}', b"\xff"])
+def test_a_path_may_be_a_path(tmp_path: pathlib.Path) -> None:
+    options = CompileOptions(cache_dir=tmp_path)  # type: ignore[arg-type]
+    assert options == CompileOptions(cache_dir=str(tmp_path))
+    assert BackendConfig.from_bytes(BackendConfig("host", options).to_bytes()).options == options
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"arch": "sm90"}, "arch: expected 'sm_80' or newer.*got 'sm90'"),
+        ({"arch": "sm_90a"}, "arch: .*got 'sm_90a'"),
+        ({"arch": "sm_75"}, "arch: .*got 'sm_75'"),
+        ({"arch": 90}, "arch: .*got 90"),
+        ({"num_sms": 0}, "num_sms: expected an integer > 0, got 0"),
+        ({"shared_memory_per_block": 1e5}, "shared_memory_per_block: .*got 100000.0"),
+        ({"memory_bandwidth": float("nan")}, "memory_bandwidth: .*got nan"),
+        ({"code_kind": "sass"}, "code_kind: expected 'cubin' or 'ptx', got 'sass'"),
+        ({"warp_size": 64}, "warp_size: expected 32, got 64"),
+        ({"name": None}, "name: expected a string, got None"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(TargetError, match=f"CudaTarget: {message}"):
+        dataclasses.replace(TARGETS["sm_90"], **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[1]", b'{"target": "host"}', b'{"target": {"a": 1}, "options": {}, "method": "f"}', b"\xff"]
+)
 def test_bad_compile_spec(data: bytes) -> None:
     with pytest.raises(OptionError, match="CudaPartitioner"):
         BackendConfig.from_bytes(data)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.fx import Graph
 
+from etcuda import partition_report
 from etcuda.options import BackendConfig
 from etcuda.partitioner.support import refuse
 
@@ -64,3 +65,30 @@ def test_a_table_inside_a_branch_is_refused() -> None:
     refusal = refuse(call, HOST)
     assert refusal is not None
     assert "table inside it is a constant of shape (3,)" in refusal.reason
+
+
+@pytest.mark.parametrize("op", ["map", "scan"])
+@pytest.mark.parametrize("dynamic", [0, 1])
+def test_rounds_with_dynamic_sizes(op: str, dynamic: int) -> None:
+    class Rounds(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            if op == "map":
+                return [torch._higher_order_ops.map(lambda row, one: row.relu() + one, x, x.new_ones(()))]
+            carry, rows = torch._higher_order_ops.scan(lambda c, row: (c + 1, row * c), x.new_ones(()), x)
+            return [carry, rows]
+
+    sizes = [5, 6]
+    sizes[dynamic] = 9
+    program = torch.export.export(
+        Rounds(),
+        (torch.ones(sizes),),
+        dynamic_shapes=({dynamic: torch.export.Dim("length", min=8, max=64)},),
+        strict=False,
+    )
+    refusals = partition_report(program, "host").refusals
+    # A scan is passed the sizes within its rounds.
+    if op == "map" and dynamic == 1:
+        (refusal,) = (each for each in refusals if "map" in each.op)
+        assert "dynamic sizes along the dimension that it goes over alone, got s" in refusal.reason
+    else:
+        assert refusals == ()

@@ -1037,8 +1037,22 @@ class Image(object):
             return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
         return 0
 
+    # Image
+    def SharedMemory(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # Image
+    def LargestKernel(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
 def ImageStart(builder):
-    builder.StartObject(11)
+    builder.StartObject(13)
 
 def ImageAddTarget(builder, target):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(target), 0)
@@ -1076,6 +1090,12 @@ def ImageAddNumKernels(builder, numKernels):
 def ImageAddPart(builder, part):
     builder.PrependUint32Slot(10, part, 0)
 
+def ImageAddSharedMemory(builder, sharedMemory):
+    builder.PrependUint32Slot(11, sharedMemory, 0)
+
+def ImageAddLargestKernel(builder, largestKernel):
+    builder.PrependUOffsetTRelativeSlot(12, flatbuffers.number_types.UOffsetTFlags.py_type(largestKernel), 0)
+
 def ImageEnd(builder):
     return builder.EndObject()
 
@@ -1100,6 +1120,8 @@ class ImageT(object):
         self.sha256 = None  # type: List[int]
         self.numKernels = 0  # type: int
         self.part = 0  # type: int
+        self.sharedMemory = 0  # type: int
+        self.largestKernel = None  # type: str
 
     @classmethod
     def InitFromBuf(cls, buf, pos):
@@ -1139,6 +1161,8 @@ class ImageT(object):
                 self.sha256 = image.Sha256AsNumpy()
         self.numKernels = image.NumKernels()
         self.part = image.Part()
+        self.sharedMemory = image.SharedMemory()
+        self.largestKernel = image.LargestKernel()
 
     # ImageT
     def Pack(self, builder):
@@ -1156,6 +1180,8 @@ class ImageT(object):
                 for i in reversed(range(len(self.sha256))):
                     builder.PrependUint8(self.sha256[i])
                 sha256 = builder.EndVector()
+        if self.largestKernel is not None:
+            largestKernel = builder.CreateString(self.largestKernel)
         ImageStart(builder)
         if self.target is not None:
             ImageAddTarget(builder, target)
@@ -1172,6 +1198,9 @@ class ImageT(object):
             ImageAddSha256(builder, sha256)
         ImageAddNumKernels(builder, self.numKernels)
         ImageAddPart(builder, self.part)
+        ImageAddSharedMemory(builder, self.sharedMemory)
+        if self.largestKernel is not None:
+            ImageAddLargestKernel(builder, largestKernel)
         image = ImageEnd(builder)
         return image
 

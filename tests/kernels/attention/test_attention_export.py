@@ -9,6 +9,7 @@ from torch.export import Dim
 
 from etcuda import CudaPartitioner
 from etcuda.backend.inspect import ImageInfo, inspect_program, kernel_names
+from etcuda.target import TARGETS
 
 SPLIT, MERGE, TILED = "attention_split_pdl", "attention_reduce_pdl", "attention_tiled_kernel"
 
@@ -53,6 +54,9 @@ def test_decode_and_a_dynamic_prompt() -> None:
     assert len(image.kernels) <= image.num_kernels
     image = export(torch.float16, 300, dynamic=True)
     assert {SPLIT, TILED} <= set(image.kernels)
+    # What the runtime compares with the GPU: more than a block has unless it asks for it.
+    assert 48 << 10 < image.shared_memory <= TARGETS["sm_90"].shared_memory_per_block
+    assert image.largest_kernel
 
 
 @pytest.mark.slow

@@ -139,8 +139,16 @@ EXPORT Result cuDeviceGetName(char* name, int length, int) {
 EXPORT Result cuDeviceGetAttribute(int* value, int attribute, int) {
   const char* text = std::getenv("ETCUDA_FAKE_CUDA_CAPABILITY");
   const int capability = text == nullptr ? 90 : std::atoi(text);
-  *value = attribute == 75 ? capability / 10 : (attribute == 76 ? capability % 10 : 0);
-  return 0;
+  switch (attribute) {
+    case 75:
+      return *value = capability / 10, 0;
+    case 76:
+      return *value = capability % 10, 0;
+    case 97:
+      return *value = 232448, 0;
+    default:
+      return *value = 0, 0;
+  }
 }
 EXPORT Result cuDevicePrimaryCtxRetain(void** context, int device) {
   static char contexts[2];

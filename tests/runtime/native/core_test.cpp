@@ -221,6 +221,7 @@ MachineSpec gpu(int capability) {
   MachineSpec machine;
   machine.has_gpu = true;
   machine.capability = capability;
+  machine.shared_memory = capability == 86 || capability == 89 ? 101376 : 166912;
   machine.gpu_name = "Test GPU";
   return machine;
 }
@@ -238,6 +239,28 @@ TEST(select_prefers_the_closest_image) {
   CHECK_EQ(select_image(images, gpu(100)).target, std::string("sm_80_ptx"));
   CHECK_EQ(select_image(images, gpu(75)).target, std::string("host"));
   CHECK_EQ(select_image(images, MachineSpec{}).target, std::string("host"));
+}
+
+TEST(select_leaves_code_that_wants_more_shared_memory_than_a_block_may_have) {
+  std::vector<ImageSpec> images = {image("sm_80", kCuda, 80, CodeKind::kCubin),
+                                   image("sm_80", kCuda, 80, CodeKind::kCubin)};
+  images[1].part = 1;
+  images[1].shared_memory = 101376;
+  CHECK(&select_image(images, gpu(86)) == &images[0]);
+  // One kernel of any part is enough.
+  images[1].shared_memory = 139264;
+  images[1].largest_kernel = "attention_tiled_0";
+  CHECK(&select_image(images, gpu(80)) == &images[0]);
+  for (const char* words : {"kernel attention_tiled_0 of the code for sm_80 needs 139264 bytes",
+                            "compute capability 8.6 (sm_86), has 101376",
+                            "Export the model with target=\"sm_86\", or with target=\"portable\""}) {
+    CHECK_FAILS(NotSupported, words, select_image(images, gpu(86)));
+  }
+  // What fits is taken, though the other were closer.
+  images.push_back(image("portable", kCuda, 80, CodeKind::kPtx));
+  images[2].shared_memory = 101376;
+  CHECK(&select_image(images, gpu(89)) == &images[2]);
+  CHECK(&select_image(images, gpu(80)) == &images[0]);
 }
 
 TEST(select_says_what_is_missing) {

@@ -123,6 +123,19 @@ TEST(cuda_no_image_for_this_gpu) {
   CHECK_ERROR(Loaded(recipe.build(), &data).error, NotSupported, "compute capability 9.0 (sm_90)");
 }
 
+TEST(cuda_kernels_that_want_more_shared_memory_than_the_gpu_has) {
+  BlobRecipe recipe = cuda_recipe();
+  recipe.edit = [](etcuda::schema::DelegateT& root) {
+    root.images[0]->shared_memory = 232449;
+    root.images[0]->largest_kernel = "attention_tiled_3";
+  };
+  const MemoryDataMap data(recipe);
+  CHECK_ERROR(Loaded(recipe.build(), &data).error, NotSupported,
+              "kernel attention_tiled_3 of the code for sm_90 needs 232449 bytes of shared memory a block");
+  recipe.edit = [](etcuda::schema::DelegateT& root) { root.images[0]->shared_memory = 232448; };
+  CHECK(Loaded(recipe.build(), &data).error == Error::Ok);
+}
+
 TEST(cuda_two_hundred_cycles_leave_nothing_behind) {
   const BlobRecipe recipe = cuda_recipe();
   const Bytes blob = recipe.build();
