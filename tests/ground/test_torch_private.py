@@ -39,6 +39,7 @@ from etcuda.torch_private import (
     input_spec,
     is_core,
     is_fake,
+    is_gone,
     lowering_of,
     on_fake_tensors,
     part_of_program,
@@ -175,6 +176,17 @@ def test_weak_storage() -> None:
         gc.collect()
         tensor = torch.zeros(4, 3)
         assert weak_storage(tensor) not in keys
+
+
+def test_is_gone() -> None:
+    tensor = torch.zeros(4, 3)
+    view, key = tensor[1:], weak_storage(tensor)
+    del tensor
+    gc.collect()
+    assert not is_gone(key)
+    del view
+    gc.collect()
+    assert is_gone(key)
 
 
 # Programs and operators

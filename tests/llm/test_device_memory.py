@@ -5,11 +5,18 @@ from __future__ import annotations
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+import etcuda.runtime
+from etcuda import llm
+from etcuda.errors import GenerationError
 from etcuda.llm.device_memory import device_memory_problem
+from etcuda.llm.program import TextProgram
 from tests.conftest import ROOT
+from tests.llm.conftest import Exported
 
 GIB = 1 << 30
 # Weights, caches, tokens, free and all memory.
@@ -69,3 +76,31 @@ int main() {{
     lines = subprocess.run([made], capture_output=True, text=True, check=True).stdout.split("\n")
     assert lines[: len(CASES)] == [device_memory_problem(*case) or "" for case in CASES]
     assert lines[len(CASES) :] == ["refused", "", "", ""]
+
+
+@pytest.mark.slow
+def test_a_program_is_refused_before_it_is_loaded(
+    program: Callable[[str], Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constant = TextProgram._constant
+
+    def on_a_gpu(self: TextProgram, name: str, default: list[Any] | None = None) -> list[Any]:
+        return [1] if name == "get_gpu_count" else constant(self, name, default)
+
+    # Of 545.2 KiB of weights, and a KiB a token.
+    memory = [600 << 10, 1 << 20, 0]
+    monkeypatch.setattr(TextProgram, "_constant", on_a_gpu)
+    monkeypatch.setattr(etcuda.runtime, "gpu_available", lambda: True)
+    monkeypatch.setattr(etcuda.runtime, "device_memory", lambda: tuple(memory))
+    path = program("llama").path
+    with pytest.raises(GenerationError, match=r"m.*\.pte: expected .* for 64 tokens, .* --max-seq-len 54 or less"):
+        llm.load(path)
+    # Other programs are there already, which may have its weights.
+    memory[2] = 1
+    assert llm.load(path).generate([3, 4], max_new_tokens=2, ignore_eos=True).text() is not None
+
+
+@pytest.mark.skipif(etcuda.runtime.gpu_available(), reason="a GPU is there")
+def test_no_gpu_has_no_memory() -> None:
+    with pytest.raises(RuntimeError, match="device_memory failed: its memory needs an NVIDIA GPU"):
+        etcuda.runtime.device_memory()
