@@ -26,6 +26,8 @@ from etcuda.passes.canonical.move_cond_predicate_to_host import move_cond_predic
 from etcuda.passes.canonical.record_output_layout import record_output_layout
 from etcuda.passes.canonical.remove_dead_code import remove_dead_code
 from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
+from etcuda.passes.convolution.fold_batch_norm import fold_batch_norm
+from etcuda.passes.convolution.route import route_convolution
 from etcuda.passes.decompositions.apply import apply_decompositions
 from etcuda.passes.library.decompose import decompose_library_calls
 from etcuda.passes.library.widen_reductions import widen_reductions
@@ -57,6 +59,8 @@ PASSES: tuple[GraphPass, ...] = (
     quantize_one_row,
     fuse_quantize,
     fuse_reorder,
+    fold_batch_norm,
+    route_convolution,
     decompose_conv,
     fuse_rotary,
     route_attention,
