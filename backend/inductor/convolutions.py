@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+from torch import Tensor
 from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_mutation
 from torch._inductor import ir, lowering
+from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
+from triton.runtime.autotuner import Autotuner
 
 from etcuda.kernels.convolution.triton.convolution import convolution_kernel
 
@@ -52,25 +55,45 @@ class CudnnConvolution(ir.UserDefinedTritonKernel):
 @contextlib.contextmanager
 def convolutions_ask_cudnn() -> Iterator[None]:
     """While it is open, launches of the operator's kernel are lowered to ``CudnnConvolution``."""
-    original = lowering.lowerings[triton_kernel_wrapper_mutation]
+    lower, run_node = lowering.lowerings[triton_kernel_wrapper_mutation], GraphLowering.run_node
 
-    def lower(**given: Any) -> Any:
-        if kernel_side_table.get_kernel(given["kernel_idx"]) is not convolution_kernel:
-            return original(**given)
-        nodes: Any = V.graph.current_node.kwargs["kwargs"]
+    def run_realized(graph: GraphLowering, node: Any) -> Any:
+        if _is_convolution(node):
+            # In memory before layouts are asked for: of what is not, Inductor would make a copy for each reader.
+            for value in _tensors(node).values():
+                graph.env[value].realize()
+        return run_node(graph, node)
+
+    def lower_exactly(**given: Any) -> Any:
+        node: Any = V.graph.current_node
+        if not _is_convolution(node):
+            return lower(**given)
         # Inductor promises the order of dimensions alone, and both cuDNN and the kernel count on dense memory: what is
         # concatenated, say, may be a part of a larger tensor. Memory for the result is new, and dense.
         exact = {
-            name: value if name == "out" else _exactly(value, nodes[name]) for name, value in given["kwargs"].items()
+            name: ir.ExternKernel.require_exact_strides(given["kwargs"][name], value.meta["val"].stride())
+            for name, value in _tensors(node).items()
+            if name != "out"
         }
         with mock.patch.object(ir, "UserDefinedTritonKernel", CudnnConvolution):
-            return original(**{**given, "kwargs": exact})
+            return lower(**{**given, "kwargs": given["kwargs"] | exact})
 
-    with mock.patch.dict(lowering.lowerings, {triton_kernel_wrapper_mutation: lower}):
+    with (
+        mock.patch.dict(lowering.lowerings, {triton_kernel_wrapper_mutation: lower_exactly}),
+        mock.patch.object(GraphLowering, "run_node", run_realized),
+    ):
         yield
 
 
-def _exactly(value: Any, node: Any) -> Any:
-    if not isinstance(value, ir.TensorBox):
-        return value
-    return ir.ExternKernel.require_exact_strides(value, node.meta["val"].stride())
+def _is_convolution(node: Any) -> bool:
+    if node.target is not triton_kernel_wrapper_mutation:
+        return False
+    kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
+    # With a number of warps it is wrapped.
+    return (kernel.fn if isinstance(kernel, Autotuner) else kernel) is convolution_kernel
+
+
+def _tensors(node: Any) -> dict[str, Any]:
+    """The nodes of a launch's tensors, by the names of its parameters."""
+    given = node.kwargs["kwargs"]
+    return {name: value for name, value in given.items() if isinstance(getattr(value, "meta", {}).get("val"), Tensor)}

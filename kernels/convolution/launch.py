@@ -37,9 +37,9 @@ def convolution(
         triton.cdiv(out_channels // groups, config.block_n),
         groups,
     )
-    # x stands in for what is absent.
+    # The weight stands in for what is absent.
     traceable(x, convolution_kernel)[grid](
-        x, weight, x if bias is None else bias, x if residual is None else residual, out,
+        x, weight, weight if bias is None else bias, weight if residual is None else residual, out,
         pixels, x.shape[2], x.shape[3], torch.sym_max(out_height, 1), torch.sym_max(out_width, 1),
         C=x.shape[1], OUT=out_channels, KERNEL_H=rows, KERNEL_W=columns, STRIDE_H=stride[0], STRIDE_W=stride[1],
         PADDING_H=padding[0], PADDING_W=padding[1], DILATION_H=dilation[0], DILATION_W=dilation[1], GROUPS=groups,

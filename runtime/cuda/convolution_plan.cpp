@@ -74,9 +74,9 @@ ConvolutionPlan::ConvolutionPlan(Cudnn& cudnn, CudnnHandle handle, const Convolu
     build(handle);
   } catch (const Failure& failure) {
     plan_ = nullptr;
-    parts_.clear();
     reason_ = failure.what();
   }
+  if (plan_ == nullptr) parts_.clear();
 }
 
 // In the order that cuDNN's own fused kernels have: convolution, residual, bias, ReLU; between them fp32.

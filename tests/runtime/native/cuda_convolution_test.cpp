@@ -198,8 +198,8 @@ TEST(cuda_convolutions_that_cudnn_does_not_run_are_left_to_the_program) {
   const StreamScope scope(stream);
   int64_t width = 20;
   for (const auto& [how, words] : {std::pair<const char*, const char*>{"no engine", "no engine knows it"},
-                                   {"no plan", "the engine does not want to"},
-                                   {"bad graph", "the graph is not one"}}) {
+                                   {"no plan", "does not want to"},
+                                   {"bad graph", "cudnnBackendFinalize"}}) {
     Case each;
     each.w = ++width;
     const Call call = make_call(each, random);
