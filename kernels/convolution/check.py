@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from etcuda.errors import KernelArgumentError
 from etcuda.kernels.common.check import expect, expect_same
 from etcuda.kernels.convolution.problem import out_size, problem_of, refuse
 from etcuda.kernels.formats.base import DTYPES
@@ -67,7 +68,8 @@ def check_arguments(
         )
         _expect_alike("residual", residual, x)
     reason = refuse(problem_of(x, weight, stride, padding, dilation, groups))
-    expect(reason is None, OP, "x", "a problem that is served", reason)
+    if reason is not None:
+        raise KernelArgumentError(f"{OP}: {reason}. Pad the images, or cut them into parts.")
     return x.shape[0], out_channels, height, width
 
 

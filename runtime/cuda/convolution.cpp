@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "core/failure.h"
 #include "cuda/capture.h"
@@ -144,7 +145,14 @@ bool cudnn_convolution(const Tensor& x, const Tensor& weight, const Tensor* bias
   check(x, weight, bias, residual, out, numbers);
   if (out.numel() == 0) return true;
   Cudnn* cudnn = Cudnn::get();
-  if (cudnn == nullptr || x.numel() == 0) return false;
+  if (cudnn == nullptr) {
+    static std::once_flag is_said;
+    std::call_once(is_said, [] {
+      report_warning("convolutions run on the program's own kernels: " + Cudnn::unavailable_reason());
+    });
+    return false;
+  }
+  if (x.numel() == 0) return false;
   const ConvolutionPlan* plan = plan_for(*cudnn, key_of(x, weight, bias, residual, out, numbers));
   if (plan == nullptr || !plan->usable()) return false;
   const Stream& stream = require_current_stream();
