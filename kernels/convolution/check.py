@@ -47,8 +47,8 @@ def check_arguments(
     expect_same(OP, "weight", "last size times groups", channels * groups, x.shape[1])
     expect(weight.is_contiguous(), OP, "weight", "a contiguous tensor", f"strides {weight.stride()}")
     expect(is_channels_last(x), OP, "x", "a dense tensor with channels last", f"strides {x.stride()}")
-    numbers = zip(x.shape[2:], (rows, columns), stride, padding, dilation, strict=True)
-    height, width = (out_size(*each) for each in numbers)
+    sizes = zip(x.shape[2:], (rows, columns), stride, padding, dilation, strict=True)
+    height, width = (out_size(*each) for each in sizes)
     if bias is not None:
         expect(bias.dim() == 1, OP, "bias", "one dimension [O]", list(bias.shape))
         expect_same(OP, "bias", "length", bias.shape[0], out_channels)
@@ -64,7 +64,11 @@ def check_arguments(
         ):
             expect_same(OP, "residual", name, got, wanted)
         expect(
-            is_channels_last(residual), OP, "residual", "a dense tensor with channels last", f"strides {residual.stride()}"
+            is_channels_last(residual),
+            OP,
+            "residual",
+            "a dense tensor with channels last",
+            f"strides {residual.stride()}",
         )
         _expect_alike("residual", residual, x)
     reason = refuse(problem_of(x, weight, stride, padding, dilation, groups))

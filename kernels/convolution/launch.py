@@ -52,6 +52,6 @@ def convolution(
 
 def new_result(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     """Memory for a result [N, O, OH, OW], channels last, on the device of ``x``."""
-    batch, channels, height, width = shape
+    _, channels, height, width = shape
     strides = (height * width * channels, 1, width * channels, channels)
     return x.new_empty_strided(shape, strides)

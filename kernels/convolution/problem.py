@@ -63,9 +63,9 @@ def problem_of(
     batch, channels, height, width = map(hint, x.shape)
     out_channels, *kernel = (int(size) for size in weight.shape[:3])
     numbers = zip((height, width), kernel, stride, padding, dilation, strict=True)
-    sizes = [out_size(*each) for each in numbers]
+    rows, columns = (out_size(*each) for each in numbers)
     return ConvolutionProblem(
-        batch, height, width, channels, *sizes, out_channels, kernel[0] * kernel[1], groups, x.dtype.itemsize
+        batch, height, width, channels, rows, columns, out_channels, kernel[0] * kernel[1], groups, x.dtype.itemsize
     )
 
 

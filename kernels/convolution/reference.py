@@ -21,7 +21,7 @@ def convolution_reference(
 ) -> Tensor:
     """[N, O, OH, OW], channels last, in the dtype of ``x``; sums in fp32. The arguments are the operator's."""
     filters = weight.permute(0, 3, 1, 2).float()
-    result = torch.ops.aten.convolution.default(
+    result: Tensor = torch.ops.aten.convolution.default(
         x.float(),
         filters,
         None if bias is None else bias.float(),

@@ -31,7 +31,7 @@ def fold_batch_norm(program: ExportedProgram, config: BackendConfig) -> int:
     """Folds a batch norm of fixed statistics into the convolution in front of it, for the GPU.
 
     Before: ``batch_norm(convolution(x, w, b), weight, bias, mean, var)``.
-    After: ``convolution(x, w * s, (b - mean) * s + bias)``, ``s = weight / sqrt(var + eps)``, made when they are stored.
+    After: ``convolution(x, w * s, (b - mean) * s + bias)``, ``s = weight / sqrt(var + eps)``, made when stored.
     The results differ by a rounding of the weights. A norm stays whose statistics are no constants, or whose factors
     would bring a weight beyond its dtype.
     """

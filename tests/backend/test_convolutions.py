@@ -54,7 +54,11 @@ def test_cudnn_is_asked_first(tmp_path: pathlib.Path) -> None:
         assert len(launch) == 1
         assert f"({tensors[0]}, {tensors[1]}, " in launch[0]
         assert lines[index + 4] == "}"
-    assert [each and each[1] for each in numbers] == ["1, 1, 1, 1, 1, 1, 1, 0", "1, 1, 1, 1, 1, 1, 1, 1", "2, 2, 0, 0, 1, 1, 1, 0"]
+    assert [each and each[1] for each in numbers] == [
+        "1, 1, 1, 1, 1, 1, 1, 0",
+        "1, 1, 1, 1, 1, 1, 1, 1",
+        "2, 2, 0, 0, 1, 1, 1, 0",
+    ]
     assert absent == [[3], [2], [3]]
     # Every tensor that is read is dense, with channels innermost.
     for sizes, strides in re.findall(r"empty_strided\(4, (int_array_\d+), (int_array_\d+),", wrapper.body):

@@ -115,7 +115,11 @@ def _generate(program: ExportedProgram, folder: pathlib.Path, names: Sequence[st
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(folder), *names], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _SCRIPT, str(folder), *names],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return [Wrapper(*json.loads((folder / name).read_text())) for name in names]

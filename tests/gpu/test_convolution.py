@@ -11,6 +11,7 @@ from executorch.exir import to_edge_transform_and_lower
 from etcuda import CudaPartitioner, save_program
 from etcuda.library import find_cudnn
 from examples.running import gpu_arch
+from tests.kernels.convolution.convolution_checks import ConvolutionChecks
 from tests.passes.convolution.models import LARGE, LAYERS, TOLERANCE, AllOf
 from tests.run_program import run_program
 
@@ -36,3 +37,7 @@ def test_with_cudnn_and_without(dtype: torch.dtype, tmp_path: pathlib.Path, monk
     print("cuDNN", {name: f"{error:.1e}" for name, error in model.check(with_cudnn, TOLERANCE[dtype]).items()})
     # Sums in another order have other bits: somewhere in so many they are seen.
     assert any(not torch.equal(one, other) for one, other in zip(with_cudnn, without, strict=True))
+
+
+class TestKernel(ConvolutionChecks):
+    pass

@@ -55,9 +55,7 @@ def convolution_kernel(
             inside = exists[:, None] & (y >= 0) & (y < height) & (across >= 0) & (across < width)
             inside &= (k < DEPTH)[None, :]
             values = tl.load(images[:, None] + ((y * width + across) * C + channel[None, :]), mask=inside, other=0.0)
-            factors = tl.load(
-                filters[None, :] + k[:, None], mask=is_column[None, :] & (k < DEPTH)[:, None], other=0.0
-            )
+            factors = tl.load(filters[None, :] + k[:, None], mask=is_column[None, :] & (k < DEPTH)[:, None], other=0.0)
         total = tl.dot(values, factors, total, input_precision=PRECISION)
     channels = group * OUT_GROUP + column
     at = pixel.to(tl.int64)[:, None] * OUT + channels[None, :]

@@ -44,9 +44,7 @@ class Case:
         def numbers(*shape: int) -> Tensor:
             return torch.randn(shape, generator=random).to(self.dtype).to(DEVICE)
 
-        sizes = zip(
-            (self.height, self.width), self.kernel, self.stride, self.padding, self.dilation, strict=True
-        )
+        sizes = zip((self.height, self.width), self.kernel, self.stride, self.padding, self.dilation, strict=True)
         out = [(size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in sizes]
         x = numbers(self.batch, self.channels, self.height, self.width)
         residual = numbers(self.batch, self.out_channels, *out).contiguous(memory_format=torch.channels_last)

@@ -183,7 +183,9 @@ def test_what_is_generated(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [BackendConfig("host"), dataclasses.replace(H200, options=CompileOptions(cudnn=False))], ids=["host", "off"]
+    "config",
+    [BackendConfig("host"), dataclasses.replace(H200, options=CompileOptions(cudnn=False))],
+    ids=["host", "off"],
 )
 def test_where_nothing_is_routed(config: BackendConfig) -> None:
     program = passed(Blocks().eval(), torch.randn(3, 3, 21, 18), config=config)
