@@ -26,6 +26,9 @@ from etcuda.passes.graph.recipes import stand_in
 log = logging.getLogger(__name__)
 aten = torch.ops.aten
 
+# Bytes that a thread loads at once, and that tensor cores want of a pixel.
+_LOAD = 16
+
 
 @graph_pass(requires=("lower_edge_ops", "view_copy_to_view", "fold_batch_norm"))
 def route_convolution(program: ExportedProgram, config: BackendConfig) -> int:
@@ -34,12 +37,13 @@ def route_convolution(program: ExportedProgram, config: BackendConfig) -> int:
     Before: ``relu(add(convolution(x, w, b), y))``.
     After: ``convolution(x, w', b, y, relu=True)`` with channels innermost in ``w'``, which is stored so, and in ``x``,
     ``y`` and the result, which are copied where another operator wants them otherwise.
-    What stays: one and three dimensions, transposed and depthwise convolutions, and weights that are no constants.
+    Images of so few channels that a pixel has less than 16 bytes, as the first convolution of a model reads them, get
+    channels of zeros. What stays: one and three dimensions, transposed and depthwise convolutions, and weights that are no constants.
     """
     if config.is_host or not config.options.cudnn:
         return 0
     layouts = Layouts(program.graph)
-    filters: dict[Node, Node] = {}
+    filters: dict[tuple[Node, int], Node] = {}
     changed = 0
     for node in list(program.graph.nodes):
         if node.op != "call_function" or node.target is not aten.convolution.default:
@@ -52,7 +56,7 @@ def route_convolution(program: ExportedProgram, config: BackendConfig) -> int:
             log.info("%s is generated: %s", node.name, reason)
     if changed:
         layouts.settle()
-        forget_unused(program, list(filters))
+        forget_unused(program, list(dict.fromkeys(weight for weight, _ in filters)))
     return changed
 
 
@@ -78,30 +82,42 @@ def _refuse(program: ExportedProgram, node: Node) -> str | None:
 
 
 def _route(
-    program: ExportedProgram, config: BackendConfig, node: Node, layouts: Layouts, filters: dict[Node, Node]
+    program: ExportedProgram, config: BackendConfig, node: Node, layouts: Layouts, filters: dict[tuple[Node, int], Node]
 ) -> None:
     given = arguments(node)
     weight: Node = given["weight"]
-    if weight not in filters:
+    channels = _stored_channels(tensor_of(weight), given["groups"])
+    key = (weight, channels)
+    if key not in filters:
         target = target_of(program, weight)
         assert target is not None
         value = value_of(program, target)
-        made = made_of([value], "channels innermost", lambda: stand_in(ChannelsInnermost(value)))
-        filters[weight] = insert_constant(program, weight, f"{target}_channels_innermost", made)
+        made = made_of([value], ("channels innermost", channels), lambda: stand_in(ChannelsInnermost(value, channels)))
+        filters[key] = insert_constant(program, weight, f"{target}_{channels}_channels_innermost", made)
     chain = _read_chain(node)
-    x = layouts.channels_last(chain.last, given["input"])
+    x: Node = given["input"]
+    if channels != tensor_of(weight).shape[1]:
+        padding = [0, 0, 0, 0, 0, channels - int(tensor_of(x).shape[1])]
+        x = insert_call(chain.last, aten.constant_pad_nd.default, (x, padding))
+    x = layouts.channels_last(chain.last, x)
     residual = None if chain.residual is None else layouts.channels_last(chain.last, chain.residual)
     numbers = (_pair(given["stride"]), _pair(given["padding"]), _pair(given["dilation"]))
-    problem = problem_of(tensor_of(x), tensor_of(filters[weight]), *numbers, given["groups"])
+    problem = problem_of(tensor_of(x), tensor_of(filters[key]), *numbers, given["groups"])
     assert not isinstance(config.target, str)
     how = choose(problem, config.target).to_args()
-    args: tuple[Any, ...] = (x, filters[weight], given["bias"], residual, *numbers, given["groups"], chain.relu)
+    args: tuple[Any, ...] = (x, filters[key], given["bias"], residual, *numbers, given["groups"], chain.relu)
     op = torch.ops.etcuda.convolution.default
     call = insert_call(chain.last, op, (*args, config.options.allow_tf32, *how))
     was_channels_last = is_channels_last(tensor_of(chain.last))
     layouts.replace(chain.last, call, was_channels_last)
     for each in reversed(chain.nodes):
         program.graph.erase_node(each)
+
+
+def _stored_channels(weight: torch.Tensor, groups: int) -> int:
+    """Channels of filters as they are stored: those of a group, or as many as have 16 bytes, which one load takes."""
+    channels = int(weight.shape[1])
+    return max(channels, _LOAD // weight.itemsize) if groups == 1 else channels
 
 
 @dataclasses.dataclass(frozen=True)

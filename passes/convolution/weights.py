@@ -86,15 +86,16 @@ class ScaledBias(Recipe):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChannelsInnermost(Recipe):
-    """Filters [O, KH, KW, C] of filters [O, C, KH, KW]."""
+    """Filters [O, KH, KW, channels] of filters [O, C, KH, KW]; zeros for channels behind C."""
 
     filters: Tensor
+    channels: int
 
     @property
     def shape(self) -> torch.Size:
-        """[O, KH, KW, C]."""
-        out_channels, channels, rows, columns = self.filters.shape
-        return torch.Size((out_channels, rows, columns, channels))
+        """[O, KH, KW, channels]."""
+        out_channels, _, rows, columns = self.filters.shape
+        return torch.Size((out_channels, rows, columns, self.channels))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -103,7 +104,9 @@ class ChannelsInnermost(Recipe):
 
     def pieces(self) -> Iterator[Tensor]:
         """All of them."""
-        yield whole(self.filters).permute(0, 2, 3, 1).contiguous()
+        innermost = whole(self.filters).permute(0, 2, 3, 1)
+        padding = self.channels - innermost.shape[3]
+        yield torch.nn.functional.pad(innermost, (0, padding)).contiguous()
 
 
 def whole(tensor: Tensor) -> Tensor:

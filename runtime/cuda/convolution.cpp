@@ -157,12 +157,13 @@ bool cudnn_convolution(const Tensor& x, const Tensor& weight, const Tensor* bias
   if (plan == nullptr || !plan->usable()) return false;
   const Stream& stream = require_current_stream();
   // The stream's order, or the capture's pool, says when it may be used again.
-  const StoragePtr workspace = allocate_storage(plan->workspace_bytes(), kCuda, stream.device());
+  const size_t nbytes = plan->workspace_bytes();
+  const StoragePtr workspace = nbytes == 0 ? nullptr : allocate_storage(nbytes, kCuda, stream.device());
   const ConvolutionPointers pointers{x.data(), weight.data(), bias == nullptr ? nullptr : bias->data(),
                                      residual == nullptr ? nullptr : residual->data(), out.data()};
   const CudnnTurn turn = cudnn->take_turn(stream.device());
   cudnn->check(cudnn->cudnnSetStream(turn.handle, stream.handle()), "cudnnSetStream");
-  plan->run(turn.handle, pointers, workspace->data);
+  plan->run(turn.handle, pointers, workspace == nullptr ? nullptr : workspace->data);
   return true;
 }
 

@@ -105,9 +105,12 @@ def test_channels_stay_innermost_from_one_to_the_next(dynamic: bool) -> None:
     assert len(calls(program)) == 6
     assert not calls(program, aten.relu.default)
     assert [arguments(call)["residual"] is not None for call in calls(program)].count(True) == 2
-    # Of the image alone.
+    # Of the image alone, whose pixels get 16 bytes.
     (copy,) = calls(program, aten.clone.default)
-    assert copy.args[0].op == "placeholder"  # type: ignore[union-attr]
+    (padded,) = calls(program, aten.constant_pad_nd.default)
+    assert copy.args == (padded,)
+    assert padded.args[1] == [0, 0, 0, 0, 0, 1]
+    assert padded.args[0].op == "placeholder"  # type: ignore[union-attr]
     for size in [(3, 3, 21, 18), *([(2, 3, 9, 31), (1, 3, 8, 8)] if dynamic else [])]:
         x = torch.randn(size)
         torch.testing.assert_close(run(program, x), model(x), rtol=1e-4, atol=1e-5)
