@@ -38,7 +38,8 @@ def route_convolution(program: ExportedProgram, config: BackendConfig) -> int:
     After: ``convolution(x, w', b, y, relu=True)`` with channels innermost in ``w'``, which is stored so, and in ``x``,
     ``y`` and the result, which are copied where another operator wants them otherwise.
     Images of so few channels that a pixel has less than 16 bytes, as the first convolution of a model reads them, get
-    channels of zeros. What stays: one and three dimensions, transposed and depthwise convolutions, and weights that are no constants.
+    channels of zeros. What stays: one and three dimensions, transposed and depthwise convolutions, and weights that are
+    no constants.
     """
     if config.is_host or not config.options.cudnn:
         return 0
