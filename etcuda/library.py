@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
+from collections.abc import MutableMapping
 
 import etcuda
 from etcuda.errors import RuntimeUnavailableError
@@ -72,11 +73,27 @@ def find_headers() -> pathlib.Path:
 
 def find_cublaslt() -> pathlib.Path | None:
     """cuBLASLt of the ``nvidia-cublas`` packages that torch depends on, or None if they are not installed."""
+    return _find_nvidia("cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12")
+
+
+def find_cudnn() -> pathlib.Path | None:
+    """cuDNN of the ``nvidia-cudnn`` packages that torch depends on, or None if they are not installed."""
+    return _find_nvidia("cudnn/lib/libcudnn.so.9")
+
+
+def name_libraries(environment: MutableMapping[str, str]) -> None:
+    """Sets, for a program that searches no packages, the variables that name libraries, where they are not set."""
+    for variable, path in (("ETCUDA_CUBLASLT", find_cublaslt()), ("ETCUDA_CUDNN", find_cudnn())):
+        if path is not None:
+            environment.setdefault(variable, str(path))
+
+
+def _find_nvidia(*candidates: str) -> pathlib.Path | None:
     spec = importlib.util.find_spec("nvidia")
     if spec is None:
         return None
     for root in spec.submodule_search_locations or ():
-        for relative in ("cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12"):
+        for relative in candidates:
             path = pathlib.Path(root) / relative
             if path.is_file():
                 return path

@@ -55,6 +55,8 @@ class CompileOptions:
         cache_dir: path, also as ``os.PathLike``, of where what was compiled is kept between exports; ``None`` is the
             user's cache directory.
         compile_cache_gib: GiB that compiled graphs take there at most; 0 compiles every graph anew.
+        cudnn: let cuDNN compute convolutions in two dimensions where it is installed, and a kernel of the program's own
+            where it is not; ``False`` generates each convolution, with what surrounds it, for the program alone.
         reroll: compile layers that repeat once; ``False`` compiles each, for comparison: results are the same.
     """
 
@@ -69,6 +71,7 @@ class CompileOptions:
     random_seed: int | None = None
     cache_dir: str | None = None
     compile_cache_gib: float = 2.0
+    cudnn: bool = True
     reroll: bool = True
 
     def __post_init__(self) -> None:
@@ -96,6 +99,7 @@ class CompileOptions:
         _expect(is_path, "cache_dir", "None or the path of a folder", folder)
         size = self.compile_cache_gib
         _expect(_is_number(size) and 0 <= size < _MOST_GIB, "compile_cache_gib", "a number of GiB, 0 or more", size)
+        _expect(isinstance(self.cudnn, bool), "cudnn", "True or False", self.cudnn)
         _expect(isinstance(self.reroll, bool), "reroll", "True or False", self.reroll)
 
     @property

@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 from etcuda.errors import RuntimeUnavailableError
-from etcuda.library import LLM_RUNNER_NAME, RUNNER_NAME, find_cublaslt, find_runner
+from etcuda.library import LLM_RUNNER_NAME, RUNNER_NAME, find_runner, name_libraries
 
 # The program's own code for "could not be loaded".
 _LOAD_FAILED = 3
@@ -30,9 +30,7 @@ def _become(name: str) -> NoReturn:
     except RuntimeUnavailableError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(_LOAD_FAILED)
-    cublaslt = find_cublaslt()
-    if cublaslt is not None:
-        os.environ.setdefault("ETCUDA_CUBLASLT", str(cublaslt))
+    name_libraries(os.environ)
     os.execv(runner, [str(runner), *sys.argv[1:]])
 
 

@@ -50,7 +50,8 @@ COMPUTE_SHIMS: dict[Side, dict[str, ComputeShim]] = {
     "host": _products("cpu", _HOST_DTYPES)
     | {"aoti_torch_cpu_convolution": ComputeShim("aoti_torch_cpu_convolution", _HOST_DTYPES)}
     | {f"aoti_torch_cpu_{op}": ComputeShim(f"aoti_torch_cpu_{op}", _NUMBERS) for op in _ORDER},
-    "cuda": _products("cuda", _FLOATS),
+    "cuda": _products("cuda", _FLOATS)
+    | {"aoti_torch_cuda_fused_convolution": ComputeShim("aoti_torch_cuda_fused_convolution", _FLOATS)},
 }
 
 # What generated code calls besides computing: handles, shapes, memory, streams.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etcuda.errors import GenerationError
-from etcuda.library import LLM_RUNNER_NAME, find_cublaslt, find_runner
+from etcuda.library import LLM_RUNNER_NAME, find_runner, name_libraries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +92,7 @@ def measure(
     command += [f"--depth={','.join(map(str, depths))}", f"--repetitions={repetitions}"]
     command += [] if weights is None else [f"--data_path={weights}"]
     environment = dict(os.environ)
-    cublaslt = find_cublaslt()
-    if cublaslt is not None:
-        environment.setdefault("ETCUDA_CUBLASLT", str(cublaslt))
+    name_libraries(environment)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()

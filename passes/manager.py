@@ -26,6 +26,8 @@ from etcuda.passes.canonical.move_cond_predicate_to_host import move_cond_predic
 from etcuda.passes.canonical.record_output_layout import record_output_layout
 from etcuda.passes.canonical.remove_dead_code import remove_dead_code
 from etcuda.passes.canonical.view_copy_to_view import view_copy_to_view
+from etcuda.passes.convolution.fold_batch_norm import fold_batch_norm
+from etcuda.passes.convolution.route import route_convolution
 from etcuda.passes.decompositions.apply import apply_decompositions
 from etcuda.passes.dense.fuse_dense import fuse_dense
 from etcuda.passes.dense.fuse_norm import fuse_norm
@@ -63,6 +65,8 @@ PASSES: tuple[GraphPass, ...] = (
     fuse_dense,
     route_dense,
     fuse_norm,
+    fold_batch_norm,
+    route_convolution,
     decompose_conv,
     fuse_rotary,
     route_attention,

@@ -6,6 +6,7 @@
 #include "core/failure.h"
 #include "core/last_error.h"
 #include "cuda/cublaslt.h"
+#include "cuda/cudnn.h"
 #include "cuda/driver.h"
 #include "cuda/graph_settings.h"
 #include "memory/allocator.h"
@@ -143,4 +144,8 @@ void etcuda_graph_stats(EtcudaGraphStats* stats) {
 
 void etcuda_set_cublaslt_path(const char* path) {
   reported([&] { CublasLt::set_path(path == nullptr ? "" : path); });
+}
+
+void etcuda_set_cudnn_path(const char* path) {
+  reported([&] { Cudnn::set_path(path == nullptr ? "" : path); });
 }

@@ -66,6 +66,8 @@ ETCUDA_API void etcuda_set_cuda_graph_memory_limit(uint64_t nbytes);
 ETCUDA_API void etcuda_graph_stats(struct EtcudaGraphStats* stats);
 // Where cuBLASLt is to be looked for first. To be called before the first GPU program is loaded.
 ETCUDA_API void etcuda_set_cublaslt_path(const char* path);
+// Likewise for cuDNN. The variable ETCUDA_CUDNN, a path or "off", goes before it.
+ETCUDA_API void etcuda_set_cudnn_path(const char* path);
 
 #if defined(__cplusplus)
 }

@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from etcuda.errors import RuntimeUnavailableError
-from etcuda.library import find_cublaslt, find_library
+from etcuda.library import find_cublaslt, find_cudnn, find_library
 
 _DEVICE_TYPES = {"cpu": 0, "cuda": 1}
 
@@ -117,6 +117,11 @@ def load() -> ctypes.CDLL:
     cublaslt = find_cublaslt()
     if cublaslt is not None:
         library.etcuda_set_cublaslt_path(os.fsencode(cublaslt))
+    library.etcuda_set_cudnn_path.argtypes = (ctypes.c_char_p,)
+    library.etcuda_set_cudnn_path.restype = None
+    cudnn = find_cudnn()
+    if cudnn is not None:
+        library.etcuda_set_cudnn_path(os.fsencode(cudnn))
     return library
 
 

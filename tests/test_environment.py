@@ -22,9 +22,17 @@ FOLDERS = (
     "examples",
     "tests",
 )
-# Not ours, and the stand-ins for a driver and for cuBLASLt, whose variables the tests of the runtime set.
+# Not ours, and the stand-ins for a driver, for cuBLASLt and for cuDNN, whose variables the tests of the runtime set.
 LEFT_OUT = ("runtime/third_party", "runtime/generated", "tests/runtime/fakes")
-CODE = {"CXX", "ETCUDA_RUNTIME_LIBRARY", "ETCUDA_CUBLASLT", "ETCUDA_CACHE_DIR", "XDG_CACHE_HOME", "PYTHONPATH"}
+CODE = {
+    "CXX",
+    "ETCUDA_RUNTIME_LIBRARY",
+    "ETCUDA_CUBLASLT",
+    "ETCUDA_CUDNN",
+    "ETCUDA_CACHE_DIR",
+    "XDG_CACHE_HOME",
+    "PYTHONPATH",
+}
 
 
 def table() -> dict[str, str]:

@@ -80,4 +80,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaStreamSynchronize(cudaStream_t);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes*, const void*);
 
+// A convolution, a bias or null, a residual or null and a ReLU by cuDNN, if there is one: `is_done` becomes 1 or 0.
+// `numbers`: stride, padding and dilation of rows and columns each, groups, and 1 for a ReLU.
+struct AtenTensorOpaque;
+int32_t aoti_torch_cuda_fused_convolution(
+    AtenTensorOpaque* x, AtenTensorOpaque* weight, AtenTensorOpaque* bias, AtenTensorOpaque* residual,
+    AtenTensorOpaque* out, const int64_t* numbers, int32_t* is_done);
+
 }  // extern "C"

@@ -17,6 +17,7 @@ from etcuda.backend.inductor import (
     accesses,
     assembly,
     branches,
+    convolutions,
     launchers,
     local_buffers,
     loops,
@@ -121,6 +122,7 @@ def generate(
             options |= _CUDA_OPTIONS | _early_launches(target)
             common.init_backend_registration()
             kernels.register()
+            stack.enter_context(convolutions.convolutions_ask_cudnn())
             stack.enter_context(templates.convolutions_without_benchmark(target))
         torch._inductor.aot_compile(module, inputs, options=options)
     if len(captured) != 1:

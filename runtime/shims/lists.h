@@ -13,6 +13,7 @@ ShimList process_shims();
 ShimList host_matmul_shims();
 ShimList host_order_shims();
 ShimList cuda_stream_shims();
+ShimList cuda_convolution_shims();
 ShimList cuda_matmul_shims();
 ShimList cuda_runtime_shims();
 ShimList cuda_driver_shims();

@@ -17,9 +17,10 @@ bool less(const Shim& a, const Shim& b) {
 const std::vector<Shim>& table() {
   static const auto* shims = [] {
     auto* all = new std::vector<Shim>();
-    for (const ShimList& list : {tensor_shims(), view_shims(), copy_shims(), scalar_shims(), process_shims(),
-                                 host_matmul_shims(), host_order_shims(), cuda_stream_shims(),
-                                 cuda_matmul_shims(), cuda_runtime_shims(), cuda_driver_shims()}) {
+    for (const ShimList& list :
+         {tensor_shims(), view_shims(), copy_shims(), scalar_shims(), process_shims(), host_matmul_shims(),
+          host_order_shims(), cuda_stream_shims(), cuda_convolution_shims(), cuda_matmul_shims(),
+          cuda_runtime_shims(), cuda_driver_shims()}) {
       all->insert(all->end(), list.shims, list.shims + list.count);
     }
     std::sort(all->begin(), all->end(), less);

@@ -9,7 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch.export import ExportedProgram
 
@@ -30,7 +30,7 @@ folder = pathlib.Path(sys.argv[1])
 request = read_request(folder)
 device.install(request.target)
 kernel_cache.install()
-for name in ("straight", "nested"):
+for name in sys.argv[2:]:
     if name == "nested":
         capture.straight.straighten = lambda module: 0
     moved = move_to_device(request.program, torch.device("cuda", 0), request.tied)
@@ -95,6 +95,17 @@ class Wrapper:
 
 def generate(program: ExportedProgram, folder: pathlib.Path) -> tuple[Wrapper, Wrapper]:
     """Code for sm_90 of a program after the passes: as it is generated, and with its choices nested."""
+    straight, nested = _generate(program, folder, ("straight", "nested"))
+    return straight, nested
+
+
+def generate_straight(program: ExportedProgram, folder: pathlib.Path) -> Wrapper:
+    """Code for sm_90 of a program after the passes, as it is generated."""
+    (straight,) = _generate(program, folder, ("straight",))
+    return straight
+
+
+def _generate(program: ExportedProgram, folder: pathlib.Path, names: Sequence[str]) -> list[Wrapper]:
     write_request(folder, JobRequest(program, TARGETS["sm_90"], CompileOptions(), {}))
     root = pathlib.Path(__file__).resolve().parent.parent.parent
     environment = {
@@ -104,11 +115,14 @@ def generate(program: ExportedProgram, folder: pathlib.Path) -> tuple[Wrapper, W
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(folder)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _SCRIPT, str(folder), *names],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    straight, nested = (Wrapper(*json.loads((folder / name).read_text())) for name in ("straight", "nested"))
-    return straight, nested
+    return [Wrapper(*json.loads((folder / name).read_text())) for name in names]
 
 
 def _split(arguments: str) -> list[str]:

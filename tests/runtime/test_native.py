@@ -51,6 +51,26 @@ def test_cuda_driver_that_does_not_start(native_build: pathlib.Path, changes: di
     assert words in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ETCUDA_CUDNN": "/nowhere/libcudnn.so.9"}, "ETCUDA_CUDNN names a library that cannot be used: cuDNN was not"),
+        # The call is left to the program, which the test of plans does not expect.
+        ({"ETCUDA_CUDNN": "off"}, "on the program's own kernels: ETCUDA_CUDNN is off."),
+        ({"ETCUDA_FAKE_CUDNN_VERSION": "8907"}, "kernels: cuDNN: expected version 9 or newer, got 8907."),
+    ],
+)
+def test_without_cudnn(native_build: pathlib.Path, changes: dict[str, str], words: str) -> None:
+    done = run(
+        native_build / "tests" / "runtime" / "etcuda_cuda_tests",
+        "cuda_convolutions_of_a_shape",
+        **{**_fakes(native_build), **changes},
+    )
+    assert done.returncode == 1
+    assert words in done.stdout + done.stderr
+    assert ("first.run()" in done.stdout) == ("nowhere" not in changes.get("ETCUDA_CUDNN", ""))
+
+
 @pytest.mark.slow
 def test_units_sanitized(sanitized_build: pathlib.Path) -> None:
     _passes(sanitized_build, "etcuda_unit_tests", **SANITIZERS)

@@ -8,14 +8,14 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from etcuda.errors import PassError
-from etcuda.options import BackendConfig
+from etcuda.options import BackendConfig, CompileOptions
 from etcuda.passes.manager import PASSES, run_passes
 from etcuda.target import TARGETS
 from tests.exhaustive import alternate
 from tests.partitioner.programs import edge
 
 aten = torch.ops.aten
-H200 = BackendConfig(TARGETS["sm_90"])
+H200 = BackendConfig(TARGETS["sm_90"], CompileOptions(cudnn=False))
 
 CASES = {
     "dilated": (nn.Conv2d(4, 6, 3, dilation=2, padding=1, stride=2), (2, 4, 11, 9)),
