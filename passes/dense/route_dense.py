@@ -62,7 +62,8 @@ def route_dense(program: ExportedProgram, config: BackendConfig) -> int:
     After: ``y = dense_matvec(x, w, ...)``, ``q, k`` slices of it.
     Before: ``mul(silu(mm(x, permute(w[:n]))), mm(x, permute(w[n:])))``.
     After: ``dense_matvec(x, w, None, "silu", ...)``.
-    Up to how many tokens the kernel is taken the measured table says; other products stay the library's.
+    Up to how many tokens the kernel is taken the measured table says, with an activation and without; other products
+    stay the library's.
     """
     target = config.target
     if not isinstance(target, CudaTarget):
@@ -70,14 +71,20 @@ def route_dense(program: ExportedProgram, config: BackendConfig) -> int:
     calls = {call.node: call for node in program.graph.nodes if (call := recognize_dense(node)) is not None}
     changed = 0
     for product in _products(program, calls):
-        problem = product.problem
-        if refuse(problem) is None and problem.m <= most_tokens(problem, target):
-            _route(program, product, problem, target)
+        ways = [product] if product.pair is None else [product, dataclasses.replace(product, pair=None)]
+        taken = next((each for each in ways if _is_taken(each.problem, target)), None)
+        if taken is not None:
+            _route(program, taken, taken.problem, target)
             changed += len(product.calls)
     if changed:
         program.graph.eliminate_dead_code()
         refresh_meta(program.graph)
     return changed
+
+
+def _is_taken(problem: DenseProblem, target: CudaTarget) -> bool:
+    """Whether the kernel computes a product, for any number of tokens that it can have."""
+    return refuse(problem) is None and problem.m <= most_tokens(problem, target)
 
 
 def _products(program: ExportedProgram, calls: dict[Node, DenseCall]) -> list[_Product]:

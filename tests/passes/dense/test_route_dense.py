@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from etcuda.backend import preprocess
 from etcuda.kernels.dense.choose import table
 from etcuda.options import COMPILE_SPEC_KEY
+from etcuda.passes.dense import route_dense as route
 from etcuda.passes.dense.fuse_dense import fuse_dense
 from etcuda.passes.dense.route_dense import route_dense
 from etcuda.passes.manager import PASSES, run_passes
@@ -113,6 +114,19 @@ def test_the_most_tokens_decide(most: int, taken: bool) -> None:
     program = lowered(export(copy.deepcopy(model), x, dynamic=({1: Dim("n", max=most)},)))
     assert bool(calls(program, "dense_matvec")) == taken
     assert all(node.args[4] == 4 for node in calls(program, "dense_matvec"))
+    assert close(runnable(program)(x), model(x))
+
+
+def test_a_gate_may_be_left_out_of_its_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the table says that the library is faster than the kernel with an activation, and slower without."""
+    monkeypatch.setattr(route, "most_tokens", lambda problem, device: 0 if problem.gated else 4)
+    model = make(Layer)
+    x = inputs(2, 1, 64)
+    program = lowered(export(copy.deepcopy(model), x))
+    found = calls(program, "dense_matvec")
+    assert [node.args[3] for node in found] == ["none"] * 5
+    assert (192, 64) in [tuple(node.args[1].meta["val"].shape) for node in found]
+    assert not products(program)
     assert close(runnable(program)(x), model(x))
 
 
