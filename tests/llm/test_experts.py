@@ -11,8 +11,10 @@ from etcuda.errors import CheckpointError
 from etcuda.kernels.weights.config import Int8CoalescedConfig, quantize_tensor
 from etcuda.llm.checkpoint import read_config
 from etcuda.llm.export import ExportOptions, load_model
+from etcuda.llm.model import empty_model
+from etcuda.llm.quantization import decode_bytes
 from etcuda.llm.stacked_experts import StackedExperts, stacked
-from tests.llm.architectures import EXPERTS, save
+from tests.llm.architectures import EXPERTS, reference, save
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -24,6 +26,15 @@ def test_what_transformers_saves_is_read(name: str, tmp_path: pathlib.Path) -> N
     assert got.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(got[key], value, rtol=0, atol=0)
+
+
+def test_a_token_reads_the_experts_that_it_is_given_to() -> None:
+    model = empty_model(reference("olmoe").config, torch.float32)
+    experts = [weight for name, weight in model.named_parameters() if ".experts." in name]
+    embeddings = model.model.embed_tokens.weight.nbytes
+    every = sum(weight.nbytes for weight in model.parameters())
+    assert len(experts) == 4
+    assert decode_bytes(model) == every - embeddings - sum(weight.nbytes for weight in experts) // 2
 
 
 class Weights:
