@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from etcuda.errors import CheckpointError
 from etcuda.llm.checkpoint import Weights
+from etcuda.llm.stacked_experts import stacked
 
 # Of a tensor read, its name and its module: the tensor to keep.
 Convert = Callable[[Tensor, str, nn.Module], Tensor]
@@ -33,6 +34,7 @@ def assign(model: Any, weights: Weights, convert: Convert, progress: Callable[[i
     """
     wanted = model.state_dict(keep_vars=True)
     tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
+    weights = stacked(weights, wanted)
     sources = _sources(model, wanted, weights, tied)
     total = sum(wanted[name].nbytes for name in sources)
     done = 0

@@ -15,7 +15,7 @@ from etcuda.llm.cache import LayerCache, slots
 from etcuda.llm.checkpoint import dtype_of, read_config
 from etcuda.llm.export import ExportOptions
 from etcuda.llm.model import empty_model, find_layers
-from etcuda.llm.quantization import Plan
+from etcuda.llm.quantization import Plan, shares_of_experts
 from etcuda.llm.quantized_checkpoint import Scheme, read_scheme
 from etcuda.target import TARGETS, CudaTarget
 
@@ -90,7 +90,8 @@ def plan(checkpoint: pathlib.Path, gpu: CudaTarget, options: ExportOptions) -> M
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     used = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     weights = sum(sizes.values())
-    read = sum(size for key, size in sizes.items() if key not in embeddings - used)
+    shares = shares_of_experts(model)
+    read = sum(int(size * shares.get(key, 1.0)) for key, size in sizes.items() if key not in embeddings - used)
     caches = sum(each.nbytes(dtype.itemsize) for each in layers)
     activations = _activations(model, layers, chunk, dtype)
     peak = weights + 2 * caches + activations

@@ -136,7 +136,24 @@ def stored_bytes(weight: Tensor) -> int:
 
 
 def decode_bytes(model: Any) -> int:
-    """Bytes of weights that a decoded token reads: all but those of embeddings that are no head too."""
+    """Bytes of weights that a decoded token reads: all but those of embeddings that are no head too, and of experts
+    those of as many as a token is given to."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     used = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    return sum(stored_bytes(weight) for weight in model.parameters() if id(weight) not in embeddings - used)
+    shares = shares_of_experts(model)
+    return sum(
+        int(stored_bytes(weight) * shares.get(id(weight), 1.0))
+        for weight in model.parameters()
+        if id(weight) not in embeddings - used
+    )
+
+
+def shares_of_experts(model: Any) -> dict[int, float]:
+    """For weights that are stacked by expert: how many of all experts a token is given to."""
+    found: dict[int, float] = {}
+    for module in model.modules():
+        count = getattr(module, "num_experts", None)
+        if isinstance(count, int) and hasattr(module, "gate_up_proj"):
+            share = model.config.num_experts_per_tok / count
+            found |= {id(weight): share for weight in module.parameters(recurse=False)}
+    return found
