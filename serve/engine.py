@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from etcuda.errors import GenerationError, OptionError
 from etcuda.llm.language_model import LanguageModel
 from etcuda.llm.sampling import SamplingOptions
-from etcuda.llm.text_session import check_request
+from etcuda.llm.text_session import check_request, room
 from etcuda.serve.answer import Answer, Prompt, Ticket
 from etcuda.serve.errors import ApiError, busy, failed, gone
 from etcuda.serve.job import Ended, Event, Failed, Job, Started
@@ -94,9 +94,7 @@ class Engine:
         for ids in texts:
             self._check(ids, job, name)
         made = [dataclasses.replace(job.options, seed=job.options.seed + place) for place in range(job.count)]
-        return [
-            self._prompt(job, ids, number * job.count, tuple(made)) for number, ids in enumerate(texts)
-        ]
+        return [self._prompt(job, ids, number * job.count, tuple(made)) for number, ids in enumerate(texts)]
 
     def _prompt(self, job: Job, ids: list[int], first: int, options: tuple[SamplingOptions, ...]) -> Prompt:
         choices = tuple(range(first, first + job.count))
@@ -107,11 +105,10 @@ class Engine:
         try:
             check_request(program, ids, job.max_new_tokens)
         except GenerationError as error:
-            fits = len(ids) <= program.max_seq_len
-            long = not fits or (job.max_new_tokens or 0) > 1
-            raise ApiError(
-                400, str(error), "max_tokens" if fits and long else name, "context_length_exceeded" if long else None
-            ) from error
+            most = room(program, ids)
+            much = most >= 1 and job.max_new_tokens is not None and job.max_new_tokens > most
+            code = "context_length_exceeded" if much or most < 1 else None
+            raise ApiError(400, str(error), "max_tokens" if much else name, code) from error
 
     def submit(self, prompts: list[Prompt], emit: Callable[[Event], None]) -> Ticket:
         """Lets a request wait for its turn.
@@ -126,7 +123,9 @@ class Engine:
         ticket = Ticket(emit)
         with self._changed:
             if not self.is_alive:
-                raise gone("replica: expected one that takes requests, got one that is ending. Send it again.", "ending")
+                raise gone(
+                    "replica: expected one that takes requests, got one that is ending. Send it again.", "ending"
+                )
             waiting = len({id(each) for each, _ in self._waiting})
             # Those that can begin at once do not wait.
             if waiting >= self._options.queue and (waiting or self._room() < len(prompts[0].choices)):

@@ -89,9 +89,7 @@ class Service:
         from etcuda.serve.deployment import Deployed, application
 
         data_path = None if options.data_path is None else options.data_path.absolute()
-        what = Deployed(
-            program, data_path, self.name, replicas, gpus, options.engine, options.drain_seconds
-        )
+        what = Deployed(program, data_path, self.name, replicas, gpus, options.engine, options.drain_seconds)
         try:
             serve.run(application(what), name=_APPLICATION, route_prefix="/")
         except RuntimeError as error:

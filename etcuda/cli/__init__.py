@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": "Tell what a language model will take on a GPU.",
     "serve": "Answer clients of OpenAI's interface.",
     "tune": "Measure a kernel family's configurations on the local GPU.",
+    "worker": "Answer lines of JSON, for ExecuTorch's LLM server.",
 }
 
 
