@@ -78,6 +78,12 @@ class Cancellation:
                     self._running[1].cancel()
 
 
+def inherited() -> Cancellation | None:
+    """Of the pipe that the client left open for this process, if it did."""
+    descriptor = os.environ.get(CONTROL_FD)
+    return None if descriptor is None else Cancellation(int(descriptor))
+
+
 class Worker:
     """Answers requests one after the other, in sessions over one set of weights.
 

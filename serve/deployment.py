@@ -140,12 +140,12 @@ class Deployed:
     drain_seconds: float
 
 
-def application(what: Deployed) -> Any:
-    """The application of Ray Serve."""
+def application(what: Deployed, replica_class: type[Replica] = Replica) -> Any:
+    """The application of Ray Serve; the replicas may be of a class of one's own."""
     bounds = what.engine
     data_path = None if what.data_path is None else str(what.data_path)
     replica = serve.deployment(
-        Replica,
+        replica_class,
         name=REPLICA,
         num_replicas=what.replicas,
         ray_actor_options={"num_cpus": 1, "num_gpus": what.gpus},

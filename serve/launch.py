@@ -52,13 +52,14 @@ class Service:
 
     Args:
         options: how.
+        replica_class: a subclass of ``etcuda.serve.deployment.Replica``; ``None`` for that itself.
 
     Raises:
         OptionError: a package is missing, or the cluster has too few CPUs or GPUs.
         GenerationError: the program is not there, or a replica cannot load it.
     """
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, options: ServeOptions, replica_class: Any = None) -> None:
         require_llm("serve")
         require_serve("serve")
         program = options.program.absolute()
@@ -78,20 +79,22 @@ class Service:
             replicas, gpus = _resources(ray.cluster_resources(), options, program)
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             serve.start(http_options={"host": options.host, "port": options.port})
-            self._run(options, program, replicas, gpus)
+            self._run(options, program, replicas, gpus, replica_class)
         except BaseException:
             self.stop()
             raise
 
-    def _run(self, options: ServeOptions, program: pathlib.Path, replicas: int, gpus: float) -> None:
+    def _run(
+        self, options: ServeOptions, program: pathlib.Path, replicas: int, gpus: float, replica_class: Any
+    ) -> None:
         from ray import serve
 
-        from etcuda.serve.deployment import Deployed, application
+        from etcuda.serve.deployment import Deployed, Replica, application
 
         data_path = None if options.data_path is None else options.data_path.absolute()
         what = Deployed(program, data_path, self.name, replicas, gpus, options.engine, options.drain_seconds)
         try:
-            serve.run(application(what), name=_APPLICATION, route_prefix="/")
+            serve.run(application(what, replica_class or Replica), name=_APPLICATION, route_prefix="/")
         except RuntimeError as error:
             raise GenerationError(f"serve: expected replicas that load {program}, got: {_reason(error)}") from error
 

@@ -54,11 +54,9 @@ def _serve(
     from etcuda.llm.language_model import LanguageModel
     from etcuda.llm.program import TextProgram
     from etcuda.llm.tokenizer import folder_of
-    from etcuda.llm.worker import CONTROL_FD, Cancellation, Worker
+    from etcuda.llm.worker import Worker, inherited
 
     folder = folder_of(program) if tokenizer_path is None else tokenizer_path
     folder = folder.parent if folder.is_file() else folder
-    descriptor = os.environ.get(CONTROL_FD)
-    cancellation = None if descriptor is None else Cancellation(int(descriptor))
     model = LanguageModel(TextProgram(program, data_path), folder)
-    Worker(model, out, sessions, cancellation).run(sys.stdin)
+    Worker(model, out, sessions, inherited()).run(sys.stdin)
