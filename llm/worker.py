@@ -269,8 +269,7 @@ def _field(request: Mapping[str, Any], name: str, kind: type, default: Any) -> A
         return default
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not kind or (
-        kind is list and name == "stop" and not all(isinstance(each, str) for each in value)
-    ):
+    wrong = type(value) is not kind
+    if wrong or (name == "stop" and not all(isinstance(each, str) for each in value)):
         raise GenerationError(f"{name}: expected {kind.__name__}, got {value!r}. Correct it, or leave it out.")
     return value

@@ -14,7 +14,7 @@ from etcuda.serve.pool import Lease, SessionPool
 
 
 @dataclasses.dataclass(eq=False)
-class Ticket:
+class Submission:
     """A request in the engine.
 
     Attributes:
@@ -51,15 +51,17 @@ class Answer:
     """Makes one choice, in steps of one chunk of the prompt or one token.
 
     Args:
-        ticket: of the request.
+        submission: of the request.
         prompt: which.
         place: which of its choices.
         chunk: most tokens of one step of the prompt.
         leader: the answer that computes the prompt's chunks for this one too; ``None`` if this one does.
     """
 
-    def __init__(self, ticket: Ticket, prompt: Prompt, place: int, chunk: int, leader: Answer | None = None) -> None:
-        self.ticket = ticket
+    def __init__(
+        self, submission: Submission, prompt: Prompt, place: int, chunk: int, leader: Answer | None = None
+    ) -> None:
+        self.submission = submission
         self._prompt, self._place, self._chunk, self.leader = prompt, place, chunk, leader
         self.lease: Lease | None = None
         self._generation: Generation | None = None
@@ -113,7 +115,7 @@ class Answer:
             self._last = time.perf_counter()
             self._first = self._first or self._last
         if piece:
-            self.ticket.emit(Piece(self.choice, piece))
+            self.submission.emit(Piece(self.choice, piece))
         return piece is not None
 
     @property
@@ -128,8 +130,8 @@ class Answer:
             prompt_tokens=len(self._prompt.ids),
             reused_tokens=self._reused,
             generated_tokens=len(self._generation.tokens),
-            queue_seconds=self._begun - self.ticket.submitted,
-            first_token_seconds=self._first - self.ticket.submitted if self._first else 0.0,
+            queue_seconds=self._begun - self.submission.submitted,
+            first_token_seconds=self._first - self.submission.submitted if self._first else 0.0,
             decode_seconds=self._last - self._first,
             steps=steps,
             sessions=sessions,

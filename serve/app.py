@@ -163,7 +163,8 @@ class _Reply:
             return
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        status, event = 200, first
+        status = 200
+        event: Event = first
         while True:
             for data in self._writer.stream(event):
                 await send({"type": "http.response.body", "body": data, "more_body": True})

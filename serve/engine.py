@@ -15,7 +15,7 @@ from etcuda.errors import GenerationError, OptionError
 from etcuda.llm.language_model import LanguageModel
 from etcuda.llm.sampling import SamplingOptions
 from etcuda.llm.text_session import check_request, room
-from etcuda.serve.answer import Answer, Prompt, Ticket
+from etcuda.serve.answer import Answer, Prompt, Submission
 from etcuda.serve.errors import ApiError, busy, failed, gone
 from etcuda.serve.job import Ended, Event, Failed, Job, Started
 from etcuda.serve.pool import SessionPool
@@ -58,7 +58,7 @@ class Engine:
         self._model, self._options = model, options or EngineOptions()
         self._pool = SessionPool(model.program, self._options.sessions)
         self._changed = threading.Condition()
-        self._waiting: collections.deque[tuple[Ticket, Prompt]] = collections.deque()
+        self._waiting: collections.deque[tuple[Submission, Prompt]] = collections.deque()
         self._active: collections.deque[Answer] = collections.deque()
         self._closing = False
         self._deadline: float | None = None
@@ -110,7 +110,7 @@ class Engine:
             code = "context_length_exceeded" if much or most < 1 else None
             raise ApiError(400, str(error), "max_tokens" if much else name, code) from error
 
-    def submit(self, prompts: list[Prompt], emit: Callable[[Event], None]) -> Ticket:
+    def submit(self, prompts: list[Prompt], emit: Callable[[Event], None]) -> Submission:
         """Lets a request wait for its turn.
 
         Args:
@@ -120,7 +120,7 @@ class Engine:
         Raises:
             ApiError: the queue is full, or the engine is closing.
         """
-        ticket = Ticket(emit)
+        submission = Submission(emit)
         with self._changed:
             if not self.is_alive:
                 raise gone(
@@ -131,9 +131,9 @@ class Engine:
             if waiting >= self._options.queue and (waiting or self._room() < len(prompts[0].choices)):
                 raise busy(self._options.queue)
             emit(Started(sum(len(prompt.ids) for prompt in prompts)))
-            self._waiting += [(ticket, prompt) for prompt in prompts]
+            self._waiting += [(submission, prompt) for prompt in prompts]
             self._changed.notify()
-        return ticket
+        return submission
 
     async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
         """The events of a request. To stop it, close the iterator."""
@@ -141,7 +141,7 @@ class Engine:
         events: asyncio.Queue[Event] = asyncio.Queue()
         try:
             prompts = await asyncio.to_thread(self.prepare, job)
-            ticket = self.submit(prompts, lambda event: _put(loop, events, event))
+            submission = self.submit(prompts, lambda event: _put(loop, events, event))
         except ApiError as error:
             yield Failed(error)
             return
@@ -152,7 +152,7 @@ class Engine:
                 yield event
                 left = 0 if isinstance(event, Failed) else left - isinstance(event, Ended)
         finally:
-            ticket.cancelled.set()
+            submission.cancelled.set()
 
     async def ready(self) -> int:
         """1 while requests are answered, or 0."""
@@ -183,10 +183,12 @@ class Engine:
     def _is_over(self) -> bool:
         with self._changed:
             if self._deadline is not None and time.perf_counter() >= self._deadline:
-                tickets = {id(each): each for each in [ticket for ticket, _ in self._waiting]}
-                tickets |= {id(each.ticket): each.ticket for each in self._active}
-                for ticket in tickets.values():
-                    self._fail(ticket, gone("replica: ended before the answer did. Send the request again.", "ending"))
+                submissions = {id(each): each for each in [submission for submission, _ in self._waiting]}
+                submissions |= {id(each.submission): each.submission for each in self._active}
+                for submission in submissions.values():
+                    self._fail(
+                        submission, gone("replica: ended before the answer did. Send the request again.", "ending")
+                    )
                 self._waiting.clear()
                 self._active.clear()
             return not self._waiting and not self._active
@@ -194,21 +196,23 @@ class Engine:
     def _admit(self) -> None:
         """Requests begin in their order, all answers of a prompt together."""
         while self._waiting:
-            ticket, prompt = self._waiting[0]
-            if ticket.cancelled.is_set():
+            submission, prompt = self._waiting[0]
+            if submission.cancelled.is_set():
                 self._waiting.popleft()
                 continue
             if len(prompt.choices) > self._room():
                 return
             self._waiting.popleft()
             chunk = self._model.program.chunk
-            leader = Answer(ticket, prompt, 0, chunk)
+            leader = Answer(submission, prompt, 0, chunk)
             self._active.append(leader)
-            self._active += [Answer(ticket, prompt, place, chunk, leader) for place in range(1, len(prompt.choices))]
+            self._active += [
+                Answer(submission, prompt, place, chunk, leader) for place in range(1, len(prompt.choices))
+            ]
 
     def _turn(self, answer: Answer) -> None:
         """One step of one answer; behind the others if it is not whole then."""
-        if answer.ticket.cancelled.is_set():
+        if answer.submission.cancelled.is_set():
             self._release(answer)
             return
         try:
@@ -225,22 +229,22 @@ class Engine:
                 self._active.append(answer)
                 return
             self._release(answer)
-            answer.ticket.emit(answer.ended(self.steps, len(self._pool)))
+            answer.submission.emit(answer.ended(self.steps, len(self._pool)))
         except Exception as error:  # The thread goes on for the other requests; this one is told.
             _log.exception("an answer failed")
             if answer.lease is not None:
                 self._pool.drop(answer.lease)
-            self._fail(answer.ticket, failed(str(error) or type(error).__name__))
+            self._fail(answer.submission, failed(str(error) or type(error).__name__))
 
     def _release(self, answer: Answer) -> None:
         if answer.lease is not None:
             self._pool.give(answer.lease)
             answer.lease = None
 
-    def _fail(self, ticket: Ticket, error: ApiError) -> None:
-        if not ticket.cancelled.is_set():
-            ticket.cancelled.set()
-            ticket.emit(Failed(error))
+    def _fail(self, submission: Submission, error: ApiError) -> None:
+        if not submission.cancelled.is_set():
+            submission.cancelled.set()
+            submission.emit(Failed(error))
 
 
 def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
