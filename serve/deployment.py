@@ -68,9 +68,9 @@ class Replicas:
 
     async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
         """As of ``Backend``."""
-        answer = self._handle.generate.remote(job)
-        whole = False
+        answer, whole = None, False
         try:
+            answer = self._handle.generate.remote(job)
             async for event in answer:
                 yield event
             whole = True
@@ -85,7 +85,7 @@ class Replicas:
                 )
             )
         finally:
-            if not whole:
+            if answer is not None and not whole:
                 answer.cancel()
 
     async def ready(self) -> int:

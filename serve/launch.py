@@ -78,7 +78,7 @@ class Service:
         try:
             replicas, gpus = _resources(ray.cluster_resources(), options, program)
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
-            serve.start(http_options={"host": options.host, "port": options.port})
+            serve.start(proxy_location="HeadOnly", http_options={"host": options.host, "port": options.port})
             self._run(options, program, replicas, gpus, replica_class)
         except BaseException:
             self.stop()
@@ -102,10 +102,17 @@ class Service:
         """What ``/health`` says.
 
         Raises:
-            OSError: it cannot be asked, or no replica answers.
+            GenerationError: it cannot be asked, or no replica answers.
         """
-        with urllib.request.urlopen(f"{self.url}/health", timeout=30) as answer:
-            said: dict[str, Any] = json.load(answer)
+        host = self.url.replace("//0.0.0.0:", "//127.0.0.1:")
+        try:
+            with urllib.request.urlopen(f"{host}/health", timeout=60) as answer:
+                said: dict[str, Any] = json.load(answer)
+        except OSError as error:
+            raise GenerationError(
+                f"serve: expected {host}/health to answer, got: {error}. A cluster that serves already does so at the "
+                "address that it was started with."
+            ) from error
         return said
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ def replicas() -> dict[int, int]:
     return found
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 240.0) -> None:
+def until(holds: Callable[[], bool], what: str, seconds: float = 600.0) -> None:
     """Waits; what does not come fails."""
     end = time.monotonic() + seconds
     while not holds():

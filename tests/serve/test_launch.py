@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from etcuda.errors import OptionError
+from etcuda.errors import GenerationError, OptionError
 from etcuda.serve import launch
 from etcuda.serve.launch import ServeOptions
 
@@ -33,6 +33,13 @@ def test_too_little() -> None:
         resources({"CPU": 2.0, "GPU": 1.0}, replicas=2, gpus=1)
     with pytest.raises(OptionError, match=r"expected one replica or more and 0 GPUs or more of each, got 0 and 0"):
         resources({"CPU": 2.0}, replicas=0)
+
+
+def test_nobody_answers() -> None:
+    service = object.__new__(launch.Service)
+    service.url = "http://0.0.0.0:9"
+    with pytest.raises(GenerationError, match=r"serve: expected http://127.0.0.1:9/health to answer, got: .*refused"):
+        service.health()
 
 
 def test_why_a_replica_does_not_start() -> None:

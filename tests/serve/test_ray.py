@@ -34,6 +34,7 @@ def path(program: Callable[[str], Exported]) -> pathlib.Path:
 def service(path: pathlib.Path) -> Iterator[Any]:
     # Before Ray is imported, which reads it then.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
     from ray import cloudpickle
     from ray.cluster_utils import Cluster
 
@@ -54,6 +55,7 @@ def service(path: pathlib.Path) -> Iterator[Any]:
         yield made
         made.stop()
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 
@@ -64,7 +66,7 @@ def lone(path: pathlib.Path) -> Callable[[str, int], str]:
 
 
 def ask(service: Any, text: str, count: int, **more: Any) -> Any:
-    api = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=240)
+    api = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=600)
     more = {"temperature": 0, "extra_body": {"ignore_eos": True}, **more}
     return api.completions.create(model="m", prompt=text, max_tokens=count, **more)
 
@@ -122,7 +124,7 @@ def test_a_replica_that_is_killed(service: Any, lone: Callable[[str, int], str])
     def listen(prompt: str) -> str | Exception:
         stream = iter(ask(service, prompt, 40, stream=True))
         said = next(stream).choices[0].text
-        started.wait(240)
+        started.wait(600)
         try:
             return said + "".join(chunk.choices[0].text for chunk in stream)
         except openai.APIError as error:
@@ -130,9 +132,9 @@ def test_a_replica_that_is_killed(service: Any, lone: Callable[[str, int], str])
 
     with ThreadPoolExecutor(len(prompts)) as threads:
         listening = [threads.submit(listen, prompt) for prompt in prompts]
-        started.wait(240)
+        started.wait(600)
         os.kill(min(replicas()), signal.SIGKILL)
-        answers = [each.result(240) for each in listening]
+        answers = [each.result(600) for each in listening]
     failed = [each for each in answers if isinstance(each, Exception)]
     assert 0 < len(failed) < len(prompts)
     for error in failed:
@@ -151,7 +153,7 @@ def test_stopping_waits_for_answers(service: Any, lone: Callable[[str, int], str
     stopping = threading.Thread(target=service.stop)
     stopping.start()
     said += "".join(chunk.choices[0].text for chunk in stream)
-    stopping.join(240)
+    stopping.join(600)
     assert not stopping.is_alive()
     assert said == lone("Shall I", 40)
     assert replicas() == {}
