@@ -18,7 +18,8 @@ from etcuda.llm.sampling import SamplingOptions
 from etcuda.llm.text_session import TokenSession, check_request, room
 
 # The descriptor of the pipe by which requests are cancelled, and the bytes of a request's number in it.
-CONTROL_FD, _FRAME = "EXECUTORCH_LLM_WORKER_CONTROL_FD", 8
+_CONTROL_FD = "EXECUTORCH_LLM_WORKER_CONTROL_FD"
+_FRAME = 8
 
 
 class WorkerRefusal(GenerationError):
@@ -80,7 +81,7 @@ class Cancellation:
 
 def inherited() -> Cancellation | None:
     """Of the pipe that the client left open for this process, if it did."""
-    descriptor = os.environ.get(CONTROL_FD)
+    descriptor = os.environ.get(_CONTROL_FD)
     return None if descriptor is None else Cancellation(int(descriptor))
 
 
