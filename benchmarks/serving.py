@@ -26,7 +26,7 @@ from etcuda import llm
 from etcuda.serve.engine import EngineOptions
 from etcuda.serve.launch import ServeOptions, Service
 
-TEXT = "shall compare thee summer day thou art more lovely temperate rough winds shake darling buds may"
+TEXT = "shall compare thee summer day thou art more lovely temperate rough winds shake"
 
 
 def prompts(count: int, words: int) -> list[str]:
@@ -117,9 +117,9 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--words", type=int, default=6)
+    parser.add_argument("--words", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="kill no replica")
     given = parser.parse_args()
     model = llm.load(given.program)
