@@ -38,7 +38,7 @@ def command(active: int, queue: int, sessions: int, **given: Any) -> None:
     # After Ray, which has handlers of its own.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    click.echo(f"{service.name}: {service.health()['replicas']} replicas at {service.url}/v1")
+    click.echo(f"{service.name}: {service.url}/v1, replicas: {service.health()['replicas']}")
     ended.wait()
     click.echo("ending", err=True)
     service.stop()
