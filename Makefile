@@ -8,7 +8,7 @@ VENV := .venv
 VENV_OLD := .venv-torch$(TORCH_OLD)
 BIN := $(VENV)/bin
 WHEEL := build/wheel
-PACKAGES := $(wildcard etcuda llm partitioner passes kernels backend runtime)
+PACKAGES := $(wildcard etcuda serve llm partitioner passes kernels backend runtime)
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -path 'runtime/lib/*' -not -path 'runtime/bin/*')
 CXX_SOURCES = $(shell find runtime tests examples kernels \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -not -path '*/third_party/*' -not -path '*/generated/*')
 # Built by pip when the project is installed without isolation; numpy stands first, for torch warns without it.

@@ -38,7 +38,13 @@ class Generation:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while not (piece := next(self._pieces)):
+            pass
+        return piece
+
+    def steps(self) -> Iterator[str]:
+        """One piece for each call of the program, "" where a token completes no text: for answers that take turns."""
+        return self._pieces
 
     def cancel(self) -> None:
         """Ends the answer after the step that is being computed. May be called from any thread."""
@@ -194,7 +200,7 @@ class LanguageModel:
         return self.session().chat(messages, options, **more)
 
     def pieces(self, made: Iterator[int], stop: tuple[str, ...], tokens: list[int], report: Report) -> Iterator[str]:
-        """Pieces of text of tokens as they are made; without a tokenizer, the ids with a space behind each."""
+        """A piece of text for each token as it is made, often ""; without a tokenizer, the ids with a space behind."""
         stream = None if self._tokenizer is None else TextStream(self._tokenizer)
         held = ""
         for token in made:
@@ -209,9 +215,8 @@ class LanguageModel:
                 held = held[:place]
                 break
             safe = len(held) - _overlap(held, stop)
-            if safe:
-                yield held[:safe]
-                held = held[safe:]
+            yield held[:safe]
+            held = held[safe:]
         else:
             held += "" if stream is None else stream.end()
             place = _first(held, stop)

@@ -19,6 +19,7 @@ CODE = (
     "kernels",
     "backend",
     "llm",
+    "serve",
     "runtime",
     "benchmarks",
     "examples",

@@ -16,6 +16,7 @@ FOLDERS = (
     "kernels",
     "backend",
     "llm",
+    "serve",
     "runtime",
     "scripts",
     "benchmarks",

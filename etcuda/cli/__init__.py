@@ -20,8 +20,10 @@ COMMANDS = {
     "generate": "Continue a prompt, or answer a conversation.",
     "inspect": "Tell what a .pte holds: targets, kernels, values, weights.",
     "plan": "Tell what a language model will take on a GPU.",
+    "serve": "Answer clients of OpenAI's interface.",
     "tune": "Measure a kernel family's configurations on the local GPU.",
     "weights": "Make the weights of a program that was exported without them.",
+    "worker": "Answer lines of JSON, for ExecuTorch's LLM server.",
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("importlinter", reason="import-linter is not installed")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDERS = ("backend", "kernels", "llm", "partitioner", "passes", "runtime")
+FOLDERS = ("backend", "kernels", "llm", "partitioner", "passes", "runtime", "serve")
 LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 
 

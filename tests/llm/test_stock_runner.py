@@ -13,7 +13,10 @@ from etcuda import llm
 from tests.llm.architectures import BOS, VOCAB
 from tests.llm.conftest import Exported
 
-runner = pytest.importorskip("executorch.extension.llm.runner", reason="the wheel has no text runner")
+pytest.importorskip("executorch.extension.llm.runner", reason="the wheel has no text runner")
+
+
+from examples.stock_runner import generate
 
 
 def ascii_tokenizer(folder: pathlib.Path) -> None:
@@ -42,8 +45,8 @@ def test_greedy_text_is_ours(program: Callable[[str], Exported], tmp_path: pathl
     expected = ours.text()
     # Longer than a chunk of prefill.
     assert ours.report.prompt_tokens > 2 * model.program.chunk
-    theirs = runner.TextLLMRunner(str(path), str(tmp_path), str(path.with_suffix(".ptd")))
     pieces: list[str] = []
-    config = runner.GenerationConfig(echo=False, max_new_tokens=12, temperature=0.0, num_bos=0, num_eos=0)
-    theirs.generate(text, config, pieces.append)
-    assert "".join(pieces).removesuffix("</s>") == expected
+    theirs = generate(path, text, 12, tokenizer=tmp_path, take=pieces.append)
+    assert theirs.removesuffix("</s>") == expected
+    assert "".join(pieces) == theirs
+    assert len(pieces) > 3
