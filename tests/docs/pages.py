@@ -116,7 +116,9 @@ class Runner:
                 main = "llm_main" if name == "llm_runner" else "main"
                 script = folder / "bin" / name
                 script.parent.mkdir(exist_ok=True)
-                script.write_text(f"#!{sys.executable}\nimport sys\nfrom etcuda.runner import {main}\nsys.exit({main}())\n")
+                script.write_text(
+                    f"#!{sys.executable}\nimport sys\nfrom etcuda.runner import {main}\nsys.exit({main}())\n"
+                )
                 script.chmod(0o755)
 
     def run(self, name: str, page: str) -> Iterator[Printed]:
