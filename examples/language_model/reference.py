@@ -17,15 +17,15 @@ from examples.language_model.train import CHECKPOINT
 def int4_model() -> Any:
     """The checkpoint in float32 with the weights that ``etcuda export --quant int4`` makes of it."""
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    # The embedding too, whose weight is the head's.
     etcuda.quantize_weights(
-        model, etcuda.Int4CoalescedConfig(group_size=32), lambda module, name: isinstance(module, nn.Linear)
+        model, etcuda.Int4CoalescedConfig(), lambda module, name: isinstance(module, nn.Linear | nn.Embedding)
     )
     dequantised: dict[int, nn.Parameter] = {}
     for module in list(model.modules()):
         weight = getattr(module, "weight", None)
         if isinstance(weight, etcuda.Int4CoalescedTensor):
             made = nn.Parameter(weight.dequantize().to(torch.float32), requires_grad=False)
-            # The head's and the embedding's weight are one.
             module.weight = dequantised.setdefault(id(weight), made)
     return model
 
