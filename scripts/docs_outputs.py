@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -21,8 +22,6 @@ from tests.docs.pages import PAGES, Printed, Runner, pattern  # noqa: E402
 
 def merged(expected: str, got: str) -> str:
     """What was printed, with the lines of ``expected`` that stand for a line of it in that line's place."""
-    import re
-
     with_dots = [line for line in expected.splitlines() if "..." in line and line.strip() != "..."]
     lines = []
     for line in got.strip("\n").splitlines():

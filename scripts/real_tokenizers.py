@@ -9,6 +9,7 @@ tokenizer.json and tokenizer_config.json. Ends with status 1 if one differs.
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import subprocess
 import sys
@@ -86,12 +87,9 @@ def compare(model: str, folder: pathlib.Path) -> tuple[str, bool]:
     for name, messages in CONVERSATIONS.items():
         same = True
         for end in (True, False):
-            got = outcome(lambda messages=messages, end=end: ours.render(messages, end))
-            expected = outcome(
-                lambda messages=messages, end=end: theirs.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=end
-                )
-            )
+            got = outcome(functools.partial(ours.render, messages, end))
+            rendering = functools.partial(theirs.apply_chat_template, messages, tokenize=False)
+            expected = outcome(functools.partial(rendering, add_generation_prompt=end))
             same &= got == expected
         if got == "refused":
             refused += 1

@@ -61,7 +61,9 @@ def write_gguf(checkpoint: pathlib.Path, path: pathlib.Path, type_name: str) -> 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
     """The rows of each head, [heads * head_dim, K], with the second half between those of the first."""
-    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape).contiguous()
+    rows, columns = weight.shape
+    halves = weight.reshape(heads, 2, rows // heads // 2, columns)
+    return halves.transpose(1, 2).reshape(rows, columns).contiguous()
 
 
 def _add_config(writer: gguf.GGUFWriter, config: Any) -> None:

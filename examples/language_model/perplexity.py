@@ -49,7 +49,8 @@ def perplexity(model: nn.Module, windows: Tensor) -> float:
     """Per token, over all tokens but the first of each window."""
     total = 0.0
     with torch.no_grad():
-        for batch in windows.split(BATCH):
+        for start in range(0, len(windows), BATCH):
+            batch = windows[start : start + BATCH]
             logits = model(batch[:, :-1], use_cache=False).logits.float()
             total += float(functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
     return math.exp(total / windows[:, 1:].numel())
