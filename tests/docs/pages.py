@@ -92,7 +92,7 @@ def indented_lines(page: str) -> list[str]:
 
 def commands(block: Block) -> Iterator[tuple[str, int, int]]:
     """Each command of a console block, and where what it prints begins and ends in the page."""
-    found = list(re.finditer(r"^\$ (.*(?:\\\n.*)*)\n", block.text, re.MULTILINE))
+    found = list(re.finditer(r"^\$ ((?:.*\\\n)*.*)\n", block.text, re.MULTILINE))
     assert found, "expected commands behind '$ '"
     assert found[0].start() == 0, "expected the first line to be a command"
     for command, after in zip(found, [*found[1:], None], strict=True):
