@@ -14,6 +14,7 @@ from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from examples.models import relative_error
 from tests.llm.architectures import WINDOW, prompt, reference
 from tests.passes.attention.attention_routing import SPLIT, TILED, calls, masking, routed, runnable
+from tests.passes.made_weights import made_weights
 
 pytestmark = pytest.mark.usefixtures("no_table")
 
@@ -62,8 +63,8 @@ def test_sinks_and_a_ring() -> None:
     found = calls(program)
     assert [node.target for node in found] == [SPLIT, TILED] * 2
     assert [described(node) for node in found] == [each for each in expected for _ in range(2)]
-    run = runnable(program)
-    with torch.no_grad():
+    with made_weights(program), torch.no_grad():
+        run = runnable(program)
         for start in (0, _CHUNK):
             where = positions + start
             assert relative_error([run(tokens=tokens, positions=where)], [model(tokens, where)]) < 5e-2
