@@ -86,9 +86,8 @@ def test_rounds_with_dynamic_sizes(op: str, dynamic: int) -> None:
         strict=False,
     )
     refusals = partition_report(program, "host").refusals
-    # A scan is passed the sizes within its rounds.
-    if op == "map" and dynamic == 1:
-        (refusal,) = (each for each in refusals if "map" in each.op)
+    if dynamic == 1:
+        (refusal,) = (each for each in refusals if op in each.op)
         assert "dynamic sizes along the dimension that it goes over alone, got s" in refusal.reason
     else:
         assert refusals == ()
