@@ -58,7 +58,7 @@ class Job:
     model: str
     target: str
     path: pathlib.Path
-    command: list[str]
+    command: tuple[str, ...]
 
 
 def jobs_for(target: str, out: pathlib.Path) -> list[Job]:
@@ -68,7 +68,7 @@ def jobs_for(target: str, out: pathlib.Path) -> list[Job]:
 
     def add(model: str, *command: str) -> None:
         path = out / f"{model}-{target}.pte"
-        found.append(Job(model, target, path, [*python, *(word.replace("PATH", str(path)) for word in command)]))
+        found.append(Job(model, target, path, (*python, *(word.replace("PATH", str(path)) for word in command))))
 
     export = ["etcuda", "export"]
     exact = ["--dtype", "fp32", "--activations", "exact"] if target == "host" else []

@@ -6,6 +6,7 @@ import pathlib
 import time
 from typing import Any
 
+import gguf
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -31,8 +32,24 @@ def int4_model() -> Any:
 
 
 def gguf_model(path: pathlib.Path) -> Any:
-    """A GGUF file's model in float32, as transformers reads and dequantises it."""
-    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    """The model of a GGUF file in float32, dequantised by the ``gguf`` package."""
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    config = model.config
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"attn_q.": config.num_attention_heads, "attn_k.": config.num_key_value_heads}
+    read = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            mapped = table.get_name(name, try_suffixes=(".weight",)) or ""
+            tensor = read[mapped]
+            values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+            for part, count in heads.items():
+                if part in mapped:
+                    # Rows of a head are interleaved in the file.
+                    pairs = values.reshape(count, -1, 2, config.hidden_size)
+                    values = pairs.transpose(1, 2).reshape(values.shape)
+            parameter.copy_(values)
+    return model
 
 
 def greedy(model: Any, prompt: str, count: int) -> tuple[str, float]:

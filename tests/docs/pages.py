@@ -169,7 +169,7 @@ class Runner:
             done = CliRunner().invoke(cli, words, prog_name="etcuda")
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
-        return done.output
+        return without_deprecation(done.output)
 
     def _outside(self, command: str) -> str:
         scripts = [str(self._folder / "bin"), str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
@@ -184,8 +184,12 @@ class Runner:
             text=True,
             check=False,
         )
-        # A deprecation inside torchao, which has the time in it.
-        return "".join(line for line in done.stdout.splitlines(keepends=True) if "torch/utils/_pytree.py" not in line)
+        return without_deprecation(done.stdout)
+
+
+def without_deprecation(printed: str) -> str:
+    """What was printed, without a deprecation inside torchao, which has the time in it."""
+    return "".join(line for line in printed.splitlines(keepends=True) if "torch/utils/_pytree.py" not in line)
 
 
 def is_part_of_an_example(text: str) -> bool:
