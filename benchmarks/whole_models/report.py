@@ -6,6 +6,9 @@ import json
 import pathlib
 from typing import Any
 
+# Words on the figures that are in benchmarks/results.
+NOTES = pathlib.Path(__file__).with_name("notes.md")
+
 INTRO = """{gpu}, driver {driver}, torch {torch}. Batch 1, random weights, all layers; a model's rows are of one run.
 
 - Decode: tokens a second of a loop on the host, one token after another, inputs and logits in host memory, at so
@@ -47,7 +50,7 @@ def render(source: pathlib.Path, folder: pathlib.Path, bandwidth: float) -> None
             f"{row['error']:.1e}" + (f" ({row['eager_error']:.1e})" if row["eager_error"] else ""),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *_exports(value["exports"]), *_kernels(rows), "![rates](whole_models.png)", ""]
+    lines += ["", "![rates](whole_models.png)", "", NOTES.read_text(), *_exports(value["exports"]), *_kernels(rows)]
     lines += ["Made by `python -m benchmarks.whole_models`.", ""]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "whole_models.md").write_text("\n".join(lines))
