@@ -131,4 +131,5 @@ def greedy(model: Any, tokens: list[int], count: int) -> list[int]:
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     with torch.no_grad():
         out = model.generate(torch.tensor([tokens]), max_new_tokens=count, do_sample=False)
-    return out[0, len(tokens) :].tolist()
+    answer: list[int] = out[0, len(tokens) :].tolist()
+    return answer

@@ -46,6 +46,7 @@ def write(path: pathlib.Path, name: str, model: Any, **fields: Any) -> None:
     table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     for parameter, tensor in model.named_parameters():
         mapped = table.get_name(parameter, try_suffixes=(".weight", ".bias"))
+        assert mapped is not None
         weight = tensor.numpy()
         for part, heads in (("attn_q.", config.num_attention_heads), ("attn_k.", config.num_key_value_heads)):
             if name == "llama" and part in mapped:
@@ -82,7 +83,8 @@ def llama3_factors(model: Any) -> np.ndarray:
     """What llama.cpp stores for the scaled frequencies of Llama 3."""
     config = model.config
     plain = config.rope_parameters["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-    return (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+    factors: np.ndarray = (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+    return factors
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
