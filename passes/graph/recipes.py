@@ -8,6 +8,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Hashable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,7 +155,10 @@ def recipe_of(tensor: Tensor) -> Recipe | None:
 
 
 def is_deferred(value: object) -> bool:
-    """Whether this is a tensor of ``deferred``, or a view of one."""
+    """Whether this is a tensor of ``deferred``, a view of one, or made of some, as a quantised weight is."""
+    flatten: Any = getattr(value, "__tensor_flatten__", None)
+    if flatten is not None and type(value) not in (Tensor, torch.nn.Parameter):
+        return any(is_deferred(getattr(value, name)) for name in flatten()[0])
     return isinstance(value, Tensor) and value.device.type == "cpu" and weak_storage(value) in _UNTOUCHED
 
 

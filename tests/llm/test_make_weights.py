@@ -18,6 +18,7 @@ import etcuda.llm.make_weights as make_weights_module
 from etcuda.cli import main
 from etcuda.errors import CheckpointError, WeightFormatError
 from etcuda.kernels.weights.config import Int4CoalescedConfig, Int8CoalescedConfig, quantize_tensor
+from etcuda.llm.export import check_left_out
 from etcuda.llm.make_weights import make_weights
 from etcuda.llm.random_weights import RandomWeights
 from etcuda.llm.weights_description import describe
@@ -103,6 +104,13 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     assert own.read_bytes() == (folder / "wanted.ptd").read_bytes()
     own.unlink()
     return folder
+
+
+def test_weights_that_are_left_to_others_are_refused() -> None:
+    # All of them are: nothing was lowered.
+    exported = torch.export.export(_Model().eval(), (torch.zeros(1, 64),))
+    with pytest.raises(CheckpointError, match=r"a, b, big: expected etcuda to take every operator that reads seeded"):
+        check_left_out({"forward": exported})
 
 
 def test_made_weights_are_those_of_the_export(described: pathlib.Path, tmp_path: pathlib.Path) -> None:
