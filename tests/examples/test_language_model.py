@@ -21,7 +21,7 @@ from examples.language_model.tokenizer import MAX_LENGTH, VOCAB_SIZE, train_toke
 from examples.language_model.train import CHECKPOINT, encode, windows
 
 PROMPT = "It is a truth universally acknowledged"
-MOST = 200.0
+MOST = 60.0
 
 
 @pytest.fixture(scope="module")
