@@ -158,7 +158,7 @@ def test_a_decoder_in_parts_has_the_bits_of_the_whole(monkeypatch: pytest.Monkey
 
     from etcuda.runtime import Session
 
-    monkeypatch.setattr(repeats, "MIN_SAVED_CALLS", 100)
+    monkeypatch.setattr(repeats, "MIN_SAVED_CALLS", 30)
     methods = ["prefill", "decode"]
     # In bf16 each value that one kernel keeps in fp32 and another reads from memory would be another one.
     data = [_export(4, reroll, "host", torch.bfloat16, methods) for reroll in (True, False)]
@@ -188,7 +188,7 @@ def test_a_decoder_in_parts_has_the_bits_of_the_whole(monkeypatch: pytest.Monkey
 def test_code_for_a_gpu_does_not_grow_with_layers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(repeats, "MIN_SAVED_CALLS", 100)
+    monkeypatch.setattr(repeats, "MIN_SAVED_CALLS", 30)
     caplog.set_level("INFO")
     few, many = (_delegate(_export(n, True, "sm_90", torch.bfloat16, ["decode"], tmp_path)) for n in (4, 7))
     assert len(few.images) == len(many.images) > 1
