@@ -229,7 +229,11 @@ def check_set_up(words: list[str]) -> None:
     assert words[1] == "install", words
     extras = project["project"]["optional-dependencies"]
     expanded = makefile.replace("$(2)", re.search(r"^TORCH \?= (.+)$", makefile, re.MULTILINE)[1])  # type: ignore[index]
-    lines = [line for line in expanded.splitlines() if "pip install" in line or "pip wheel" in line or line.startswith("BUILD_TOOLS")]
+    lines = [
+        line
+        for line in expanded.splitlines()
+        if "pip install" in line or "pip wheel" in line or line.startswith("BUILD_TOOLS")
+    ]
     known = [word for line in lines for word in shlex.split(line)]
     for word in words[2:]:
         package = re.fullmatch(r"(?:etcuda|\.)(?:\[([\w,]+)\])?", word)

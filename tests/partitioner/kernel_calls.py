@@ -33,7 +33,7 @@ class KernelCalls(torch.nn.Module):
         given = iter(tensors)
         found: list[Tensor] = []
         for record, arguments in self.calls:
-            values = {name: next(given) if isinstance(v, Tensor) else v for name, v in arguments.items()}
+            values = {name: _laid_out(next(given), v) if isinstance(v, Tensor) else v for name, v in arguments.items()}
             result = record.overload(**values)
             found += [result] if isinstance(result, Tensor) else list(result)
         return tuple(result for result in found if result.is_floating_point() and result.numel())
@@ -45,6 +45,13 @@ class KernelCalls(torch.nn.Module):
             result = record.compute(arguments)
             found += [result] if isinstance(result, Tensor) else list(result)
         return [result for result in found if result.is_floating_point() and result.numel()]
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """Channels last where the sample has them so: ExecuTorch hands over dense tensors in order."""
+    if like.is_contiguous() or not like.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def all_calls() -> list[Call]:

@@ -15,6 +15,7 @@ from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.passes.manager import run_passes
 from etcuda.target import TARGETS
 from tests.passes.handed_over import handed_over
+from tests.passes.made_weights import made_weights
 
 SDPA = torch.nn.functional.scaled_dot_product_attention
 SPLIT, TILED = torch.ops.etcuda.attention_split.default, torch.ops.etcuda.attention_tiled.default
@@ -62,7 +63,8 @@ def _reference(*arguments: Any, **extras: Any) -> torch.Tensor:
 
 def runnable(program: ExportedProgram) -> Callable[..., Any]:
     """The program with the reference in the place of the kernels; its state lasts from call to call."""
-    module = program.module(check_guards=False)
+    with made_weights(program):
+        module = program.module(check_guards=False)
     for inner in module.modules():
         if isinstance(inner, GraphModule):
             for node in inner.graph.nodes:
