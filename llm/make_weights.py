@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -152,8 +153,10 @@ def _write_elsewhere(
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None
-        worker.stdin.write(json.dumps(names).encode())
-        worker.stdin.close()
+        # One that has ended already says why below.
+        with contextlib.suppress(BrokenPipeError):
+            worker.stdin.write(json.dumps(names).encode())
+            worker.stdin.close()
         for line in worker.stdout:
             if stop.is_set():
                 worker.kill()

@@ -92,17 +92,22 @@ def find_layers(model: Any, max_seq_len: int, chunk: int) -> list[LayerCache]:
             f"layers that keep keys, got {len(calls.modules)} calls. Its attention is code of its own, and cannot be "
             "exported."
         )
-    windows = {layer.max_cache_len for layer in static.layers if layer.is_sliding}
+    windows = {layer.max_cache_len for layer in static.layers if _is_sliding(layer)}
     reads_mask = not all(attention.says_window(function, windows) for function in calls.mask_functions)
     layers = []
     for number, (layer, shapes) in enumerate(zip(static.layers, recorder.shapes, strict=True)):
         if shapes is None:
             continue
         (_, num_kv_heads, _, head_dim), (_, _, _, value_dim) = shapes
-        window = layer.max_cache_len if layer.is_sliding else None
+        window = layer.max_cache_len if _is_sliding(layer) else None
         length, is_ring = slots(window, max_seq_len, chunk)
         layers.append(LayerCache(number, num_kv_heads, head_dim, value_dim, window, length, is_ring, reads_mask))
     return layers
+
+
+def _is_sliding(layer: Any) -> bool:
+    # Layers that read another one's keys have no word on it.
+    return bool(getattr(layer, "is_sliding", False))
 
 
 class TextModel(nn.Module):

@@ -82,13 +82,14 @@ KERNELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "attention": (
         attention_reduce_kernel,
         attention_reduce_pdl,
-        {"HEAD_DIM": 64, "MAX_Q": 16, "CAUSAL": 2, "WINDOW": 0, "HAS_LEN": True, "BLOCK_S": 4, "CHUNK_D": 64},
+        {"HEAD_DIM": 64, "MAX_Q": 16, "CAUSAL": 2, "WINDOW": 0, "HAS_LEN": True, "BLOCK_S": 4, "CHUNK_D": 64,
+         "RING": False, "SINKS": True},
     ),
 }  # fmt: skip
 POINTERS = {
     "x": "*bf16", "residual": "*bf16", "weight": "*bf16", "h": "*bf16", "y": "*bf16", "gate": "*bf16", "up": "*bf16",
     "q": "*i8", "scale": "*fp32", "total": "*fp32", "reordered": "*fp16", "factor": "*fp32", "out": "*bf16",
-    "partial": "*fp32", "stats": "*fp32", "kv_len": "*i32", "positions": "*i32",
+    "partial": "*fp32", "stats": "*fp32", "kv_len": "*i32", "positions": "*i32", "sinks": "*bf16",
 }  # fmt: skip
 
 

@@ -36,9 +36,13 @@ def delegated(program: ExportedProgram, config: BackendConfig = GPU) -> Exported
 
 
 def lowered(program: ExportedProgram, config: BackendConfig = GPU, without: tuple[str, ...] = ()) -> ExportedProgram:
-    """The program after the passes, but those named in ``without``."""
+    """The program after the passes, but those named in ``without`` and those that require one of them."""
     edge = delegated(program, config)
-    run_passes(edge, config, [each for each in PASSES if each.name not in without])
+    left = set(without)
+    for each in PASSES:
+        if not left.isdisjoint(each.requires):
+            left.add(each.name)
+    run_passes(edge, config, [each for each in PASSES if each.name not in left])
     return edge
 
 
