@@ -16,6 +16,7 @@ from etcuda.kernels.formats.registry import formats
 from etcuda.kernels.linear.reference import linear_reference
 from etcuda.options import BackendConfig
 from etcuda.partitioner.partitioner import CudaPartitioner
+from etcuda.passes.base import GraphPass
 from etcuda.passes.manager import PASSES, run_passes
 from etcuda.target import TARGETS
 from tests.passes.handed_over import handed_over
@@ -38,12 +39,17 @@ def delegated(program: ExportedProgram, config: BackendConfig = GPU) -> Exported
 def lowered(program: ExportedProgram, config: BackendConfig = GPU, without: tuple[str, ...] = ()) -> ExportedProgram:
     """The program after the passes, but those named in ``without`` and those that require one of them."""
     edge = delegated(program, config)
-    left = set(without)
+    run_passes(edge, config, passes_without(*without))
+    return edge
+
+
+def passes_without(*names: str) -> list[GraphPass]:
+    """All passes but these and those that require one of them, in whatever way."""
+    left = set(names)
     for each in PASSES:
         if not left.isdisjoint(each.requires):
             left.add(each.name)
-    run_passes(edge, config, [each for each in PASSES if each.name not in left])
-    return edge
+    return [each for each in PASSES if each.name not in left]
 
 
 def quantized(model: nn.Module, config: Any = None, every: bool = True) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.options import BackendConfig
 from etcuda.passes.graph import program_constants
-from etcuda.passes.manager import PASSES, run_passes
+from etcuda.passes.manager import run_passes
 from tests.passes.linear.quantized_programs import (
     FUSION,
     GPU,
@@ -26,6 +26,7 @@ from tests.passes.linear.quantized_programs import (
     export,
     lowered,
     make,
+    passes_without,
     quantized,
     runnable,
 )
@@ -62,9 +63,8 @@ def test_the_program_holds_the_joined_weights_alone_and_methods_share_them() -> 
     model = quantized(make(MLP, dim=256, hidden=256))
     first, second = (delegated(export(model, x)) for x in (X, X[:1].clone()))
     before = set(constants(first))
-    passes = [each for each in PASSES if "route_linear" not in (each.name, *each.requires)]
     for program in (first, second):
-        run_passes(program, GPU, passes)
+        run_passes(program, GPU, passes_without("route_linear"))
     joined = {name: tensor for name, tensor in constants(first).items() if name not in before}
     assert [tuple(tensor.shape) for tensor in joined.values()] == [(512, 128), (512, 8), (512, 8)]
     assert set(first.state_dict) == set(constants(first))

@@ -37,8 +37,7 @@ def exported(name: str) -> tuple[ExportedProgram, dict[str, Tensor]]:
 def test_models_of_transformers(name: str, cast_first: bool, offset: float, activation: str) -> None:
     # Attention stays its formula: its kernels do not run here.
     fused, plain = (
-        lowered(exported(name)[0], without=("route_attention", *without))
-        for without in ((), ("fuse_quantize",))
+        lowered(exported(name)[0], without=("route_attention", *without)) for without in ((), ("fuse_quantize",))
     )
     norms = [arguments(node) for node in calls(fused, "rms_norm_quantize")]
     assert len(norms) == 2 * LAYERS + 1
