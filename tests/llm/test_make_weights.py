@@ -154,7 +154,9 @@ def test_wrong_descriptions(
 
 # Writes a file in many small steps, of which it tells the first.
 _SLOWLY = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+# Whatever this process was started with: a shell's background jobs ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import etcuda.llm.make_weights as made, etcuda.llm.random_weights as random_weights
 random_weights._CHUNK = 1 << 10
 write_at = made.write_at
