@@ -24,9 +24,9 @@ from benchmarks.native_session import NativeSession
 from benchmarks.whole_models.eager import eager_model
 from benchmarks.whole_models.shapes import CONTEXTS, PROMPTS, SHAPES
 
-# Of logits against eager in fp32, relative norm; bf16 may have twice eager's own. W4A8 quantises activations too.
+# Of logits against eager in fp32, relative norm; bf16 may have 1.5 times eager's own. W4A8 quantises activations too.
 MOST_ERROR = {"int4": 0.2, "none": 2e-2}
-OF_EAGERS_OWN = 2.0
+OF_EAGERS_OWN = 1.5
 STEPS, PROFILED = 300, 5
 GRAPHS = "ETCUDA_CUDA_GRAPHS"
 
