@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 
+from etcuda.kernels.attention.hopper.decode import ClusterConfig, fits
 from etcuda.kernels.attention.problem import MIN_BLOCK, AttentionProblem
 from etcuda.kernels.common.device import Device, supports_pdl
 
@@ -123,6 +124,15 @@ def split_candidates(problem: AttentionProblem, device: Device) -> list[SplitCon
     if not found:
         found[SplitConfig(block_m, MIN_BLOCK, 4, 1, 1, 1, 64, pdl)] = None
     return list(found)
+
+
+def cluster_candidates(problem: AttentionProblem, device: Device) -> list[ClusterConfig]:
+    """What the tuner measures; none where the kernel does not serve the problem."""
+    shapes = [(8, 256, 4), (8, 512, 4), (8, 256, 2), (8, 512, 2), (8, 128, 4), (8, 256, 8), (8, 256, 1), (4, 256, 4)]
+    rows = problem.l_q * problem.group
+    pdl = int(supports_pdl(device))
+    found = [ClusterConfig(cluster, threads, unroll, pdl) for cluster, threads, unroll in shapes]
+    return [config for config in found if fits(config, problem.head_dim, rows)]
 
 
 def merge_candidates(problem: AttentionProblem, config: SplitConfig) -> list[SplitConfig]:

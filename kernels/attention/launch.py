@@ -23,7 +23,7 @@ from etcuda.kernels.attention.triton.split import (
 from etcuda.kernels.attention.triton.tiled import attention_tiled_kernel
 from etcuda.kernels.common.pdl import choose_kernel, traceable
 
-_LOG2E = math.log2(math.e)
+LOG2E = math.log2(math.e)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def split(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: SplitConfig
     kernel[(num_splits, kv_heads * triton.cdiv(rows, config.block_m), batch)](
         q, k, v, out, partial, stats, masking.mask, lengths, masking.positions, sinks,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *stride_m, *stride_p,
-        l_q, l_kv, num_splits, masking.scale * _LOG2E,
+        l_q, l_kv, num_splits, masking.scale * LOG2E,
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=config.block_m,
         BLOCK_N=config.block_n, STAGES=config.num_stages, SOFTCAP=masking.softcap, MASK=mask_type,
         MERGED=num_splits > 1, **modes, num_warps=config.num_warps, **options,
@@ -97,7 +97,7 @@ def tiled(q: Tensor, k: Tensor, v: Tensor, masking: Masking, config: TiledConfig
     kernel[(triton.cdiv(l_q, config.block_m) * batch * heads,)](
         q, k, v, out, masking.mask, lengths, masking.positions, sinks,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *stride_m, *stride_p,
-        l_q, l_kv, heads, heads // kv_heads, batch * heads, config.section, masking.scale * _LOG2E,
+        l_q, l_kv, heads, heads // kv_heads, batch * heads, config.section, masking.scale * LOG2E,
         HEAD_DIM=head_dim, BLOCK_D=padded(head_dim), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
         STAGES=config.num_stages, CAUSAL=masking.causal, WINDOW=masking.window, SOFTCAP=masking.softcap,
         MASK=mask_type, HAS_LEN=lengths is not None, ONE_LOOP=config.one_loop == 1,

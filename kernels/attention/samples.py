@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from etcuda.kernels.attention.configs import SplitConfig, TiledConfig
+from etcuda.kernels.attention.hopper.decode import ClusterConfig
 from etcuda.kernels.attention.problem import FULL, LOWER_RIGHT, POSITIONS
 
 # The operators' last arguments, behind the configuration.
@@ -20,6 +21,16 @@ def split_samples(device: str) -> list[dict[str, Any]]:
         _call(device, l_q=1) | vars(SplitConfig(**common, num_splits=1)) | _PLAIN,
         _call(device, l_q=3, causal=LOWER_RIGHT, window=20) | vars(SplitConfig(**common, num_splits=3)) | _PLAIN,
         _ring(device, l_q=2) | vars(SplitConfig(**common, num_splits=3)) | _with_sinks(device),
+    ]
+
+
+def cluster_samples(device: str) -> list[dict[str, Any]]:
+    """Calls of ``attention_cluster``: with lengths and a window, and a ring with sinks."""
+    common = vars(ClusterConfig(cluster=2, threads=128, unroll=2, pdl=0))
+    return [
+        _call(device, l_q=1) | common | _PLAIN,
+        _call(device, l_q=2, causal=LOWER_RIGHT, window=20) | common | _PLAIN,
+        _ring(device, l_q=2) | common | _with_sinks(device),
     ]
 
 

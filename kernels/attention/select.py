@@ -16,7 +16,8 @@ from etcuda.kernels.attention.configs import (
     tiled_candidates,
     with_splits,
 )
-from etcuda.kernels.attention.problem import MAX_QUERY, AttentionProblem
+from etcuda.kernels.attention.hopper.decode import ClusterConfig, fits, leaves_room
+from etcuda.kernels.attention.problem import MAX_QUERY, POSITIONS, AttentionProblem
 from etcuda.kernels.attention.table import Config, Entry, KernelName, Table
 from etcuda.kernels.common.device import Device
 
@@ -26,6 +27,10 @@ _WEIGHTS: dict[KernelName, dict[str, float]] = {
     "split": {"head_dim": 8.0, "rows": 2.0, "l_q": 2.0, "l_kv": 1.0, "heads": 1.0, "window": 0.5, "windowed": 4.0},
     "tiled": {"head_dim": 8.0, "l_q": 2.0, "l_kv": 1.0, "heads": 0.5, "window": 0.5, "windowed": 4.0},
 }
+_WEIGHTS["cluster"] = _WEIGHTS["split"]
+# Microseconds that one kernel in the place of two is worth to a step beside the difference of their own times: the
+# product behind it starts earlier. The least that was measured, see docs/experiments/attention-one-kernel.md.
+ONE_KERNEL_US = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +42,45 @@ class Choice:
     source: str
 
 
-def choose(problem: AttentionProblem, device: Device) -> Choice:
-    """The kernel and configuration for a problem that some kernel serves."""
+def choose(problem: AttentionProblem, device: Device, one_kernel: bool = False) -> Choice:
+    """The kernel and configuration for a problem that some kernel serves.
+
+    Args:
+        problem: the call in numbers.
+        device: the GPU.
+        one_kernel: whether ``attention_cluster`` serves the call's tensors.
+    """
     most = problem.most_rows
     if most is not None and most <= split_limit(problem, device):
-        return choose_split(problem, device)
+        found = choose_cluster(problem, device) if one_kernel else None
+        return found or choose_split(problem, device)
     return choose_tiled(problem, device)
+
+
+def choose_cluster(problem: AttentionProblem, device: Device) -> Choice | None:
+    """The configuration of the kernel of clusters, where it was measured to be faster than splits and a reduction.
+
+    Faster in a step, that is: ``ONE_KERNEL_US`` are granted, and the configuration leaves room for the kernel behind.
+    The nearest shape that both were measured on decides, with as many keys as are typically there: of a cache that
+    positions say the length of, half of its places. For another ``head_dim`` than was measured it is not taken.
+    """
+    measured = table.load(device.arch)
+    if measured is None:
+        return None
+    if problem.causal == POSITIONS and not problem.window:
+        half = problem.l_kv // 2
+        problem = dataclasses.replace(problem, l_kv=max(half, 1))
+    split = {entry.problem: entry for entry in measured.of("split")}
+    both = [e for e in measured.of("cluster") if e.problem in split and e.problem.head_dim == problem.head_dim]
+    entry = nearest(both, problem)
+    if entry is None:
+        return None
+    rows, most = problem.l_q * problem.group, split[entry.problem].us + ONE_KERNEL_US
+    for config, us in entry.candidates:
+        assert isinstance(config, ClusterConfig)
+        if us < most and fits(config, problem.head_dim, rows) and leaves_room(config, problem.head_dim, rows):
+            return Choice("cluster", config, _measured(measured, entry))
+    return None
 
 
 def split_limit(problem: AttentionProblem, device: Device) -> int:

@@ -33,6 +33,7 @@ DECODE_LENGTHS = tuple(64 << step for step in range(12))
 PREFILL_LENGTHS = (2048, 8192, 16384, 4096, 512, 1024)
 DRAFT_LENGTHS = (1024, 16384, 256, 4096, 65536)
 WINDOW = 1024
+MOST_CLUSTER_KEYS = 8192
 
 
 def decode(families: tuple[Family, ...], batch: int) -> list[tuple[Family, AttentionProblem]]:
@@ -61,6 +62,11 @@ def split_problems() -> list[tuple[Family, AttentionProblem]]:
     found = decode(first, 1) + decode(others, 1)
     found += drafts(FAMILIES, 4) + drafts(FAMILIES, 16)
     return found + decode(first, 8) + decode(others, 8)
+
+
+def cluster_problems() -> list[tuple[Family, AttentionProblem]]:
+    """What the kernel of clusters is tuned for: one row over as many keys as one cluster a KV head may be fast for."""
+    return [pair for pair in decode(FAMILIES, 1) if pair[1].l_kv <= MOST_CLUSTER_KEYS]
 
 
 def tiled_problems() -> list[tuple[Family, AttentionProblem]]:

@@ -6,16 +6,17 @@ import functools
 from typing import Literal
 
 from etcuda.kernels.attention.configs import SplitConfig, TiledConfig
+from etcuda.kernels.attention.hopper.decode import ClusterConfig
 from etcuda.kernels.attention.problem import AttentionProblem
 from etcuda.kernels.common import tables
 
-KernelName = Literal["split", "tiled"]
-Config = SplitConfig | TiledConfig
+KernelName = Literal["split", "tiled", "cluster"]
+Config = SplitConfig | TiledConfig | ClusterConfig
 Entry = tables.Entry[KernelName, AttentionProblem, Config]
 Table = tables.Table[KernelName, AttentionProblem, Config]
 FORMAT: tables.TableFormat[KernelName, AttentionProblem, Config] = tables.TableFormat(
     family="attention",
-    configs={"split": SplitConfig, "tiled": TiledConfig},
+    configs={"split": SplitConfig, "tiled": TiledConfig, "cluster": ClusterConfig},
     problem=AttentionProblem,
     shape=("batch", "num_heads", "num_kv_heads", "head_dim", "l_q", "l_kv", "causal", "window"),
     pdl=False,

@@ -10,18 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etcuda.kernels.attention.cluster_op import attention_cluster
 from etcuda.kernels.attention.configs import (
     SplitConfig,
+    cluster_candidates,
     merge_candidates,
     section_candidates,
     split_candidates,
     tiled_candidates,
     with_merge,
 )
+from etcuda.kernels.attention.hopper.decode import ClusterConfig
 from etcuda.kernels.attention.op import attention_split, attention_tiled
 from etcuda.kernels.attention.problem import AttentionProblem
 from etcuda.kernels.attention.reference import attention_reference
-from etcuda.kernels.attention.shapes import split_problems, tiled_problems
+from etcuda.kernels.attention.shapes import cluster_problems, split_problems, tiled_problems
 from etcuda.kernels.attention.table import FORMAT, Config, KernelName
 from etcuda.kernels.common.device import Device
 from etcuda.kernels.common.tuning import Job, Tuning
@@ -50,9 +53,11 @@ def call_kernel(
     kernel: KernelName, problem: AttentionProblem, config: Config, q: Tensor, k: Tensor, v: Tensor
 ) -> Tensor:
     """Runs a problem without tensors for masking on given tensors."""
-    op: Callable[..., Tensor] = attention_split if kernel == "split" else attention_tiled
+    ops: dict[KernelName, Callable[..., Tensor]] = {
+        "split": attention_split, "tiled": attention_tiled, "cluster": attention_cluster,
+    }  # fmt: skip
     scale = problem.scale or problem.head_dim**-0.5
-    return op(q, k, v, None, None, None, scale, problem.causal, problem.window, 0.0, *config.to_args())
+    return ops[kernel](q, k, v, None, None, None, scale, problem.causal, problem.window, 0.0, *config.to_args())
 
 
 class AttentionTuning(Tuning[KernelName, AttentionProblem, Config]):
@@ -65,21 +70,26 @@ class AttentionTuning(Tuning[KernelName, AttentionProblem, Config]):
         """Decode at batch 1 of the first families and prefill of two, then the rest of each."""
         split: list[tuple[KernelName, AttentionProblem]] = [("split", problem) for _, problem in split_problems()]
         tiled: list[tuple[KernelName, AttentionProblem]] = [("tiled", problem) for _, problem in tiled_problems()]
-        return [split[:36], tiled[:24], split[36:60], tiled[24:], split[60:]]
+        one: list[tuple[KernelName, AttentionProblem]] = [("cluster", problem) for _, problem in cluster_problems()]
+        return [split[:36], tiled[:24], one, split[36:60], tiled[24:], split[60:]]
 
     def candidates(self, kernel: KernelName, problem: AttentionProblem, device: Device) -> Sequence[Config]:
         """Configurations worth measuring."""
+        if kernel == "cluster":
+            return cluster_candidates(problem, device)
         return split_candidates(problem, device) if kernel == "split" else tiled_candidates(problem, device)
 
     def variants(self, problem: AttentionProblem, config: Config) -> Sequence[Config]:
         """Other reductions of the split kernel, other sections of the tiled one."""
         if isinstance(config, SplitConfig):
             return merge_candidates(problem, config)
+        if isinstance(config, ClusterConfig):
+            return [config]
         return section_candidates(problem, config)
 
     def variant_jobs(self, kernel: KernelName, problem: AttentionProblem, device: Device) -> Iterator[AttentionJob]:
         """One job for every compiled reduction that a problem's configurations may need."""
-        if kernel == "tiled":
+        if kernel != "split":
             return
         first = self.job(kernel, problem, split_candidates(problem, device)[0])
         assert isinstance(first.config, SplitConfig)
@@ -94,6 +104,8 @@ class AttentionTuning(Tuning[KernelName, AttentionProblem, Config]):
         small = dataclasses.replace(problem, batch=1, l_q=few, l_kv=_CHECK_KEYS)
         if isinstance(config, SplitConfig):
             return AttentionJob(kernel, small, with_merge(small, dataclasses.replace(config, num_splits=4), 64))
+        if isinstance(config, ClusterConfig):
+            return AttentionJob(kernel, small, config)
         small = dataclasses.replace(small, num_heads=2, num_kv_heads=1)
         return AttentionJob(kernel, small, dataclasses.replace(config, section=2))
 

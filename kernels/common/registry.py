@@ -53,6 +53,8 @@ class KernelRecord:
         arch: the only architecture that the call can be compiled for, or ``None``.
         on_host: whether a program for the host can call the operator: whether the reference compiles for it.
         kept_whole: operators that a pass routes to the kernel, and so must not be decomposed before.
+        launched_early: whether the operator's last argument, ``pdl``, may be 1 wherever a model calls it: the kernel
+            waits for all that it reads. A pass sets it for GPUs that can.
         tuning: the kernel's family as the tuner sees it, if it has configurations to choose from.
     """
 
@@ -67,6 +69,7 @@ class KernelRecord:
     arch: Callable[..., str | None] = any_arch
     on_host: bool = True
     kept_whole: tuple[torch._ops.OpOverload, ...] = ()
+    launched_early: bool = False
     tuning: Tuning[Any, Any, Any] | None = None
 
     @property

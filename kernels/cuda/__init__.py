@@ -23,6 +23,8 @@ from triton import knobs
 
 from etcuda.errors import KernelArgumentError
 
+# Dtypes as ptx.cuh counts them.
+DTYPE_CODES = {"bfloat16": 0, "float16": 1, "float32": 2}
 _FOLDER = pathlib.Path(__file__).resolve().parent
 _ROOT = _FOLDER.parent
 _MARK = "mov.u32 $0, $1; // etcuda native "
@@ -40,7 +42,7 @@ class Native:
         threads: of a block.
         shared: bytes of shared memory of a block.
         defines: macros in capital letters. A kernel with ``MMA_DTYPE``, 0 for bfloat16 and 1 for float16, also gets
-            wgmma.cuh, for that dtype, ``BLOCK_M`` and ``F16_ACCUMULATE``.
+            wgmma.cuh, for that dtype, multiples of 16 up to ``BLOCK_M``, and ``F16_ACCUMULATE``.
     """
 
     source: str
@@ -159,7 +161,10 @@ def nvrtc_request(native: Native, name: str) -> dict[str, Any]:
     defines = dict(native.defines)
     if "MMA_DTYPE" in defines:
         operand = "f16" if defines["MMA_DTYPE"] else "bf16"
-        headers["wgmma.cuh"] = _wgmma(defines["BLOCK_M"], operand, bool(defines["F16_ACCUMULATE"]))
+        # Narrower ones too, for tiles that are not full; what a kernel does not call is not compiled.
+        sizes = range(16, defines["BLOCK_M"] + 1, 16)
+        products = [_wgmma(size, operand, bool(defines["F16_ACCUMULATE"])) for size in sizes]
+        headers["wgmma.cuh"] = "\n".join(['#pragma once\n#include "ptx.cuh"', *products])
     macros = {"NAME": name, **defines, "SHARED_BYTES": native.shared}
     options = [f"--gpu-architecture={native.arch.replace('sm', 'compute')}", "--std=c++17"]
     options += [f"-D{key}={value}" for key, value in macros.items()]
@@ -167,7 +172,7 @@ def nvrtc_request(native: Native, name: str) -> dict[str, Any]:
 
 
 def _wgmma(block_m: int, operand: str, f16_accumulate: bool) -> str:
-    """The header with the product of a warpgroup: 64 rows by 16 columns in registers, times 16 columns by ``block_m``
+    """The product of a warpgroup: 64 rows by 16 columns in registers, times 16 columns by ``block_m``
     in shared memory, added to sums in float32, or in float16, of which a register holds two.
 
     Python writes it because the instruction lists its registers.
@@ -181,9 +186,7 @@ def _wgmma(block_m: int, operand: str, f16_accumulate: bool) -> str:
     ins = ", ".join(f'"r"(a[{i}])' for i in range(4))
     shape = f"m64n{block_m}k16.{accumulator}.{operand}.{operand}"
     text = f"wgmma.mma_async.sync.aligned.{shape} {{{sums}}}, {{{a}}}, %{count + 4}, 1, 1, 1, 0;"
-    return f"""#pragma once
-#include "ptx.cuh"
-__device__ __forceinline__ void wgmma({register} (&d)[{count}], const u32 (&a)[4], u64 b) {{
+    return f"""__device__ __forceinline__ void wgmma({register} (&d)[{count}], const u32 (&a)[4], u64 b) {{
   asm volatile("{text}"
                : {outs}
                : {ins}, "l"(b));

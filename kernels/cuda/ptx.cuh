@@ -55,6 +55,12 @@ __device__ __forceinline__ void cp_async_bulk(u32 to, const void* from, u32 byte
       : "memory");
 }
 
+// What the thread stored to shared memory, copies that it waited for too, is visible to the tensor cores and
+// to bulk copies behind this and a barrier.
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Loads and stores of shared memory.
 
 __device__ __forceinline__ void ld_shared_v4(u32 (&to)[4], u32 at) {
@@ -232,6 +238,11 @@ __device__ __forceinline__ void ld_relaxed_v4(u32 (&words)[4], const void* from)
                : "memory");
 }
 
+// Brings the line of an address to the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void* at) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 // Programmatic dependent launch. The first lets the next kernel start; the second waits until the kernel in
 // front has ended and its stores are visible.
 
@@ -240,6 +251,18 @@ __device__ __forceinline__ void launch_dependents() {
 }
 __device__ __forceinline__ void wait_for_previous_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+// Registers of a thread, multiples of 8, from here on: some warpgroups leave theirs to others, which wait for
+// them. The kernel must have bounds, and each role be one branch.
+
+template <int Registers>
+__device__ __forceinline__ void leave_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+template <int Registers>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
 // wgmma, the product of a warpgroup (the instruction itself is in wgmma.cuh). Between fence and wait a thread

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from etcuda.errors import WeightFormatError
-from etcuda.kernels.activations.check import arch_of, check_activation_dtype, check_block_m
+from etcuda.kernels.activations.check import GATE_ACTIVATIONS, arch_of, check_activation_dtype, check_block_m
 from etcuda.kernels.activations.hopper.reorder import SEMAPHORES
 from etcuda.kernels.common.check import expect, expect_same
 from etcuda.kernels.formats.base import DTYPES, GroupFormat
@@ -171,3 +171,15 @@ def check_tokens(op: str, num_tokens: int, tokens: int) -> None:
     """
     expect(tokens in (1, 2, 4, 8), op, "tokens", "1, 2, 4 or 8", tokens)
     expect(not statically_known_true(num_tokens > tokens), op, "x", f"at most {tokens} tokens", num_tokens)
+
+
+def check_gated(op: str, weight: StoredWeight, activation: str) -> None:
+    """Checks the activation that a product applies to the first half of its results.
+
+    Raises:
+        KernelArgumentError: there is none of that name, or the weight has no two halves.
+    """
+    names = ("none", *GATE_ACTIVATIONS)
+    expect(activation in names, op, "activation", f"one of {', '.join(map(repr, names))}", repr(activation))
+    whole = activation == "none" or weight.n % 2 == 0
+    expect(whole, op, "qdata", "as many rows for the gate as for the rest", f"{weight.n} rows", "Join both halves.")

@@ -19,6 +19,7 @@ from etcuda.kernels.formats.stored import StoredWeight
 from etcuda.kernels.linear import launch
 from etcuda.kernels.linear.check import (
     check_bias,
+    check_gated,
     check_linear,
     check_quantized,
     check_reordered,
@@ -40,45 +41,50 @@ _WEIGHT: dict[str, Any] = {
     "bias": Tensor | None,
     "group_size": int,
 }
+# What the products of few tokens apply to the first half of their results, to multiply the other half with.
+_ACTIVATION: dict[str, tuple[Any, Any]] = {"activation": (str, "none")}
 
 
 def define_matvec(record: WeightFormat) -> None:
     """Defines ``etcuda::<name>_matvec``."""
     name = f"{record.name}_matvec"
 
-    def read(x: Tensor, rest: Sequence[Any]) -> tuple[StoredWeight, Tensor | None, MatvecLaunch]:
-        weight, bias, integers = _read_weight(name, record, rest)
+    def read(x: Tensor, rest: Sequence[Any]) -> tuple[StoredWeight, Tensor | None, MatvecLaunch, str]:
+        weight, bias, others = _read_weight(name, record, rest)
+        integers, activation = _read_activation(others)
         how = MatvecLaunch.from_args(False, *integers)
         check_linear(name, weight, x, bias, "int8")
         check_tokens(name, x.numel() // weight.k, how.tokens)
-        return weight, bias, how
+        check_gated(name, weight, activation)
+        return weight, bias, how, activation
 
     @triton_op(f"etcuda::{name}", mutates_args=())
-    @_takes({"x": Tensor}, {}, MatvecLaunch.names(False))
+    @_takes({"x": Tensor}, {}, MatvecLaunch.names(False), _ACTIVATION)
     def matvec(x: Tensor, *rest: Any) -> Tensor:
         """``linear`` with activation_dtype "int8" for at most ``tokens``, which the product quantizes itself.
 
         Args:
             x: [..., K] bfloat16 or float16.
-            rest: the weight as of ``linear``, and the integers of a ``MatvecLaunch``.
+            rest: the weight as of ``linear``, the integers of a ``MatvecLaunch``, and "silu", "gelu_tanh" or
+                "gelu_erf" to multiply the activation of the first N / 2 results with the others, or "none".
 
         Returns:
-            [..., N] in the dtype of ``x``.
+            [..., N] in the dtype of ``x``, with an activation [..., N / 2].
 
         Raises:
             KernelArgumentError: an argument is not one that the kernel takes, or is on no GPU.
             WeightFormatError: the stored tensors do not fit together.
         """
-        weight, bias, how = read(x, rest)
+        weight, bias, how, activation = read(x, rest)
         require_device(name, x)
-        out = launch.matvec(weight, dense_rows(x), how, bias, x.dtype)
+        out = launch.matvec(weight, dense_rows(x), how, bias, x.dtype, activation)
         # Of two dimensions it is the result already, in memory that may have room for more tokens.
-        return out if x.dim() == 2 else out.reshape(*x.shape[:-1], weight.n)
+        return out if x.dim() == 2 else out.reshape(*x.shape[:-1], _width(weight, activation))
 
     def fake_matvec(x: Tensor, *rest: Any) -> Tensor:
         """Checks the arguments; returns a fake result."""
-        weight, _, _ = read(x, rest)
-        return x.new_empty((*x.shape[:-1], weight.n))
+        weight, _, _, activation = read(x, rest)
+        return x.new_empty((*x.shape[:-1], _width(weight, activation)))
 
     matvec.register_fake(fake_matvec)
 
@@ -88,33 +94,36 @@ def define_matvec_quantized(record: WeightFormat) -> None:
     name = f"{record.name}_matvec_quantized"
 
     def read(quantized: tuple[Tensor, Tensor, Tensor], rest: Sequence[Any]) -> Any:
-        weight, bias, (dtype, *integers) = _read_weight(name, record, rest)
+        weight, bias, (dtype, *others) = _read_weight(name, record, rest)
+        integers, activation = _read_activation(others)
         how = MatvecLaunch.from_args(True, *integers)
         check_bias(name, weight, bias)
         check_quantized(name, *quantized, weight.k, dtype)
         check_tokens(name, quantized[0].shape[0], how.tokens)
-        return weight, bias, dtype, how
+        check_gated(name, weight, activation)
+        return weight, bias, dtype, how, activation
 
     before = {"q": Tensor, "q_scale": Tensor, "q_sum": Tensor}
 
     @triton_op(f"etcuda::{name}", mutates_args=())
-    @_takes(before, {"dtype": torch.dtype}, MatvecLaunch.names(True))
+    @_takes(before, {"dtype": torch.dtype}, MatvecLaunch.names(True), _ACTIVATION)
     def matvec_quantized(q: Tensor, q_scale: Tensor, q_sum: Tensor, *rest: Any) -> Tensor:
         """Like ``matvec`` on what ``quantize_activation`` returned; [M, N] in ``dtype``.
 
         Args:
             q, q_scale, q_sum: int8 [M, K], float32 [M, K / 32] both.
-            rest: the weight as of ``linear``, the result's dtype, and the integers of a ``MatvecLaunch``.
+            rest: the weight as of ``linear``, the result's dtype, the integers of a ``MatvecLaunch``, and the
+                activation as of ``matvec``.
         """
-        weight, bias, dtype, how = read((q, q_scale, q_sum), rest)
+        weight, bias, dtype, how, activation = read((q, q_scale, q_sum), rest)
         require_device(name, q)
         x = (dense_rows(q), q_scale.contiguous(), q_sum.contiguous())
-        return launch.matvec(weight, x, how, bias, dtype)
+        return launch.matvec(weight, x, how, bias, dtype, activation)
 
     def fake_matvec_quantized(q: Tensor, q_scale: Tensor, q_sum: Tensor, *rest: Any) -> Tensor:
         """Checks the arguments; returns a fake result."""
-        weight, _, dtype, _ = read((q, q_scale, q_sum), rest)
-        return q.new_empty((q.shape[0], weight.n), dtype=dtype)
+        weight, _, dtype, _, activation = read((q, q_scale, q_sum), rest)
+        return q.new_empty((q.shape[0], _width(weight, activation)), dtype=dtype)
 
     matvec_quantized.register_fake(fake_matvec_quantized)
 
@@ -211,13 +220,18 @@ def define_matmul_reordered(record: WeightFormat) -> None:
 
 
 def _takes(
-    before: Mapping[str, Any], after: Mapping[str, Any], integers: Sequence[str]
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    integers: Sequence[str],
+    optional: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> Callable[[Function], Function]:
     """Gives a function the signature of its operator, from which PyTorch infers the schema: what comes before the
-    weight, the weight, what comes behind it, and the integers of its launch."""
+    weight, the weight, what comes behind it, the integers of its launch, and what has a default: type and default."""
     types = {**before, **_WEIGHT, **after, **dict.fromkeys(integers, int)}
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, either, annotation=each) for name, each in types.items()]
+    for name, (each, default) in (optional or {}).items():
+        parameters.append(inspect.Parameter(name, either, annotation=each, default=default))
 
     def give(function: Function) -> Function:
         function.__signature__ = inspect.Signature(parameters, return_annotation=Tensor)  # type: ignore[attr-defined]
@@ -234,3 +248,14 @@ def _read_weight(
     qdata, scale, zero, scale_step, zero_step = tensors
     weight = check_stored(op, record.format_type, group_size, qdata, scale, zero, scale_step, zero_step)
     return weight, bias, arguments[len(_WEIGHT) :]
+
+
+def _read_activation(arguments: Sequence[Any]) -> tuple[Sequence[Any], str]:
+    """The integers of a launch, and the activation behind them, which PyTorch leaves out where it is the default."""
+    *integers, last = arguments
+    return (integers, last) if isinstance(last, str) else (arguments, "none")
+
+
+def _width(weight: StoredWeight, activation: str) -> int:
+    """Columns of a result."""
+    return weight.n if activation == "none" else weight.n // 2

@@ -26,27 +26,32 @@ Reordered = tuple[Tensor, Tensor, Tensor]
 
 
 def matvec(
-    weight: StoredWeight, x: Tensor | Quantized, how: MatvecLaunch, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
+    weight: StoredWeight, x: Tensor | Quantized, how: MatvecLaunch, bias: Tensor | None, dtype: torch.dtype,
+    activation: str = "none",
+) -> Tensor:  # fmt: skip
     """x [M, K], M at most ``how.tokens``, times a weight; [M, N]. ``x`` is what ``quantize`` made of it if the launch
-    says so."""
+    says so. With an activation [M, N / 2]: the activation of the first half's product times the other half's."""
     values, scale, total = x if isinstance(x, tuple) else (x, x, x)
     num_tokens, k = values.shape
-    out = new_result(values, (num_tokens, weight.n), dtype)
+    gated = activation != "none"
+    n = weight.n // 2 if gated else weight.n
+    # A tile has as many rows of the weight with an activation as without: half of them from either half.
+    block_n = max(how.block_n // 2, 1) if gated else how.block_n
+    out = new_result(values, (num_tokens, n), dtype)
     tensors = [*_tensors(weight), weight.qdata if bias is None else bias]
     constants = {
-        **_format_constants(weight, k), "HAS_BIAS": bias is not None, "TOKENS": how.tokens, "BLOCK_N": how.block_n,
-        "BLOCKS": how.blocks, "STAGES": how.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
+        **_format_constants(weight, k), "HAS_BIAS": bias is not None, "ACTIVATION": activation, "TOKENS": how.tokens,
+        "BLOCK_N": block_n, "BLOCKS": how.blocks, "STAGES": how.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
     }  # fmt: skip
     if how.ctas:
         kernel, early = choose_kernel(values, mv.resident_kernel, mv.resident_pdl, how.pdl)
-        kernel[(min(how.ctas, triton.cdiv(weight.n, how.block_n)),)](
-            values, *tensors, out, weight.n, num_tokens, **constants, num_warps=how.num_warps, **early,
+        kernel[(min(how.ctas, triton.cdiv(n, block_n)),)](
+            values, *tensors, out, n, num_tokens, **constants, num_warps=how.num_warps, **early,
         )  # fmt: skip
     else:
         kernel, early = choose_kernel(values, mv.stepped_kernel, mv.stepped_pdl, how.pdl)
-        kernel[(triton.cdiv(weight.n, how.block_n),)](
-            values, scale, total, *tensors, out, weight.n, num_tokens, **constants, QUANTIZED=how.quantized,
+        kernel[(triton.cdiv(n, block_n),)](
+            values, scale, total, *tensors, out, n, num_tokens, **constants, QUANTIZED=how.quantized,
             num_warps=how.num_warps, **early,
         )  # fmt: skip
     return out

@@ -11,7 +11,7 @@ from etcuda.kernels.common.registry import KernelRecord, register
 from etcuda.kernels.formats.registry import WeightFormat
 from etcuda.kernels.linear.choose.tune import TUNINGS
 from etcuda.kernels.linear.problem import LinearProblem, cost, refuse, refuse_matvec
-from etcuda.kernels.linear.reference import linear_reference
+from etcuda.kernels.linear.reference import linear_reference, matvec_reference
 from etcuda.kernels.linear.samples import matmul_samples, matvec_samples
 from etcuda.torch_private import hint
 
@@ -42,7 +42,7 @@ def register_kernels(owner: str, record: WeightFormat) -> None:
                 owner=owner,
                 problem=problem,
                 refuse=refuse_matvec,
-                reference=functools.partial(reference, activation_dtype="int8"),
+                reference=functools.partial(matvec_reference, record.format_type),
                 cost=cost,
                 samples=functools.partial(matvec_samples, record),
                 unserved=LinearProblem(9, 64, 64, record.name),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from etcuda.kernels.activations.reference import activation_rows
+from etcuda.kernels.activations.reference import activation_rows, gate_reference
 from etcuda.kernels.formats.base import GroupFormat
 
 _CHUNK = 1 << 26  # Weights that are dequantised at a time: 256 MiB in fp32.
@@ -49,6 +49,24 @@ def linear_reference(
     weight_format = format_type.of(group_size, scale, zero, scale_step, zero_step)
     stored = (qdata, scale, zero, scale_step, zero_step)
     return _linear_by_rows(x, weight_format.dequantize, stored, bias, activation_dtype)
+
+
+def matvec_reference(
+    format_type: type[GroupFormat],
+    x: Tensor,
+    qdata: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scale_step: Tensor | None,
+    zero_step: Tensor | None,
+    bias: Tensor | None,
+    group_size: int,
+    activation: str = "none",
+) -> Tensor:
+    """``linear_reference`` with activation_dtype "int8"; with an activation [..., N / 2], that of the first half of the
+    results times the other half."""
+    y = linear_reference(format_type, x, qdata, scale, zero, scale_step, zero_step, bias, group_size, "int8")
+    return y if activation == "none" else gate_reference(y, None, activation)
 
 
 def embedding_reference(

@@ -10,11 +10,11 @@ from etcuda.kernels.formats.registry import WeightFormat
 
 
 def matvec_samples(record: WeightFormat, device: str) -> list[dict[str, Any]]:
-    """Calls of ``int4_matvec`` and the like: the resident kernel and the stepped one."""
+    """Calls of ``int4_matvec`` and the like: the resident kernel, and the stepped one with a gate."""
     config = {"block_n": 4, "num_warps": 1, "num_stages": 1, "pdl": 0}
     return [
-        _call(record, device, 1, 256) | config | {"tokens": 1, "ctas": 4, "blocks": 8},
-        _call(record, device, 3, 256) | config | {"tokens": 4, "ctas": 0, "blocks": 4},
+        _call(record, device, 1, 256) | config | {"tokens": 1, "ctas": 4, "blocks": 8, "activation": "none"},
+        _call(record, device, 3, 256) | config | {"tokens": 4, "ctas": 0, "blocks": 4, "activation": "silu"},
     ]
 
 

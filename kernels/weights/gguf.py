@@ -117,9 +117,10 @@ class GgufFile:
                 f"{self._paths[name]}: {name}: expected one of the types {known}, got {gguf_type}. Requantise the file."
             )
         shape = self.shape(name)
-        if len(shape) != 2:
+        if len(shape) not in (2, 3):
             raise GgufError(
-                f"{self._paths[name]}: {name}: expected a quantised weight [N, K], got shape {list(shape)}."
+                f"{self._paths[name]}: {name}: expected a quantised weight [N, K] or [experts, N, K], got shape "
+                f"{list(shape)}."
             )
         try:
             return _from_blocks(tensor.data, block, shape, name, activation_dtype, dtype)
@@ -161,17 +162,20 @@ def read_gguf(
 def _from_blocks(
     data: Any, block: BlockType, shape: tuple[int, ...], name: str, activation_dtype: str, dtype: torch.dtype
 ) -> Tensor:
-    n, k = shape
+    n, k = math.prod(shape[:-1]), shape[-1]
     stored = block.format
-    stored.check_size((n, k), name)
+    stored.check_size(shape, name)
     components = {each: torch.empty(size, dtype=kept) for each, (size, kept) in stored.components(n, k).items()}
-    rows = max(1, _CHUNK // data.shape[1])
-    chunks = read_memory(data.ctypes.data, data.nbytes, rows * data.shape[1])
+    nbytes = data.shape[-1]
+    rows = max(1, _CHUNK // nbytes)
+    chunks = read_memory(data.ctypes.data, data.nbytes, rows * nbytes)
     for start, chunk in zip(range(0, n, rows), chunks, strict=True):
         # A copy: what was read is good until the next, or is the mapped file, which is read-only.
         raw = torch.frombuffer(bytearray(chunk), dtype=torch.uint8).reshape(-1, k // block.weights, block.nbytes)
         for component, tensor in block.read(raw).items():
             components[component][start : start + rows] = tensor
+    for component, (size, _) in stored.components(*shape).items():
+        components[component] = components[component].reshape(size)
     tensor_type = find(stored.name).tensor_type
     made: Tensor = tensor_type.from_components(components, stored.group_size, activation_dtype, dtype, name)
     return made

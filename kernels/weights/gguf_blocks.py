@@ -11,11 +11,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from etcuda.errors import WeightFormatError
 from etcuda.kernels.formats.base import MINIMUM, SYMMETRIC, GroupFormat
 from etcuda.kernels.formats.int4 import Int4Format
 from etcuda.kernels.formats.int8 import Int8Format
 
 Components = dict[str, Tensor]
+# Twice the sixteen numbers of E2M1, which are integers.
+_DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+# Exponents of the powers of two that float16 holds.
+_LEAST, _MOST = -24, 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,38 @@ def _q6_k(blocks: Tensor) -> Components:
     }
 
 
+def _mxfp4(blocks: Tensor) -> Components:
+    qdata, scale = from_mxfp4(_nibbles(blocks[..., 1:], 16), blocks[..., 0], "MXFP4")
+    return {"scale": scale, "qdata": qdata.flatten(1)}
+
+
+def from_mxfp4(codes: Tensor, exponents: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Integers and scales of MXFP4 in groups of 32, exactly.
+
+    The format is of the Open Compute Project's Microscaling Formats (MX) specification 1.0: blocks of 32 numbers of 4
+    bits (E2M1) that share a power of two (E8M0).
+
+    Args:
+        codes: uint8 [..., 32], numbers from 0 to 15.
+        exponents: uint8 [...], of the shared powers of two, plus 127.
+        name: for errors.
+
+    Returns:
+        int8 [..., 32], twice the numbers; float16 [...], half the powers of two, 1 where all numbers are zero.
+
+    Raises:
+        WeightFormatError: float16 does not hold half of a power of two.
+    """
+    qdata = torch.tensor(_DOUBLED, dtype=torch.int8)[codes.long()]
+    exponent = torch.where((qdata != 0).any(-1), exponents.to(torch.int32) - 128, 0)
+    if exponent.numel() and (int(exponent.min()) < _LEAST or int(exponent.max()) > _MOST):
+        raise WeightFormatError(
+            f"{name}: expected MXFP4 with scales from 2^{_LEAST + 1} to 2^{_MOST + 1}, got 2^{int(exponent.min()) + 1} "
+            f"to 2^{int(exponent.max()) + 1}, whose half float16 does not hold. Take the weights in bfloat16."
+        )
+    return qdata, torch.ldexp(torch.ones(exponent.shape), exponent).to(torch.float16)
+
+
 def _scales_k(blocks: Tensor) -> Components:
     """Steps, and 8 scales and 8 minima of six bits in 12 bytes."""
     packed = blocks[..., 4:16].reshape(*blocks.shape[:2], 3, 4)
@@ -133,5 +170,6 @@ BLOCK_TYPES: dict[str, BlockType] = {
     "Q5_1": BlockType(32, 24, Int8Format(32, "fp16", MINIMUM), _q5_1),
     "Q5_K": BlockType(256, 176, Int8Format(32, *_MINIMA), _q5_k),
     "Q6_K": BlockType(256, 210, Int8Format(16, "codes", SYMMETRIC), _q6_k),
+    "MXFP4": BlockType(32, 17, Int8Format(32, "fp16", SYMMETRIC), _mxfp4),
     "Q8_0": BlockType(32, 34, Int8Format(32, "fp16", SYMMETRIC), _q8_0),
 }

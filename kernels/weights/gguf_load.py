@@ -16,6 +16,7 @@ from etcuda.errors import GgufError
 from etcuda.kernels.formats.base import GroupFormat
 from etcuda.kernels.weights.gguf import GgufFile
 from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES
+from etcuda.kernels.weights.gguf_experts import experts_tensors, halves, is_experts, join_halves
 from etcuda.kernels.weights.renamed import renamed_keyword
 from etcuda.kernels.weights.tensor import CoalescedTensor
 
@@ -26,7 +27,7 @@ Keep = Callable[[Callable[[], Tensor], Tensor, GroupFormat | None], Tensor]
 # Written by llama.cpp for itself; no module of a model has them.
 _NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Architectures whose tensors llama.cpp stores as transformers has them, and how it changes those of the others.
-_AS_THEY_ARE = ("qwen2", "qwen3")
+_AS_THEY_ARE = ("qwen2", "qwen3", "qwen3moe", "gpt-oss")
 _ROTATED = ("llama",)  # Rows of q and k are interleaved per head.
 _SHIFTED = ("gemma2", "gemma3")  # Norms have 1 added.
 
@@ -35,9 +36,9 @@ _CHECKED = 1 << 20  # Values that are looked at at a time.
 
 @dataclasses.dataclass(frozen=True)
 class _Placement:
-    """A tensor of the file and the parameters that it becomes: several if they are tied."""
+    """Tensors of the file, one or the halves of one, and the parameters that they become: several if they are tied."""
 
-    source: str
+    sources: tuple[str, ...]
     target: str
     owners: list[tuple[nn.Module, str]]
     old: Tensor
@@ -62,7 +63,8 @@ def load_gguf(
         names: the parameter's name by the tensor's, or a function from one to the other that gives ``None`` for a
             tensor to leave out. By default a tensor goes to the parameter of its own name, or, for models of
             ``transformers``, to the one that the ``gguf`` package maps it to; that serves the architectures llama,
-            qwen2, qwen3, gemma2 and gemma3 and undoes what llama.cpp did to their tensors.
+            qwen2, qwen3, qwen3moe, gpt-oss, gemma2 and gemma3 and undoes what llama.cpp did to their tensors.
+            Experts are those of ``etcuda.llm``, stacked, the rows of the gate first.
         activation_dtype: "int8" or "exact"; see ``CoalescedTensor``.
         keep: takes the place of reading a tensor: what it returns becomes the parameter.
 
@@ -80,24 +82,27 @@ def load_gguf(
     plan = _plan(model, file, find)
     for item in plan:
         old = item.old
-        undo = not named and item.source != item.target
+        undo = not named and item.sources[0] != item.target
         make = functools.partial(_read, file, item, activation_dtype, undo)
-        tensor = make() if keep is None else keep(make, old, file.format(item.source))
+        tensor = make() if keep is None else keep(make, old, file.format(item.sources[0]))
         where = "cpu" if old.device.type == "meta" else old.device
         parameter = nn.Parameter(tensor.to(where), requires_grad=False)
         for module, attribute in item.owners:
             setattr(module, attribute, parameter)
-    return {item.target: file.types[item.source] for item in plan}
+    return {item.target: file.types[item.sources[0]] for item in plan}
 
 
 def _read(file: GgufFile, item: _Placement, activation_dtype: str, undo: bool) -> Tensor:
     """The tensor as the model has it; ``undo`` what llama.cpp's converter did."""
-    tensor = file.read(item.source, activation_dtype, item.old.dtype)
-    if undo:
-        tensor = _as_transformers(tensor, item.source, file)
-    if not isinstance(tensor, CoalescedTensor):
-        tensor = _in_dtype(tensor, item.old.dtype, f"{file.path}: {item.source}")
-    return tensor
+    parts = []
+    for source in item.sources:
+        tensor = file.read(source, activation_dtype, item.old.dtype)
+        if undo:
+            tensor = _as_transformers(tensor, source, file)
+        if not isinstance(tensor, CoalescedTensor):
+            tensor = _in_dtype(tensor, item.old.dtype, f"{file.path}: {source}")
+        parts.append(tensor)
+    return parts[0] if len(parts) == 1 else join_halves(parts)
 
 
 def _plan(model: nn.Module, file: GgufFile, find: Callable[[str], str | None]) -> list[_Placement]:
@@ -113,14 +118,16 @@ def _plan(model: nn.Module, file: GgufFile, find: Callable[[str], str | None]) -
             problems.append(f"{source}: expected the name of a parameter of the model, got {target!r}")
             continue
         old, owners = places[target]
-        if id(old) in taken:
+        sources = halves(source)
+        if id(old) in taken and taken[id(old)] not in sources:
             problems.append(f"{source}: expected one tensor for {target}, got {taken[id(old)]} too")
             continue
-        taken[id(old)] = source
         problem = _misfit(file, source, old, owners)
         if problem is not None:
             problems.append(f"{source}: {problem}")
-        plan.append(_Placement(source, target, owners, old))
+        if id(old) not in taken:
+            plan.append(_Placement(sources, target, owners, old))
+        taken[id(old)] = source
     problems += [
         f"{name}: expected a tensor for it, got none" for name, (old, _) in places.items() if id(old) not in taken
     ]
@@ -145,11 +152,19 @@ def _places(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, s
 
 
 def _misfit(file: GgufFile, source: str, old: Tensor, owners: list[tuple[nn.Module, str]]) -> str | None:
-    gguf_type, shape = file.types[source], file.shape(source)
-    if shape != tuple(old.shape):
-        return f"expected the parameter's shape {list(old.shape)}, got {list(shape)}"
+    gguf_type, shape, wanted = file.types[source], file.shape(source), list(old.shape)
+    sources = halves(source)
+    if len(sources) == 2:
+        other = sources[1 - sources.index(source)]
+        if file.types.get(other) != gguf_type:
+            return f"expected {other} of its type, {gguf_type}, got {file.types.get(other, 'none')}"
+        wanted[1] //= 2
+    if list(shape) != wanted:
+        return f"expected the parameter's shape {wanted}, got {list(shape)}"
     if gguf_type in BLOCK_TYPES:
         for module, attribute in owners:
+            if is_experts(attribute, old):
+                continue
             if attribute != "weight" or not isinstance(module, nn.Linear | nn.Embedding):
                 return f"expected a floating type for {attribute} of a {type(module).__name__}, got {gguf_type}"
     elif gguf_type not in ("F32", "F16", "BF16"):
@@ -184,12 +199,17 @@ def _names_of_transformers(model: nn.Module, file: GgufFile) -> dict[str, str]:
     table = gguf.get_tensor_name_map(number, int(file.field(f"{arch}.block_count") or 0))
     found: dict[str, str] = {}
     for name, _ in model.named_parameters(remove_duplicate=False):
+        experts = experts_tensors(name)
+        if experts:
+            found |= dict.fromkeys(experts, name)
+            continue
         mapped = table.get_name(name, try_suffixes=(".weight", ".bias"))
         # A tied head has a name of its own, which the file may lack: the embedding's serves both.
         if mapped is not None and mapped not in file.types and mapped == "output.weight":
             continue
         if mapped is not None:
-            found[mapped] = name
+            # Parameters that are called neither weight nor bias are weights in the file.
+            found[mapped if mapped in file.types else mapped.removesuffix(".weight") + ".weight"] = name
     return found
 
 

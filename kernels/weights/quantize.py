@@ -84,7 +84,7 @@ def check_weight(weight: Tensor, weight_format: GroupFormat, name: str = "weight
     lost = LostRows()
     for (*index, rows), grouped in _some_rows(weight.detach(), weight_format):
         # NaN comes through.
-        low, high = torch.aminmax(grouped, dim=-1)
+        low, high = _extremes(grouped)
         if not bool(torch.isfinite(torch.stack([low, high])).all()):
             raise WeightFormatError(
                 f"{name}: expected finite weights, got an infinite one or NaN. Check the checkpoint."
@@ -128,7 +128,16 @@ def _quantize_rows(w: Tensor, weight_format: GroupFormat, search: str) -> dict[s
 
 def _from_extremes(w: Tensor, weight_format: GroupFormat) -> tuple[Tensor, Tensor]:
     """Scale and minimum of each group, float32 [rows, G], such that the extremes are represented."""
-    return _from_range(*torch.aminmax(w, dim=-1), weight_format)
+    return _from_range(*_extremes(w), weight_format)
+
+
+def _extremes(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest of the last dimension, as ``torch.aminmax``, which looks at few numbers one by one."""
+    low = high = w
+    while (size := low.shape[-1]) > 1 and size % 2 == 0:
+        low = torch.minimum(low[..., : size // 2], low[..., size // 2 :])
+        high = torch.maximum(high[..., : size // 2], high[..., size // 2 :])
+    return (low.squeeze(-1), high.squeeze(-1)) if low.shape[-1] == 1 else (low.amin(dim=-1), high.amax(dim=-1))
 
 
 def _from_range(low: Tensor, high: Tensor, weight_format: GroupFormat) -> tuple[Tensor, Tensor]:
@@ -235,7 +244,7 @@ def _stored(weight_format: GroupFormat, components: dict[str, Tensor]) -> tuple[
 def _integers(w: Tensor, weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:
     least, most = weight_format.quantized_integers
     inverse = _divide(torch.ones_like(scale), scale, torch.zeros_like(scale)).unsqueeze(-1)
-    return torch.round((w - minimum.unsqueeze(-1)) * inverse).clamp_(least, most)
+    return (w - minimum.unsqueeze(-1)).mul_(inverse).round_().clamp_(least, most)
 
 
 def _error(w: Tensor, weight_format: GroupFormat, scale: Tensor, minimum: Tensor) -> Tensor:

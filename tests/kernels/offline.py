@@ -39,8 +39,8 @@ def compile_matvec(config: MatvecConfig, case: Case, tokens: int, rows: Rows, pd
     zero = {"symmetric": scale, "zero_point": "*u8", "minimum": scale}[case.offset]
     constants: dict[str, Any] = {
         "K": case.k, "BITS": case.bits, "GROUP": min(case.group_size, case.k), "OFFSET": case.offset,
-        "SCALE_CODES": case.storage == "codes", "HAS_BIAS": case.bias, "TOKENS": tokens, "BLOCK_N": config.block_n,
-        "BLOCKS": config.blocks, "STAGES": config.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
+        "SCALE_CODES": case.storage == "codes", "HAS_BIAS": case.bias, "ACTIVATION": "none", "TOKENS": tokens,
+        "BLOCK_N": config.block_n, "BLOCKS": config.blocks, "STAGES": config.num_stages, "GROUPS_FIRST": GROUPS_FIRST,
     }  # fmt: skip
     types = {
         "x": "*i8" if config.quantized else halves, "x_scale": "*fp32", "x_sum": "*fp32", "qdata": integers,

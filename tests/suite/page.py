@@ -137,7 +137,7 @@ def make_page(
 
     Args:
         targets: the columns of the table of tests, fp32.
-        dtypes: the columns of the table of dtypes, on the host.
+        dtypes: the columns of the table of dtypes; those on a GPU are named by it.
         models: the columns of the table of the suite's models.
         keys: every case in fp32.
     """
@@ -149,7 +149,8 @@ def make_page(
         "## What is not right",
         "\n".join([*reasons(every), *untried(targets, keys)]),
         "## By dtype, on the host",
-        "Cases claimed whole / compiled / right; one number where they are the same. Empty: PyTorch does not take it.",
+        "Cases claimed whole / compiled / right; one number where they are the same. Empty: PyTorch does not take it. "
+        "Columns of sm_90 are runs on a GPU of the first case of each file.",
         "\n".join(by_dtype(dtypes)),
         "## By test, fp32",
         "\n".join(by_test(targets)),
@@ -176,4 +177,8 @@ def read_columns(folder: pathlib.Path) -> tuple[dict[str, Records], dict[str, Re
         for path in sorted(folder.glob("host-*.json"))
         if path.stem != "host-models"
     }
+    for path in sorted(folder.glob("sm_90-run-*.json")):
+        dtype = path.stem.removeprefix("sm_90-run-")
+        if dtype not in ("float32", "models"):
+            dtypes[f"sm_90, {dtype}"] = Records(path)
     return targets, dict(sorted(dtypes.items(), key=lambda item: (item[0] != "float32", item[0]))), models

@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import pathlib
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -155,18 +156,40 @@ def find_cases(keys: Sequence[str], dtype: torch.dtype) -> list[SuiteCase]:
     return [found[key] for key in keys]
 
 
-def try_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, CaseRecord]]]:
-    """Every task, ``jobs`` of them at a time in processes of their own; in this one where that is 1."""
+def try_tasks(
+    tasks: Sequence[Task], jobs: int, until: float | None = None
+) -> Iterator[tuple[Task, dict[str, CaseRecord]]]:
+    """Every task, ``jobs`` of them at a time in processes of their own; in this one where that is 1.
+
+    Args:
+        tasks: what to try.
+        jobs: how many at a time.
+        until: a time of ``time.monotonic``.
+
+    Raises:
+        TimeoutError: it is past ``until``. What was begun in other processes is ended.
+    """
     if jobs == 1:
-        yield from ((task, try_task(task)) for task in tasks)
+        for task in tasks:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError
+            yield task, try_task(task)
         return
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         pending = {pool.submit(try_task, task): task for task in tasks}
-        for done in as_completed(pending):
-            yield pending[done], done.result()
+        try:
+            for done in as_completed(pending, None if until is None else max(0.0, until - time.monotonic())):
+                yield pending[done], done.result()
+        except TimeoutError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
-def run_all(keys: Sequence[str], task: Task, records: Records, jobs: int = 1, size: int = 24) -> None:
+def run_all(
+    keys: Sequence[str], task: Task, records: Records, jobs: int = 1, size: int = 24, until: float | None = None
+) -> None:
     """Tries every case that has no record yet, then those that are not delegated whole with a negation.
 
     A batch that ended the process before is tried in smaller ones.
@@ -177,6 +200,7 @@ def run_all(keys: Sequence[str], task: Task, records: Records, jobs: int = 1, si
         records: what there is; grows and is written after every batch.
         jobs: batches at a time.
         size: cases of a batch.
+        until: a time of ``time.monotonic``, after which nothing more is begun and what other processes do is dropped.
     """
     if len(records.begun) == 1:
         records.end({records.begun[0]: CaseRecord(error="the process ended")})
@@ -184,19 +208,44 @@ def run_all(keys: Sequence[str], task: Task, records: Records, jobs: int = 1, si
     todo = [key for key in keys if key not in records.cases]
     groups = list(batches([key for key in todo if key in suspects], max(1, len(suspects) // 4)))
     groups += list(batches([key for key in todo if key not in suspects], size))
-    records.facts["torch"] = torch.__version__
+    if todo:
+        releases = {torch.__version__, *filter(None, records.facts.get("torch", "").split(", "))}
+        records.facts["torch"] = ", ".join(sorted(releases))
+    try:
+        _try_groups(groups, task, records, jobs, len(keys), until)
+        _try_negated(keys, task, records, jobs, size, until)
+    except TimeoutError:
+        missing = sum(key not in records.cases for key in keys)
+        print(f"{task.target}: the time is up; {missing} of {len(keys)} cases have no record yet", flush=True)
+    for key in keys:
+        record = records.cases.get(key)
+        if record is not None and record.verdict not in ("right", "exported"):
+            print(f"{key}: {record.verdict}. {record.error or record.wrong or ', '.join(record.left)}", flush=True)
+
+
+def _try_groups(
+    groups: Sequence[list[str]], task: Task, records: Records, jobs: int, number: int, until: float | None
+) -> None:
+    """Every batch; what is begun in this process is noted, for it may end it."""
+    tasks = [dataclasses.replace(task, keys=tuple(group)) for group in groups]
     if jobs == 1:
-        for group in groups:
-            records.begin(group)
-            records.end(try_task(dataclasses.replace(task, keys=tuple(group))))
-            print(f"{task.target}: {len(records.cases)} of {len(keys)} cases; to {group[-1]}", flush=True)
-    else:
-        for done, found in try_tasks([dataclasses.replace(task, keys=tuple(group)) for group in groups], jobs):
-            records.end(found)
-            print(f"{task.target}: {len(records.cases)} of {len(keys)} cases; with {done.keys[0]}", flush=True)
+        for each in tasks:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError
+            records.begin(each.keys)
+            records.end(try_task(each))
+            print(f"{task.target}: {len(records.cases)} of {number} cases; to {each.keys[-1]}", flush=True)
+        return
+    for done, found in try_tasks(tasks, jobs, until):
+        records.end(found)
+        print(f"{task.target}: {len(records.cases)} of {number} cases; with {done.keys[0]}", flush=True)
+
+
+def _try_negated(keys: Sequence[str], task: Task, records: Records, jobs: int, size: int, until: float | None) -> None:
+    """Cases that are not delegated whole, with a negation of their results."""
     parts = [key for key in keys if records.cases[key].left and key not in records.stubborn]
     again = [dataclasses.replace(task, keys=tuple(group), negate=True) for group in batches(parts, size)]
-    for done, found in try_tasks(again, jobs):
+    for done, found in try_tasks(again, jobs, until):
         for key, record in found.items():
             if record.left or record.error:
                 records.stubborn.append(key)
@@ -205,7 +254,3 @@ def run_all(keys: Sequence[str], task: Task, records: Records, jobs: int = 1, si
                 records.cases[key] = record
         records.save()
         print(f"{task.target}: with a negation, {done.keys[0]} to {done.keys[-1]}", flush=True)
-    for key in keys:
-        record = records.cases[key]
-        if record.verdict not in ("right", "exported"):
-            print(f"{key}: {record.verdict}. {record.error or record.wrong or ', '.join(record.left)}", flush=True)

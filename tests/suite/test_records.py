@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.suite.accuracy import expected_of, wrong_because
 from tests.suite.batch import Batch, batch_inputs
 from tests.suite.cases import SuiteCase, cases_of, functions_of, negated
-from tests.suite.page import by_dtype, cell, make_page, reasons
+from tests.suite.page import by_dtype, cell, make_page, read_columns, reasons
 from tests.suite.records import CaseRecord, Records
 from tests.suite.run import Task, batches, run_all
 
@@ -100,6 +100,34 @@ def test_a_run_goes_on_and_tries_again_what_ended_the_process(
     records.begin([keys[3]])
     run_all(keys[:1], Task((), "float32", "host"), (last := Records(records.path)))
     assert last.cases[keys[3]].verdict == "export failed"
+
+
+def test_a_run_ends_when_its_time_is_up(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = [f"a::t#{i}" for i in range(4)]
+    now = [0.0]
+
+    def try_task(task: Task) -> dict[str, CaseRecord]:
+        now[0] += 10
+        return {key: CaseRecord(exported=True, ran=True) for key in task.keys}
+
+    monkeypatch.setattr("tests.suite.run.try_task", try_task)
+    monkeypatch.setattr("tests.suite.run.time.monotonic", lambda: now[0])
+    run_all(keys, Task((), "float32", "host"), (records := Records(tmp_path / "r.json")), size=1, until=15.0)
+    assert list(records.cases) == keys[:2]
+    assert Records(records.path).begun == []
+    assert "2 of 4 cases have no record yet" in capsys.readouterr().out
+    run_all(keys, Task((), "float32", "host"), records)
+    assert list(records.cases) == keys
+
+
+def test_a_gpu_has_columns_of_dtypes_too(tmp_path: pathlib.Path) -> None:
+    for stem in ("host-float32", "host-bfloat16", "sm_90-run-float32", "sm_90-run-bfloat16"):
+        Records(tmp_path / f"{stem}.json").save()
+    targets, dtypes, _ = read_columns(tmp_path)
+    assert list(targets) == ["host", "sm_90, run"]
+    assert list(dtypes) == ["float32", "bfloat16", "sm_90, bfloat16"]
 
 
 def test_records_are_read_as_they_were_written(tmp_path: pathlib.Path) -> None:

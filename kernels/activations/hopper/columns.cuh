@@ -5,9 +5,7 @@
 
 #include "ptx.cuh"
 
-#define SILU 1
-#define GELU_TANH 2
-#define GELU_ERF 3
+#include "gates.cuh"
 
 namespace {
 
@@ -45,15 +43,6 @@ struct FourColumns {
 
 #if GATE
 
-// The formulas of kernels/activations/README.md.
-__device__ __forceinline__ float activate(float g) {
-  if (GATE == GELU_ERF) return 0.5f * g * (1.f + erff(g * 0.7071067811865476f));
-  // exp(-g), or exp(-2 u), as powers of two: the constants contain log2(e).
-  const float power =
-      GATE == SILU ? g * -1.4426950408889634f : g * (-2.302208198144325f + -0.10294324f * g * g);
-  return g * rcp_approx(1.f + exp2_approx(power));
-}
-
 constexpr int kSources = 2;
 struct SourceRow {
   const Bits *gate, *up;
@@ -69,7 +58,7 @@ struct SourceRow {
     FourColumns result;
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
-      result.set_pair(i, activate(loaded[0][i]), activate(loaded[0][i + 1]));
+      result.set_pair(i, activate<GATE>(loaded[0][i]), activate<GATE>(loaded[0][i + 1]));
       result.set_pair(i, result[i] * loaded[1][i], result[i + 1] * loaded[1][i + 1]);
     }
     return result;

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 
 from etcuda.kernels.activations.reference import SUMS_IN_FLOAT16_FROM
-from etcuda.kernels.cuda import Native
+from etcuda.kernels.cuda import DTYPE_CODES, Native
 
 ARCH = "sm_90"
 SEMAPHORES = 1024  # That come with reordered activations: one for each shared tile, of which there are fewer than CTAs.
-# Dtypes as ptx.cuh counts them.
-DTYPE_CODES = {"bfloat16": 0, "float16": 1, "float32": 2}
 # Activation functions of a gate as columns.cuh counts them; "" where there is no gate.
 GATE_CODES = {"": 0, "silu": 1, "gelu_tanh": 2, "gelu_erf": 3}
 _STEP = 256  # Columns.

@@ -78,7 +78,7 @@ def masked_logits(
         local_n: keys of the block relative to ``start``.
         row_ok: rows that exist.
         n_end: end of the keys that may be read.
-        qk_scale: scale of the logits times log2(e); without it for a soft cap.
+        qk_scale: scale of the logits times log2(e).
         SOFTCAP: 0 for none.
         MASK: 0 none, 1 bool, 2 float.
     """

@@ -26,7 +26,7 @@ def load_weights(weight, row, column, ok, out_features, K: tl.constexpr, GATED: 
     first = tl.load(weight + at, mask=inside, other=0.0, eviction_policy="evict_first")
     second = first
     if GATED:
-        offset = out_features.to(tl.int64) * K
+        offset = tl.cast(out_features, tl.int64) * K
         second = tl.load(weight + offset + at, mask=inside, other=0.0, eviction_policy="evict_first")
     return first, second
 

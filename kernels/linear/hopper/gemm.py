@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from etcuda.kernels.activations.hopper.reorder import ARCH, DTYPE_CODES, fits_k, steps_of_segment
-from etcuda.kernels.cuda import Native
+from etcuda.kernels.activations.hopper.reorder import ARCH, fits_k, steps_of_segment
+from etcuda.kernels.cuda import DTYPE_CODES, Native
 
 # As smem.cuh counts them; and bytes of zeros that a row has in a step of 256 columns.
 _OFFSET_CODES = {"symmetric": 0, "zero_point": 1, "minimum": 2}

@@ -4,9 +4,7 @@
 
 #include "ptx.cuh"
 
-#define SYMMETRIC 0
-#define ZERO_POINT 1
-#define MINIMUM 2
+#include "int4.cuh"
 
 namespace {
 

@@ -22,7 +22,7 @@ def _load_inside(base, offset, group, GROUPS: tl.constexpr, WIDTH: tl.constexpr)
 
 
 @triton.jit
-def _load_scales(
+def load_scales(
     s_at, z_at, ss_at, zs_at, row, step,
     K: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SCALE_CODES: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -104,11 +104,11 @@ def _matmul(
         accumulator = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         if AHEAD:
             # A thread loads too little of these tiles for an asynchronous copy: they are loaded one step ahead instead.
-            s, z, ss, zs = _load_scales(
+            s, z, ss, zs = load_scales(
                 s_at, z_at, ss_at, zs_at, row, first, K, GROUP, OFFSET, SCALE_CODES, BLOCKS
             )  # fmt: skip
         for i in tl.range(first, last, num_stages=STAGES):
-            n_s, n_z, n_ss, n_zs = _load_scales(
+            n_s, n_z, n_ss, n_zs = load_scales(
                 s_at, z_at, ss_at, zs_at, row, tl.minimum(i + 1, last - 1) if AHEAD else i, K, GROUP, OFFSET,
                 SCALE_CODES, BLOCKS,
             )  # fmt: skip

@@ -59,6 +59,8 @@ def test_decode_and_a_dynamic_prompt() -> None:
     assert image.largest_kernel.startswith(TILED)
 
 
+# The decision is tested in tests/passes/attention/test_route.py.
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_fp32_goes_to_generated_kernels() -> None:
     image = export(torch.float32, 8, dynamic=True)

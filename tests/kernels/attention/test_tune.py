@@ -12,9 +12,10 @@ import pytest
 from etcuda.errors import KernelArgumentError
 from etcuda.kernels.attention import table, tune
 from etcuda.kernels.attention.configs import SplitConfig, split_candidates, tiled_candidates
+from etcuda.kernels.attention.hopper.decode import ClusterConfig, leaves_room
 from etcuda.kernels.attention.problem import AttentionProblem
-from etcuda.kernels.attention.select import choose_split, choose_tiled
-from etcuda.kernels.attention.shapes import DECODE_LENGTHS, GEMMA, split_problems, tiled_problems
+from etcuda.kernels.attention.select import ONE_KERNEL_US, choose_cluster, choose_split, choose_tiled
+from etcuda.kernels.attention.shapes import DECODE_LENGTHS, GEMMA, cluster_problems, split_problems, tiled_problems
 from etcuda.kernels.attention.tune import AttentionTuning
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.common.tuner import TuneOptions, run
@@ -25,13 +26,15 @@ from_json, to_json = table.FORMAT.from_json, table.FORMAT.to_json
 
 def time_us(kernel: str, problem: AttentionProblem, config: Any) -> float:
     """A call takes longer the further its configuration is from 7 splits of 32 keys."""
+    if isinstance(config, ClusterConfig):
+        return config.threads / 10 + config.unroll
     return 1 + abs(getattr(config, "num_splits", 7) - 7) + abs(config.block_n - 32) + config.num_stages / 10
 
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     def reject(job: Any) -> str | None:
-        return "too large" if job.config.num_stages == 3 else None
+        return "too large" if getattr(job.config, "num_stages", 0) == 3 else None
 
     return fake_gpu(monkeypatch, AttentionTuning, time_us, reject)
 
@@ -45,7 +48,7 @@ def test_a_whole_run_and_a_resumed_one(
     assert {e.kernel for e in tiled.entries} == {"tiled"}
     assert run("attention", TuneOptions(arch="sm_90", out=out, resume=out)) == 0
     both = from_json(out.read_text(), "out")
-    assert len(both.entries) == len(split_problems()) + len(tiled_problems())
+    assert len(both.entries) == len(split_problems()) + len(tiled_problems()) + len(cluster_problems())
     assert from_json(to_json(both), "again") == both
     assert all(calls >= 2 and repetitions >= 3 for calls, repetitions in timed)
     assert f"{len(both.entries)} of {len(both.entries)} shapes" in capsys.readouterr().out
@@ -53,7 +56,7 @@ def test_a_whole_run_and_a_resumed_one(
     for entry in both.entries:
         times = [us for _, us in entry.candidates]
         assert times == sorted(times)
-        assert all(config.num_stages != 3 for config, _ in entry.candidates)
+        assert all(getattr(config, "num_stages", 0) != 3 for config, _ in entry.candidates)
     gemma = next(e for e in both.of("split") if e.problem == GEMMA.problem(1, 1, 4096))
     assert isinstance(gemma.best, SplitConfig)
     assert gemma.best.block_n == 32
@@ -129,7 +132,15 @@ def test_export_picks_the_best_of_what_was_measured(path: pathlib.Path) -> None:
     assert measured.arch == path.stem
     assert {"gpu", "torch", "triton", "num_sms"} <= measured.environment.keys()
     device = LocalDevice(measured.arch, int(measured.environment["num_sms"]), 1 << 30, 60 << 20)
+    split = {entry.problem: entry.us for entry in measured.of("split")}
     for entry in measured.entries:
-        pick = choose_split if entry.kernel == "split" else choose_tiled
         times = dict(entry.candidates)
+        if entry.kernel == "cluster":
+            rows, most = entry.problem.group, split[entry.problem] + ONE_KERNEL_US
+            roomy = {c: us for c, us in times.items() if leaves_room(c, entry.problem.head_dim, rows) and us < most}
+            found = choose_cluster(entry.problem, device)
+            assert (found is not None) == bool(roomy)
+            assert found is None or roomy[found.config] == min(roomy.values())
+            continue
+        pick = choose_split if entry.kernel == "split" else choose_tiled
         assert times[pick(entry.problem, device).config] <= 1.03 * entry.us

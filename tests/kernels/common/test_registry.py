@@ -35,7 +35,7 @@ def test_records_are_sorted_and_can_be_found() -> None:
     } <= set(names)  # fmt: skip
     for name in names:
         assert registry.find(name).op == name
-    with pytest.raises(KeyError, match=r"'etcuda::none' is not registered; expected one of: etcuda::attention_split"):
+    with pytest.raises(KeyError, match=r"'etcuda::none' is not registered; expected one of: etcuda::attention_cluster"):
         registry.find("etcuda::none")
 
 

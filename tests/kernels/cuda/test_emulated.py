@@ -26,7 +26,7 @@ from etcuda.kernels.activations.hopper import reorder
 from etcuda.kernels.activations.reference import gate_reference, num_k_segments, reorder_activation_reference
 from etcuda.kernels.cuda import Native
 from etcuda.kernels.linear.hopper import gemm
-from tests.exhaustive import pairs
+from tests.exhaustive import alternate, only, pairs
 from tests.kernels.linear.linear_cases import (
     TOLERANCE,
     Case,
@@ -40,7 +40,7 @@ from tests.kernels.linear.linear_cases import (
 
 EMULATOR = pathlib.Path(__file__).parent / "emulator"
 KERNELS = pathlib.Path(etcuda.kernels.__file__).parent
-COMPILER = (*shlex.split(os.environ.get("CXX") or shutil.which("g++") or "c++"), "-std=c++17", "-O1", "-w",
+COMPILER = (*shlex.split(os.environ.get("CXX") or shutil.which("g++") or "c++"), "-std=c++17", "-Og", "-w",
             "-fsanitize=undefined", "-fno-sanitize-recover")  # fmt: skip
 _FOLDER = tempfile.TemporaryDirectory(prefix="etcuda-emulated-")
 
@@ -62,7 +62,7 @@ def program(main: str, native: Native) -> pathlib.Path:
     defines |= {"SHARED_BYTES": native.shared, "NAME": "kernel"}
     subprocess.run(
         [*COMPILER, f"-I{EMULATOR}",
-         f"-I{(KERNELS / native.source).parent}",
+         f"-I{(KERNELS / native.source).parent}", f"-I{KERNELS / 'cuda'}",
          *(f"-D{key}={value}" for key, value in defines.items()), f'-DSOURCE="{KERNELS / native.source}"',
          EMULATOR / f"{main}.cpp", threads(), "-o", to],
         check=True,
@@ -145,7 +145,7 @@ def run_reorder(
         ("silu", torch.bfloat16, "int8", 5, 256, 16),
         ("gelu_tanh", torch.bfloat16, "int8", 3, 1280, 128),
         ("silu", torch.float16, "int8", 2, 8704, 64),
-        ("silu", torch.bfloat16, "int8", 2, 8704, 128),
+        only(False, "silu", torch.bfloat16, "int8", 2, 8704, 128),
         ("gelu_erf", torch.float32, "exact", 3, 1280, 16),
     ],
     ids=str,
@@ -220,6 +220,7 @@ def run(
     return out, chunks_left
 
 
+# Each is compiled, which takes 2 s.
 LAUNCHES = [
     Launch(Case(n=150, k=512), 5, 16, 1, 3, 1),
     Launch(Case(n=150, k=1280, bias=False), 16, 16, 1, 3, 4, torch.float16),
@@ -248,7 +249,11 @@ LAUNCHES = [
 ]
 
 
-@pytest.mark.parametrize("launch", LAUNCHES, ids=str)
+# Those that differ from others in the dtype of the output, or in what one of two others has each.
+OF_OTHERS = [LAUNCHES[index] for index in (0, 4, 7, 9, 15)]
+
+
+@pytest.mark.parametrize("launch", [only(each not in OF_OTHERS, each) for each in LAUNCHES], ids=str)
 def test_product(launch: Launch) -> None:
     weight = make(launch.case, launch.out)
     x = activations(launch.m, launch.case.k, launch.out).cpu()
@@ -262,7 +267,7 @@ def test_product(launch: Launch) -> None:
     assert torch.equal(run(launch, weight, x, semaphores, seed=2)[0], got)
 
 
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("seed", [only(seed < 4, seed) for seed in range(1, 9)])
 def test_partials_of_one_step_each(seed: int) -> None:
     """They are computed while the planning warp still clears their slots."""
     launch = Launch(Case(n=64, k=1024, bias=False), 20, 32, 1, 3, 4, activation_dtype="int8")
@@ -288,8 +293,13 @@ def test_nan_passes_through_partials(launch: Launch) -> None:
     assert error(got[keep], expected[keep]) < launch.tolerance()
 
 
-@pytest.mark.parametrize("offset", ["zero_point", "symmetric", "minimum"])
-@pytest.mark.parametrize("ends", [(2**-20, 2**9), (2**9, 2**-20), (65504, 65504), (2**-24, 2**-24)], ids=str)
+@pytest.mark.parametrize(
+    ("ends", "offset"),
+    alternate(
+        [(2**-20, 2**9), (2**9, 2**-20), (65504, 65504), (2**-24, 2**-24)], ["zero_point", "symmetric", "minimum"]
+    ),
+    ids=str,
+)
 def test_scales_of_any_size_in_float16_sums(offset: str, ends: tuple[float, float]) -> None:
     launch = Launch(Case(n=70, k=2560, offset=offset, bias=False), 9, 64, 1, 3, 2, torch.float32, "int8")
     weight = make(launch.case, launch.out)

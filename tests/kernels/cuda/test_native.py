@@ -208,7 +208,10 @@ def test_sources_are_part_of_the_package() -> None:
     headers = (
         "dequantize", "epilogue", "factors", "fixup", "partials", "producer", "smem", "tile_scheduler"
     )  # fmt: skip
-    expected = {"cuda/ptx.cuh", "linear/hopper/gemm.cu"} | {f"linear/hopper/{header}.cuh" for header in headers}
+    expected = {"attention/hopper/decode.cu", "experts/hopper/grouped.cu", "linear/hopper/gemm.cu"}
+    expected |= {f"cuda/{header}.cuh" for header in ("cluster", "gates", "int4", "ptx")}
+    expected |= {f"experts/hopper/{header}.cuh" for header in ("activations", "layout", "results", "tiles", "weights")}
+    expected |= {f"linear/hopper/{header}.cuh" for header in headers}
     expected |= {f"activations/hopper/{name}" for name in ("reorder.cu", "reorder_as_is.cu", "columns.cuh")}
     assert {path.relative_to(folder).as_posix() for path in folder.glob("**/*.cu*")} == expected
 

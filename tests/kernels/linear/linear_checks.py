@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from etcuda.kernels.activations.quantize_op import quantize_activation
@@ -52,26 +55,31 @@ FORMATS = [
 ]
 
 
-def resident(weight: Weight, x: Tensor, stages: int = 1, block_n: int = 4, ctas: int = 2) -> Tensor:
+def resident(
+    weight: Weight, x: Tensor, stages: int = 1, block_n: int = 4, ctas: int = 2, activation: str = "none"
+) -> Tensor:
     blocks = max(padded(x.shape[-1] // 32), 32 * WARPS if DEVICE == "cuda" else 1)
-    return matvec(weight, x, MatvecLaunch(False, padded(x.shape[0]), ctas, block_n, blocks, WARPS, stages, 0))
+    how = MatvecLaunch(False, padded(x.shape[0]), ctas, block_n, blocks, WARPS, stages, 0)
+    return matvec(weight, x, how, activation)
 
 
-def stepped(weight: Weight, x: Tensor, stages: int = 1, block_n: int = 4, blocks: int = 4) -> Tensor:
+def stepped(
+    weight: Weight, x: Tensor, stages: int = 1, block_n: int = 4, blocks: int = 4, activation: str = "none"
+) -> Tensor:
     blocks = blocks if DEVICE == "cpu" else 32
-    return matvec(weight, x, MatvecLaunch(False, padded(x.shape[0]), 0, block_n, blocks, 1, stages, 0))
+    return matvec(weight, x, MatvecLaunch(False, padded(x.shape[0]), 0, block_n, blocks, 1, stages, 0), activation)
 
 
-def stepped_quantized(weight: Weight, x: Tensor, block_n: int = 4, blocks: int = 4) -> Tensor:
+def stepped_quantized(weight: Weight, x: Tensor, block_n: int = 4, blocks: int = 4, activation: str = "none") -> Tensor:
     blocks = blocks if DEVICE == "cpu" else 32
     how = MatvecLaunch(True, padded(x.shape[0]), 0, block_n, blocks, 1, 1, 0)
     op = find(weight.format.name).matvec_quantized_op
-    result: Tensor = op(*quantize_activation(x), *_arguments(weight), x.dtype, *how.to_args())
+    result: Tensor = op(*quantize_activation(x), *_arguments(weight), x.dtype, *how.to_args(), activation)
     return result
 
 
-def matvec(weight: Weight, x: Tensor, how: MatvecLaunch) -> Tensor:
-    result: Tensor = find(weight.format.name).matvec_op(x, *_arguments(weight), *how.to_args())
+def matvec(weight: Weight, x: Tensor, how: MatvecLaunch, activation: str = "none") -> Tensor:
+    result: Tensor = find(weight.format.name).matvec_op(x, *_arguments(weight), *how.to_args(), activation)
     return result
 
 
@@ -93,6 +101,13 @@ def _rows(weight: Weight, rows: slice) -> Any:
     return tuple(None if part is None else part[rows] for part in weight.stored)
 
 
+_ACTIVATIONS: dict[str, Any] = {
+    "silu": F.silu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "gelu_erf": F.gelu,
+}
+
+
 class TestLinearKernels:
     @pytest.mark.parametrize("case", FORMATS, ids=str)
     def test_every_format_by_every_kernel(self, case: Case) -> None:
@@ -105,6 +120,23 @@ class TestLinearKernels:
         assert error(stepped_quantized(weight, x), expected) < tolerance
         assert error(matmul(weight, x, "int8"), expected) < tolerance
         assert error(matmul(weight, x, "exact"), weight.product(x)) < tolerance
+
+    @pytest.mark.parametrize("case", [Case(n=26), Case("int8", offset="symmetric", n=26, bias=True)], ids=str)
+    @pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "gelu_erf"])
+    def test_a_gate_at_the_end_computes_what_one_behind_does(self, case: Case, activation: str) -> None:
+        weight = make(case)
+        for m, kernel in itertools.product((1, 3), (resident, stepped, stepped_quantized)):
+            x = activations(m, case.k, torch.bfloat16)
+            both = kernel(weight, x)
+            gate, up = both.float().chunk(2, -1)
+            got = kernel(weight, x, activation=activation)
+            assert got.shape == (m, case.n // 2)
+            assert got.dtype == torch.bfloat16
+            wanted = _ACTIVATIONS[activation](gate).to(got.dtype).float() * up
+            # Rounded twice more, by the interpreter towards zero.
+            assert error(got, wanted) < 2 * TOLERANCE[torch.bfloat16]
+            first = kernel(weight, x[:1], activation=activation)
+            assert torch.equal(first, kernel(weight, x[:1], activation=activation))
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("m", [1, 2, 7, 8])

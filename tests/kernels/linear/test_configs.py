@@ -39,6 +39,8 @@ def test_the_operators_take_the_integers_of_a_launch() -> None:
             (record.matmul_op, MatmulLaunch.names()),
             (record.matmul_reordered_op, MatmulLaunch.names()),
         ):
-            arguments = op._schema.arguments[-len(names) :]
+            # Products of few tokens have the gate's activation behind them.
+            every = [argument for argument in op._schema.arguments if argument.name != "activation"]
+            arguments = every[-len(names) :]
             assert tuple(argument.name for argument in arguments) == names
             assert {str(argument.type) for argument in arguments} == {"int"}

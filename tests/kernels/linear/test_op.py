@@ -144,6 +144,13 @@ def test_tokens_beyond_the_kernels() -> None:
         with pytest.raises(KernelArgumentError, match="int4_matvec: tokens: expected 1, 2, 4 or 8, got 3"):
             ops.int4_matvec(*fakes, *_for_tokens(3).to_args())
         assert ops.int4_matvec(*fakes, *_for_tokens(8).to_args()).shape == (2, 3, 8)
+        assert ops.int4_matvec(*fakes, *_for_tokens(8).to_args(), "silu").shape == (2, 3, 4)
+        known = "'none', 'silu', 'gelu_tanh', 'gelu_erf'"
+        with pytest.raises(KernelArgumentError, match=f"int4_matvec: activation: expected one of {known}, got 'relu'"):
+            ops.int4_matvec(*fakes, *_for_tokens(8).to_args(), "relu")
+        odd = [each[:7] if index in (1, 2, 3, 6) else each for index, each in enumerate(fakes)]
+        with pytest.raises(KernelArgumentError, match=r"qdata: expected as many rows for the gate .* got 7 rows"):
+            ops.int4_matvec(*odd, *_for_tokens(8).to_args(), "silu")
         assert ops.int4_matmul(*fakes, "int8", *MATMUL.to_args()).shape == (2, 3, 8)
         q, scale, total = quantize_activation(fakes[0])
         assert (q.shape, q.dtype, scale.shape, total.dtype) == ((6, 256), torch.int8, (6, 8), torch.float32)

@@ -12,6 +12,7 @@ import pytest
 from etcuda.kernels.common.device import LocalDevice
 from etcuda.kernels.linear.choose.configs import MatvecConfig, matvec_candidates, padded
 from etcuda.kernels.linear.problem import LinearProblem
+from tests.exhaustive import diagonal, only
 from tests.kernels.linear.linear_cases import Case
 from tests.kernels.offline import Rows, compile_matvec
 
@@ -42,8 +43,7 @@ def splits(ttgir: str) -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("m", [1, 4, 8])
-@pytest.mark.parametrize("k", [96, 4096, 5376])
+@pytest.mark.parametrize(("k", "m"), diagonal([96, 4096, 5376], [1, 4, 8]))
 def test_the_split_of_a_row_does_not_depend_on_the_number_of_rows(k: int, m: int) -> None:
     case = Case(k=k, bias=False)
     of_split: dict[MatvecConfig, list[tuple[str, ...]]] = {}
@@ -61,15 +61,22 @@ def test_the_split_of_a_row_does_not_depend_on_the_number_of_rows(k: int, m: int
 
 FORMATS = [
     Case(k=5376),
+    Case(k=5376, bias=False, offset="minimum", storage="codes"),
+    Case("int8", k=5376, bias=False, offset="symmetric", storage="codes", group_size=16),
+]
+# What they have is in those above.
+MORE = [
     Case(k=5376, bias=False, offset="symmetric", group_size=128),
     Case(k=5376, bias=False, offset="minimum"),
-    Case(k=5376, bias=False, offset="minimum", storage="codes"),
     Case("int8", k=5376, bias=False, offset="symmetric"),
-    Case("int8", k=5376, bias=False, offset="symmetric", storage="codes", group_size=16),
 ]
 
 
-@pytest.mark.parametrize("case", FORMATS, ids=lambda c: f"{c.bits}-{c.storage}-{c.offset}-{c.group_size}")
+@pytest.mark.parametrize(
+    "case",
+    [*FORMATS, *(only(False, each) for each in MORE)],
+    ids=lambda c: f"{c.bits}-{c.storage}-{c.offset}-{c.group_size}",
+)
 def test_the_arithmetic_is_the_same_instruction_for_instruction(case: Case) -> None:
     chosen = [each for each in kernels(case.k, 1) if each.resident][:2] + kernels(case.k, 8)[:1]
     assert {each.resident for each in chosen} == {0, 1}
@@ -113,3 +120,12 @@ def test_rows_of_a_tile_and_ctas_are_all_that_a_split_leaves_open() -> None:
     case = Case(k=4096, bias=False)
     spread = [splits(compile_matvec(MatvecConfig(0, 1, 4, 128, w, 1, 0), case, 1, Rows(), 1, "ttgir")) for w in (2, 4)]
     assert spread[0] != spread[1]
+
+
+@pytest.mark.parametrize("quantized", [0, 1])
+def test_the_first_weights_are_loaded_before_the_wait(quantized: int) -> None:
+    code = compile_matvec(MatvecConfig(quantized, 0, 4, 64, 2, 1, 0), Case(k=4096, bias=False), 1, Rows(), 1, "ptx")
+    before, _, behind = code.partition("griddepcontrol.wait")
+    loads = "ld.global.L1::evict_first"
+    # Of K there are two steps, and a loop of one: as many loads of weights before as behind.
+    assert 0 < before.count(loads) == behind.count(loads)

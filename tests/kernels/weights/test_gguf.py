@@ -24,7 +24,7 @@ from etcuda.kernels.weights.gguf_blocks import BLOCK_TYPES
 Tensors = Mapping[str, tuple[Any, str]]
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q4_K": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
-    "Q8_0": (0,),
+    "Q8_0": (0,), "MXFP4": (),
 }  # fmt: skip
 WRITTEN = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # What the package quantises itself.
 
@@ -37,6 +37,8 @@ def random_blocks(kind: str, n: int, k: int, seed: int = 0) -> Any:
     for offset in HALVES[kind]:
         halves = generator.normal(size=raw.shape[:2]).astype(np.float16)
         raw[..., offset : offset + 2] = halves[..., None].view(np.uint8)
+    if kind == "MXFP4":  # Exponents that are met in weights.
+        raw[..., 0] = generator.integers(112, 130, raw.shape[:2])
     return raw.reshape(n, -1)
 
 
@@ -212,13 +214,13 @@ def test_tensors_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
         tmp_path / "w.gguf",
         {
             "iq": (np.zeros((2, 18), dtype=np.uint8), "IQ4_NL"),
-            "experts": (random_blocks("Q4_0", 6, 32).reshape(2, 3, 18), "Q4_0"),
+            "deep": (random_blocks("Q4_0", 6, 32).reshape(2, 1, 3, 18), "Q4_0"),
             "nan": (nan, "Q4_0"),
         },
     )
     for name, words in (
         ("iq", "iq: expected one of the types F32, .*, got IQ4_NL"),
-        ("experts", r"experts: expected a quantised weight \[N, K\], got shape \[2, 3, 32\]"),
+        ("deep", r"deep: expected a quantised weight \[N, K\] or \[experts, N, K\], got shape \[2, 1, 3, 32\]"),
         ("nan", r"nan: scale: expected finite values, got nan at \[1, 0\]"),
         ("absent", "absent: expected a tensor of the file"),
     ):

@@ -92,6 +92,7 @@ inline void mbarrier_init(u32 barrier, u32 count) {
   emulator::barriers[barrier] = {(int)count, (int)count, 0, 0};
 }
 inline void mbarrier_init_fence() {}
+inline void fence_proxy_async() {}
 inline void mbarrier_arrive(u32 barrier) {
   auto& at = emulator::barrier_at(barrier);
   if (at.missing == 0) emulator::fail("expected no more arrivals than the barrier waits for");
@@ -241,8 +242,13 @@ inline void ld_relaxed_v4(u32 (&words)[4], const void* from) {
   if (emulator::concurrent && emulator::lane() == 0 && words[0] == 0xffffffffu) usleep(100000);
 }
 
+inline void prefetch_l2(const void*) {}
 inline void launch_dependents() {}
 inline void wait_for_previous_grid() {}
+template <int Registers>
+inline void leave_registers() {}
+template <int Registers>
+inline void take_registers() {}
 
 inline u64 wgmma_descriptor(u32 at) {
   if (at % 1024 != 0) emulator::fail("expected rows of 128 bytes at a multiple of 1024");

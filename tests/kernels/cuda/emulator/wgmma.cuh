@@ -1,5 +1,5 @@
-// The product of a warpgroup, as kernels/cuda writes it for BLOCK_M tokens of MMA_DTYPE: 64 rows by 16
-// columns in registers, times 16 columns by BLOCK_M in shared memory.
+// The product of a warpgroup, as kernels/cuda writes it for up to BLOCK_M tokens of MMA_DTYPE: 64 rows by 16
+// columns in registers, times 16 columns by tokens in shared memory.
 
 #pragma once
 
@@ -9,17 +9,19 @@ namespace emulator {
 
 #if F16_ACCUMULATE
 typedef u32 Word;  // of two sums
-constexpr int kWords = BLOCK_M / 4;
+constexpr int kTokensOfWord = 4;
 constexpr Word kUnknown = 0x7fff7fff;
 #else
 typedef float Word;
-constexpr int kWords = BLOCK_M / 2;
+constexpr int kTokensOfWord = 2;
 const Word kUnknown = NAN;
 #endif
+constexpr int kWords = BLOCK_M / kTokensOfWord;
 
 // A thread's sums between the first wgmma and the wait: the registers that get them, and the sums in them.
 struct PendingWgmma {
   Word* registers = nullptr;
+  int words = 0;
   Word sums[kWords];
   bool fenced = false;
 };
@@ -55,12 +57,15 @@ inline void wgmma_fence() {
   emulator::pending[threadIdx.x].fenced = true;
 }
 
-inline void wgmma(emulator::Word (&d)[emulator::kWords], const u32 (&a)[4], u64 b) {
+template <int Words>
+inline void wgmma(emulator::Word (&d)[Words], const u32 (&a)[4], u64 b) {
   using namespace emulator;
+  static_assert(Words <= kWords, "no more tokens than BLOCK_M");
   PendingWgmma& mine = pending[threadIdx.x];
   if (!mine.fenced) fail("expected a fence in front of a wgmma whose registers were written");
   if (mine.registers == nullptr) {
     mine.registers = d;
+    mine.words = Words;
     std::memcpy(mine.sums, d, sizeof d);
     for (Word& word : d) word = kUnknown;
   }
@@ -76,7 +81,7 @@ inline void wgmma(emulator::Word (&d)[emulator::kWords], const u32 (&a)[4], u64 
       const u32 pair = operands[quad + k % 8 / 2][row + k / 8 * 2];
       w[k] = operand((u16)(pair >> (k % 2 * 16)));
     }
-    for (int j = 0; j < BLOCK_M / 8; j++)
+    for (int j = 0; j < Words * kTokensOfWord / 8; j++)
       for (int e = 0; e < 2; e++) {
         double number = 0;
         for (int k = 0; k < 16; k++) number += (double)w[k] * described(b, j * 8 + t * 2 + e, k);
@@ -92,6 +97,6 @@ inline void wgmma_commit() {
 
 inline void wgmma_wait() {
   emulator::PendingWgmma& mine = emulator::pending[threadIdx.x];
-  if (mine.registers != nullptr) std::memcpy(mine.registers, mine.sums, sizeof mine.sums);
+  if (mine.registers != nullptr) std::memcpy(mine.registers, mine.sums, mine.words * sizeof *mine.sums);
   mine.registers = nullptr;
 }

@@ -1,0 +1,1 @@
+"""Products of experts on Hopper's tensor cores, in CUDA C++. See ../README.md."""

@@ -1,0 +1,1 @@
+"""Kernels over caches of 8 and 4 bits, in Triton."""

@@ -1,0 +1,1 @@
+"""What the operators compute, in plain PyTorch."""

@@ -1,0 +1,1 @@
+"""The sampling kernel in Triton."""
