@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import threading
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -64,7 +66,10 @@ class ConstantTable:
 
 
 def collect_constants(
-    program: ExportedProgram, state: Mapping[str, str] | None = None, known: dict[int, WeightBytes] | None = None
+    program: ExportedProgram,
+    state: Mapping[str, str] | None = None,
+    known: dict[int, WeightBytes] | None = None,
+    weights: bool = True,
 ) -> ConstantTable:
     """Finds parameters, buffers and lifted constants through the graph signature.
 
@@ -77,6 +82,7 @@ def collect_constants(
             this program itself writes to is its state.
         known: what other programs, which still live, found in which memory; what this one finds is added. Bytes that
             several programs view are hashed once.
+        weights: whether their bytes are hashed, and not those of state alone; ``hash_weights`` does it later.
 
     Raises:
         UnsupportedGraphError: a constant is not a plain dense tensor with its bytes at hand.
@@ -104,11 +110,32 @@ def collect_constants(
         table.constants[fqn] = ConstantEntry(
             fqn, index, tensor.dtype, tuple(tensor.size()), tuple(tensor.stride()), int(tensor.storage_offset())
         )
-    stored = [entry for entry in table.storages if not (entry.is_mutable and entry.content.is_zero())]
-    digests = in_threads([entry.content.sha256 for entry in stored])
-    for entry, digest in zip(stored, digests, strict=True):
-        entry.sha256 = digest
+    for entry in table.storages:
+        if entry.is_mutable and not entry.content.is_zero():
+            entry.sha256 = entry.content.sha256()
+    if weights:
+        hash_weights([table])
     return table
+
+
+def hash_weights(tables: Iterable[ConstantTable], stop: threading.Event | None = None) -> None:
+    """Fills in the digests of constants that are no state.
+
+    Args:
+        tables: of all methods; bytes that several have are hashed once.
+        stop: what has not begun when it is set is left out, and some digests are missing then.
+    """
+    entries = [entry for table in tables for entry in table.storages if not entry.is_mutable]
+    contents = list({id(entry.content): entry.content for entry in entries}.values())
+
+    def digest(content: WeightBytes) -> None:
+        if stop is None or not stop.is_set():
+            content.sha256()
+
+    in_threads([functools.partial(digest, content) for content in contents])
+    if stop is None or not stop.is_set():
+        for entry in entries:
+            entry.sha256 = entry.content.sha256()
 
 
 def store_what_is_used_in_part(table: ConstantTable, used: Iterable[str]) -> None:

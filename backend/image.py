@@ -155,8 +155,7 @@ def build_image(
     undefined = _undefined_symbols(objects)
     vector_math = sorted(name for name in undefined if _VECTOR_MATH.match(name))
     if vector_math:
-        sources = [_Source("vector_math", _vector_math_source(vector_math), (*flags, "-O2"))]
-        objects += _compile_all(compiler, sources, folder, precompiled)
+        objects.append(_vector_math(vector_math, (*flags, "-O2"), compiler, folder, precompiled, headers))
     wanted = sorted(name for name in undefined if _IMPORT.match(name))
     constants = {name: _constant_value(name) for name in wanted if _CONSTANT_FUNCTION.match(name)}
     imports = tuple(name for name in wanted if name not in constants)
@@ -203,6 +202,23 @@ def _compile_all(
         for extra in faster:
             precompiled.discard(extra)
     return [folder / f"{source.name}.o" for source in sources]
+
+
+def _vector_math(
+    names: Sequence[str],
+    flags: tuple[str, ...],
+    compiler: Sequence[str],
+    folder: pathlib.Path,
+    precompiled: PrecompiledHeaders,
+    headers: pathlib.Path | None,
+) -> pathlib.Path:
+    """The object with these functions, in ``folder``; models want the same few, so objects are kept."""
+    source = _Source("vector_math", _vector_math_source(names), flags, is_shared=True)
+    kept, made = KeptObjects(precompiled.identity, headers and headers / "vector_math"), folder / "vector_math.o"
+    if not kept.fetch(source.text, source.flags, made):
+        _compile_all(compiler, [source], folder, precompiled)
+        kept.keep(source.text, source.flags, made, folder / "vector_math.d")
+    return made
 
 
 def _in_words_of_clang(flags: Sequence[str]) -> tuple[str, ...]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
 import logging
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +25,7 @@ from etcuda.backend.constants import (
     ConstantTable,
     collect_constants,
     constant_tensors,
+    hash_weights,
     store_what_is_used_in_part,
 )
 from etcuda.backend.reroll import Parts, mark_edges, split_repeats
@@ -32,10 +37,12 @@ from etcuda.backend.worker.client import compile_all
 from etcuda.backend.worker.job import JobRequest, JobResult, tied_constants
 from etcuda.errors import OptionError
 from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig
+from etcuda.partitioner.lean import lean_export
 from etcuda.partitioner.notes import notes_of
 from etcuda.passes.graph.copy_graph import copy_graph
 from etcuda.passes.graph.program_constants import mark_other_methods, mark_state
 from etcuda.passes.manager import run_passes
+from etcuda.passes.repeats.unfold import unfold
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +81,8 @@ class EtcudaBackend(BackendDetails):  # type: ignore[misc]
     def copy_exported_program_for_preprocess(
         cls, edge_program: ExportedProgram, compile_specs: list[CompileSpec]
     ) -> ExportedProgram:
-        """A copy with a graph of its own whose weights are the originals: copying those would double the memory."""
-        return copy_graph(edge_program)
+        """The program itself: ``preprocess`` copies the graph, and copying the weights would double the memory."""
+        return edge_program
 
     @staticmethod
     def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
@@ -111,8 +118,10 @@ class EtcudaBackend(BackendDetails):  # type: ignore[misc]
 assert EtcudaBackend.__name__ == BACKEND_ID
 
 
+@lean_export()
 def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) -> list[PreprocessResult]:
     start, start_cpu = time.perf_counter(), time.process_time()
+    jobs = [(method, _unfolded(program), specs) for method, program, specs in jobs]
     state = _shared_state(jobs)
     known: dict[int, WeightBytes] = {}
     several = len({method for method, _, _ in jobs}) > 1
@@ -121,7 +130,8 @@ def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) 
     labels = _labels([each.method for each in prepared])
     requests = [each.requests for each in prepared]
     names = [_names_of_parts(label, len(each)) for label, each in zip(labels, requests, strict=True)]
-    compiled = compile_all(list(itertools.chain(*requests)), list(itertools.chain(*names)))
+    with _hashing([each.constants for each in prepared]):
+        compiled = compile_all(list(itertools.chain(*requests)), list(itertools.chain(*names)))
     jobs_left = iter(compiled)
     results = [
         _result(each, list(itertools.islice(jobs_left, len(wanted))))
@@ -137,6 +147,25 @@ def _preprocess_all(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) 
         what = "%s for %s: %.1f s, %.1f s of processor time"
         log.info(what, ", ".join(labels), cost["target"], seconds, cpu_seconds, extra={"export_cost": cost})
     return results
+
+
+@contextlib.contextmanager
+def _hashing(tables: list[ConstantTable]) -> Iterator[None]:
+    """Hashes weights beside what is done inside, and waits for it."""
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1, "etcuda: hashing") as pool:
+        hashed = pool.submit(hash_weights, tables, stop)
+        try:
+            yield
+            hashed.result()
+        finally:
+            stop.set()
+
+
+def _unfolded(program: ExportedProgram) -> ExportedProgram:
+    """A delegated program with the repetitions that the partitioner took out of its method."""
+    notes = notes_of(program)
+    return program if notes is None or notes.folded is None else unfold(program, notes.folded)
 
 
 def _shared_state(jobs: list[tuple[str, ExportedProgram, list[CompileSpec]]]) -> list[dict[str, str]]:
@@ -185,7 +214,7 @@ def _prepare(
     parts = split_repeats(program) if config.options.reroll else None
     if not config.options.reroll:
         mark_edges(program)
-    return _Prepared(method, config, program, collect_constants(program, state, known), ignored, parts)
+    return _Prepared(method, config, program, collect_constants(program, state, known, weights=False), ignored, parts)
 
 
 def _config(compile_specs: list[CompileSpec]) -> BackendConfig:

@@ -10,7 +10,6 @@ import pathlib
 import re
 import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from etcuda.backend.weight_bytes import Gap, leaving_gaps
 from etcuda.errors import SaveError
 from etcuda.files import real_file, replacing, saving
 from etcuda.options import OWN_PTD_TAG
+from etcuda.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager
@@ -72,14 +72,14 @@ def save_program(
     target = pathlib.Path(os.fsdecode(path))
     with saving(target):
         real_file(target)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".etcuda-") as name:
+        with scratch_folder(target.parent) as folder:
             with leaving_gaps() as gaps:
-                program.write_tensor_data_to_file(name)
+                program.write_tensor_data_to_file(str(folder))
             if describe is None:
                 fill(gaps)
             else:
-                _replace_by_description(target, pathlib.Path(name), gaps, describe)
-            weights = _placed(target, sorted(pathlib.Path(name).iterdir()))
+                _replace_by_description(target, folder, gaps, describe)
+            weights = _placed(target, sorted(folder.iterdir()))
             changed = [beside for beside, source in weights.items() if not _same(source, real_file(beside))]
             if not overwrite_weights and describe is None:
                 for beside in changed:
@@ -90,6 +90,26 @@ def save_program(
                 with open(written[-1], "wb") as file:
                     program.write_to_file(file)
     return [*weights, target]
+
+
+def check_place(path: str | os.PathLike[str], weights_beside: bool) -> None:
+    """Checks what can be known of a place before there is a program for it: an export takes minutes.
+
+    Args:
+        path: of the program.
+        weights_beside: whether its weights go to a ``.ptd`` of its name.
+
+    Raises:
+        SaveError: ``save_program`` could not write a program and its weights there.
+    """
+    target = pathlib.Path(os.fsdecode(path))
+    with saving(target):
+        real = real_file(target)
+        if not os.access(real.parent, os.W_OK | os.X_OK):
+            raise SaveError(f"{target}: expected a folder that can be written to, got {real.parent}. Give another one.")
+        weights = target.with_name(target.name.removesuffix(".pte") + ".ptd")
+        if weights_beside and real_file(weights).exists() and not _weight_keys(weights):
+            raise _in_the_way(weights, target, "a file that is not etcuda's")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +184,11 @@ def _check_owner(weights: pathlib.Path, program: pathlib.Path) -> None:
         with open(program, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
             if all(held.find(key) >= 0 for key in keys):
                 return
-    got = "the weights of another program" if keys else "a file that is not etcuda's"
-    raise SaveError(
+    raise _in_the_way(weights, program, "the weights of another program" if keys else "a file that is not etcuda's")
+
+
+def _in_the_way(weights: pathlib.Path, program: pathlib.Path, got: str) -> SaveError:
+    return SaveError(
         f"{weights}: expected no such file, or the weights of the {program.name} that is replaced, got {got}. Save to "
         "another folder, give the weights a name of their own (options={'ptd_name': ...}; without that option it is "
         "the program's), or pass overwrite_weights=True, and the other program loses its weights."

@@ -27,6 +27,10 @@ class PassError(EtcudaError):
     """A graph pass failed, or left the graph invalid."""
 
 
+class FoldError(PassError):
+    """Repetitions that were taken out of a program for some stages cannot be put back."""
+
+
 class CompileError(EtcudaError):
     """Code generation, the kernel compiler or the C++ compiler failed."""
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import pathlib
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 from etcuda.errors import SaveError
+from etcuda.scratch import scratch_folder
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -59,7 +60,8 @@ def saving(target: str | os.PathLike[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def replacing(paths: Sequence[pathlib.Path]) -> Iterator[list[pathlib.Path]]:
     """Temporary paths beside ``paths``, to be written in the block; at its end the files there take their places, with
-    the mode of the file that they replace. If the block or a step after it fails, all files are what they were.
+    the mode of the file that they replace. If the block or a step after it fails, all files are what they were. Of two
+    processes that replace the same files, the one that ends last has all of them.
 
     A link is followed: the file behind it is replaced. Of a file with several names (hard links) only the one that is
     given becomes the new file.
@@ -76,13 +78,14 @@ def replacing(paths: Sequence[pathlib.Path]) -> Iterator[list[pathlib.Path]]:
                 "Give them different names."
             )
     with contextlib.ExitStack() as stack:
-        folders = (tempfile.TemporaryDirectory(dir=real.parent, prefix=".etcuda-") for real in reals)
-        written = [pathlib.Path(stack.enter_context(folder)) / "new" for folder in folders]
+        written = [stack.enter_context(scratch_folder(real.parent)) / "new" for real in reals]
         yield written
         for new, real in zip(written, reals, strict=True):
             _take_over(new, real)
-        _install(written, reals)
-        for folder in {real.parent for real in reals}:
+        folders_of = {real.parent for real in reals}
+        with _alone(folders_of):
+            _install(written, reals)
+        for folder in folders_of:
             _sync(folder)
 
 
@@ -107,6 +110,18 @@ def _take_over(new: pathlib.Path, real: pathlib.Path) -> None:
             os.chown(new, old.st_uid, old.st_gid)
         new.chmod(stat.S_IMODE(old.st_mode))
     _sync(new)
+
+
+@contextlib.contextmanager
+def _alone(folders: Iterable[pathlib.Path]) -> Iterator[None]:
+    """No other process takes files' places in these folders meanwhile; where a file system has no locks, it may."""
+    with contextlib.ExitStack() as stack:
+        for folder in sorted(folders):
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _install(written: list[pathlib.Path], reals: list[pathlib.Path]) -> None:

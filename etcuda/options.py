@@ -58,6 +58,7 @@ class CompileOptions:
         cudnn: let cuDNN compute convolutions in two dimensions where it is installed, and a kernel of the program's own
             where it is not; ``False`` generates each convolution, with what surrounds it, for the program alone.
         reroll: compile layers that repeat once; ``False`` compiles each, for comparison: results are the same.
+        hopper_experts: on Hopper let a kernel in CUDA C++ multiply experts of many tokens, where it serves them.
     """
 
     allow_tf32: bool = False
@@ -73,6 +74,7 @@ class CompileOptions:
     compile_cache_gib: float = 2.0
     cudnn: bool = True
     reroll: bool = True
+    hopper_experts: bool = False
 
     def __post_init__(self) -> None:
         _expect(isinstance(self.allow_tf32, bool), "allow_tf32", "True or False", self.allow_tf32)
@@ -101,6 +103,7 @@ class CompileOptions:
         _expect(_is_number(size) and 0 <= size < _MOST_GIB, "compile_cache_gib", "a number of GiB, 0 or more", size)
         _expect(isinstance(self.cudnn, bool), "cudnn", "True or False", self.cudnn)
         _expect(isinstance(self.reroll, bool), "reroll", "True or False", self.reroll)
+        _expect(isinstance(self.hopper_experts, bool), "hopper_experts", "True or False", self.hopper_experts)
 
     @property
     def external_tag(self) -> str | None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-from collections.abc import Hashable, Iterator, Mapping, MutableSet, Sequence
+import sys
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableSet, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +25,8 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch.export.exported_program import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import ExportGraphSignature
-from torch.fx import Node, Proxy
+from torch.fx import GraphModule, Node, Proxy, _graph_pickler
+from torch.fx import config as fx_config
 from torch.multiprocessing import reductions
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
@@ -271,3 +274,86 @@ def quantized_operators() -> Any:
     import torch.ao.quantization.fx._decomposed  # defines them
 
     return torch.ops.quantized_decomposed
+
+
+# What PyTorch does with each graph for people who look at it, and an export has no use for.
+
+_RECOMPILE = GraphModule.recompile
+# Methods that read the code where it is kept.
+_NEED_CODE = ("__str__", "__reduce__", "__reduce_package__")
+
+
+def make_graph_code_when_called() -> Callable[[], None]:
+    """Has a graph module make its Python code when it is first called or looked at, not at each change of its graph.
+
+    Returns:
+        What ends that. Modules made meanwhile make their code at the next look all the same.
+    """
+    GraphModule.recompile = _mark_stale  # type: ignore[assignment, method-assign]
+
+    def restore() -> None:
+        GraphModule.recompile = _RECOMPILE  # type: ignore[method-assign]
+
+    return restore
+
+
+def keep_no_stack_traces() -> Callable[[], None]:
+    """Keeps the tracer from looking up the source lines behind each node; torch 2.11 has no such switch.
+
+    Returns:
+        What ends that.
+    """
+    before = getattr(fx_config, "do_not_emit_stack_traces", None)
+    if before is None:
+        return lambda: None
+    fx_config.do_not_emit_stack_traces = True
+    return lambda: setattr(fx_config, "do_not_emit_stack_traces", before)
+
+
+def _mark_stale(module: GraphModule) -> Any:
+    """Stands in for ``GraphModule.recompile``."""
+    caller = sys._getframe(1)
+    is_pickled = caller.f_code.co_name.startswith("__reduce") or caller.f_globals["__name__"] == _graph_pickler.__name__
+    if is_pickled:
+        # It needs the code, or what is returned.
+        return _RECOMPILE(module)
+    codegen: Any = module._graph._codegen
+    if hasattr(codegen, "pytree_info"):
+        module._in_spec, module._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
+    for child in module.children():
+        if isinstance(child, GraphModule):
+            child.recompile()
+    # Each graph module has a class of its own.
+    own: Any = type(module)
+    own.forward = _Later(module, "forward")
+    own.code = _Later(module, "code")
+    for name in _NEED_CODE:
+        setattr(own, name, functools.partialmethod(_with_code, name))
+    return None
+
+
+class _Later:
+    """Stands for ``forward`` or ``code`` of a graph module, and gives way to the real one when somebody asks for it."""
+
+    def __init__(self, module: GraphModule, name: str) -> None:
+        self.module, self.name = weakref.ref(module), name
+
+    def __get__(self, module: GraphModule | None, owner: type) -> Any:
+        known = module if module is not None else self.module()
+        if known is None:
+            return self
+        _make_code(known)
+        return getattr(owner if module is None else module, self.name)
+
+
+def _make_code(module: GraphModule) -> None:
+    own: Any = type(module)
+    for name in ("forward", "code", *_NEED_CODE):
+        if name in vars(own):
+            delattr(own, name)
+    _RECOMPILE(module)
+
+
+def _with_code(module: GraphModule, name: str, *args: Any) -> Any:
+    _make_code(module)
+    return getattr(module, name)(*args)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch.export.exported_program import ExportedProgram
 from torch.fx import Node
 
+from etcuda.passes.base import graph_modules
 from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.copy_graph import copy_graph
 
@@ -95,12 +97,49 @@ def match_overwrites(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def functional_copy(program: ExportedProgram) -> ExportedProgram:
-    """A copy in which no call writes to its arguments, and nothing is decomposed."""
+class FunctionalProgram(ExportedProgram):
+    """A program in which no call writes to its arguments: making it functional once more would change nothing.
+
+    Attributes:
+        stays: operators that were to be decomposed and are still called, as ``sym_size`` is.
+    """
+
+    stays: frozenset[object]
+
+    @classmethod
+    def of(cls, program: ExportedProgram, table: Container[object]) -> FunctionalProgram:
+        """The same program, graph and tensors shared, of this class.
+
+        Args:
+            program: what was made functional.
+            table: the decompositions that it was made with.
+        """
+        made = cls.__new__(cls)
+        made.__dict__.update(program.__dict__)
+        made.stays = frozenset(op for op in called(made) if op in table)
+        return made
+
+
+def called(program: ExportedProgram) -> set[object]:
+    """What a program calls, in control flow too."""
+    calls = (node for module in graph_modules(program) for node in module.graph.nodes if node.op == "call_function")
+    return {node.target for node in calls}
+
+
+def functional_copy(
+    program: ExportedProgram, table: Mapping[Any, Callable[..., Any]] | None = None
+) -> FunctionalProgram:
+    """A copy in which no call writes to its arguments; without gradients.
+
+    Args:
+        program: not changed.
+        table: decompositions, by operator; none by default.
+    """
     made = copy_graph(program)
     match_overwrites(made)
-    functional: ExportedProgram = made.run_decompositions({})
-    return functional
+    table = dict(table or {})
+    with torch.no_grad():
+        return FunctionalProgram.of(made.run_decompositions(table), table)
 
 
 def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:

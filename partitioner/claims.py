@@ -14,6 +14,7 @@ from etcuda.partitioner.levels import partitions
 from etcuda.partitioner.node_view import Refusal
 from etcuda.partitioner.ownership import TAG
 from etcuda.partitioner.support import branches, is_symbolic_scalar, refuse
+from etcuda.partitioner.value_checks import is_value_check
 from etcuda.passes.graph.edge_ops import ASSERTIONS, VIEW_OF_COPY, underlying
 from etcuda.passes.graph.symbols import free_symbols, size_symbols
 from etcuda.torch_private import expression
@@ -58,7 +59,7 @@ def claim(module: GraphModule, config: BackendConfig, fixed: Set[Node] = frozens
         config: target and options.
         fixed: placeholders of weights and constants.
     """
-    calls = [node for node in module.graph.nodes if node.op == "call_function" and not _is_delegate(node)]
+    calls = [node for node in module.graph.nodes if node.op == "call_function" and not _is_no_candidate(node)]
     refusals: dict[Node, Refusal] = {}
     for node in calls:
         refusal = _tagged(node) or refuse(node, config)
@@ -83,6 +84,11 @@ def claim(module: GraphModule, config: BackendConfig, fixed: Set[Node] = frozens
                 groups += inner.partitions
                 refusals |= inner.refusals
     return Claims(groups, refusals)
+
+
+def _is_no_candidate(node: Node) -> bool:
+    """Whether the node is no operator of the model: a delegate's, or a check that the runtime makes."""
+    return _is_delegate(node) or is_value_check(node)
 
 
 def _is_delegate(node: Node) -> bool:

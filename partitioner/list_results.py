@@ -36,6 +36,7 @@ def slice_lists(program: ExportedProgram) -> int:
     """
     changed = 0
     for module in graph_modules(program):
+        before = changed
         for node in list(module.graph.nodes):
             part = _PARTS.get(node.target) if node.op == "call_function" else None
             if part is None or not _is_fixed_by_the_check(node) or not _is_taken_apart(node):
@@ -53,7 +54,8 @@ def slice_lists(program: ExportedProgram) -> int:
                 module.graph.erase_node(user)
             module.graph.erase_node(node)
             changed += 1
-        module.recompile()
+        if changed > before:
+            module.recompile()
     return changed
 
 

@@ -10,6 +10,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.exported_program import ExportedProgram
 
+from etcuda.passes.repeats.fold import Folded
+
 
 @dataclasses.dataclass(frozen=True)
 class OutsideUse:
@@ -37,6 +39,7 @@ class MethodNotes:
         dims: bounds of the dynamic dimensions of the method's inputs, by position and dimension, as declared.
         conditions: on sizes, as ``torch.export`` checks them.
         zeros: buffers whose content is all zeros.
+        folded: the repetitions that were taken out of the method.
         outside: buffers that some of the method's operators use outside of our delegates, by name.
     """
 
@@ -45,6 +48,7 @@ class MethodNotes:
     conditions: list[Any] = dataclasses.field(default_factory=list)
     zeros: frozenset[str] = frozenset()
     outside: dict[str, OutsideUse] = dataclasses.field(default_factory=dict)
+    folded: Folded | None = None
 
 
 # A method's fake tensors have one mode of their own through all of ExecuTorch's lowering, and a delegate's graph still

@@ -13,6 +13,7 @@ from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from etcuda.options import BackendConfig
+from etcuda.partitioner.aliases import FunctionalProgram, called
 from etcuda.partitioner.list_results import slice_lists
 from etcuda.partitioner.support import branches, refuse
 from etcuda.passes.base import graph_modules
@@ -27,23 +28,43 @@ class ExemptingProgram(ExportedProgram):
     """
 
     _config: BackendConfig
+    # Of a functional program: what was to be decomposed and stayed.
+    _stays: frozenset[object] | None
 
     @classmethod
     def of(cls, program: ExportedProgram, config: BackendConfig) -> ExemptingProgram:
-        """The same program, graph and tensors shared, of this class."""
+        """The same program, graph and tensors shared, of this class. A functional one is changed."""
         made = cls.__new__(cls)
         made.__dict__.update(program.__dict__)
         made._config = config
+        made._stays = program.stays if isinstance(program, FunctionalProgram) else None
+        if made._stays is not None:
+            made._settle()
         return made
 
-    def run_decompositions(self, *args: Any, **kwargs: Any) -> ExportedProgram:
-        """As of any program, which is not changed; without gradients, for which loops would keep every step."""
+    def run_decompositions(
+        self, decomp_table: dict[Any, Any] | None = None, decompose_custom_triton_ops: bool = False
+    ) -> ExportedProgram:
+        """As of any program, which is not changed; without gradients, for which loops would keep every step.
+
+        The program itself where no call writes to its arguments and none is to be decomposed, or was and stayed:
+        ExecuTorch asks for that, and tracing the graph takes as long as decomposing it.
+        """
+        table = dict(default_decompositions() if decomp_table is None else decomp_table)
+        if self._stays is not None and not any(op in table and op not in self._stays for op in called(self)):
+            return self
         with torch.no_grad():
-            made = super().run_decompositions(*args, **kwargs)
-            _forget_gradients(made)
-        slice_lists(made)
-        exempt_claimed(made, self._config)
-        return ExemptingProgram.of(made, self._config)
+            made = super().run_decompositions(table, decompose_custom_triton_ops)
+        return ExemptingProgram.of(FunctionalProgram.of(made, table), self._config)
+
+    def _settle(self) -> None:
+        with torch.no_grad():
+            _forget_gradients(self)
+        for module in graph_modules(self):
+            if module.graph.eliminate_dead_code():
+                module.recompile()
+        slice_lists(self)
+        exempt_claimed(self, self._config)
 
 
 def exempt_claimed(program: ExportedProgram, config: BackendConfig) -> None:
@@ -56,10 +77,13 @@ def exempt_claimed(program: ExportedProgram, config: BackendConfig) -> None:
         config: target and options.
     """
     for module in graph_modules(program):
+        changed = False
         for node in module.graph.nodes:
             if node.op == "call_function" and _is_outside(node.target) and refuse(node, config) is None:
                 node.target = exempt(node.target)
-        module.recompile()
+                changed = True
+        if changed:
+            module.recompile()
 
 
 def restore_unclaimed(module: GraphModule, claimed: Set[Node]) -> None:
@@ -69,6 +93,7 @@ def restore_unclaimed(module: GraphModule, claimed: Set[Node]) -> None:
         module: an Edge graph.
         claimed: calls in partitions; the branches of claimed control flow are claimed too.
     """
+    changed = False
     for node in module.graph.nodes:
         if node.op != "call_function" or node in claimed:
             continue
@@ -77,7 +102,9 @@ def restore_unclaimed(module: GraphModule, claimed: Set[Node]) -> None:
         op = behind_edge(node.target)
         if isinstance(op, torch._ops.OpOverload) and exempted(op) is not op:
             node.target = aten_to_edge(exempted(op))
-    module.recompile()
+            changed = True
+    if changed:
+        module.recompile()
 
 
 def _forget_gradients(program: ExportedProgram) -> None:
@@ -89,6 +116,7 @@ def _forget_gradients(program: ExportedProgram) -> None:
                 node.meta["val"] = value.detach()
 
 
+@functools.cache
 def _is_outside(op: object) -> bool:
     if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten" or op in _decomposed():
         return False

@@ -31,9 +31,10 @@ def tag_constants(program: ExportedProgram, tags: set[str]) -> None:
     bytes are stored once. One that another partitioner has tagged is left to it.
     """
     signature = program.graph_signature
-    mutated = set(signature.buffers_to_mutate.values())
+    # The signature makes its tables anew whenever it is asked.
+    buffers, mutated = signature.inputs_to_buffers, set(signature.buffers_to_mutate.values())
     for node in owned_placeholders(program):
-        if TAG in node.meta or signature.inputs_to_buffers.get(node.name) in mutated:
+        if TAG in node.meta or buffers.get(node.name) in mutated:
             continue
         for user in node.users:
             if user.meta.get(TAG) in tags:
@@ -51,11 +52,11 @@ def tag_mutated_buffers(program: ExportedProgram, tags: set[str]) -> dict[str, s
     signature = program.graph_signature
     output = program.graph.output_node()
     by_name = {node.name: node for node in program.graph.nodes}
-    new_value = {target: by_name[name] for name, target in signature.buffers_to_mutate.items()}
+    inputs, new_value = signature.inputs_to_buffers, {t: by_name[n] for n, t in signature.buffers_to_mutate.items()}
     kept: dict[str, str] = {}
     owned: dict[str, list[tuple[Node, str]]] = {}
     for node in owned_placeholders(program):
-        target = signature.inputs_to_buffers.get(node.name)
+        target = inputs.get(node.name)
         if target not in new_value or TAG in node.meta:
             continue
         using = {user.meta.get(TAG) for user in (*node.users, new_value[target])} & tags
@@ -141,9 +142,9 @@ def keep_content(program: ExportedProgram, zeros: Set[str]) -> None:
         zeros: buffers whose content is all zeros, which ExecuTorch's memory has from the start.
     """
     signature = program.graph_signature
-    mutated = set(signature.buffers_to_mutate.values())
+    inputs, mutated = signature.inputs_to_buffers, set(signature.buffers_to_mutate.values())
     for node in program.graph.nodes:
-        target = signature.inputs_to_buffers.get(node.name) if node.op == "placeholder" else None
+        target = inputs.get(node.name) if node.op == "placeholder" else None
         if target in mutated and TAG not in node.meta and target not in zeros:
             node.meta[_KEEP_CONTENT] = True
 
@@ -158,9 +159,9 @@ def outside_uses(program: ExportedProgram, tags: Set[str], kept: dict[str, str])
     """
     found: dict[str, OutsideUse] = {}
     signature = program.graph_signature
-    mutated = set(signature.buffers_to_mutate.values())
+    inputs, mutated = signature.inputs_to_buffers, set(signature.buffers_to_mutate.values())
     for node in program.graph.nodes:
-        target = signature.inputs_to_buffers.get(node.name) if node.op == "placeholder" else None
+        target = inputs.get(node.name) if node.op == "placeholder" else None
         if target is None:
             continue
         readers = [user.name for user in node.users if user.meta.get(TAG) not in tags]

@@ -18,9 +18,12 @@ from etcuda.options import BACKEND_ID, COMPILE_SPEC_KEY, BackendConfig, CompileO
 from etcuda.partitioner.bincounts import fix_bincounts
 from etcuda.partitioner.bounds import warn_of_narrowed
 from etcuda.partitioner.claims import claim
+from etcuda.partitioner.decompose_at_once import decompose_at_once
 from etcuda.partitioner.kept_whole import decompose_refused, kept_operators
+from etcuda.partitioner.lean import lean_export
 from etcuda.partitioner.loop_bodies import decompose_loops
 from etcuda.partitioner.names import check_names
+from etcuda.partitioner.notes import take_notes
 from etcuda.partitioner.outside_core import ExemptingProgram, restore_unclaimed
 from etcuda.partitioner.ownership import (
     TAG,
@@ -35,8 +38,11 @@ from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_re
 from etcuda.partitioner.state_copies import copy_state
 from etcuda.partitioner.stock_kernels import warn_of_missing_kernels
 from etcuda.partitioner.support import branches
+from etcuda.partitioner.value_checks import add_value_checks
 from etcuda.partitioner.without_complex import without_complex
-from etcuda.passes.base import values_of
+from etcuda.passes.base import graph_modules, values_of
+from etcuda.passes.graph.meta import forget_computed
+from etcuda.passes.repeats.fold import Folded
 from etcuda.target import CudaTarget, resolve_target
 from etcuda.torch_private import forget_pending_symbols
 
@@ -49,6 +55,10 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
     Args:
         target: ``"auto"``, ``"host"``, ``"portable"``, ``"sm_90"`` and the like, or a ``CudaTarget``.
         options: ``CompileOptions``, or a mapping of option names to values.
+        alone: no other partitioner takes part in the export. The graph is then decomposed when it is made functional,
+            and not once more after the partitioners were asked what they keep whole. Repetitions, as layers are, go
+            through ExecuTorch's stages three times at most, unless the option ``reroll`` is off or ``folds`` is False.
+        folds: see ``alone``.
 
     Raises:
         TargetError: the target names nothing that can be compiled for.
@@ -56,11 +66,18 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
     """
 
     def __init__(
-        self, target: str | CudaTarget = "auto", options: CompileOptions | Mapping[str, Any] | None = None
+        self,
+        target: str | CudaTarget = "auto",
+        options: CompileOptions | Mapping[str, Any] | None = None,
+        *,
+        alone: bool = False,
+        folds: bool = True,
     ) -> None:
         super().__init__()
         self.config = make_config(target, options)
+        self._alone, self._folds = alone, folds and self.config.options.reroll
 
+    @lean_export()
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes, weights and buffers that the delegate takes."""
         # ExecuTorch finds a backend among the classes that exist. Loading the module defines ours; by its name, since
@@ -91,8 +108,10 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         Nothing outside of the delegates keeps a name of ours, also where a subclass claimed less than this class would.
         """
         restore_unclaimed(program.graph_module, set())
+        add_value_checks(program.graph_module)
         warn_of_missing_kernels(program)
 
+    @lean_export()
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
         """Decomposes the refused calls of operators that other calls keep whole, so that each call has its own way.
 
@@ -106,7 +125,14 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         forget_pending_symbols(values_of(exported_program))
         program = fix_bincounts(draw_from_state(exported_program, self.config), self.config)
         program = without_complex(program, self.config)
-        program = copy_state(decompose_refused(program, self.config), self.config)
+        program = decompose_refused(program, self.config)
+        folded: Folded | None = None
+        if self._alone:
+            program, folded = decompose_at_once(program, self.config, self._folds)
+        program = copy_state(program, self.config)
+        take_notes(program).folded = folded
+        for module in graph_modules(program):
+            forget_computed(module.graph)
         return decompose_loops(ExemptingProgram.of(program, self.config), self.config)
 
 

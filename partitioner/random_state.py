@@ -52,7 +52,7 @@ def draw_from_state(program: ExportedProgram, config: BackendConfig) -> Exported
         return program
     has_draws = any(is_draw(node) for module in graph_modules(program) for node in module.graph.nodes)
     if has_draws:
-        made = functional_copy(program)
+        made: ExportedProgram = functional_copy(program)
         count = _count(made.graph_module)
         if count:
             _replace(made, count)

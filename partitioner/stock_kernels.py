@@ -16,6 +16,7 @@ from executorch.exir.operator.convert import to_out_variant
 from executorch.exir.passes import to_out_var_skiplist
 from torch.export.exported_program import ExportedProgram
 
+from etcuda.partitioner.value_checks import is_value_check
 from etcuda.passes.base import graph_modules
 from etcuda.passes.graph.exempt_ops import exempted
 from etcuda.torch_private import behind_edge
@@ -50,7 +51,7 @@ def missing_kernels(program: ExportedProgram) -> Iterator[str]:
     known = stock_kernels() | _registered()
     for module in graph_modules(program):
         for node in module.graph.nodes:
-            if node.op != "call_function" or node.target in to_out_var_skiplist:
+            if node.op != "call_function" or node.target in to_out_var_skiplist or is_value_check(node):
                 continue
             op = behind_edge(node.target)
             # Those that return numbers or nothing are the runtime's own.

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from etcuda.errors import PassError
 from etcuda.options import BackendConfig
+from etcuda.passes.attention.choose_quantized import choose_quantized_attention
 from etcuda.passes.attention.fuse_rotary import fuse_rotary
 from etcuda.passes.attention.route import route_attention
 from etcuda.passes.base import GraphPass, NodeError, graph_modules
@@ -21,6 +22,7 @@ from etcuda.passes.canonical.contiguous_outputs import contiguous_outputs
 from etcuda.passes.canonical.decompose_conv import decompose_conv
 from etcuda.passes.canonical.inline_kernels import inline_kernels
 from etcuda.passes.canonical.inline_scalar_constants import inline_scalar_constants
+from etcuda.passes.canonical.launch_early import launch_early
 from etcuda.passes.canonical.lower_edge_ops import lower_edge_ops
 from etcuda.passes.canonical.move_cond_predicate_to_host import move_cond_predicate_to_host
 from etcuda.passes.canonical.record_output_layout import record_output_layout
@@ -32,8 +34,12 @@ from etcuda.passes.decompositions.apply import apply_decompositions
 from etcuda.passes.dense.fuse_dense import fuse_dense
 from etcuda.passes.dense.fuse_norm import fuse_norm
 from etcuda.passes.dense.route_dense import route_dense
+from etcuda.passes.experts.route import route_experts
+from etcuda.passes.graph.edge_ops import ASSERTIONS
+from etcuda.passes.graph.meta import forget_computed
 from etcuda.passes.library.decompose import decompose_library_calls
 from etcuda.passes.library.widen_reductions import widen_reductions
+from etcuda.passes.linear.fuse_gate import fuse_gate
 from etcuda.passes.linear.fuse_mlp import fuse_mlp
 from etcuda.passes.linear.fuse_qkv import fuse_qkv
 from etcuda.passes.linear.fuse_quantize import fuse_quantize
@@ -52,6 +58,7 @@ PASSES: tuple[GraphPass, ...] = (
     inline_scalar_constants,
     view_copy_to_view,
     inline_kernels,
+    launch_early,
     apply_decompositions,
     move_cond_predicate_to_host,
     pack_torchao,
@@ -61,7 +68,9 @@ PASSES: tuple[GraphPass, ...] = (
     route_linear,
     quantize_one_row,
     fuse_quantize,
+    fuse_gate,
     fuse_reorder,
+    route_experts,
     fuse_dense,
     route_dense,
     fuse_norm,
@@ -70,6 +79,7 @@ PASSES: tuple[GraphPass, ...] = (
     decompose_conv,
     fuse_rotary,
     route_attention,
+    choose_quantized_attention,
     # Behind attention, whose masks are recognised by the calls that a model makes, a cumsum among them.
     decompose_library_calls,
     widen_reductions,
@@ -118,6 +128,7 @@ def run_passes(
         results.append(PassResult(each.name, changed))
     # Passes read graphs alone, not the code of their modules, which takes half of the time to make after each pass.
     for module in graph_modules(program):
+        forget_computed(module.graph)
         module.recompile()
     return results
 
@@ -143,8 +154,8 @@ def check_order(passes: Sequence[GraphPass]) -> None:
 
 
 def _describe(each: GraphPass, node: Node, message: str) -> str:
-    where = node.meta.get("stack_trace")
-    origin = f" It comes from:\n{where}" if where else ""
+    where, modules = node.meta.get("stack_trace"), list((node.meta.get("nn_module_stack") or {}).values())
+    origin = f" It comes from:\n{where}" if where else f" It comes from {modules[-1][0]}." if modules else ""
     return f"pass {each.name!r} failed at node {node.name!r} ({node.target}): {message}.{origin}"
 
 
@@ -186,5 +197,8 @@ def _rename(spec: OutputSpec, node: object) -> None:
 
 def _check_meta(module: GraphModule) -> None:
     for node in module.graph.nodes:
+        # Checks that the exporter wrote have no result.
+        if node.target in ASSERTIONS:
+            continue
         if node.op in ("placeholder", "call_function") and "val" not in node.meta:
             raise NodeError(node, "expected meta['val'], got none; the pass that made the node must compute it")

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import pathlib
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     import torch
+    import triton
 
     from tests import memoized_torch
 
@@ -53,7 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
         for category in ("DeprecationWarning", "FutureWarning"):
             config.addinivalue_line("filterwarnings", f"ignore::{category}:{module}.*")
 
+    # The order is that of pytest_collection_modifyitems, and not by the number of tests in a group.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
     memoized_torch.install()
+    if triton.knobs.runtime.interpret:
+        from tests import memoized_triton
+
+        memoized_triton.install()
     torch.set_num_threads(1)
     # Thousands of lines of the tracer's own would bury the log of a failed test.
     logging.getLogger("torch.__trace").propagate = False
@@ -66,6 +75,7 @@ def pytest_report_header() -> str:
     return f"etcuda: {where}; " + ("GPU found" if has_gpu() else f"{NO_GPU}, tests/gpu skip")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     folder = ROOT / "tests" / "gpu"
     for item in items:
@@ -77,6 +87,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
     # Slow ones first: workers take them one by one, and none is left with a long one while the others have ended.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    # The rest of a file stays together: two workers would make its fixtures twice, and what its functions remember.
+    for item in items if getattr(config.option, "loadgroup", False) else ():
+        if not any(item.get_closest_marker(name) for name in ("slow", "xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def pytest_collection_finish() -> None:
@@ -87,9 +101,17 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    import numpy as np
+    import torch
+
     if item.get_closest_marker("gpu") and not has_gpu():
         pytest.skip(NO_GPU)
+    # The same numbers whatever ran before in this process, so that a bound holds always or never.
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

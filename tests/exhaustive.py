@@ -36,3 +36,13 @@ def alternate(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     """Rows of all values of two parameters, of which half run by default, as the white squares of a chessboard."""
     rows = itertools.product(enumerate(first), enumerate(second))
     return [only((row + column) % 2 == 0, one, other) for (row, one), (column, other) in rows]
+
+
+def diagonal(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """Rows of all values of two parameters, of which each value of the longer one runs once by default.
+
+    Where cases are costly and one parameter hardly changes what the other does.
+    """
+    rows = itertools.product(enumerate(first), enumerate(second))
+    few = min(len(first), len(second))
+    return [only(row % few == column % few, one, other) for (row, one), (column, other) in rows]

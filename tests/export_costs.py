@@ -27,8 +27,8 @@ class ExportCosts(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Notes what the exporter attached to its message."""
         if cost := getattr(record, "export_cost", None):
-            # "tests/test_x.py::test_y (call)"
-            test = os.environ.get("PYTEST_CURRENT_TEST", "no test").rpartition(" ")[0]
+            # "tests/test_x.py::test_y@group (call)", the group with xdist alone
+            test = os.environ.get("PYTEST_CURRENT_TEST", "no test").rpartition(" ")[0].partition("@")[0]
             self.costs.append({**cost, "test": test})
 
 

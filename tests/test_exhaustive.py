@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.conftest import runs_everything
-from tests.exhaustive import alternate, pairs
+from tests.exhaustive import alternate, diagonal, pairs
 
 FIRST, SECOND, THIRD = "abcd", [(1, 2), (3, 4), (5, 6)], [True, False]
 
@@ -32,6 +32,12 @@ def test_every_pair_is_met() -> None:
 def test_every_value_of_two_is_met() -> None:
     assert len(alternate(FIRST, THIRD)) == 8
     assert kept(alternate(FIRST, THIRD)) == [("a", True), ("b", False), ("c", True), ("d", False)]
+
+
+def test_every_value_of_the_longer_is_met_once() -> None:
+    assert len(diagonal(FIRST, THIRD)) == 8
+    assert kept(diagonal("abc", "xyz")) == [("a", "x"), ("b", "y"), ("c", "z")]
+    assert kept(diagonal(FIRST, "xyz")) == [("a", "x"), ("b", "y"), ("c", "z"), ("d", "x")]
 
 
 @pytest.mark.exhaustive

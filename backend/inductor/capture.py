@@ -29,6 +29,7 @@ from etcuda.backend.inductor import (
 )
 from etcuda.kernels.common.device import supports_pdl
 from etcuda.target import CudaTarget
+from etcuda.torch_private import keep_no_stack_traces
 
 
 @dataclasses.dataclass
@@ -78,6 +79,7 @@ def generate(
     is_host = isinstance(target, str)
     kernels = launchers.KernelStore(target, progress)
     straight.straighten(module)
+    num_outputs = len(_outputs(module))
 
     def capture(
         lowering: GraphLowering,
@@ -97,6 +99,12 @@ def generate(
         count = kernel_code.count('extern "C"') if is_host else len(cubins)
         resources = kernels.resources(names)
         strides = [tuple(output.maybe_get_stride() or ()) for output in lowering.graph_outputs]
+        if len(strides) != num_outputs:
+            # PyTorch takes all tensors of a kernel that it cannot analyse for written, and gives back those of weights.
+            raise RuntimeError(
+                f"AOTInductor generated code with {len(strides)} outputs for a graph with {num_outputs}: it takes some "
+                "of the weights for written. Report this with the model."
+            )
         captured.append(GeneratedCode(wrapper_code, kernel_code, constants, cubins, count, resources, strides))
         return []
 
@@ -110,7 +118,7 @@ def generate(
         stack.enter_context(loops.written_values_are_carried())
         stack.enter_context(local_buffers.buffers_written_in_place_are_whole())
         stack.enter_context(traces.branches_are_traced_once())
-        stack.enter_context(traces.nodes_have_no_stack_traces())
+        stack.callback(keep_no_stack_traces())
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         stack.enter_context(_fixed_vector_isa())
@@ -128,6 +136,11 @@ def generate(
     if len(captured) != 1:
         raise RuntimeError(f"AOTInductor generated {len(captured)} programs for one graph; expected 1.")
     return captured[0]
+
+
+def _outputs(module: torch.fx.GraphModule) -> tuple[Any, ...]:
+    (given,) = module.graph.output_node().args
+    return tuple(given) if isinstance(given, tuple | list) else (given,)
 
 
 _OPTIONS: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +25,8 @@ Progress = Callable[[str, int, int], None]
 
 # Warps beyond half of an SM's hide no more latency in memory-bound kernels; past that, list order decides.
 _ENOUGH_OCCUPANCY = 0.5
+# Of a block of a kernel that sorts.
+_SORTED_ELEMENTS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,24 @@ def choose(candidates: list[KernelResources], target: CudaTarget) -> int:
     )
 
 
+def bound_sort(kernel: CachingAutotuner) -> None:
+    """Leaves a kernel that sorts no block of more than 1024 elements, if it has a smaller one.
+
+    A sorting network is unrolled: of 2048 elements of 64 bits it takes LLVM and ptxas 15 s, of 512 half of that, and
+    ``choose`` would take the first, which is the small one, all the same.
+    """
+    if "sort_with_index(" not in kernel.fn.src:
+        return
+    along: int = math.prod(size for name, size in kernel.size_hints.items() if name.startswith("r"))
+
+    def elements(config: Any) -> int:
+        across: int = math.prod(size for name, size in config.kwargs.items() if name in ("XBLOCK", "YBLOCK"))
+        return along * across
+
+    most = max(_SORTED_ELEMENTS, min(map(elements, kernel.configs)))
+    kernel.configs = [config for config in kernel.configs if elements(config) <= most]
+
+
 class KernelStore:
     """Collects the compiled kernels of one program, by the name that the generated wrapper gives them."""
 
@@ -121,10 +142,8 @@ class KernelStore:
             def generate_and_run_autotune_block(self) -> None:
                 # The definitions only: the calls would launch kernels.
                 source = self.kernel_autotune_defs.getvalue() + "\nasync_compile.wait(globals())\ndel async_compile\n"
-                scope: dict[str, Any] = {}
                 with _bounded_registers(), native_kernels():
-                    exec(source, scope)
-                    store.compile([value for value in scope.values() if isinstance(value, CachingAutotuner)])
+                    store.compile(defined_kernels(source))
 
         common.register_backend_for_device("cuda", CUDACombinedScheduling, PythonWrapperCodegen, Wrapper)
 
@@ -135,15 +154,16 @@ class KernelStore:
             CompileError: no configuration of a kernel fits the target.
         """
         assert isinstance(self._target, CudaTarget)
+        for kernel in kernels:
+            bound_sort(kernel)
         self._fill_cache(kernels)
         for done, kernel in enumerate(kernels):
             self._progress("kernels", done, len(kernels))
             name = kernel.inductor_meta["kernel_name"]
-            if not kernel.launchers:
-                try:
-                    kernel.precompile()
-                except NoTritonConfigsError as error:
-                    raise _too_large(name, self._target, f"a configuration that fits, got: {error}") from error
+            try:
+                kernel.precompile()
+            except NoTritonConfigsError as error:
+                raise _too_large(name, self._target, f"a configuration that fits, got: {error}") from error
             candidates = [_resources(each) for each in kernel.launchers]
             chosen = choose(candidates, self._target)
             candidates[chosen].check(name, self._target)
@@ -178,6 +198,15 @@ class KernelStore:
             _, status = os.waitpid(pid, 0)
             if status:
                 print(f"a parallel kernel compile ended with status {status}", file=sys.stderr)
+
+
+def defined_kernels(source: str) -> list[CachingAutotuner]:
+    """The kernels that generated code defines, not compiled: Inductor would compile each where it is defined, one after
+    another."""
+    scope: dict[str, Any] = {}
+    with mock.patch.object(CachingAutotuner, "precompile", return_value=None):
+        exec(source, scope)
+    return [value for value in scope.values() if isinstance(value, CachingAutotuner)]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Tracing without what nobody asks for: branches of ``cond`` again and again, and where in Python a node comes from."""
+"""Tracing without the branches of ``cond`` again and again."""
 
 from __future__ import annotations
 
@@ -16,24 +16,12 @@ from torch._higher_order_ops.triton_kernel_wrap import triton_kernel_wrapper_fun
 from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
-from torch.fx import config as fx_config
 from torch.utils import _pytree as pytree
 
 _COND = torch.ops.higher_order.cond
 # A function of the same name hides it.
 _COND_MODULE: Any = importlib.import_module("torch._higher_order_ops.cond")
 _NOTHING_IS_WRITTEN = torch._C.parse_schema("cond() -> ()")
-
-
-@contextlib.contextmanager
-def nodes_have_no_stack_traces() -> Iterator[None]:
-    """Keeps the tracer from looking up the source lines behind each node, which only messages for people would show."""
-    # torch 2.11 has no such switch.
-    if hasattr(fx_config, "do_not_emit_stack_traces"):
-        with mock.patch.object(fx_config, "do_not_emit_stack_traces", True):
-            yield
-    else:
-        yield
 
 
 @contextlib.contextmanager

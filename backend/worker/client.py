@@ -27,6 +27,7 @@ from etcuda.backend.worker.ending import describe, out_of_memory_kills
 from etcuda.backend.worker.job import JobRequest, JobResult, read_result, write_request
 from etcuda.errors import CompileError
 from etcuda.options import CompileOptions
+from etcuda.scratch import TEMPORARY, scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[J
         return []
     options = requests[0].options
     cache = CompileCache(_cache_folder(options) / "delegates", int(options.compile_cache_gib * 2**30))
-    with tempfile.TemporaryDirectory(prefix="etcuda-") as root:
-        folders = [pathlib.Path(root) / str(index) for index in range(len(requests))]
+    with scratch_folder(pathlib.Path(tempfile.gettempdir()), TEMPORARY) as root:
+        folders = [root / str(index) for index in range(len(requests))]
         for folder, request in zip(folders, requests, strict=True):
             folder.mkdir()
             write_request(folder, request)
@@ -67,6 +68,24 @@ def compile_all(requests: Sequence[JobRequest], labels: Sequence[str]) -> list[J
     # Each second of processor time is told once.
     cost = {place: found[place].cpu_seconds for place in missing}
     return [dataclasses.replace(found[place], cpu_seconds=cost.pop(place, 0.0)) for place in first]
+
+
+def start_worker(options: CompileOptions) -> threading.Thread:
+    """Starts the compile worker beside what the caller does meanwhile: it takes seconds.
+
+    What goes wrong is left to ``compile_all``, which starts one again and says what failed.
+
+    Returns:
+        The thread that starts it, which ends when the worker is ready.
+    """
+
+    def start() -> None:
+        with _turn, contextlib.suppress(CompileError, OSError, TimeoutError):
+            _server(_cache_folder(options))
+
+    thread = threading.Thread(target=start, name="etcuda: start of the compile worker", daemon=True)
+    thread.start()
+    return thread
 
 
 def _compile(folders: list[pathlib.Path], labels: list[str], options: CompileOptions) -> list[JobResult]:

@@ -22,6 +22,7 @@ from etcuda.options import BackendConfig
 from etcuda.passes.attention.call import CALLS, read_call
 from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import SIZE_OPS, arguments, insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.recognize.norm import Norm, recognize_norm
 from etcuda.passes.recognize.repeated_heads import before_repeat
@@ -58,7 +59,7 @@ def fuse_rotary(program: ExportedProgram, config: BackendConfig) -> int:
         _insert(found, config.target)
         changed += 1
     if changed:
-        graph.eliminate_dead_code()
+        erase_dead(graph)
         refresh_meta(graph)
     return changed
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.export.exported_program import ExportedProgram
 from torch.fx import GraphModule, Node
 
+from etcuda.kernels.attention.cluster_op import refuse_cluster
 from etcuda.kernels.attention.problem import AttentionProblem, refuse
 from etcuda.kernels.attention.reference import attention_reference
 from etcuda.kernels.attention.select import Choice, choose, choose_split, choose_tiled, split_limit
@@ -23,6 +24,7 @@ from etcuda.passes.attention.simplify import simplify
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.branches import Branch, insert_choice
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.torch_private import bounds
@@ -49,7 +51,7 @@ def route_attention(program: ExportedProgram, config: BackendConfig) -> int:
                 _route(module, node, config)
                 here += 1
         if here:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += here
     return changed
@@ -104,7 +106,11 @@ def _insert(module: GraphModule, node: Node, call: AttentionCall, problem: Atten
     l_q = tensor_of(call.q).shape[2]
     least, most = bounds(l_q)
     if least > limit or (most is not None and most <= limit):
-        choice = choose(problem, device)
+        mask, sinks = (None if each is None else tensor_of(each) for each in (call.mask, call.sinks))
+        reason = refuse_cluster(tensor_of(call.q), tensor_of(call.k), tensor_of(call.v), mask, sinks)
+        choice = choose(problem, device, one_kernel=reason is None)
+        if reason is not None and choice.kernel == "split":
+            log.info("%s is no call for attention_cluster: %s", node.name, reason)
         log.info("%s goes to %s %s: %s", node.name, choice.kernel, choice.config, choice.source)
         return _insert_kernel(node, call, choice)
     few = choose_split(dataclasses.replace(problem, l_q=min(problem.l_q, limit), max_l_q=limit), device)

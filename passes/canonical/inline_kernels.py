@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from etcuda.kernels.common.registry import KernelRecord, records
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
 
@@ -35,7 +35,7 @@ def inline_kernels(program: ExportedProgram, config: BackendConfig) -> int:
         for node in calls:
             _inline(node, by_op[node.target])
         if calls:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += len(calls)
     return changed
@@ -44,19 +44,8 @@ def inline_kernels(program: ExportedProgram, config: BackendConfig) -> int:
 def _inline(node: Node, record: KernelRecord) -> None:
     given = arguments(node)
     tensors = {name: value for name, value in given.items() if isinstance(value, Node)}
-    if isinstance(node.meta["val"], Tensor):
-        inline_function(node, functools.partial(_compute, record, given, tuple(tensors), None), *tensors.values())
-        return
-    for user in list(node.users):
-        assert user.target is operator.getitem
-        index: Any = user.args[1]
-        inline_function(user, functools.partial(_compute, record, given, tuple(tensors), index), *tensors.values())
+    inline_function(node, functools.partial(_compute, record, given, tuple(tensors)), *tensors.values())
 
 
-def _compute(
-    record: KernelRecord, given: dict[str, Any], names: tuple[str, ...], index: int | None, *tensors: Tensor
-) -> Tensor:
-    """The result, or the one of several at ``index``."""
-    result: Any = record.compute(given | dict(zip(names, tensors, strict=True)))
-    made: Tensor = result if index is None else result[index]
-    return made
+def _compute(record: KernelRecord, given: dict[str, Any], names: tuple[str, ...], *tensors: Tensor) -> Any:
+    return record.compute(given | dict(zip(names, tensors, strict=True)))

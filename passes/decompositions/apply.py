@@ -14,6 +14,7 @@ from etcuda.passes.base import NodeError, graph_modules, graph_pass
 from etcuda.passes.decompositions.record import Decomposition
 from etcuda.passes.decompositions.table import DECOMPOSITION_OF
 from etcuda.passes.graph.calls import arguments
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
 
@@ -33,7 +34,7 @@ def apply_decompositions(program: ExportedProgram, config: BackendConfig) -> int
             inputs = node.all_input_nodes
             inline_function(node, _Formula(record, list(arguments(node).values()), inputs), *inputs)
         if chosen:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += len(chosen)
     return changed

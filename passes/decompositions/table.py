@@ -14,6 +14,7 @@ from etcuda.passes.decompositions import (
     pooling,
     quantize,
     rounded_division,
+    small_integers,
 )
 from etcuda.passes.decompositions.record import Decomposition
 
@@ -25,6 +26,7 @@ DECOMPOSITIONS: tuple[Decomposition, ...] = (
     *pooling.DECOMPOSITIONS,
     *quantize.DECOMPOSITIONS,
     *rounded_division.DECOMPOSITIONS,
+    *small_integers.DECOMPOSITIONS,
 )
 
 

@@ -15,6 +15,7 @@ from etcuda.kernels.common.device import supports_pdl
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import compute_meta, refresh_meta, tensor_of
 from etcuda.passes.graph.program_constants import target_of
 from etcuda.passes.graph.results import replace_by_result
@@ -46,7 +47,7 @@ def fuse_norm(program: ExportedProgram, config: BackendConfig) -> int:
             found.setdefault(same_rows(node.args[0]), []).append(node)
     changed = sum(_fuse(program, y, target) for y in found if y.op == "call_function")
     if changed:
-        program.graph.eliminate_dead_code()
+        erase_dead(program.graph)
         refresh_meta(program.graph)
     return changed
 
@@ -74,7 +75,7 @@ def _fuse(program: ExportedProgram, y: Node, target: CudaTarget) -> int:
     args = (x, residual, norm.weight, norm.eps, norm.weight_offset, norm.cast_first)
     fused = insert_call(y if pair is None else norm.h, _ops.rms_norm.default, (*args, True, *trailing))
     replace_by_result(fused, 1, y, x)
-    program.graph.eliminate_dead_code()
+    erase_dead(program.graph)
     keep_h = residual is not None and replace_by_result(fused, 0, norm.h, x)
     fused.args = (*args, keep_h, *trailing)
     compute_meta(fused)

@@ -16,6 +16,7 @@ from etcuda.kernels.dense.problem import DenseProblem, refuse
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.graph.program_constants import target_of
 from etcuda.passes.linear.call import ROWS_OF
@@ -77,7 +78,7 @@ def route_dense(program: ExportedProgram, config: BackendConfig) -> int:
             _route(program, taken, taken.problem, target)
             changed += len(product.calls)
     if changed:
-        program.graph.eliminate_dead_code()
+        erase_dead(program.graph)
         refresh_meta(program.graph)
     return changed
 

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 
 # Inserts calls into a branch and returns the results. Gets the branch's module, the node in front of which the calls
 # are to stand, and for each operand the node that stands for it in the branch.
@@ -86,8 +87,7 @@ def _add_branch(module: GraphModule, branch: Branch, operands: Sequence[Node]) -
     results = branch.build(inner, output, inside)
     output.args = (tuple(results),)
     output.meta["val"] = tuple(result.meta["val"] for result in results)
-    graph.eliminate_dead_code()
-    inner.recompile()
+    erase_dead(graph)
     index = 0
     while hasattr(module, name := f"{branch.name}_{index}"):
         index += 1

@@ -12,6 +12,7 @@ from torch.fx import Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.edge_ops import underlying
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
@@ -81,7 +82,7 @@ def decompose_library_calls(program: ExportedProgram, config: BackendConfig) -> 
             node.target = underlying(node.target)
             _inline(node, DECOMPOSITIONS[node.target], config.is_host)
         if calls:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += len(calls)
     return changed

@@ -1,4 +1,4 @@
-"""Reductions of 8-bit integers and truth values on the host."""
+"""Reductions of integers of 8 and 16 bits and of truth values on the host."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from torch.fx import Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.inline_function import inline_function
 from etcuda.passes.graph.meta import refresh_meta
 
 aten = torch.ops.aten
 
-_NARROW = frozenset({torch.int8, torch.uint8})
+# Of 16 bits code for extremes of what C++ computes in 32 bits, as quotients, does not compile.
+_NARROW = frozenset({torch.int8, torch.uint8, torch.int16})
 # Of truth values Inductor takes no sum and no product.
 _TRUTH = frozenset({aten.prod.default, aten.prod.dim_int, aten.sum.default, aten.sum.dim_IntList})
 
@@ -50,7 +52,7 @@ TRUTH_OF_BYTES = frozenset(
 
 @graph_pass(requires=("lower_edge_ops", "bind_symbolic_inputs", "view_copy_to_view", "decompose_library_calls"))
 def widen_reductions(program: ExportedProgram, config: BackendConfig) -> int:
-    """Reduces 8-bit integers in int32 on the host; ``any`` and ``all`` of bytes are bytes on every target.
+    """Reduces integers of 8 and 16 bits in int32 on the host; ``any`` and ``all`` of bytes are bytes on every target.
 
     Inductor's vectors of 8-bit integers yield wrong extremes, and wrong indices of them (pytorch/pytorch#191499).
 
@@ -62,7 +64,7 @@ def widen_reductions(program: ExportedProgram, config: BackendConfig) -> int:
         for node in calls:
             inline_function(node, _widened(node), *node.all_input_nodes)
         if calls:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += len(calls)
     return changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -75,9 +76,18 @@ def may_take_tensor_cores(call: LinearCall, device: Device) -> bool:
 
 def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
     """The choice for up to so many tokens, from few to many. Where it changes does not depend on N."""
-    m, each = num_tokens(call), problem(call)
+    m = num_tokens(call)
+    # Layers have the same products. The functions are named since what they return is kept: others are asked anew.
+    asked = (matvec_limit, choose_matvec, matmul_ranges, choose_matmul)
+    found = _plan_of(problem(call), device, *bounds(m), hint(m), asked)  # type: ignore[arg-type]  # Targets are frozen.
+    return list(found)
+
+
+@functools.lru_cache(1024)
+def _plan_of(
+    each: LinearProblem, device: Device, least: int, most: int | None, expected: int, _asked: tuple[object, ...]
+) -> tuple[tuple[int | None, Choice], ...]:
     # Export takes a dynamic size to be at least 2; whatever is taken for two tokens serves one and none as well.
-    least, most = bounds(m)
     limit = matvec_limit(each, device)
     found: list[tuple[int | None, Choice]] = []
     if 0 < limit >= least:
@@ -85,9 +95,9 @@ def _plan(call: LinearCall, device: Device) -> list[tuple[int | None, Choice]]:
         found.append((end, choose_matvec(dataclasses.replace(each, m=max(end, 1)), device)))
     if not found or most is None or most > limit:
         first = max(least, limit + 1) if limit else least
-        for part in matmul_ranges(each, device, first, most, hint(m)):
+        for part in matmul_ranges(each, device, first, most, expected):
             found.append((part.most, choose_matmul(each, device, tokens=part.tokens)))
-    return found
+    return tuple(found)
 
 
 def _number(end: int | None) -> float:

@@ -15,6 +15,7 @@ from etcuda.kernels.common.device import supports_pdl
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import compute_meta, refresh_meta, tensor_of
 from etcuda.passes.graph.program_constants import target_of
 from etcuda.passes.graph.results import replace_by_result, take_over
@@ -49,7 +50,7 @@ def fuse_quantize(program: ExportedProgram, config: BackendConfig) -> int:
                 found.setdefault(same_rows(node.args[0]), []).append(node)
         here = sum(_fuse(program, module, y, calls, config.target) for y, calls in found.items())
         if here:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += here
     return changed
@@ -95,7 +96,7 @@ def _fuse_norm(
     fused = insert_call(before, _ops.rms_norm_quantize.default, (*args, True, True, *trailing))
     take_over(fused, 2, calls, y)
     keep_y = replace_by_result(fused, 1, y, x)
-    module.graph.eliminate_dead_code()
+    erase_dead(module.graph)
     keep_h = residual is not None and replace_by_result(fused, 0, norm.h, x)
     fused.args = (*args, keep_h, keep_y, *trailing)
     compute_meta(fused)

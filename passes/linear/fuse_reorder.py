@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments, insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta
 from etcuda.passes.graph.results import read_sizes_of, take_over
 from etcuda.passes.linear.fuse_quantize import where_from
@@ -37,7 +38,7 @@ def fuse_reorder(program: ExportedProgram, config: BackendConfig) -> int:
             if node.op == "call_function" and node.target is _ops.reorder_activation.default:
                 here += _fuse(program, module, node)
         if here:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += here
     return changed

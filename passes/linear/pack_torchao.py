@@ -13,6 +13,7 @@ from etcuda.errors import WeightFormatError
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.graph.packing import PackedPart, Packing
 from etcuda.passes.graph.program_constants import forget_unused, insert_constant, made_of, target_of, value_of
@@ -56,7 +57,7 @@ def pack_torchao(program: ExportedProgram, config: BackendConfig) -> int:
             _replace(use, packed[key])
             stored |= dict.fromkeys(weight.nodes)
     if packed:
-        program.graph.eliminate_dead_code()
+        erase_dead(program.graph)
         forget_unused(program, list(stored))
         refresh_meta(program.graph)
     return len(packed)

@@ -18,6 +18,7 @@ from etcuda.kernels.linear.problem import LinearProblem
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments, insert_call, result_of
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.linear.call import LinearCall, read_matvec
 from etcuda.passes.linear.choose import num_tokens, problem
@@ -63,7 +64,7 @@ def quantize_one_row(program: ExportedProgram, config: BackendConfig) -> int:
             _rewrite(calls, configs, target)
             here += len(calls)
         if here:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += here
     return changed

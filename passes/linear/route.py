@@ -14,12 +14,13 @@ from etcuda.kernels.linear.problem import refuse
 from etcuda.options import BackendConfig
 from etcuda.passes.base import NodeError, graph_modules, graph_pass
 from etcuda.passes.graph.calls import insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.graph.program_constants import target_of
 from etcuda.passes.linear.call import ROWS_OF, LinearCall, is_everywhere, read_linear
 from etcuda.passes.linear.choose import Step, may_take_tensor_cores, problem, steps
 from etcuda.passes.linear.inline_formula import inline_embeddings, inline_linear
-from etcuda.passes.linear.insert_steps import insert_steps
+from etcuda.passes.linear.insert.insert_steps import insert_steps
 from etcuda.target import CudaTarget
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def route_linear(program: ExportedProgram, config: BackendConfig) -> int:
             for call in calls:
                 inline_linear(call)
         if here:
-            module.graph.eliminate_dead_code()
+            erase_dead(module.graph)
             refresh_meta(module.graph)
         changed += here
     return changed

@@ -13,6 +13,7 @@ from torch.fx import Node
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
 from etcuda.passes.graph.calls import arguments, insert_call
+from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
 from etcuda.passes.linear.call import ROWS_OF, LinearCall
 from etcuda.passes.linear.choose import may_take_tensor_cores
@@ -43,7 +44,7 @@ def split_joined(program: ExportedProgram, config: BackendConfig) -> int:
         # Behind the inputs, where every call of one x finds them.
         _split(call.now(), inputs[-1].next)
     if calls:
-        program.graph.eliminate_dead_code()
+        erase_dead(program.graph)
         refresh_meta(program.graph)
     return len(calls)
 

@@ -8,6 +8,7 @@ inputs. Nothing is changed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def describe_region(
     def argument(value: object) -> Hashable:
         if isinstance(value, Node):
             if value.op == "get_attr":
-                return ("graph", graph_structure(_module_of(value)))
+                return _attribute(value)
             if is_number(value):
                 symbols.update(free_symbols(value.meta["val"]))
                 return ("number", signature(value.meta["val"]))
@@ -86,11 +87,7 @@ def token(node: Node) -> Hashable:
 
     def argument(value: object) -> Hashable:
         if isinstance(value, Node):
-            return (
-                ("graph", graph_structure(_module_of(value)))
-                if value.op == "get_attr"
-                else signature(value.meta["val"])
-            )
+            return _attribute(value) if value.op == "get_attr" else signature(value.meta["val"])
         return _literal(value, argument)
 
     return (node.target, argument(node.args), argument(node.kwargs), signature(node.meta["val"]))
@@ -99,12 +96,26 @@ def token(node: Node) -> Hashable:
 def signature(value: object) -> Hashable:
     """Shape, strides, dtype and device of a tensor; the expression of a number; of several values each."""
     if isinstance(value, torch.Tensor):
-        sizes, strides = (tuple(str(expression(size)) for size in each) for each in (value.shape, value.stride()))
+        sizes, strides = (tuple(map(_size, each)) for each in (value.shape, value.stride()))
         return ("tensor", sizes, strides, value.dtype, str(value.device))
     if isinstance(value, tuple | list):
         return tuple(signature(each) for each in value)
     number = expression(value)
     return ("value", type(value).__name__, repr(value) if number is None else str(number))
+
+
+def _size(size: int | torch.SymInt) -> Hashable:
+    """A size or a stride; equal for a number and for a symbolic one of this value."""
+    if type(size) is int:
+        return size
+    value: Any = expression(size)
+    return int(value) if getattr(value, "is_Integer", False) else _text(value)
+
+
+@functools.lru_cache(4096)
+def _text(value: Any) -> str:
+    # Printing takes longer than all else here.
+    return str(value)
 
 
 def graph_structure(module: GraphModule) -> Hashable:
@@ -113,7 +124,7 @@ def graph_structure(module: GraphModule) -> Hashable:
 
     def argument(value: object) -> Hashable:
         if isinstance(value, Node):
-            return ("graph", graph_structure(_module_of(value))) if value.op == "get_attr" else ("call", place[value])
+            return _attribute(value) if value.op == "get_attr" else ("call", place[value])
         return _literal(value, argument)
 
     # Names of placeholders and submodules are of no effect.
@@ -147,6 +158,16 @@ def _literal(value: object, argument: Any) -> Hashable:
         return signature(value)
     # repr tells 1 from True and 1.0, and -0.0 from 0.0.
     return (type(value).__name__, repr(value))
+
+
+def _attribute(node: Node) -> Hashable:
+    """What a node of a branch, or of a constant inside of one, stands for."""
+    owner = node.graph.owning_module
+    value = getattr(owner, str(node.target), None) if "." not in str(node.target) else None
+    if isinstance(value, torch.Tensor):
+        # A number, as ExecuTorch's stages make them of Python's; the same tensor otherwise.
+        return ("tensor", signature(value), value.item() if value.numel() == 1 else id(value))
+    return ("graph", graph_structure(_module_of(node)))
 
 
 def _module_of(node: Node) -> GraphModule:

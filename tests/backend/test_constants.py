@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import pytest
 import torch
 
-from etcuda.backend.constants import ConstantTable, collect_constants, store_what_is_used_in_part
+from etcuda.backend.constants import ConstantTable, collect_constants, hash_weights, store_what_is_used_in_part
 from etcuda.backend.weight_bytes import WeightBytes
 from etcuda.backend.worker.job import tied_constants
 from etcuda.errors import UnsupportedGraphError
@@ -48,6 +49,21 @@ def test_only_mutable_zero_content_is_free() -> None:
     lifted = [fqn for fqn in table.constants if "lifted" in fqn or "tensor" in fqn]
     assert len(lifted) == 1
     assert by_name[lifted[0]].content.read() == torch.tensor([5.0]).numpy().tobytes()
+
+
+def test_weights_can_be_hashed_later() -> None:
+    program = torch.export.export(Stateful(), (torch.zeros(2, 4),)).run_decompositions()
+    whole, later = collect_constants(program), collect_constants(program, weights=False)
+    digests = {fqn: later.storages[entry.storage_index].sha256 for fqn, entry in later.constants.items()}
+    # State is compared between methods before anything is compiled.
+    assert digests["weight"] is None
+    assert digests["counter"] == hashlib.sha256(torch.ones(1).numpy().tobytes()).digest()
+    stop = threading.Event()
+    stop.set()
+    hash_weights([later], stop)
+    assert later.storages[later.constants["weight"].storage_index].sha256 is None
+    hash_weights([later])
+    assert [entry.sha256 for entry in later.storages] == [entry.sha256 for entry in whole.storages]
 
 
 class Tied(torch.nn.Module):

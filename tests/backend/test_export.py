@@ -24,6 +24,7 @@ from etcuda import CudaPartitioner
 from etcuda.backend.inspect import inspect_program
 from etcuda.backend.worker import client
 from etcuda.errors import CompileError, OptionError
+from etcuda.scratch import TEMPORARY, scratch_folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -183,6 +184,9 @@ def test_workers_end_with_a_killed_parent(tmp_path: pathlib.Path) -> None:
     while group_members(marker):
         assert time.monotonic() < deadline, "a compile worker outlived its parent"
         time.sleep(0.05)
+    assert list(tmp_path.glob("etcuda-*"))
+    with scratch_folder(tmp_path, TEMPORARY) as mine:
+        assert list(tmp_path.glob("etcuda-*")) == [mine], "the next export takes away what was left"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import torch
 from etcuda import shims
 from etcuda.backend import image as image_module
 from etcuda.backend.image import build_image, find_compiler
+from etcuda.backend.precompiled import identity_of_gcc
 from etcuda.errors import CompileError
 
 WRAPPER = """
@@ -195,7 +196,15 @@ def test_vector_math_matches_libm(tmp_path: pathlib.Path) -> None:
                 f"void AOTInductor_{name}{lanes}(const {scalar}* a, const {scalar}* b, {scalar}* c)",
                 f"{{ {store}(c, Sleef_{name}{lanes}_u10({load}(a){second})); }}",
             ]
-    built = build_image("\n".join(lines), "", {}, cuda=False, isa="x86-64-v3", folder=tmp_path)
+    made = [tmp_path / "first", tmp_path / "again"]
+    for folder in made:
+        folder.mkdir()
+        built = build_image(
+            "\n".join(lines), "", {}, cuda=False, isa="x86-64-v3", folder=folder, headers=tmp_path / "headers"
+        )
+    # The functions are compiled for the first image that wants them, and are in both.
+    assert (made[0] / "vector_math.cpp").exists()
+    assert identity_of_gcc(find_compiler()) is None or not (made[1] / "vector_math.cpp").exists()
     path = tmp_path / "math.so"
     path.write_bytes(built.data)
     library = ctypes.CDLL(str(path))

@@ -4,10 +4,12 @@ import os
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from etcuda.backend.inductor.launchers import KernelResources, choose
+from etcuda.backend.inductor.launchers import KernelResources, KernelStore, bound_sort, choose, defined_kernels
 from etcuda.target import TARGETS
 from tests.exhaustive import only
 
@@ -34,6 +36,52 @@ def test_choice_prefers_no_spills_then_occupancy_then_order() -> None:
     assert choose([spilling], H200) == 0
     with pytest.raises(RuntimeError, match="no configuration"):
         choose([], H200)
+
+
+def test_a_kernel_that_sorts_is_not_compiled_for_large_blocks() -> None:
+    def blocks(source: str, along: int, *sizes: int) -> list[int]:
+        configs = [SimpleNamespace(kwargs={"XBLOCK": size}) for size in sizes]
+        kernel: Any = SimpleNamespace(
+            fn=SimpleNamespace(src=source), size_hints={"x": 64, "r0_": along}, configs=configs
+        )
+        bound_sort(kernel)
+        return [config.kwargs["XBLOCK"] for config in kernel.configs]
+
+    source = "tmp3, tmp4, = triton_helpers.sort_with_index(tmp1, tmp2, None, 1, stable=True, descending=False)"
+    assert blocks(source, 512, 1, 8) == [1]
+    assert blocks(source, 8, 1, 8, 32, 128) == [1, 8, 32, 128]
+    assert blocks(source, 256, 8, 16) == [8]
+    assert blocks("tmp3 = triton_helpers.max2(tmp1, 1)", 512, 1, 8) == [1, 8]
+
+
+def test_kernels_are_not_compiled_where_they_are_defined() -> None:
+    source = (
+        "from torch._inductor.runtime.triton_heuristics import CachingAutotuner\n"
+        "kernel = CachingAutotuner.__new__(CachingAutotuner)\n"
+        "kernel.precompile(warm_cache_only=False)\n"
+    )
+    (kernel,) = defined_kernels(source)
+    with pytest.raises(AttributeError):
+        kernel.precompile()
+
+
+def test_kernels_are_compiled_by_processes_beside_this_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kernel:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def precompile(self, warm_cache_only: bool) -> None:
+            assert warm_cache_only
+            (tmp_path / self.name).write_text(str(os.getpid()))
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})
+    kernels: list[Any] = [Kernel(name) for name in "abc"]
+    KernelStore(H200, lambda *progress: None)._fill_cache(kernels)
+    by = [(tmp_path / kernel.name).read_text() for kernel in kernels]
+    assert by[0] == by[2] != by[1]
+    assert str(os.getpid()) not in by
 
 
 DEVICE_SCRIPT = """

@@ -23,6 +23,7 @@ from etcuda.backend.precompiled import PrecompiledHeaders
 from etcuda.backend.worker import client
 from etcuda.backend.worker.job import JobResult, read_result
 from etcuda.errors import CompileError
+from tests.exhaustive import only
 
 COMPILER = find_compiler()
 SOURCE = """
@@ -210,7 +211,7 @@ def test_a_compiler_that_fails_with_a_header_compiles_without(
 @needs_gcc
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_anew")
-@pytest.mark.parametrize("target", ["host", "sm_90"])
+@pytest.mark.parametrize("target", ["host", only(False, "sm_90")])
 def test_images_of_programs_have_the_same_bytes(
     target: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +254,8 @@ def test_images_of_programs_have_the_same_bytes(
         if all("-include" in each for each in used):
             break
     assert place is not None
-    # With kernels for the host come functions of vectors.
-    assert ["-include" in each for each in used] == [True] * (3 if is_host else 1)
+    # With kernels for the host come functions of vectors, which are compiled once for all images.
+    assert len(used) in ((2, 3) if is_host else (1,))
+    assert all("-include" in each for each in used)
     assert len(set(images)) == 1
     assert list((headers / "objects").glob("*.o"))

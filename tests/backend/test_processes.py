@@ -15,7 +15,7 @@ import pytest
 import torch
 from executorch.exir import to_edge_transform_and_lower
 
-from etcuda import CudaPartitioner
+from etcuda import CompileOptions, CudaPartitioner
 from etcuda.backend.worker import client, ending
 from etcuda.errors import CompileError
 
@@ -140,6 +140,25 @@ def test_a_worker_that_dies_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         lower()
     assert not server.is_alive()
+
+
+@pytest.mark.usefixtures("worker_of_its_own")
+def test_a_worker_starts_beside_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    client.start_worker(CompileOptions()).join()
+    (server,) = client._running
+    client.start_worker(CompileOptions()).join()
+    assert client._server(client.default_cache_dir()) is server
+    client.shut_down()
+
+    def refuse(_cache_dir: pathlib.Path) -> None:
+        raise CompileError("no process")
+
+    # Whoever compiles is told, and not who only went ahead.
+    monkeypatch.setattr(client, "_Server", refuse)
+    client.start_worker(CompileOptions()).join()
+    assert client._running == []
+    with pytest.raises(CompileError, match="no process"):
+        lower()
 
 
 @pytest.mark.parametrize(

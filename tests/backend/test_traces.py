@@ -163,17 +163,3 @@ def test_shapes_follow_the_operands_and_the_graph() -> None:
         square = [torch.empty(5, 6), torch.empty(6, 7)]
         assert run(*square)[1].shape == (5, 7)
         assert isinstance(first, FakeTensor)
-
-
-def test_without_stack_traces() -> None:
-    def has_traces() -> bool:
-        class Model(torch.nn.Module):
-            def forward(self, x: Tensor) -> tuple[Tensor]:
-                return (x.sin(),)
-
-        made, _ = aot_export_module(Model(), (torch.ones(2),), trace_joint=False)
-        return any(node.stack_trace for node in made.graph.nodes)
-
-    with traces.nodes_have_no_stack_traces():
-        assert not has_traces() or not hasattr(torch.fx.config, "do_not_emit_stack_traces")
-    assert has_traces()

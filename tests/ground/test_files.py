@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import stat
+import threading
 
 import pytest
 import torch
@@ -40,6 +42,28 @@ def test_nothing_is_left_of_a_block_that_fails(tmp_path: pathlib.Path) -> None:
         interrupted()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_take_their_places_together(tmp_path: pathlib.Path) -> None:
+    """Another process that has the folder's lock is waited for, though both may write at once."""
+    path, ended = tmp_path / "file", threading.Event()
+
+    def replace() -> None:
+        with replacing([path]) as (written,):
+            written.write_bytes(b"new")
+            began.set()
+        ended.set()
+
+    began, other = threading.Event(), os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    thread = threading.Thread(target=replace)
+    thread.start()
+    assert began.wait(60)
+    assert not ended.wait(0.2)
+    assert not path.exists()
+    os.close(other)
+    thread.join(60)
+    assert path.read_bytes() == b"new"
 
 
 def test_without_hard_links(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ def test_config_survives_bytes() -> None:
         ({"compile_cache_gib": -1}, ["compile_cache_gib", "-1"]),
         ({"random_seed": -1}, ["random_seed", "-1"]),
         ({"weights": ["pte"]}, ["weights", "['pte']"]),
+        ({"hopper_experts": 1}, ["hopper_experts", "True or False", "1"]),
         ({3: True}, ["option 3", "Expected one of"]),
     ],
 )

@@ -5,15 +5,18 @@ One test, or more, a function: each fails when a release changes what the functi
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 import operator
 import pathlib
+import pickle
 from typing import Any
 
 import pytest
 import sympy
 import torch
+from torch._functorch.aot_autograd import aot_export_module
 from torch.export import Dim, export
 from torch.export.graph_signature import (
     ExportGraphSignature,
@@ -40,7 +43,9 @@ from etcuda.torch_private import (
     is_core,
     is_fake,
     is_gone,
+    keep_no_stack_traces,
     lowering_of,
+    make_graph_code_when_called,
     on_fake_tensors,
     part_of_program,
     restored_sizes,
@@ -331,3 +336,64 @@ def test_part_of_program(tmp_path: pathlib.Path) -> None:
         (found,) = module(torch.full((5, 4), 3.0), memory)
         assert torch.equal(found, torch.full((5, 4), 3.0 * number))
         assert torch.equal(memory, torch.full((4,), float(number)))
+
+
+def doubled() -> GraphModule:
+    graph = Graph()
+    graph.output(graph.call_function(operator.mul, (graph.placeholder("x"), 2)))
+    return GraphModule({}, graph)
+
+
+def test_make_graph_code_when_called() -> None:
+    real = GraphModule.recompile
+    made: list[GraphModule] = []
+    restore = make_graph_code_when_called()
+    try:
+        module = doubled()
+        assert "_code" not in vars(module)
+        next(node for node in module.graph.nodes if node.op == "call_function").args = (3, 5)
+        module.recompile()
+        copied = copy.deepcopy(module)
+        assert "_code" not in vars(module)
+        assert "_code" not in vars(copied)
+        assert module(1) == copied.forward(1) == 15
+        outer = GraphModule(torch.nn.ModuleDict({"inner": doubled()}), one_call("inner"))
+        inner: Any = outer.inner
+        assert outer(4) == 8
+        next(node for node in inner.graph.nodes if node.op == "call_function").args = (3, 3)
+        # As always, recompiling the outer one is enough.
+        outer.recompile()
+        assert inner(4) == outer(4) == 9
+        # What pickles a module needs its code.
+        assert pickle.loads(pickle.dumps(doubled()))(4) == 8
+        made = [doubled(), doubled(), doubled()]
+    finally:
+        restore()
+    assert GraphModule.recompile is real
+    assert made[0](21) == 42
+    assert "mul" in made[1].code
+    assert "mul" in str(made[2])
+    assert type(made[1]).forward(made[1], 2) == 4
+    assert inspect.signature(doubled().forward) == inspect.signature(made[2].forward)
+    assert "_code" in vars(doubled())
+
+
+def one_call(name: str) -> Graph:
+    graph = Graph()
+    graph.output(graph.call_module(name, (graph.placeholder("x"),)))
+    return graph
+
+
+def test_keep_no_stack_traces() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            return (x.sin(),)
+
+    def has_traces() -> bool:
+        made, _ = aot_export_module(Model(), (torch.ones(2),), trace_joint=False)
+        return any(node.stack_trace for node in made.graph.nodes)
+
+    restore = keep_no_stack_traces()
+    assert not has_traces() or not hasattr(torch.fx.config, "do_not_emit_stack_traces")
+    restore()
+    assert has_traces()

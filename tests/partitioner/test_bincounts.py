@@ -23,6 +23,8 @@ X, W = torch.tensor([3, 11, 0, 3, 7, 2]), torch.randn(6)
         lambda x, w: torch.bincount(x, minlength=8)[:8],
         lambda x, w: torch.bincount(x, w, minlength=8).narrow(0, 2, 4) + 1,
         lambda x, w: torch.bincount(x, minlength=8)[1:3] * torch.bincount(x, minlength=2)[:2],
+        # With a cast, beside which the exporter writes a check that has no result.
+        lambda x, w: torch.bincount(x, minlength=8)[:8] * w.to(torch.float64).sum(),
     ],
 )
 def test_a_fixed_number_of_counts_is_served(function: Callable[..., Any]) -> None:

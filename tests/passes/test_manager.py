@@ -75,6 +75,27 @@ def test_a_failing_node_is_named() -> None:
         run_passes(program(), HOST, [GraphPass("breaks", breaks)])
 
 
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        ({"stack_trace": "line 7", "nn_module_stack": {"L0": ("model.norm", "Norm")}}, "It comes from:\nline 7"),
+        ({"nn_module_stack": {"L0": ("", "Model"), "L1": ("model.norm", "Norm")}}, "It comes from model.norm."),
+        ({"nn_module_stack": {}}, "expected rank 2."),
+    ],
+)
+def test_a_message_says_where_a_node_comes_from(meta: dict[str, object], words: str) -> None:
+    def breaks(program: ExportedProgram, config: BackendConfig) -> int:
+        node = next(node for node in program.graph.nodes if node.op == "call_function")
+        for key in ("stack_trace", "nn_module_stack"):
+            node.meta.pop(key, None)
+        node.meta.update(meta)
+        raise NodeError(node, "expected rank 2")
+
+    with pytest.raises(PassError) as raised:
+        run_passes(program(), HOST, [GraphPass("breaks", breaks)])
+    assert str(raised.value).endswith(words)
+
+
 def test_dangling_metadata_is_found() -> None:
     def forgets(program: ExportedProgram, config: BackendConfig) -> int:
         node = next(node for node in program.graph.nodes if node.op == "call_function")

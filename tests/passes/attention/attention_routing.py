@@ -19,6 +19,7 @@ from tests.passes.made_weights import made_weights
 
 SDPA = torch.nn.functional.scaled_dot_product_attention
 SPLIT, TILED = torch.ops.etcuda.attention_split.default, torch.ops.etcuda.attention_tiled.default
+CLUSTER = torch.ops.etcuda.attention_cluster.default
 H200 = TARGETS["sm_90"]
 CHECKED = BackendConfig(H200, CompileOptions(check_attention=True))
 BF16 = torch.bfloat16
@@ -43,7 +44,7 @@ def modules(program: ExportedProgram) -> list[GraphModule]:
 
 
 def calls(program: ExportedProgram) -> list[Node]:
-    return [n for module in modules(program) for n in module.graph.nodes if n.target in (SPLIT, TILED)]
+    return [n for module in modules(program) for n in module.graph.nodes if n.target in (SPLIT, TILED, CLUSTER)]
 
 
 def only_call(program: ExportedProgram) -> Node:
@@ -68,7 +69,7 @@ def runnable(program: ExportedProgram) -> Callable[..., Any]:
     for inner in module.modules():
         if isinstance(inner, GraphModule):
             for node in inner.graph.nodes:
-                if node.target in (SPLIT, TILED):
+                if node.target in (SPLIT, TILED, CLUSTER):
                     node.target = _reference
             inner.recompile()
 

@@ -13,6 +13,7 @@ from etcuda.llm.methods import export_methods
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from examples.models import relative_error
 from tests.llm.architectures import WINDOW, prompt, reference
+from tests.llm.dequantised import state_for
 from tests.passes.attention.attention_routing import SPLIT, TILED, calls, masking, routed, runnable
 from tests.passes.made_weights import made_weights
 
@@ -27,7 +28,7 @@ def text_model(name: str) -> TextModel:
     model = empty_model(whole.config, torch.bfloat16)
     layers = find_layers(model, 64, _CHUNK)
     fill_buffers(model)
-    model.load_state_dict(whole.bfloat16().state_dict(), assign=True)
+    model.load_state_dict(state_for(model, whole.bfloat16()), assign=True)
     model.tie_weights()
     return TextModel(model, layers).eval()
 

@@ -10,6 +10,7 @@ from torch.export import Dim
 
 from etcuda.kernels.attention.problem import POSITIONS, UPPER_LEFT
 from examples.models import CASES, relative_error, run_eager
+from tests.exhaustive import only
 from tests.partitioner.programs import Calls
 from tests.passes.attention.attention_routing import BF16, SPLIT, TILED, calls, masking, routed, runnable
 
@@ -40,7 +41,7 @@ def transformers_model(name: str) -> torch.nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "windows"), [("Llama", [0, 0]), ("Gemma3", [16, 0])])
+@pytest.mark.parametrize(("name", "windows"), [only(False, "Llama", [0, 0]), ("Gemma3", [16, 0])])
 def test_models_of_transformers(name: str, windows: list[int]) -> None:
     model = transformers_model(name)
     module = Calls(lambda ids: model(input_ids=ids)["logits"])
@@ -75,7 +76,7 @@ def test_the_demo_decoder() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "windows"), [("qwen3", [0, 0]), ("gemma3", [16, 0])])
+@pytest.mark.parametrize(("name", "windows"), [only(False, "qwen3", [0, 0]), ("gemma3", [16, 0])])
 def test_models_with_a_static_cache(name: str, windows: list[int]) -> None:
     case = CASES[f"{name}-bf16"]
     model, session = case.model(), case.session(BF16)

@@ -90,6 +90,25 @@ def test_rounded_divisions_are_equal(dtype: torch.dtype, mode: str) -> None:
             assert torch.equal(mine.isnan(), theirs.isnan())
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.uint8], ids=str)
+def test_small_integers_are_equal(dtype: torch.dtype) -> None:
+    limits = torch.iinfo(dtype)
+    x = torch.tensor([limits.min, limits.min + 1, 0, 1, 2, limits.max - 1, limits.max], dtype=dtype)
+    y = x.flip(0)
+
+    def call() -> list[torch.Tensor]:
+        found = [x.maximum(y), x.minimum(y), x.clamp(min=1), x.clamp(max=3), x.clamp(5, 2)]
+        return found if dtype == torch.uint8 else [*found, x.abs(), x.abs() > 1, x.abs().int() + 1]
+
+    with Formulas() as mode:
+        got = call()
+    assert mode.used >= {aten.maximum.default, aten.minimum.default, aten.clamp.default}
+    assert (aten.abs.default in mode.used) == (dtype != torch.uint8)
+    for one, other in zip(got, call(), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 def test_every_formula_is_compared() -> None:
     a, b = divisions(torch.float32)
     with Formulas() as mode:
@@ -99,6 +118,11 @@ def test_every_formula_is_compared() -> None:
         aten.floor_divide.Scalar(a, 3.0)
         aten.remainder.Tensor(a, b)
         aten.remainder.Scalar(a, 3.0)
+        small = torch.arange(-3, 4, dtype=torch.int8)
+        aten.abs.default(small)
+        aten.maximum.default(small, small)
+        aten.minimum.default(small, small)
+        aten.clamp.default(small, 1)
     used = set(mode.used)
     for case in (*spatial_cases(), *quantized_cases()):
         with Formulas() as mode:

@@ -124,7 +124,8 @@ def compare(model: nn.Module, *x: Tensor, **given: Any) -> ExportedProgram:
 
 
 def arguments(node: torch.fx.Node) -> dict[str, Any]:
-    return {argument.name: node.args[i] for i, argument in enumerate(node.target._schema.arguments)}  # type: ignore[union-attr]
+    named = zip(node.target._schema.arguments, node.args, strict=False)  # type: ignore[union-attr]
+    return {argument.name: value for argument, value in named}
 
 
 class Shapes(nn.Module):

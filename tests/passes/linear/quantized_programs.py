@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
@@ -85,7 +86,7 @@ def constants(program: ExportedProgram) -> dict[str, Tensor]:
 def _matvec(bits: int) -> Callable[..., Tensor]:
     def run(x: Tensor, *rest: Any) -> Tensor:
         assert x.numel() // x.shape[-1] <= rest[7]
-        return _LINEAR[bits](x, *rest[:7], "int8")
+        return _gated(_LINEAR[bits](x, *rest[:7], "int8"), rest[-1])
 
     return run
 
@@ -94,9 +95,17 @@ def _matvec_quantized(bits: int) -> Callable[..., Tensor]:
     def run(q: Tensor, scale: Tensor, total: Tensor, *rest: Any) -> Tensor:
         assert q.shape[0] <= rest[8]
         x = (q.float().reshape(*scale.shape, 32) * scale.unsqueeze(-1)).flatten(-2)
-        return _LINEAR[bits](x, *rest[:7], "exact").to(rest[7])
+        return _gated(_LINEAR[bits](x, *rest[:7], "exact").to(rest[7]), rest[-1])
 
     return run
+
+
+def _gated(y: Tensor, activation: Any) -> Tensor:
+    """What the products of few tokens do at their end, if they are told to by a name behind their integers."""
+    if not isinstance(activation, str) or activation == "none":
+        return y
+    gate, up = y.chunk(2, -1)
+    return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
 
 def _matmul_reordered(bits: int) -> Callable[..., Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
-from tests.exhaustive import alternate
+from tests.exhaustive import diagonal
 from tests.passes.linear.activation_programs import (
     FUSED,
     NORMS,
@@ -43,7 +43,7 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 @pytest.mark.parametrize(
     ("norm", "dtype"),
-    alternate(NORMS, DTYPES),
+    diagonal(NORMS, DTYPES),
     ids=lambda value: value[0].__name__ if isinstance(value, tuple) else str(value),
 )
 def test_norms_of_libraries(norm: Any, dtype: torch.dtype) -> None:

@@ -24,6 +24,7 @@ from etcuda.kernels.weights import convert
 from etcuda.kernels.weights.convert import convert_model
 from etcuda.options import BackendConfig
 from etcuda.passes.graph import packing
+from tests.exhaustive import pairs
 from tests.passes.linear.quantized_programs import (
     FUSION,
     GPU,
@@ -43,20 +44,32 @@ X = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(1)).to(torch.b
 INT4 = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))
 
 
-@pytest.mark.parametrize("target", [GPU, HOST], ids=["sm_90", "host"])
+def _name(value: Any) -> str:
+    if isinstance(value, BackendConfig):
+        return "host" if value.is_host else "sm_90"
+    return str(value) if isinstance(value, str | torch.dtype) else type(value).__name__
+
+
 @pytest.mark.parametrize(
-    ("config", "qdata", "kernel"),
-    [
-        (INT4, torch.uint8, "int4_matmul_reordered"),
-        (IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)), torch.int8, "int8_matmul_reordered"),
-        (
-            Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32)),
-            torch.uint8,
-            "int4_matvec_quantized",
-        ),
-        (Int8WeightOnlyConfig(version=2), torch.int8, "int8_matmul_reordered"),
-    ],
-    ids=["int4", "int8 by row", "int4, rounded activations", "int8"],
+    ("config", "qdata", "kernel", "target"),
+    pairs(
+        [
+            (INT4, torch.uint8, "int4_matmul_reordered"),
+            (
+                IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)),
+                torch.int8,
+                "int8_matmul_reordered",
+            ),
+            (
+                Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32)),
+                torch.uint8,
+                "int4_matvec_quantized",
+            ),
+            (Int8WeightOnlyConfig(version=2), torch.int8, "int8_matmul_reordered"),
+        ],
+        [GPU, HOST],
+    ),
+    ids=_name,
 )
 def test_weights_of_torchao_become_ours(config: Any, qdata: torch.dtype, kernel: str, target: BackendConfig) -> None:
     model = make(MLP, bias=config is INT4)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from etcuda import Int4CoalescedConfig, Int8CoalescedConfig
 from etcuda.options import BackendConfig
-from tests.exhaustive import alternate
+from tests.exhaustive import diagonal
 from tests.passes.linear.quantized_programs import (
     GPU,
     HOST,
@@ -38,7 +38,7 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "config"), alternate([0, 1, 8, 9, 100], CONFIGS), ids=str)
+@pytest.mark.parametrize(("rows", "config"), diagonal([0, 1, 8, 9, 100], CONFIGS), ids=str)
 def test_a_fixed_number_of_rows_goes_to_one_kernel(config: Any, rows: int) -> None:
     model = quantized(make(Linear, k=256), config)
     x = torch.randn(rows, 256).to(torch.bfloat16)

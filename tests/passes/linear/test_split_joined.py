@@ -15,7 +15,7 @@ from etcuda.errors import PassError
 from etcuda.kernels.linear.choose import table
 from etcuda.passes.linear.call import JOINED, read_linear
 from etcuda.passes.manager import PASSES, run_passes
-from tests.exhaustive import alternate
+from tests.exhaustive import diagonal
 from tests.passes.linear.quantized_programs import (
     GPU,
     HOST,
@@ -65,7 +65,7 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "config"), alternate([1, 2, 5, 8, 9, 16, 64, 300], CONFIGS), ids=str)
+@pytest.mark.parametrize(("rows", "config"), diagonal([1, 2, 5, 8, 9, 16, 64, 300], CONFIGS), ids=str)
 def test_every_number_of_rows(config: Any, rows: int) -> None:
     model = quantized(make(Projections), config)
     x = torch.randn(rows, 64).to(torch.bfloat16)
@@ -84,8 +84,7 @@ def test_every_number_of_rows(config: Any, rows: int) -> None:
         assert torch.equal(got, expected)
 
 
-@pytest.mark.parametrize("measured", [True, False], ids=["table", "model"])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("measured", "bias"), diagonal([True, False], [False, True]))
 def test_a_dynamic_number_of_rows(bias: bool, measured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not measured:
         monkeypatch.setattr(table, "load", lambda bits, arch: None)

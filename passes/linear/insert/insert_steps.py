@@ -13,7 +13,7 @@ from etcuda.passes.graph.calls import insert_call
 from etcuda.passes.graph.meta import tensor_of
 from etcuda.passes.linear.call import ROWS_OF, LinearCall
 from etcuda.passes.linear.choose import Step
-from etcuda.passes.linear.insert_kernels import insert_kernels
+from etcuda.passes.linear.insert.insert_kernels import insert_kernels
 from etcuda.passes.recognize.gate import gate_nodes
 from etcuda.target import CudaTarget
 

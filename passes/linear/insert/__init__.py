@@ -1,0 +1,1 @@
+"""Kernels put into a graph, by the number of tokens."""
