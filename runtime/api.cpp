@@ -9,6 +9,7 @@
 #include "cuda/cudnn.h"
 #include "cuda/driver.h"
 #include "cuda/graph_settings.h"
+#include "cuda/pinned.h"
 #include "memory/allocator.h"
 #include "shims/table.h"
 #include "weights/pool.h"
@@ -104,6 +105,16 @@ int etcuda_set_memory_limit(int32_t device_type, int32_t device_index, uint64_t 
     CachingAllocator& allocator = device_type == kHost ? host_allocator() : cuda_allocator(device_index);
     allocator.set_limit(nbytes);
   });
+}
+
+int etcuda_pin_memory(void* data, uint64_t nbytes) {
+  clear_last_error();
+  return reported([&] { pin_pages(data, static_cast<size_t>(nbytes)); });
+}
+
+int etcuda_unpin_memory(void* data) {
+  clear_last_error();
+  return reported([&] { unpin_pages(data); });
 }
 
 int64_t etcuda_reset_state(void) {

@@ -63,6 +63,12 @@ ETCUDA_API void etcuda_set_cuda_graphs(int enabled);
 // Bytes of device memory that the graphs of one device may hold, for those captured from now on; 0 for no
 // bound. Otherwise the environment variable ETCUDA_CUDA_GRAPH_MEMORY says so.
 ETCUDA_API void etcuda_set_cuda_graph_memory_limit(uint64_t nbytes);
+// Pins memory of the caller's, such as a program's outputs: in pinned memory a CUDA graph writes large
+// outputs itself, without a copy by the processor. The pages that hold it stay pinned until it is unpinned by
+// the same address, which must be before it is freed. 0 on success; else nothing is pinned, and all works as
+// before.
+ETCUDA_API int etcuda_pin_memory(void* data, uint64_t nbytes);
+ETCUDA_API int etcuda_unpin_memory(void* data);
 ETCUDA_API void etcuda_graph_stats(struct EtcudaGraphStats* stats);
 // Where cuBLASLt is to be looked for first. To be called before the first GPU program is loaded.
 ETCUDA_API void etcuda_set_cublaslt_path(const char* path);

@@ -49,6 +49,11 @@ bool is_code(const std::string& entry) {
          entry.find_first_not_of("0123456789abcdefABCDEF", start + 2) == std::string::npos;
 }
 
+// Whether an entry is one of those that ExecuTorch logs for each argument of a kernel that failed.
+bool is_argument(const std::string& entry) {
+  return entry.compare(0, 4, "arg ") == 0 && entry.find(" with type id ") != std::string::npos;
+}
+
 // The operator of an entry such as "Missing operator: [0] aten::avg_pool3d.out", else nothing. ExecuTorch
 // logs one for each when it loads a method, and then how many there were.
 std::string missing_operator(const std::string& entry) {
@@ -84,6 +89,7 @@ void note(const std::string& entry, const char* file) {
     add_missing(last, missing);
     return;
   }
+  if (last.is_followed && is_argument(entry)) return;
   if (!last.sentence.empty() && !last.is_followed && is_code(entry)) {
     last.is_followed = true;
   } else {

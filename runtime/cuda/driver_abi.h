@@ -32,9 +32,11 @@ constexpr unsigned kStreamNonBlocking = 1;
 constexpr int kCaptureRelaxed = 2;
 constexpr unsigned kEventDisableTiming = 2;
 constexpr unsigned kHostAllocPortable = 1;
+constexpr unsigned kHostRegisterPortable = 1;
 constexpr unsigned kMemoryTypeHost = 1;
 constexpr unsigned kMemoryTypeDevice = 2;
 constexpr int kPointerMemoryType = 2;
+constexpr int kPointerBufferId = 7;
 constexpr int kPointerIsManaged = 8;
 constexpr int kPointerDeviceOrdinal = 9;
 constexpr int kCapabilityMajor = 75;
@@ -122,8 +124,10 @@ static_assert(sizeof(CudaLaunchConfig) == 56);
   X(cuGetErrorName, (CUresult, const char**))                                                          \
   X(cuGetErrorString, (CUresult, const char**))
 
-// Newer functions, which only images that use them need, and those of CUDA graphs.
+// Functions that few need: newer ones, which only some images use, and those of CUDA graphs and of pinning.
 #define ETCUDA_OPTIONAL_DRIVER_FUNCTIONS(X)                                                                  \
+  X(cuMemHostRegister_v2, (void*, size_t, unsigned))                                                         \
+  X(cuMemHostUnregister, (void*))                                                                            \
   X(cuLaunchKernelEx, (const void*, CUfunction, void**, void**))                                             \
   X(cuTensorMapEncodeTiled, (void*, int, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*, \
                              const uint32_t*, int, int, int, int))                                           \

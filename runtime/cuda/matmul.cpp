@@ -14,7 +14,7 @@
 namespace etcuda {
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+constexpr size_t kMostWorkspace = size_t{32} << 20;
 constexpr size_t kMaxPlans = 4096;
 
 // A plan's descriptors change with every call (the bias' address), so each thread has plans of its own.
@@ -22,7 +22,7 @@ MatmulPlan& plan_for(const PlanKey& key) {
   thread_local std::map<PlanKey, std::unique_ptr<MatmulPlan>> plans;
   if (plans.size() >= kMaxPlans) plans.clear();
   auto& plan = plans[key];
-  if (!plan) plan = std::make_unique<MatmulPlan>(key, kWorkspaceBytes);
+  if (!plan) plan = std::make_unique<MatmulPlan>(key, kMostWorkspace);
   return *plan;
 }
 
@@ -144,13 +144,13 @@ void run(const char* name, const MatmulArguments& p, const PlanOperand& d) {
              (p.addend.col_stride == 1 || p.n == 1) && (p.addend.batch_stride == 0 || p.batch == 1) &&
              reinterpret_cast<uintptr_t>(p.addend.data) % 16 == 0;
   Stream& stream = require_current_stream();
-  void* workspace = stream.workspace(kWorkspaceBytes);
+  const auto run = [&](const MatmulPlan& plan, const void* bias, double beta) {
+    void* workspace = stream.workspace(plan.workspace_bytes());
+    plan.run(b.data, a.data, p.out.data, bias, p.alpha, beta, workspace, stream.handle());
+  };
   if (key.bias) {
     const MatmulPlan& plan = plan_for(key);
-    if (plan.usable()) {
-      return plan.run(b.data, a.data, p.out.data, p.addend.data, p.alpha, 0, workspace, kWorkspaceBytes,
-                      stream.handle());
-    }
+    if (plan.usable()) return run(plan, p.addend.data, 0);
     key.bias = false;
   }
   key.adds = p.beta != 0;
@@ -164,7 +164,7 @@ void run(const char* name, const MatmulArguments& p, const PlanOperand& d) {
          ", %" PRId64 "] of %s. Install a newer cuBLAS, or pad the sizes to multiples of 8.",
          name, p.batch, p.m, p.k, p.k, p.n, dtype_name(p.out.dtype));
   }
-  plan.run(b.data, a.data, p.out.data, nullptr, p.alpha, p.beta, workspace, kWorkspaceBytes, stream.handle());
+  run(plan, nullptr, p.beta);
 }
 
 }  // namespace

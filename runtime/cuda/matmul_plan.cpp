@@ -43,7 +43,7 @@ void set_preference(CublasPreference preference, int attribute, T value) {
 
 }  // namespace
 
-MatmulPlan::MatmulPlan(const PlanKey& key, size_t workspace_bytes) : key_(key) {
+MatmulPlan::MatmulPlan(const PlanKey& key, size_t most_workspace_bytes) : key_(key) {
   CublasLt& lt = CublasLt::require();
   const bool doubles = key.dtype == kFloat64;
   const int compute =
@@ -60,7 +60,7 @@ MatmulPlan::MatmulPlan(const PlanKey& key, size_t workspace_bytes) : key_(key) {
     a_ = key.a.transposed ? layout(key.depth, key.rows, key.a) : layout(key.rows, key.depth, key.a);
     b_ = key.b.transposed ? layout(key.cols, key.depth, key.b) : layout(key.depth, key.cols, key.b);
     d_ = layout(key.rows, key.cols, key.d);
-    find_algorithm(workspace_bytes);
+    find_algorithm(most_workspace_bytes);
   } catch (...) {
     release();
     throw;
@@ -99,7 +99,7 @@ CublasLayout MatmulPlan::layout(int64_t rows, int64_t cols, const PlanOperand& o
   return made;
 }
 
-void MatmulPlan::find_algorithm(size_t workspace_bytes) {
+void MatmulPlan::find_algorithm(size_t most_workspace_bytes) {
   CublasLt& lt = CublasLt::require();
   CublasPreference preference = nullptr;
   lt.check(lt.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
@@ -107,7 +107,7 @@ void MatmulPlan::find_algorithm(size_t workspace_bytes) {
   int count = 0;
   CublasStatus status = kCublasSuccess;
   try {
-    set_preference<uint64_t>(preference, kPreferenceWorkspace, workspace_bytes);
+    set_preference<uint64_t>(preference, kPreferenceWorkspace, most_workspace_bytes);
     set_preference<uint32_t>(preference, kPreferenceReduction, kReductionInComputeType);
     set_preference<uint32_t>(preference, kPreferenceAlignmentA, key_.a.alignment);
     set_preference<uint32_t>(preference, kPreferenceAlignmentB, key_.b.alignment);
@@ -124,10 +124,11 @@ void MatmulPlan::find_algorithm(size_t workspace_bytes) {
   lt.check(status, "cublasLtMatmulAlgoGetHeuristic");
   usable_ = count > 0 && found.state == kCublasSuccess;
   algo_ = found.algo;
+  workspace_bytes_ = found.workspace_bytes;
 }
 
 void MatmulPlan::run(const void* a, const void* b, void* d, const void* bias, double alpha, double beta,
-                     void* workspace, size_t workspace_bytes, CUstream stream) const {
+                     void* workspace, CUstream stream) const {
   CublasLt& lt = CublasLt::require();
   if (key_.bias) set_desc<const void*>(desc_, kDescBiasPointer, bias);
   const auto alpha32 = static_cast<float>(alpha);
@@ -136,7 +137,7 @@ void MatmulPlan::run(const void* a, const void* b, void* d, const void* bias, do
   const void* alpha_at = doubles ? static_cast<const void*>(&alpha) : &alpha32;
   const void* beta_at = doubles ? static_cast<const void*>(&beta) : &beta32;
   lt.check(lt.cublasLtMatmul(lt.handle(key_.device), desc_, alpha_at, a, a_, b, b_, beta_at, d, d_, d, d_,
-                             &algo_, workspace, workspace_bytes, stream),
+                             &algo_, workspace, workspace_bytes_, stream),
            "cublasLtMatmul");
 }
 

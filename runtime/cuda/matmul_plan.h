@@ -45,18 +45,20 @@ struct PlanKey {
 class MatmulPlan {
  public:
   // Throws Failure; `usable()` is false if cuBLASLt knows no algorithm.
-  MatmulPlan(const PlanKey& key, size_t workspace_bytes);
+  MatmulPlan(const PlanKey& key, size_t most_workspace_bytes);
   ~MatmulPlan();
   MatmulPlan(const MatmulPlan&) = delete;
   MatmulPlan& operator=(const MatmulPlan&) = delete;
 
   bool usable() const { return usable_; }
+  // That its algorithm needs, and run() is to be given.
+  size_t workspace_bytes() const { return workspace_bytes_; }
   void run(const void* a, const void* b, void* d, const void* bias, double alpha, double beta,
-           void* workspace, size_t workspace_bytes, CUstream stream) const;
+           void* workspace, CUstream stream) const;
 
  private:
   CublasLayout layout(int64_t rows, int64_t cols, const PlanOperand& operand) const;
-  void find_algorithm(size_t workspace_bytes);
+  void find_algorithm(size_t most_workspace_bytes);
   void release() noexcept;
 
   const PlanKey key_;
@@ -65,6 +67,7 @@ class MatmulPlan {
   CublasLayout b_ = nullptr;
   CublasLayout d_ = nullptr;
   CublasAlgo algo_{};
+  size_t workspace_bytes_ = 0;
   bool usable_ = false;
 };
 

@@ -6,6 +6,8 @@
 namespace etcuda {
 namespace {
 
+constexpr size_t kLeastWorkspace = size_t{1} << 20;
+
 thread_local Stream* current = nullptr;
 
 }  // namespace
@@ -40,8 +42,15 @@ void Stream::synchronize() {
 }
 
 void* Stream::workspace(size_t nbytes) {
-  if (!workspace_ || workspace_->nbytes < nbytes)
-    workspace_ = allocate_persistent_storage(nbytes, kCuda, device_);
+  if (nbytes == 0) return nullptr;
+  if (!workspace_ || workspace_->nbytes < nbytes) {
+    size_t size = kLeastWorkspace;
+    while (size < nbytes) size *= 2;
+    const StoragePtr grown = allocate_persistent_storage(size, kCuda, device_);
+    // Graphs that were captured have the addresses of smaller ones, which live as long; by doubling they are
+    // less than the largest together.
+    workspace_ = StoragePtr(grown.get(), [grown, smaller = std::move(workspace_)](Storage*) {});
+  }
   return workspace_->data;
 }
 

@@ -22,7 +22,7 @@ class Stream {
   StreamOrder* order() { return &order_; }
   // Waits for everything issued so far; memory freed before is idle afterwards.
   void synchronize();
-  // Scratch memory for library calls on this stream; kept for the next one.
+  // Scratch memory for library calls on this stream; kept for the next one. Null for no bytes.
   void* workspace(size_t nbytes);
 
  private:

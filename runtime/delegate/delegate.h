@@ -112,6 +112,7 @@ class Delegate {
   std::vector<int64_t> numbers_;    // inputs that are no tensors, in their dtype
   std::vector<EValue*> arguments_;  // without the ignored ones
   GraphKey key_;
+  std::vector<bool> are_pinned_;  // outputs on the host that a graph may write to
 };
 
 }  // namespace etcuda

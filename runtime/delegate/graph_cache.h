@@ -25,8 +25,9 @@ constexpr size_t kSessionVersion = 1;
 struct CapturedCall {
   struct Result {
     Tensor layout;                  // without a storage
-    const void* fetched = nullptr;  // on the host after a launch; null: the output is on the GPU
-    std::array<int64_t, kMaxTensorRank> strides{};  // of an output on the GPU
+    const void* fetched = nullptr;  // on the host after a launch
+    bool is_in_place = false;       // the graph writes the output itself: one on the GPU, or pinned
+    std::array<int64_t, kMaxTensorRank> strides{};  // of such an output
   };
   static constexpr size_t kNotStaged = SIZE_MAX;
 

@@ -4,6 +4,7 @@
 #include "core/failure.h"
 #include "cuda/copy.h"
 #include "cuda/graph_settings.h"
+#include "cuda/pinned.h"
 #include "delegate/delegate.h"
 #include "host/strided_copy.h"
 
@@ -12,6 +13,8 @@ namespace {
 
 // As an allocation of its own would be aligned for all that code or cuBLASLt look at.
 constexpr size_t kSlotAlignment = 256;
+// From here on an output is worth asking whether it is pinned: a copy of fewer bytes costs as much.
+constexpr size_t kManyBytes = size_t{32} << 10;
 // Calls with a key of their own each, before the log says that no graph is of use.
 constexpr uint32_t kManyMisses = 32;
 
@@ -25,6 +28,20 @@ StoragePtr host_copy(const Tensor& result, size_t nbytes) {
   StoragePtr copy = allocate_persistent_storage(nbytes, kHost, 0);
   if (nbytes != 0) std::memcpy(copy->data, result.data(), nbytes);
   return copy;
+}
+
+// Which pinned allocation an output on the host lies in; 0 for none.
+uint64_t pinned_output(const EtTensor& output) {
+  return output.nbytes() < kManyBytes ? 0 : pinned_allocation(output.const_data_ptr(), output.nbytes());
+}
+
+// Whether the result's bytes are the output's as they are.
+bool has_layout(const Tensor& result, const ArgumentView& output) {
+  if (result.extent() != result.numel()) return false;
+  for (size_t i = 0; i < static_cast<size_t>(result.rank); ++i) {
+    if (result.sizes[i] > 1 && result.strides[i] != output.strides[i]) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -53,8 +70,18 @@ GraphCache::Entry* Delegate::graph_entry(const std::shared_ptr<SessionState>& se
       if (dims[dim].min != dims[dim].max) key_.push_back(view.sizes[dim]);
     }
   }
+  are_pinned_.assign(arguments_.size() - inputs_.size(), false);
   for (size_t i = inputs_.size(); i < arguments_.size(); ++i) {
-    key_.push_back(arguments_[i]->isTensor() ? device_address(arguments_[i]->toTensor()) : 0);
+    int64_t allocation = 0, address = 0;
+    if (arguments_[i]->isTensor()) {
+      const EtTensor& output = arguments_[i]->toTensor();
+      address = device_address(output);
+      if (address == 0) allocation = static_cast<int64_t>(pinned_output(output));
+      are_pinned_[i - inputs_.size()] = allocation != 0;
+      if (allocation != 0)
+        address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(output.const_data_ptr()));
+    }
+    key_.insert(key_.end(), {allocation, address});
   }
   GraphCache::Entry& entry = graphs_->find(key_);
   if (graphs_->num_misses() >= kManyMisses) {
@@ -151,12 +178,18 @@ void Delegate::capture_outputs(CapturedCall& call, const std::vector<TensorPtr>&
     CapturedCall::Result& kept = call.results.emplace_back();
     kept.layout = result;
     kept.layout.storage.reset();
+    std::copy_n(outputs_[i].strides, result.rank, kept.strides.begin());
     if (outputs_[i].device == kCuda) {
-      std::copy_n(outputs_[i].strides, result.rank, kept.strides.begin());
+      kept.is_in_place = true;
       copy_tensor(*device_target(i, result), result);
       continue;
     }
     const size_t nbytes = static_cast<size_t>(result.extent()) * dtype_size(result.dtype);
+    if (are_pinned_[i] && result.device_type() == kCuda && has_layout(result, outputs_[i])) {
+      kept.is_in_place = true;
+      copy_bytes(outputs_[i].data, kHost, result.data(), kCuda, nbytes);
+      continue;
+    }
     if (result.device_type() == kHost) {
       call.host_results.push_back(host_copy(result, nbytes));
       kept.fetched = call.host_results.back()->data;
@@ -174,7 +207,7 @@ bool Delegate::replay(GraphCache::Entry& entry) {
   for (size_t i = 0; i < call.results.size(); ++i) {
     const CapturedCall::Result& result = call.results[i];
     outputs_.push_back(prepare_output(blob_.outputs[i], i, *arguments_[inputs_.size() + i], result.layout));
-    if (outputs_[i].device == kCuda &&
+    if (result.is_in_place &&
         !std::equal(outputs_[i].strides, outputs_[i].strides + outputs_[i].rank, result.strides.begin())) {
       return false;
     }

@@ -32,17 +32,18 @@ const char* kind_name(const EValue& value) {
 
 void check_dims(const ValueSpec& spec, const char* role, size_t index, int64_t rank, const int64_t* sizes,
                 ErrorCode code, const char* advice) {
-  const std::string shape = describe_shape(rank, sizes);
   if (static_cast<size_t>(rank) != spec.dims.size()) {
     fail(code, "%s %zu (%s): expected %zu dimensions %s, got %" PRId64 ": %s. %s", role, index,
-         spec.name.c_str(), spec.dims.size(), describe_bounds(spec).c_str(), rank, shape.c_str(), advice);
+         spec.name.c_str(), spec.dims.size(), describe_bounds(spec).c_str(), rank,
+         describe_shape(rank, sizes).c_str(), advice);
   }
   for (size_t i = 0; i < spec.dims.size(); ++i) {
     const DimSpec& dim = spec.dims[i];
     if (sizes[i] < dim.min || sizes[i] > dim.max) {
       fail(code,
            "%s %zu (%s): dimension %zu has size %" PRId64 ", the model was exported for %s; got shape %s. %s",
-           role, index, spec.name.c_str(), i, sizes[i], describe_bounds(spec).c_str(), shape.c_str(), advice);
+           role, index, spec.name.c_str(), i, sizes[i], describe_bounds(spec).c_str(),
+           describe_shape(rank, sizes).c_str(), advice);
     }
   }
 }

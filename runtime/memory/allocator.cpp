@@ -14,15 +14,18 @@
 
 namespace etcuda {
 
-size_t CachingAllocator::round_up(size_t nbytes) const {
+size_t CachingAllocator::round_up(size_t nbytes, BlockSize size) const {
 #if ETCUDA_CACHING
-  // Steps of an eighth of the power of two below, so that nearby sizes share a class and at most 12.5% is
-  // lost.
   size_t step = granularity_;
-  const size_t power = size_t{1} << (63 - __builtin_clzll(nbytes));
-  step = std::max(step, power / 8);
+  if (size == BlockSize::kClass) {
+    // Steps of an eighth of the power of two below, so that nearby sizes share a class and at most 12.5% is
+    // lost.
+    const size_t power = size_t{1} << (63 - __builtin_clzll(nbytes));
+    step = std::max(step, power / 8);
+  }
   return (nbytes + step - 1) / step * step;
 #else
+  (void)size;
   return nbytes;
 #endif
 }
@@ -68,13 +71,13 @@ void* CachingAllocator::reserve_at_any_price(size_t nbytes, std::unique_lock<std
   return data;
 }
 
-Block CachingAllocator::allocate(size_t nbytes, StreamOrder* stream) {
+Block CachingAllocator::allocate(size_t nbytes, StreamOrder* stream, BlockSize size) {
   if (nbytes == 0) return {};
   if (nbytes > SIZE_MAX / 2) {
     fail(ErrorCode::MemoryAllocationFailed, "cannot allocate %zu bytes on %s: the size is not sensible.",
          nbytes, where());
   }
-  const size_t rounded = round_up(nbytes);
+  const size_t rounded = round_up(nbytes, size);
   std::unique_lock<std::mutex> lock(mutex_);
   Block block;
   if (!take_cached(rounded, stream, &block)) {

@@ -24,6 +24,10 @@ struct Block {
   StreamOrder* stream = nullptr;  // null: idle whenever it is freed
 };
 
+// How the size of a block is chosen: a class that nearby sizes share, for blocks that come and go, or what
+// was asked, for those that stay.
+enum class BlockSize { kClass, kExact };
+
 struct MemoryStats {
   uint64_t allocated = 0;  // in use
   uint64_t reserved = 0;   // in use or cached
@@ -41,7 +45,7 @@ class CachingAllocator {
 
   // Throws Failure(MemoryAllocationFailed) after the cache was emptied in vain. nbytes == 0 gives an empty
   // block.
-  Block allocate(size_t nbytes, StreamOrder* stream = nullptr);
+  Block allocate(size_t nbytes, StreamOrder* stream = nullptr, BlockSize size = BlockSize::kClass);
   void deallocate(const Block& block) noexcept;
   // The stream is going away; it has been synchronised.
   void retire(const StreamOrder* stream) noexcept;
@@ -72,7 +76,7 @@ class CachingAllocator {
     StreamOrder* stream;
     uint64_t epoch;
   };
-  size_t round_up(size_t nbytes) const;
+  size_t round_up(size_t nbytes, BlockSize size) const;
   bool take_cached(size_t nbytes, StreamOrder* stream, Block* block);
   void* reserve(size_t nbytes);
   void* reserve_at_any_price(size_t nbytes, std::unique_lock<std::mutex>& lock);

@@ -29,8 +29,8 @@ class SharedStorage final : public Storage {
 };
 
 StoragePtr allocate_from(CachingAllocator& allocator, size_t nbytes, DeviceType type, int index,
-                         StreamOrder* stream) {
-  const Block block = allocator.allocate(nbytes, stream);
+                         StreamOrder* stream, BlockSize size = BlockSize::kClass) {
+  const Block block = allocator.allocate(nbytes, stream, size);
   try {
     return std::make_shared<AllocatedStorage>(allocator, block, nbytes, type, index);
   } catch (...) {
@@ -55,7 +55,7 @@ StoragePtr allocate_storage(size_t nbytes, DeviceType type, int index) {
 }
 
 StoragePtr allocate_persistent_storage(size_t nbytes, DeviceType type, int index) {
-  return allocate_from(allocator_for(type, index), nbytes, type, index, nullptr);
+  return allocate_from(allocator_for(type, index), nbytes, type, index, nullptr, BlockSize::kExact);
 }
 
 StoragePtr allocate_pinned_storage(size_t nbytes) {

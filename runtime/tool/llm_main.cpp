@@ -1,6 +1,7 @@
 // llm_runner: token ids from a language model's program, and how fast.
 #include <etcuda/llm/language_model.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -13,6 +14,9 @@ namespace etcuda_runner {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Calls of a kind that are not counted.
+constexpr int64_t kWarmCalls = 3;
 
 int64_t nanoseconds_since(Clock::time_point start) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
@@ -28,6 +32,14 @@ uint64_t peak_bytes() {
     peak = std::max(peak, stats[i].peak);
   }
   return device != 0 ? device : host;
+}
+
+// ", \"gpu_used_bytes\": N": all that is in use on the GPU, the driver's own and other programs' too; ""
+// where there is none.
+std::string gpu_used() {
+  uint64_t free_bytes = 0, total_bytes = 0, in_use = 0;
+  if (etcuda_gpu_available() == 0 || etcuda_device_memory(&free_bytes, &total_bytes, &in_use) != 0) return "";
+  return ", \"gpu_used_bytes\": " + std::to_string(total_bytes - free_bytes);
 }
 
 void answer(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load_ns) {
@@ -59,8 +71,9 @@ void run_tokens(etcuda::LanguageModel& model, const etcuda::Session& session,
                 const std::vector<int64_t>& tokens, bool is_prompt, int64_t position) {
   const int64_t count = static_cast<int64_t>(tokens.size());
   const int64_t most = is_prompt ? model.chunk : 1;
+  static std::vector<float> logits;
   for (int64_t done = 0; done < count; done += most)
-    model.run(session, tokens.data() + done, std::min(most, count - done), position + done);
+    model.run(session, tokens.data() + done, std::min(most, count - done), position + done, &logits);
 }
 
 std::vector<int64_t> some_tokens(int64_t count, int64_t vocab_size) {
@@ -77,26 +90,40 @@ void run_steps(etcuda::LanguageModel& model, const etcuda::Session& session, int
   for (int64_t i = 0; i < count; ++i) model.step(session, i == 0 ? 0 : -1, position + i, options);
 }
 
-void bench(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load_ns) {
+void bench(etcuda::LanguageModel& model, LlmOptions options, int64_t load_ns) {
+  if (options.shorten) {
+    const int64_t deepest = *std::max_element(options.depths.begin(), options.depths.end());
+    for (BenchTest& test : options.bench)
+      test.tokens = std::min(test.tokens, std::max<int64_t>(1, model.max_seq_len - deepest));
+  }
   for (const int64_t depth : options.depths) {
     for (const BenchTest& test : options.bench) {
       if (depth + test.tokens > model.max_seq_len)
         throw RunnerError(kInputFailed, test.name() + " at depth " + std::to_string(depth) +
                                             ": expected at most " + std::to_string(model.max_seq_len) +
                                             " tokens in the cache, got " +
-                                            std::to_string(depth + test.tokens) + ".");
+                                            std::to_string(depth + test.tokens) +
+                                            ". Ask for fewer, or export with a longer --max-seq-len.");
       if (test.kind == "gs" && !model.has_step)
         throw RunnerError(kInputFailed, test.name() +
                                             ": expected a program with the method generate_step, got one " +
                                             "without it. Export with --device-sampling.");
     }
   }
+  // The first step of a program, which loads kernels, and chooses algorithms.
+  const auto begin = Clock::now();
+  run_tokens(model, etcuda::Session(), {0}, false, 0);
+  const int64_t first_step_ns = nanoseconds_since(begin);
+  std::string reads;
+  for (const int64_t each : model.cache_reads) reads += (reads.empty() ? "" : ", ") + std::to_string(each);
   std::printf(
-      "{\"load_ns\": %lld, \"chunk\": %lld, \"max_seq_len\": %lld, \"decode_weight_bytes\": %lld, "
-      "\"bandwidth_mbs\": %lld}\n",
-      static_cast<long long>(load_ns), static_cast<long long>(model.chunk),
+      "{\"load_ns\": %lld, \"first_step_ns\": %lld, \"weight_bytes\": %lld, \"chunk\": %lld, "
+      "\"max_seq_len\": %lld, \"decode_weight_bytes\": %lld, \"bandwidth_mbs\": %lld, \"cache_reads\": "
+      "[%s]}\n",
+      static_cast<long long>(load_ns), static_cast<long long>(first_step_ns),
+      static_cast<long long>(model.weight_bytes), static_cast<long long>(model.chunk),
       static_cast<long long>(model.max_seq_len), static_cast<long long>(model.decode_weight_bytes),
-      static_cast<long long>(model.bandwidth_mbs));
+      static_cast<long long>(model.bandwidth_mbs), reads.c_str());
   for (const int64_t depth : options.depths) {
     const etcuda::Session session;
     run_tokens(model, session, some_tokens(depth, model.vocab_size), true, 0);
@@ -111,7 +138,9 @@ void bench(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load
           run_tokens(model, session, tokens, test.kind == "pp", depth);
         }
       };
-      run();
+      // After two calls of a kind it becomes a CUDA graph.
+      const int64_t calls = test.kind == "pp" ? (test.tokens + model.chunk - 1) / model.chunk : test.tokens;
+      for (int64_t done = 0; done < kWarmCalls; done += calls) run();
       for (int64_t i = 0; i < options.repetitions; ++i) {
         const auto start = Clock::now();
         run();
@@ -121,7 +150,8 @@ void bench(etcuda::LanguageModel& model, const LlmOptions& options, int64_t load
       std::fflush(stdout);
     }
   }
-  std::printf("{\"peak_bytes\": %llu}\n", static_cast<unsigned long long>(peak_bytes()));
+  std::printf("{\"peak_bytes\": %llu%s}\n", static_cast<unsigned long long>(peak_bytes()),
+              gpu_used().c_str());
 }
 
 int guarded_main(int argc, char** argv) {

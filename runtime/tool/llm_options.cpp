@@ -41,8 +41,9 @@ one line of JSON on standard error.
   --bench T1,T2,...        measure instead: pp512 is a prompt of 512 tokens, tg128 are 128 tokens one by one,
                            gs128 the same with sampling on the device (as --temperature and so on say); a line of
                            JSON for each test and depth, with the nanoseconds of each repetition
+  --shorten                shorten tests to what the cache holds behind the greatest depth
   --depth D1,D2,...        tokens in the cache before a test (default 0)
-  --repetitions N          of a test, after one that is not counted (default 5)
+  --repetitions N          of a test, after one to three that are not counted (default 5)
   --verify_weights B       true or false: compare the weights with their digests when they are loaded (default true)
   --help                   print this text
 
@@ -65,8 +66,8 @@ LlmOptions parse_llm_options(int argc, char** argv) {
       options.help = true;
       return options;
     }
-    if (name == "--ignore_eos" && !attached) {
-      options.ignore_eos = true;
+    if ((name == "--ignore_eos" || name == "--shorten") && !attached) {
+      (name == "--shorten" ? options.shorten : options.ignore_eos) = true;
       continue;
     }
     const auto value = [&]() -> std::string {

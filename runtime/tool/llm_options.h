@@ -25,6 +25,7 @@ struct LlmOptions {
   bool ignore_eos = false;
   etcuda::SamplingOptions sampling;
   std::vector<BenchTest> bench;
+  bool shorten = false;
   std::vector<int64_t> depths = {0};
   int64_t repetitions = 5;
   std::optional<bool> verify_weights;  // nothing: as the environment says

@@ -85,6 +85,7 @@ class Loader {
     LoadedStorages loaded;
     try {
       fill(all, loaded);
+      fetch_all();
       checker_.finish();
       for (const auto& [key, fetched] : fetched_) {
         all.constants[key] = {fetched.storage, verifies_};
@@ -151,8 +152,8 @@ class Loader {
     return storage;
   }
 
-  // Has threads load a weight, make room for it on the GPU, and copy it there. ExecuTorch's data loaders may
-  // be called by several threads.
+  // Will have threads load a weight, make room for it on the GPU, and copy it there. ExecuTorch's data
+  // loaders may be called by several threads.
   void fetch(const ConstantKey& key, size_t index) {
     Fetched& fetched = fetched_[key];
     fetched.places.push_back(index);
@@ -166,6 +167,15 @@ class Loader {
             check.destination = fetched.storage->data;
             check.owner = std::move(buffer);
           });
+  }
+
+  // The largest first: a weight is one thread's, and none is to begin with a large one when all others are
+  // done.
+  void fetch_all() {
+    const auto is_larger = [](const WeightCheck& a, const WeightCheck& b) { return a.nbytes > b.nbytes; };
+    std::stable_sort(to_fetch_.begin(), to_fetch_.end(), is_larger);
+    for (WeightCheck& check : to_fetch_) checker_.add(std::move(check));
+    to_fetch_.clear();
   }
 
   // Whose bytes are used where they lie. Looked up once, for a program has many keys.
@@ -206,7 +216,12 @@ class Loader {
              size_t index, std::function<void(WeightCheck&)> fetch = nullptr) {
     const std::string name = fqns_[index].empty() ? "a weight" : fqns_[index];
     const auto compared = verifies_ ? std::optional<Digest>(expected) : std::nullopt;
-    checker_.add({name, compared, data, nbytes, std::move(owner), nullptr, std::move(fetch)});
+    WeightCheck check{name, compared, data, nbytes, std::move(owner), nullptr, std::move(fetch), index};
+    if (check.fetch) {
+      to_fetch_.push_back(std::move(check));
+    } else {
+      checker_.add(std::move(check));
+    }
   }
 
   std::shared_ptr<State> state(Pools& all, size_t index) {
@@ -289,6 +304,7 @@ class Loader {
   const void* program_ = nullptr;
   std::vector<ConstantKey> being_verified_;
   std::map<ConstantKey, Fetched> fetched_;
+  std::vector<WeightCheck> to_fetch_;
   WeightChecker checker_;
   std::optional<Uploader> uploader_;
 };

@@ -1,11 +1,14 @@
 #include "weights/verify.h"
 
+#include <fcntl.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "core/failure.h"
 
@@ -13,11 +16,14 @@ namespace etcuda {
 namespace {
 
 // As many as keep up with a GPU's bus; more would take the processor from others.
-constexpr size_t kMaxHelpers = 8;
+constexpr size_t kMaxHelpers = 15;
 // Starting a thread takes as long as hashing some tens of kilobytes.
 constexpr size_t kBytesPerHelper = size_t{8} << 20;
 // Blocks between two looks at what else there is to do.
 constexpr size_t kStep = Uploader::kSlotBytes / Sha256::kBlock;
+
+// Not worth a system call to ask where it lies.
+constexpr size_t kFewBytes = size_t{1} << 20;
 
 // 1 or 0; -1: not set.
 std::atomic<int> chosen{-1};
@@ -26,6 +32,20 @@ size_t processors() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return static_cast<size_t>(CPU_COUNT(&set));
   return std::max(1u, std::thread::hardware_concurrency());
+}
+
+// Whether memory is a file's pages, as the kernel says of each page that is there (its documentation,
+// admin-guide/mm/pagemap). False if it does not say.
+bool is_mapped_file(const void* data) {
+  const int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return false;
+  static_cast<void>(*static_cast<const volatile char*>(data));
+  constexpr uint64_t kIsThere = uint64_t{1} << 63, kIsOfFile = uint64_t{1} << 61;
+  uint64_t entry = 0;
+  const auto page = reinterpret_cast<uintptr_t>(data) / static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto got = pread(file, &entry, sizeof(entry), static_cast<off_t>(page * sizeof(entry)));
+  close(file);
+  return got == sizeof(entry) && (entry & kIsThere) != 0 && (entry & kIsOfFile) != 0;
 }
 
 }  // namespace
@@ -79,7 +99,7 @@ void WeightChecker::add(WeightCheck check) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const size_t nbytes = check.nbytes;
-    jobs_.push_back({std::move(check)});
+    jobs_.push_back({std::move(check), nbytes});
     waiting_bytes_ += nbytes;
     waiting = waiting_bytes_;
   }
@@ -118,20 +138,21 @@ void WeightChecker::finish() {
   work(false);
   join();
   if (error_ != nullptr) std::rethrow_exception(error_);
-  std::string text;
-  size_t more = 0;
+  const Job* first = nullptr;
+  size_t damaged = 0;
   for (const Job& job : jobs_) {
     if (!job.check.expected || job.got == *job.check.expected) continue;
-    if (!text.empty()) {
-      ++more;
-    } else {
-      text = format("the bytes of %s are damaged: expected SHA-256 %s, got %s", job.check.name.c_str(),
-                    shortened(*job.check.expected).c_str(), shortened(job.got).c_str());
-    }
+    ++damaged;
+    if (first == nullptr || job.check.place < first->check.place) first = &job;
+  }
+  std::string text;
+  if (first != nullptr) {
+    text = format("the bytes of %s are damaged: expected SHA-256 %s, got %s", first->check.name.c_str(),
+                  shortened(*first->check.expected).c_str(), shortened(first->got).c_str());
   }
   jobs_.clear();
   if (text.empty()) return;
-  if (more != 0) text += format("; %zu more weights are damaged too", more);
+  if (const size_t more = damaged - 1; more != 0) text += format("; %zu more weights are damaged too", more);
   fail(ErrorCode::InvalidExternalData,
        "%s. Copy the .pte file, and its .ptd file if it has one, again, or export the model again.",
        text.c_str());
@@ -167,6 +188,7 @@ void WeightChecker::start(Lane& lane, bool wait, std::optional<Uploader>& upload
   // It makes the device current, too.
   if (stream_ != nullptr && !uploader) uploader.emplace(*stream_);
   if (check.fetch) check.fetch(check);
+  if (check.fetch && check.nbytes >= kFewBytes && is_mapped_file(check.data)) give_back_room(*lane.job);
   lane.done = 0;
   lane.hash.reset();
   if (check.expected) lane.hash.emplace(check.data, check.nbytes);
@@ -220,7 +242,14 @@ void WeightChecker::complete(Job& job, const Digest& got) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
     job.got = got;
     job.is_done = true;
-    under_way_bytes_ -= job.check.nbytes;
+  }
+  give_back_room(job);
+}
+
+void WeightChecker::give_back_room(Job& job) noexcept {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    under_way_bytes_ -= std::exchange(job.room, 0);
   }
   changed_.notify_all();
 }

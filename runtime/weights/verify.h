@@ -34,13 +34,15 @@ struct WeightCheck {
   // If set, called first, by the thread that does the work: fills in data, owner and destination. That thread
   // releases the owner then.
   std::function<void(WeightCheck&)> fetch;
+  size_t place = 0;  // of several that are damaged the one with the least is named
 };
 
 // Copies bytes to the GPU and hashes them, each byte once through the processor, on threads of its own. To be
 // used by one thread.
 class WeightChecker {
  public:
-  // Bytes that are in memory at most, and one weight more.
+  // Bytes that are in memory at most, and one weight more. Pages of a file that is mapped do not count: the
+  // system has them anyway, and may drop them.
   static constexpr size_t kRoom = size_t{256} << 20;
 
   // `stream`: for the copies; null if there are none.
@@ -63,6 +65,7 @@ class WeightChecker {
  private:
   struct Job {
     WeightCheck check;
+    size_t room = 0;  // that it takes while it is under way
     Digest got{};
     bool is_done = false;
   };
@@ -72,6 +75,7 @@ class WeightChecker {
   void start(Lane& lane, bool wait, std::optional<Uploader>& uploader);
   void advance(Lane (&lanes)[2], std::optional<Uploader>& uploader);
   Job* take(bool wait) noexcept;
+  void give_back_room(Job& job) noexcept;
   void complete(Job& job, const Digest& got) noexcept;
   void release_done();
   void start_helper();

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from filelock import FileLock
 
+from etcuda.library import find_library, find_runner
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -51,7 +53,21 @@ def _build(name: str, *options: str, targets: Sequence[str] = ("all",)) -> pathl
 
 @pytest.fixture(scope="session")
 def native_build() -> pathlib.Path:
+    """What tests load and start beside the installed runtime, which was compiled before."""
+    options = f"-DETCUDA_TEST_RUNTIME={find_library()}"
+    return _build("release", options, targets=("etcuda_test_images", "etcuda_test_programs"))
+
+
+@pytest.fixture(scope="session")
+def optimised_build(native_build: pathlib.Path) -> pathlib.Path:
+    """``native_build`` with the runtime and its C++ tests, compiled as for an install, and warnings errors."""
     return _build("release")
+
+
+@pytest.fixture(scope="session")
+def runner() -> pathlib.Path:
+    """The installed ``executor_runner``."""
+    return find_runner()
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +78,9 @@ def sanitized_build() -> pathlib.Path:
         "-DCMAKE_BUILD_TYPE=Debug",
         "-DCMAKE_CXX_FLAGS_DEBUG=-O0 -DNDEBUG",
     )
+    # The runners too, for warnings are errors here.
     names = ("etcuda_unit_tests", "etcuda_cuda_tests", "etcuda_fuzz_blob", "etcuda_runtime")
+    names += ("executor_runner", "llm_runner")
     return _build("sanitized", *options, targets=names)
 
 

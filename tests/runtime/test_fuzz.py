@@ -23,7 +23,7 @@ def seeds(exported: Export, make_program: MakeProgram, native_build: pathlib.Pat
 
 
 @pytest.fixture(scope="module")
-def runner(native_build: pathlib.Path) -> pathlib.Path:
+def fuzzer(native_build: pathlib.Path) -> pathlib.Path:
     return native_build / "tests" / "runtime" / "etcuda_fuzz_programs"
 
 
@@ -36,16 +36,16 @@ def found(verdict: Verdict, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_in_the_runner(seeds: list[Seed], runner: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_in_the_runner(seeds: list[Seed], fuzzer: pathlib.Path, tmp_path: pathlib.Path) -> None:
     cases = list(mutants(seeds, 1500, 1))
-    found(judge(cases, in_runner(runner, seeds, cases, tmp_path)), 1500)
+    found(judge(cases, in_runner(fuzzer, seeds, cases, tmp_path)), 1500)
 
 
 @pytest.mark.slow
-def test_in_the_stock_python_runtime(seeds: list[Seed], runner: pathlib.Path) -> None:
+def test_in_the_stock_python_runtime(seeds: list[Seed], fuzzer: pathlib.Path) -> None:
     pytest.importorskip("executorch.runtime")
     cases = list(mutants(seeds, 300, 2))
-    found(judge(cases, in_python.outcomes(seeds, cases, runner.with_name("libetcuda_fuzz_crash_report.so"))), 300)
+    found(judge(cases, in_python.outcomes(seeds, cases, fuzzer.with_name("libetcuda_fuzz_crash_report.so"))), 300)
 
 
 def test_every_kind_of_bytes_is_changed_and_the_same_seed_changes_the_same(seeds: list[Seed]) -> None:

@@ -14,11 +14,6 @@ from .conftest import MakeProgram, run
 ONES = struct.pack("<8f", 1, 2, 3, 4, 5, 6, 7, 8)
 
 
-@pytest.fixture
-def runner(native_build: pathlib.Path) -> pathlib.Path:
-    return native_build / "runtime" / "bin" / "executor_runner"
-
-
 def test_links_and_modes(runner: pathlib.Path, make_program: MakeProgram, tmp_path: pathlib.Path) -> None:
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "real").chmod(0o640)

@@ -11,11 +11,6 @@ import pytest
 from .conftest import MakeProgram, run
 
 
-@pytest.fixture
-def runner(native_build: pathlib.Path) -> pathlib.Path:
-    return native_build / "runtime" / "bin" / "executor_runner"
-
-
 def _floats(path: pathlib.Path, *values: float) -> pathlib.Path:
     path.write_bytes(struct.pack(f"<{len(values)}f", *values))
     return path

@@ -26,11 +26,6 @@ def _default() -> Iterator[None]:
     etcuda.runtime.set_verify_weights(True)
 
 
-@pytest.fixture
-def runner(native_build: pathlib.Path) -> pathlib.Path:
-    return native_build / "runtime" / "bin" / "executor_runner"
-
-
 def _damaged(source: pathlib.Path, folder: pathlib.Path, values: tuple[float, ...]) -> pathlib.Path:
     """A copy in which one bit of the values is flipped."""
     path = folder / source.name

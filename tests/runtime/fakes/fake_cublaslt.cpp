@@ -81,6 +81,11 @@ bool fits(const Desc& desc, const Layout& a, const Layout& b, const Layout& d) {
   return op_rows(a, ta) == d.rows && op_cols(b, tb) == d.cols && op_cols(a, ta) == op_rows(b, tb);
 }
 
+// Some need none, the others more with their rows.
+size_t workspace_of(const Layout& d) {
+  return d.rows % 2 == 0 ? 0 : static_cast<size_t>(d.rows) << 18;
+}
+
 size_t plans = 0;
 
 }  // namespace
@@ -153,13 +158,18 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(void*, Desc* desc, Layout* a, Layout* 
   if (!fits(*desc, *a, *b, *d) || c->ld != d->ld) return 15;
   if (desc->epilogue == 4 && std::getenv("ETCUDA_FAKE_CUBLASLT_NO_BIAS") != nullptr) return 15;
   std::memset(found, 0, sizeof(*found));
+  found->workspace = workspace_of(*d);
   *count = 1;
   return 0;
 }
 EXPORT int cublasLtMatmul(void*, Desc* desc, const void* alpha, const void* a, Layout* la, const void* b,
                           Layout* lb, const void* beta, const void* c, Layout* lc, void* d, Layout* ld,
-                          const void*, void*, size_t, void*) {
-  if (!fits(*desc, *la, *lb, *ld)) return 7;
+                          const void*, void* workspace, size_t workspace_bytes, void*) {
+  if (!fits(*desc, *la, *lb, *ld) || workspace_bytes < workspace_of(*ld)) return 7;
+  if (workspace_bytes != 0) {
+    static_cast<char*>(workspace)[0] = 0x5a;
+    static_cast<char*>(workspace)[workspace_bytes - 1] = 0x5a;
+  }
   const bool wide = desc->scale == 1;
   const double scale = wide ? *static_cast<const double*>(alpha) : *static_cast<const float*>(alpha);
   const double keep = wide ? *static_cast<const double*>(beta) : *static_cast<const float*>(beta);

@@ -188,19 +188,23 @@ EXPORT Result cuMemFree_v2(Address address) {
   std::free(pointer(address));
   return 0;
 }
+EXPORT Result cuMemHostRegister_v2(void* data, size_t nbytes, unsigned) {
+  need_context();
+  const std::lock_guard<std::mutex> lock(fake().mutex);
+  return fake().pinned.emplace(reinterpret_cast<Address>(data), nbytes).second ? 0 : 712;
+}
 EXPORT Result cuMemHostAlloc(void** result, size_t nbytes, unsigned) {
   need_context();
-  if (posix_memalign(result, 4096, nbytes) != 0) return 2;
+  return posix_memalign(result, 4096, nbytes) != 0 ? 2 : cuMemHostRegister_v2(*result, nbytes, 0);
+}
+EXPORT Result cuMemHostUnregister(void* data) {
   const std::lock_guard<std::mutex> lock(fake().mutex);
-  fake().pinned[reinterpret_cast<Address>(*result)] = nbytes;
+  if (fake().pinned.erase(reinterpret_cast<Address>(data)) == 0)
+    misuse("memory is unpinned that is not pinned");
   return 0;
 }
 EXPORT Result cuMemFreeHost(void* data) {
-  const std::lock_guard<std::mutex> lock(fake().mutex);
-  if (fake().pinned.erase(reinterpret_cast<Address>(data)) == 0)
-    misuse("pinned memory is freed that is not allocated");
-  std::free(data);
-  return 0;
+  return cuMemHostUnregister(data), std::free(data), 0;
 }
 EXPORT Result cuMemcpyAsync(Address to, Address from, size_t nbytes, void* stream) {
   need_stream(stream);
@@ -269,6 +273,9 @@ EXPORT Result cuPointerGetAttribute(void* value, int attribute, Address address)
   if (!device && !inside(fake().pinned, address, 1)) return 1;
   const unsigned type = device ? 2 : 1;
   const unsigned zero = 0;
+  const auto& blocks = device ? fake().device : fake().pinned;
+  // Where an allocation starts is its number.
+  if (attribute == 7) return std::memcpy(value, &std::prev(blocks.upper_bound(address))->first, 8), 0;
   std::memcpy(value, attribute == 2 ? &type : &zero, sizeof(unsigned));
   return 0;
 }

@@ -196,6 +196,20 @@ TEST(allocator_empties_its_cache_before_it_gives_up) {
   CHECK_EQ(allocator.stats().reserved, uint64_t{0});
   CHECK_EQ(allocator.synchronizations, 3);
 }
+
+TEST(allocator_gives_blocks_that_stay_no_more_than_they_ask_for) {
+  CountingAllocator allocator;
+  const size_t nbytes = (size_t{1} << 20) + 1;
+  const Block shared = allocator.allocate(nbytes);
+  CHECK_EQ(shared.nbytes, (size_t{1} << 20) + (size_t{1} << 17));
+  const Block kept = allocator.allocate(nbytes, nullptr, BlockSize::kExact);
+  CHECK(kept.nbytes >= nbytes && kept.nbytes < nbytes + 4096);
+  allocator.deallocate(kept);
+  const Block again = allocator.allocate(nbytes, nullptr, BlockSize::kExact);
+  CHECK(again.data == kept.data);
+  allocator.deallocate(again);
+  allocator.deallocate(shared);
+}
 #endif
 
 TEST(allocator_refuses_senseless_sizes) {

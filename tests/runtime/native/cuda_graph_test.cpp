@@ -225,6 +225,47 @@ TEST(cuda_tensors_on_the_gpu_are_used_in_place) {
   CHECK_EQ(stats().captures - before.captures, uint64_t{2});
 }
 
+TEST(cuda_graphs_write_large_outputs_that_are_pinned) {
+  constexpr size_t kCount = 20000, kBytes = kCount * sizeof(float);
+  BlobRecipe recipe = graph_recipe();
+  recipe.weight = bytes_of(std::vector<float>(kCount, 2.0f));
+  recipe.state = bytes_of(std::vector<float>(kCount, 1.0f));
+  recipe.max_length = kCount;
+  const MemoryDataMap data(recipe);
+  Loaded delegate(recipe.build(), &data);
+  TensorValue in = TensorValue::floats(std::vector<float>(kCount, 3.0f));
+  TensorValue out = TensorValue::floats(std::vector<float>(kCount));
+  int calls = 0;
+  // How much pinned memory they took in the end, which is where others' outputs arrive.
+  const auto staging_of_calls = [&](uint64_t captures) {
+    const EtcudaGraphStats before = stats();
+    for (int i = 0; i < 4; ++i) {
+      CHECK(delegate.execute({in.value(), out.value()}) == Error::Ok);
+      ++calls;
+      CHECK_EQ(out.read()[0], 2.0f * (1 + 3 * calls));
+      CHECK_EQ(out.read()[kCount - 1], 2.0f * (1 + 3 * calls));
+    }
+    CHECK_EQ(stats().captures - before.captures, captures);
+    return pinned_allocator().stats().allocated;
+  };
+  CHECK_EQ(etcuda_pin_memory(out.memory(), kBytes), 0);
+  const uint64_t in_place = staging_of_calls(1);
+  // Not pinned any more: the graph that wrote there is not launched.
+  CHECK_EQ(etcuda_unpin_memory(out.memory()), 0);
+  CHECK(staging_of_calls(1) >= in_place + kBytes);
+}
+
+TEST(cuda_memory_that_cannot_be_pinned_says_why) {
+  char byte = 0;
+  CHECK_EQ(etcuda_pin_memory(nullptr, 10), -1);
+  CHECK(last_reported_error().find("memory to pin: expected an address and 1 byte or more, got") !=
+        std::string::npos);
+  CHECK_EQ(etcuda_pin_memory(&byte, 1), 0);
+  CHECK_EQ(etcuda_pin_memory(&byte, 1), -1);
+  CHECK(last_reported_error().find("cuMemHostRegister failed with") != std::string::npos);
+  CHECK_EQ(etcuda_unpin_memory(&byte), 0);
+}
+
 TEST(cuda_wrong_outputs_are_refused_before_a_launch) {
   const BlobRecipe recipe = graph_recipe();
   const MemoryDataMap data(recipe);

@@ -1,5 +1,8 @@
 // Weights on their way to a GPU, by several threads, with the fake driver.
+#include <sys/mman.h>
+
 #include <atomic>
+#include <cstdio>
 
 #include "core/failure.h"
 #include "cuda/stream.h"
@@ -168,6 +171,53 @@ TEST(cuda_fetched_bytes_do_not_pile_up) {
   }
   CHECK_EQ(fetched.load(), size_t{30});
   CHECK(most >= kBytes && most <= kRoom);
+}
+
+TEST(cuda_pages_of_a_mapped_file_take_no_room) {
+  constexpr size_t kBytes = size_t{1} << 20;
+  const Bytes bytes = some_bytes(kBytes, 5);
+  const etcuda::Digest digest = etcuda::sha256(bytes.data(), kBytes);
+  std::FILE* file = std::tmpfile();
+  CHECK(file != nullptr && std::fwrite(bytes.data(), 1, kBytes, file) == kBytes && std::fflush(file) == 0);
+  void* mapped = mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE, fileno(file), 0);
+  CHECK(mapped != MAP_FAILED);
+  etcuda::Stream stream(0);
+  for (const bool is_mapped : {false, true}) {
+    std::atomic<size_t> held{0}, most{0};
+    // Room for one.
+    etcuda::WeightChecker checker(&stream, 1);
+    for (int i = 0; i < 30; ++i) {
+      checker.add({"w", digest, nullptr, kBytes, nullptr, nullptr, [&](etcuda::WeightCheck& check) {
+                     const size_t now = ++held;
+                     size_t before = most;
+                     while (now > before && !most.compare_exchange_weak(before, now)) {
+                     }
+                     check.owner = std::shared_ptr<int>(new int, [&](int* made) {
+                       --held;
+                       delete made;
+                     });
+                     check.data = is_mapped ? mapped : bytes.data();
+                   }});
+    }
+    checker.finish();
+    CHECK_EQ(held.load(), size_t{0});
+    // A thread takes two at a time where there is room for both.
+    CHECK(is_mapped ? most >= 2 : most == 1);
+  }
+  munmap(mapped, kBytes);
+  std::fclose(file);
+}
+
+TEST(cuda_the_first_of_the_damaged_weights_is_named_in_whatever_order_they_are_loaded) {
+  Weights weights;
+  for (const size_t nbytes : {100, 5000, 70, 9000}) weights.add(some_bytes(nbytes, nbytes));
+  for (const size_t place : {size_t{1}, size_t{2}, size_t{3}}) {
+    Bytes damaged = weights.values[place];
+    damaged[7] ^= 1;
+    weights.data.add(key_of(weights.values[place]), damaged);
+  }
+  CHECK_FAILS(InvalidExternalData, "the bytes of weight 1 are damaged", weights.load());
+  CHECK_FAILS(InvalidExternalData, "2 more weights are damaged too", weights.load());
 }
 
 TEST(cuda_what_fails_while_it_is_fetched_is_thrown_once_all_has_stopped) {

@@ -234,6 +234,7 @@ class TensorValue {
   }
   TensorValue(TensorValue&&) = default;
   EValue* value() { return &value_; }
+  void* memory() { return data_.data(); }
   std::vector<float> read() const {
     const auto* start = static_cast<const float*>(impl_->data());
     return std::vector<float>(start, start + impl_->numel());

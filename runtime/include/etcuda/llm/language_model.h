@@ -8,12 +8,13 @@
 //       return true;                                // false ends the answer
 //     });
 //
-// Tokens are ids: use the tokenizer of your choice. Errors are exceptions, std::invalid_argument for what was
-// asked and std::runtime_error for what failed. A model may be used from any thread, a session from one at a
-// time.
+// Tokens are ids: use any tokenizer. Errors are exceptions, std::invalid_argument for what was asked and
+// std::runtime_error for what failed. A model may be used from any thread, a session from one at a time.
 #pragma once
 
 #include <etcuda/llm/device_memory.h>
+#include <etcuda/llm/kept_tokens.h>
+#include <etcuda/llm/logits.h>
 #include <etcuda/llm/sampler.h>
 #include <etcuda/session.h>
 #include <executorch/extension/module/module.h>
@@ -58,14 +59,18 @@ class LanguageModel {
     max_seq_len = constant("get_max_context_len", chunk);
     vocab_size = constant("get_vocab_size", 0);
     max_rollback = constant("get_max_rollback", INT64_MAX);
+    state_slots = constant("get_state_slots", 0);
+    weight_bytes = constant("get_weight_bytes", 0);
     decode_weight_bytes = constant("get_decode_weight_bytes", 0);
     bandwidth_mbs = constant("get_bandwidth_mbs", 0);
+    if (names->count("get_cache_reads") != 0) cache_reads = constants("get_cache_reads");
     if (names->count("get_eos_ids") != 0) {
       const std::vector<int64_t> ids = constants("get_eos_ids");
       eos_ids.insert(ids.begin(), ids.end());
     }
     has_step = names->count("generate_step") != 0;
-    if (constant("get_gpu_count", 0) != 0) {
+    has_gpu_ = constant("get_gpu_count", 0) != 0;
+    if (has_gpu_) {
       const auto bytes = [&](const char* name) { return static_cast<uint64_t>(constant(name, 0)); };
       const std::string problem =
           device_memory_problem({bytes("get_weight_bytes"), bytes("get_cache_bytes"), max_seq_len});
@@ -80,13 +85,26 @@ class LanguageModel {
   int64_t max_seq_len;          // tokens that the caches hold
   int64_t vocab_size;           // number of tokens
   int64_t max_rollback;         // tokens by which a sequence can be taken back
+  int64_t state_slots;          // recurrent states that are kept; 0: max_rollback says it all
+  int64_t weight_bytes;         // of all weights
   int64_t decode_weight_bytes;  // of weights that a token reads
   int64_t bandwidth_mbs;        // 10^6 bytes a second of the GPU that the program is made for; 0: not known
-  bool has_step;                // whether it samples on the device
-  std::set<int64_t> eos_ids;    // tokens that end an answer
+  // What a token reads of the caches, by groups of layers: the bytes of one token's keys and values in all of
+  // them, and how many tokens they read at most, 0 for all.
+  std::vector<int64_t> cache_reads;
+  bool has_step;              // whether it samples on the device
+  std::set<int64_t> eos_ids;  // tokens that end an answer
 
   // Appends tokens, from one to `chunk`, to a session's caches; gives the logits of what follows the last.
   std::vector<float> run(const Session& session, const int64_t* tokens, int64_t count, int64_t position) {
+    std::vector<float> logits;
+    run(session, tokens, count, position, &logits);
+    return logits;
+  }
+
+  // The same into a vector that is there: a new one is half a megabyte of new pages a token. Null: no logits.
+  void run(const Session& session, const int64_t* tokens, int64_t count, int64_t position,
+           std::vector<float>* logits) {
     using executorch::aten::ScalarType;
     using executorch::aten::SizesType;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -101,12 +119,16 @@ class LanguageModel {
     const std::vector<executorch::runtime::EValue> inputs = {*ids, *places};
     const auto outputs = module_.execute(count == 1 ? "decode" : "prefill", inputs);
     if (!outputs.ok()) check(outputs.error(), "the program failed");
-    return last_row(outputs->at(0).toTensor());
+    const auto& rows = outputs->at(0).toTensor();
+    // Before the call becomes a graph.
+    if (has_gpu_) pinned_.pin(rows.mutable_data_ptr(), rows.nbytes());
+    if (logits != nullptr) last_row(rows, static_cast<size_t>(vocab_size), *logits);
   }
 
   // Appends a token to a session's caches and draws the next one on the device. `token` -1: the one that the
-  // call before drew.
-  int64_t step(const Session& session, int64_t token, int64_t position, const SamplingOptions& options) {
+  // call before drew. `allowed`: the tokens that may be drawn, a bit each, the lowest first; null for all.
+  int64_t step(const Session& session, int64_t token, int64_t position, const SamplingOptions& options,
+               const std::vector<int32_t>* allowed = nullptr) {
     using executorch::aten::ScalarType;
     using executorch::extension::make_tensor_ptr;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -116,13 +138,18 @@ class LanguageModel {
                         static_cast<float>(options.min_p), static_cast<float>(options.repetition_penalty)};
     int64_t top_k = options.top_k, seed = static_cast<int64_t>(options.seed);
     if (every_.empty()) every_.assign(static_cast<size_t>((vocab_size + 31) / 32), -1);
-    const auto words = static_cast<executorch::aten::SizesType>(every_.size());
+    if (allowed != nullptr && allowed->size() != every_.size())
+      throw std::invalid_argument("allowed: expected " + std::to_string(every_.size()) +
+                                  " words, a bit for each token, got " + std::to_string(allowed->size()) +
+                                  ".");
+    const std::vector<int32_t>& mask = allowed != nullptr ? *allowed : every_;
+    const auto words = static_cast<executorch::aten::SizesType>(mask.size());
     const auto tensors = {make_tensor_ptr({1, 1}, &token, ScalarType::Long),
                           make_tensor_ptr({1}, &position, ScalarType::Long),
                           make_tensor_ptr({4}, settings, ScalarType::Float),
                           make_tensor_ptr({1}, &top_k, ScalarType::Long),
                           make_tensor_ptr({1}, &seed, ScalarType::Long),
-                          make_tensor_ptr({words}, every_.data(), ScalarType::Int)};
+                          make_tensor_ptr({words}, const_cast<int32_t*>(mask.data()), ScalarType::Int)};
     std::vector<executorch::runtime::EValue> inputs;
     for (const auto& tensor : tensors) inputs.emplace_back(*tensor);
     const auto outputs = module_.execute("generate_step", inputs);
@@ -149,34 +176,9 @@ class LanguageModel {
     for (const auto& value : *values) all.push_back(value.toInt());
     return all;
   }
-  std::vector<float> last_row(const executorch::aten::Tensor& logits) const {
-    using executorch::aten::ScalarType;
-    const auto vocab = static_cast<size_t>(vocab_size);
-    const auto count = static_cast<size_t>(logits.numel());
-    if (count < vocab || count % vocab != 0)
-      throw std::runtime_error("logits: expected rows of " + std::to_string(vocab) + ", got " +
-                               std::to_string(count) + " numbers.");
-    std::vector<float> row(vocab);
-    const char* data =
-        static_cast<const char*>(logits.const_data_ptr()) + (count - vocab) * logits.element_size();
-    if (logits.scalar_type() == ScalarType::Float) {
-      std::memcpy(row.data(), data, vocab * sizeof(float));
-    } else if (logits.scalar_type() == ScalarType::BFloat16) {
-      convert<executorch::aten::BFloat16>(data, row);
-    } else if (logits.scalar_type() == ScalarType::Half) {
-      convert<executorch::aten::Half>(data, row);
-    } else {
-      throw std::runtime_error("logits: expected float32, bfloat16 or float16, got another dtype.");
-    }
-    return row;
-  }
-  template <typename T>
-  static void convert(const char* data, std::vector<float>& row) {
-    const T* values = reinterpret_cast<const T*>(data);
-    for (size_t i = 0; i < row.size(); ++i) row[i] = static_cast<float>(values[i]);
-  }
-
   executorch::extension::Module module_;
+  bool has_gpu_ = false;
+  PinnedLogits pinned_;  // behind the module, so that it goes first
   std::mutex mutex_;
   std::vector<int32_t> every_;  // every token may be drawn
 };
@@ -184,7 +186,8 @@ class LanguageModel {
 // Caches of one sequence of tokens.
 class TokenSession {
  public:
-  explicit TokenSession(LanguageModel& model) : model_(&model) {}
+  explicit TokenSession(LanguageModel& model)
+      : model_(&model), kept_(model.max_rollback, model.state_slots) {}
 
   LanguageModel& model() const { return *model_; }
   const std::vector<int64_t>& tokens() const { return tokens_; }
@@ -197,7 +200,7 @@ class TokenSession {
     if (!made.ok()) throw std::runtime_error("the session cannot be forked; the log says why.");
     copy.session_ = std::move(*made);
     copy.tokens_ = tokens_;
-    copy.written_ = written_;
+    copy.kept_ = kept_;
     return copy;
   }
 
@@ -206,42 +209,54 @@ class TokenSession {
     const size_t most = std::min(tokens_.size(), tokens.empty() ? 0 : tokens.size() - 1);
     size_t same = 0;
     while (same < most && tokens_[same] == tokens[same]) ++same;
-    // A ring has overwritten the keys of older tokens; from the first one on it can be filled anew.
-    return static_cast<int64_t>(written_ - same) <= model_->max_rollback ? same : 0;
+    return static_cast<int64_t>(same) >= kept_.oldest() ? same : 0;
   }
 
-  // Makes `tokens` the session's sequence; gives the logits of what follows.
-  std::vector<float> prefill(const std::vector<int64_t>& tokens) {
+  // Takes back the last `count` tokens: the sequence goes on from those in front of them. Nothing is computed
+  // or copied. Throws std::invalid_argument where the session holds fewer, or has lost what goes on from
+  // there; all tokens can always be taken back.
+  void rollback(int64_t count) {
+    kept_.check(count, size());
+    tokens_.resize(tokens_.size() - static_cast<size_t>(count));
+    if (tokens_.empty()) kept_.clear();
+  }
+
+  // Makes `tokens` the session's sequence; gives the logits of what follows, which last until the next call.
+  const std::vector<float>& prefill(const std::vector<int64_t>& tokens) {
     check(tokens);
-    return extend(tokens, tokens.size());
+    extend(tokens, tokens.size(), &logits_);
+    return logits_;
   }
 
   // Makes all of `tokens` but the last the session's sequence.
   void advance(const std::vector<int64_t>& tokens) {
     check(tokens);
-    extend(tokens, tokens.size() - 1);
+    extend(tokens, tokens.size() - 1, nullptr);
   }
 
-  // Appends a token; draws what follows on the device.
-  int64_t step(int64_t token, const SamplingOptions& options) {
-    const int64_t drawn = model_->step(session_, token, static_cast<int64_t>(tokens_.size()), options);
+  // Appends a token; draws what follows on the device, of the tokens that `allowed` has bits for.
+  int64_t step(int64_t token, const SamplingOptions& options, const std::vector<int32_t>* allowed = nullptr) {
+    kept_.require(size());
+    const int64_t drawn = model_->step(session_, token, size(), options, allowed);
     append(token);
     return drawn;
   }
 
-  // Appends a token; gives the logits of what follows.
-  std::vector<float> decode(int64_t token) {
-    auto logits = model_->run(session_, &token, 1, static_cast<int64_t>(tokens_.size()));
+  // Appends a token; gives the logits of what follows, which last until the next call.
+  const std::vector<float>& decode(int64_t token) {
+    kept_.require(size());
+    model_->run(session_, &token, 1, size(), &logits_);
     append(token);
-    return logits;
+    return logits_;
   }
 
  private:
   friend class StepsAhead;
 
+  int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
   void append(int64_t token) {
     tokens_.push_back(token);
-    written_ = std::max(written_, tokens_.size());
+    kept_.note(size(), true);
   }
   void check(const std::vector<int64_t>& tokens) const {
     const int64_t count = static_cast<int64_t>(tokens.size());
@@ -257,27 +272,25 @@ class TokenSession {
   }
 
   // Computes the first `count` of `tokens`, but for those that are in the caches.
-  std::vector<float> extend(const std::vector<int64_t>& tokens, size_t count) {
+  void extend(const std::vector<int64_t>& tokens, size_t count, std::vector<float>* logits) {
     tokens_.resize(reusable(tokens));
-    if (tokens_.empty()) written_ = 0;
-    std::vector<float> logits;
+    if (tokens_.empty()) kept_.clear();
     while (tokens_.size() < count) {
       const size_t start = tokens_.size();
       const size_t some = std::min(static_cast<size_t>(model_->chunk), count - start);
-      logits = model_->run(session_, tokens.data() + start, static_cast<int64_t>(some),
-                           static_cast<int64_t>(start));
+      // Of the last chunk alone.
+      model_->run(session_, tokens.data() + start, static_cast<int64_t>(some), static_cast<int64_t>(start),
+                  start + some == count ? logits : nullptr);
       tokens_.insert(tokens_.end(), tokens.begin() + start, tokens.begin() + start + some);
-      written_ = std::max(written_, tokens_.size());
+      kept_.note(size(), some == 1);
     }
-    return logits;
   }
 
   LanguageModel* model_;
   Session session_;
   std::vector<int64_t> tokens_;
-  // Tokens that were ever written since the caches were empty: of those that were taken back, a ring has lost
-  // what they wrote over.
-  size_t written_ = 0;
+  std::vector<float> logits_;
+  KeptTokens kept_;
 };
 
 // Tokens drawn on the device, one step ahead of the caller: while a token is read, the step behind it is
@@ -307,7 +320,7 @@ class StepsAhead {
   int64_t next() {
     std::unique_lock<std::mutex> lock(mutex_);
     wanted_ = std::min(count_, read_ + 2);
-    session_.written_ = std::max(session_.written_, static_cast<size_t>(start_ + wanted_));
+    session_.kept_.note(start_ + wanted_, true);
     changed_.notify_all();
     changed_.wait(lock, [this] { return !drawn_.empty() || failure_; });
     if (drawn_.empty()) std::rethrow_exception(failure_);
