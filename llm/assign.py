@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,10 +31,11 @@ def assign(model: Any, weights: Weights, convert: Convert, progress: Callable[[i
         progress: hears how many bytes of how many are done, as they lie in the model.
 
     Raises:
-        CheckpointError: tensors are missing, left over, of another shape or of integers; all are listed.
+        CheckpointError: tensors are missing, left over, of another shape, of integers, or stored twice with different
+            values where the configuration has one for both; all are listed.
     """
     wanted = model.state_dict(keep_vars=True)
-    tied = set(model.get_expanded_tied_weights_keys(all_submodels=True))
+    tied: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
     weights = stacked(weights, wanted)
     sources = _sources(model, wanted, weights, tied)
     total = sum(wanted[name].nbytes for name in sources)
@@ -71,27 +73,43 @@ def to_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     return made
 
 
-def _sources(model: Any, wanted: dict[str, Tensor], weights: Weights, tied: set[str]) -> dict[str, str]:
-    """The name in the file of each tensor of the model."""
+def _sources(model: Any, wanted: dict[str, Tensor], weights: Weights, tied: Mapping[str, str]) -> dict[str, str]:
+    """The name in the file of each tensor of the model. ``tied`` has the names of those that share another's."""
     prefix = f"{model.base_model_prefix}."
     given = set(weights.names())
     sources: dict[str, str] = {}
     problems = []
+    copies: dict[str, str] = {}
     for name, parameter in wanted.items():
         found = next((each for each in _spellings(name, prefix) if each in given), None)
-        if found is None:
-            if name not in tied:
+        if found is None and name not in tied:
+            # Some files have the other one of a head and an embedding that are one.
+            others = [each for each, source in tied.items() if source == name]
+            spelled = (spelling for each in others for spelling in _spellings(each, prefix))
+            found = next((each for each in spelled if each in given), None)
+            if found is None:
                 problems.append(f"{name}: expected a tensor for it, got none")
+        if found is None:
             continue
         given.discard(found)
         if name in tied:
+            copies[name] = found
             continue
         sources[name] = found
         if weights.shape(found) != tuple(parameter.shape):
             problems.append(f"{name}: expected shape {list(parameter.shape)}, got {list(weights.shape(found))}")
+    for name, copy in copies.items():
+        source = sources.get(tied[name])
+        if source not in (None, copy) and not _same(weights, source, copy):
+            problems.append(
+                f"{name}: expected the values of {tied[name]}, which config.json says it shares, got others; set "
+                "tie_word_embeddings to false there"
+            )
     if any(_TEXT in source for source in sources.values()):
         given = {name for name in given if _TEXT in name}
-    problems += [f"{name}: expected a name of the model, got another" for name in sorted(given) if not _ignored(name)]
+    problems += [
+        f"{name}: expected a name of the model, got another" for name in sorted(given) if not _ignored(name, model)
+    ]
     if problems:
         more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         listed = "\n  ".join(problems[:_LISTED])
@@ -102,15 +120,29 @@ def _sources(model: Any, wanted: dict[str, Tensor], weights: Weights, tied: set[
     return sources
 
 
+def _same(weights: Weights, one: str, other: str) -> bool:
+    """Whether two tensors have the same values; of quantised ones that is not asked."""
+    if weights.shape(one) != weights.shape(other):
+        return False
+    first, second = weights.read(one), weights.read(other)
+    if type(first) is not Tensor or type(second) is not Tensor:
+        return True
+    return torch.equal(first, second.to(first.dtype))
+
+
 def _spellings(name: str, prefix: str) -> tuple[str, ...]:
     """Names that a tensor may have in a file."""
     bare = name.removeprefix(prefix)
     return name, bare, prefix + name, _TEXT + name, prefix + _TEXT + bare
 
 
-def _ignored(name: str) -> bool:
+def _ignored(name: str, model: Any) -> bool:
     # Old checkpoints keep what is computed: masks of GPT-2, frequencies of Llama.
-    return name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq"))
+    if name.endswith((".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")):
+        return True
+    # What transformers leaves out of the model's class, such as layers that guess tokens ahead.
+    patterns: list[str] = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def _tie(model: Any) -> None:

@@ -39,6 +39,32 @@ class RingKeys:
     window: int | None
 
 
+@dataclasses.dataclass(frozen=True)
+class OrderedKeys:
+    """Where the keys of a cache stand, for masks that positions say: slot ``n`` has the key at position ``n``.
+
+    Attributes:
+        window: keys that a query sees; 0 for all up to its own.
+    """
+
+    window: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CodedKeys:
+    """A cache in 8 or 4 bits, as ``attention`` finds it by its codes.
+
+    Attributes:
+        codes: [1, num_kv_heads, slots, width] uint8; kept, so that no other tensor has its id.
+        scale: [1, num_kv_heads, slots] bfloat16.
+        format: of both.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    format: str
+
+
 @dataclasses.dataclass
 class Calls:
     """What a model called: the modules that called ``attention``, and the functions that masks were made of."""
@@ -48,17 +74,19 @@ class Calls:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ring:
-    """What a mask over a ring says: queries at ``positions`` see ``window`` keys. ``mask`` is kept, so that no other
+class _Seen:
+    """What a mask says: queries at ``positions`` see ``window`` keys, 0 for all. ``mask`` is kept, so that no other
     tensor has its id."""
 
     mask: Tensor
     positions: Tensor
     window: int
+    is_ring: bool
 
 
 _calls: contextvars.ContextVar[Calls | None] = contextvars.ContextVar("calls", default=None)
-_rings: contextvars.ContextVar[dict[int, _Ring] | None] = contextvars.ContextVar("rings", default=None)
+_seen: contextvars.ContextVar[dict[int, _Seen] | None] = contextvars.ContextVar("seen", default=None)
+_coded: contextvars.ContextVar[dict[int, CodedKeys] | None] = contextvars.ContextVar("coded", default=None)
 
 
 @contextlib.contextmanager
@@ -73,13 +101,21 @@ def watching() -> Iterator[Calls]:
 
 
 @contextlib.contextmanager
-def knowing_rings() -> Iterator[None]:
-    """One call of a model: what ``mask`` makes for a ring, ``attention`` knows, and does not read."""
-    token = _rings.set({})
+def knowing_caches() -> Iterator[None]:
+    """One call of a model: what ``mask`` makes for a ring, ``attention`` knows, and does not read; likewise scales."""
+    tokens = _seen.set({}), _coded.set({})
     try:
         yield
     finally:
-        _rings.reset(token)
+        _seen.reset(tokens[0])
+        _coded.reset(tokens[1])
+
+
+def note_coded(keys: CodedKeys) -> None:
+    """Tells ``attention`` of codes that it will be given as keys or values. Within ``knowing_caches``."""
+    known = _coded.get()
+    assert known is not None
+    known[id(keys.codes)] = keys
 
 
 def attention(
@@ -122,15 +158,19 @@ def attention(
     calls = _calls.get()
     if calls is not None:
         calls.modules.append(module)
-    rings = _rings.get()
-    ring = None if rings is None else rings.get(id(attention_mask))
-    if ring is not None or softcap or s_aux is not None:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        masking = (attention_mask, None) if ring is None else (None, ring.positions)
-        window = 0 if ring is None else ring.window
-        out = torch.ops.etcuda.attention(
-            query, key, value, *masking, s_aux, scale, window, softcap or 0.0, ring is not None
-        )
+    known = _seen.get()
+    seen = None if known is None else known.get(id(attention_mask))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    masking = (attention_mask, None) if seen is None else (None, seen.positions)
+    window, is_ring = (0, False) if seen is None else (seen.window, seen.is_ring)
+    if key.dtype == torch.uint8:
+        keys, values = (_coded_of(module, each) for each in (key, value))
+        out = torch.ops.etcuda.quantized_attention(
+            query, keys.codes, keys.scale, values.codes, values.scale, masking[0], None, masking[1], s_aux,
+            keys.format, scale, window, softcap or 0.0, is_ring,
+        )  # fmt: skip
+    elif seen is not None or softcap or s_aux is not None:
+        out = torch.ops.etcuda.attention(query, key, value, *masking, s_aux, scale, window, softcap or 0.0, is_ring)
     else:
         grouped = query.shape[1] != key.shape[1]
         out = F.scaled_dot_product_attention(
@@ -139,11 +179,22 @@ def attention(
     return out.transpose(1, 2).contiguous(), None
 
 
+def _coded_of(module: Any, codes: Tensor) -> CodedKeys:
+    known = _coded.get()
+    found = None if known is None else known.get(id(codes))
+    if found is None:
+        raise CheckpointError(
+            f"{type(module).__name__}: expected attention over the cache as it is, got keys or values that the model "
+            "changes after they are cached. Export this architecture with --cache auto."
+        )
+    return found
+
+
 def mask(
     *,
     q_offset: Tensor,
     kv_length: int,
-    kv_offset: RingKeys | int,
+    kv_offset: RingKeys | OrderedKeys | int,
     mask_function: MaskFunction,
     attention_mask: Tensor | None = None,
     **_: Any,
@@ -153,7 +204,7 @@ def mask(
     Args:
         q_offset: positions of the queries, [L] integers: what our cache says that queries start at.
         kv_length: slots of the cache.
-        kv_offset: 0, or where the keys of a ring stand.
+        kv_offset: 0, or where the keys stand.
         mask_function: of (batch, head, query's position, key's position).
         attention_mask: refused; prompts are not padded.
 
@@ -162,16 +213,19 @@ def mask(
     """
     if attention_mask is not None:
         raise CheckpointError("mask: expected prompts without padding, got a padding mask. Leave it out.")
-    calls, rings = _calls.get(), _rings.get()
+    calls, known = _calls.get(), _seen.get()
     if calls is not None:
         calls.mask_functions.append(mask_function)
     queries = q_offset.unsqueeze(1)
     if not isinstance(kv_offset, RingKeys):
-        return mask_function(0, 0, queries, torch.arange(kv_length, device=queries.device))[None, None]
+        made = mask_function(0, 0, queries, torch.arange(kv_length, device=queries.device))[None, None]
+        if known is not None and isinstance(kv_offset, OrderedKeys):
+            known[id(made)] = _Seen(made, q_offset, kv_offset.window, is_ring=False)
+        return made
     keys = kv_offset.positions
     seen = (mask_function(0, 0, queries, keys.unsqueeze(0)) & (keys >= 0))[None, None]
-    if rings is not None and kv_offset.window is not None:
-        rings[id(seen)] = _Ring(seen, q_offset, kv_offset.window)
+    if known is not None and kv_offset.window is not None:
+        known[id(seen)] = _Seen(seen, q_offset, kv_offset.window, is_ring=True)
     return seen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import tempfile
@@ -13,23 +14,33 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from etcuda.errors import CheckpointError
-from etcuda.llm import tokenizer
+from etcuda.backend.worker.client import start_worker
+from etcuda.errors import CheckpointError, FoldError
+from etcuda.kernels.weights.tensor import CoalescedTensor
+from etcuda.llm import experts, tokenizer
 from etcuda.llm.assign import assign, to_dtype
 from etcuda.llm.cache import LayerCache
-from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, read_config
-from etcuda.llm.methods import constants, export_methods
+from etcuda.llm.checkpoint import SafetensorsFolder, Weights, dtype_of, is_gguf, read_config
+from etcuda.llm.convert_tokenizer import convert
+from etcuda.llm.methods import constants, export_methods, token_ids
 from etcuda.llm.model import TextModel, empty_model, fill_buffers, find_layers
 from etcuda.llm.quantization import Plan, QuantOptions
 from etcuda.llm.quantized_checkpoint import QuantizedFolder, read_scheme
 from etcuda.llm.random_weights import RandomWeights
+from etcuda.llm.straight_experts import StraightExperts
+from etcuda.llm.verify import check_rollback, check_rows, state_slots
 from etcuda.llm.weights_description import describe
 from etcuda.options import CompileOptions
+from etcuda.partitioner.lean import lean_export
 from etcuda.passes.graph.recipes import is_deferred
+from etcuda.scratch import TEMPORARY, scratch_folder
 from etcuda.target import CudaTarget, resolve_target
 
 # Hears the stage, and how many units of how many are done; 0 of 0 where that is not known.
 Progress = Callable[[str, int, int], None]
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +51,19 @@ class ExportOptions:
         target: as of ``CudaPartitioner``: ``"auto"``, ``"sm_90"``, ``"host"`` and so on.
         dtype: of weights, activations and caches: ``"auto"`` (the checkpoint's), ``"bf16"``, ``"fp16"`` or ``"fp32"``.
         max_seq_len: tokens of prompt and answer together that the caches hold.
+        shortens: whether ``max_seq_len`` is at most the model's positions; otherwise more than these are an error.
         chunk: most tokens of one call of ``prefill``; a longer prompt takes several.
         random_seed: seed of made-up weights, which the checkpoint's are not read for; ``None`` reads them.
         all_logits: ``prefill`` gives the logits of every token, for perplexities; otherwise of the last.
         device_sampling: add the method ``generate_step``, which samples on the device.
+        verify_rows: add the method ``verify``, which checks drafts: 2 to 16 tokens at once; 0 for none. Recurrent
+            layers keep as many states.
+        rollback: tokens by which a session of a model with recurrent layers can be taken back, 0 to 15: such layers
+            keep one state more. Other models' sessions need none.
         write_weights: write ``m.ptd``; otherwise ``m.weights.json``, which says how seeded weights are made.
+        tokenizer_inside: put the tokenizer into the program; otherwise it lies beside it.
         quant: which weights are quantised; none by default.
+        cache: of keys and values: ``"auto"`` (like activations), ``"bf16"``, ``"int8"``, ``"fp8"`` or ``"tq4"``.
         compile: options of the compiler.
     """
 
@@ -56,9 +74,14 @@ class ExportOptions:
     random_seed: int | None = None
     all_logits: bool = False
     device_sampling: bool = False
+    verify_rows: int = 0
+    rollback: int = 0
     write_weights: bool = True
+    tokenizer_inside: bool = False
     quant: QuantOptions = dataclasses.field(default_factory=QuantOptions)
+    cache: str = "auto"
     compile: CompileOptions = dataclasses.field(default_factory=lambda: CompileOptions(weights="ptd"))
+    shortens: bool = False
 
     def __post_init__(self) -> None:
         checks = (
@@ -90,6 +113,8 @@ class ExportSummary:
         max_seq_len: tokens that the caches hold.
         chunk: most tokens of one call of ``prefill``.
         seconds: from the call to the last file.
+        no_tokenizer: why the program takes token ids alone; "" as a rule.
+        left_out: operators that ExecuTorch runs on the CPU, by method, for etcuda took them not; none as a rule.
     """
 
     files: list[pathlib.Path]
@@ -100,6 +125,8 @@ class ExportSummary:
     max_seq_len: int
     chunk: int
     seconds: float
+    left_out: dict[str, tuple[str, ...]]
+    no_tokenizer: str = ""
 
 
 def export(
@@ -122,21 +149,33 @@ def export(
     """
     start = time.perf_counter()
     options = options or ExportOptions()
+    check_rows(options.verify_rows, _chunk(options))
+    check_rollback(options.rollback, _chunk(options))
     source, target = pathlib.Path(checkpoint), pathlib.Path(path)
     if target.suffix != ".pte":
         raise CheckpointError(f"{target}: expected the name of a program, such as m.pte, got {target.name!r}.")
-    is_gguf = source.suffix == ".gguf"
-    if is_gguf:
-        from etcuda.llm.gguf_checkpoint import read_gguf_config, save_gguf_tokenizer
+    if not target.parent.is_dir():
+        raise CheckpointError(f"{target}: expected a folder to write it to, got none of the name {target.parent}.")
+    from etcuda.backend.save import check_place
 
-        _check_gguf(source, options)
-    config = read_gguf_config(source) if is_gguf else read_config(source)
-    with tempfile.TemporaryDirectory() as scratch:
-        words = pathlib.Path(scratch) if is_gguf else source
-        if is_gguf:
+    check_place(target, options.write_weights and options.compile.weights == "ptd")
+    tokenizer.check_place(target)
+    resolve_target(options.target)
+    config, options = configure(source, options)
+    start_worker(options.compile)
+    with scratch_folder(pathlib.Path(tempfile.gettempdir()), TEMPORARY) as scratch, lean_export():
+        words = scratch if is_gguf(source) else source
+        if is_gguf(source):
+            from etcuda.llm.gguf_checkpoint import save_gguf_tokenizer
+
             save_gguf_tokenizer(source, words)
+            missing = tokenizer.missing(words)
+        else:
+            missing = convert(source, scratch)
+            words = source if (source / tokenizer.NAMES[0]).is_file() else scratch
         tokenizer.check(words, config.vocab_size)
-        return _export(source, words, target, config, options, progress, start)
+        made = _export(source, words, target, config, options, progress, start)
+        return dataclasses.replace(made, no_tokenizer=missing)
 
 
 def _export(
@@ -149,16 +188,25 @@ def _export(
     start: float,
 ) -> ExportSummary:
     """The export of a checkpoint whose configuration is read; ``words`` is the folder of its tokenizer."""
+    generation = {} if is_gguf(source) else _generation(source)
+    for name in ("bos_token_id", "eos_token_id"):
+        token_ids(name, generation, config)  # Refused before the weights are read.
     model, layers = load_model(
         source, config, options, lambda done, total: progress("weights", done, total), defer=True
     )
-    text_model = TextModel(model, layers, options.all_logits).eval()
+    slots = state_slots(options.verify_rows, options.rollback)
+    text_model = TextModel(model, layers, options.all_logits, slots).eval()
     progress("trace", 0, 0)
     chunk = _chunk(options)
-    methods = export_methods(text_model, chunk, chunk, options.device_sampling, options.max_seq_len)
+    methods = export_methods(
+        text_model, chunk, chunk, options.device_sampling, options.max_seq_len, options.verify_rows
+    )
     progress("lower", 0, 0)
-    generation = {} if source.suffix == ".gguf" else _generation(source)
     fixed = constants(text_model, config, generation, options.max_seq_len, chunk)
+    if options.verify_rows:
+        fixed["get_verify_rows"] = options.verify_rows
+    if options.tokenizer_inside and (inside := tokenizer.read(words)):
+        fixed["get_tokenizer_files"] = json.dumps(inside)
     device = resolve_target(options.target)
     if isinstance(device, CudaTarget):
         fixed["get_gpu_count"] = 1
@@ -170,7 +218,11 @@ def _export(
     from etcuda.backend.save import save_program
 
     files = save_program(program, target, describe=None if options.write_weights else describe)
-    copied = tokenizer.copy(words, target)
+    copied = []
+    if options.tokenizer_inside:
+        tokenizer.remove(target)
+    else:
+        copied = tokenizer.copy(words, target)
     return ExportSummary(
         files=[*copied, *files],
         architecture=config.model_type,
@@ -180,6 +232,7 @@ def _export(
         max_seq_len=options.max_seq_len,
         chunk=chunk,
         seconds=time.perf_counter() - start,
+        left_out=left_out(program),
     )
 
 
@@ -197,13 +250,12 @@ def load_model(
     Raises:
         CheckpointError: see ``export``.
     """
-    _check_length(config, options)
     dtype = dtype_of(config, options.dtype)
     model = empty_model(config, dtype)
-    layers = find_layers(model, options.max_seq_len, _chunk(options))
+    layers = find_layers(model, options.max_seq_len, _chunk(options), options.cache)
     plan = Plan(model, options.quant)
     fill_buffers(model)
-    if source.suffix == ".gguf":
+    if is_gguf(source):
         from etcuda.llm.gguf_checkpoint import load_gguf_weights
 
         load_gguf_weights(model, source, options.quant.activation_dtype, defer)
@@ -218,14 +270,25 @@ def load_model(
         return model, layers
 
     def convert(tensor: Tensor, name: str, module: nn.Module) -> Tensor:
+        if isinstance(tensor, CoalescedTensor) and is_mxfp4 and plan.formats.get(name) == "int4":
+            tensor = tensor.dequantize()
         if type(tensor) is not Tensor:
             return tensor  # Quantised in the checkpoint.
         return plan.apply(to_dtype(tensor, name, dtype), name)
 
     folder, scheme = SafetensorsFolder(source), read_scheme(source)
     weights: Weights = folder
-    if scheme is not None:
+    is_mxfp4 = scheme is not None and scheme.method == "mxfp4"
+    layout = experts.file_layout(model)
+    if is_mxfp4 and layout is None:
+        raise CheckpointError(
+            f"{source}: quant_method 'mxfp4': expected the experts of GPT-OSS and its activation, got a "
+            f"{type(model).__name__}. Export the checkpoint that it was made of, with --quant."
+        )
+    if scheme is not None and not is_mxfp4:
         weights = QuantizedFolder(folder, scheme, dtype, options.quant.activation_dtype)
+    if layout is not None:
+        weights = StraightExperts(weights, layout, dtype, options.quant.activation_dtype)
     assign(model, weights, convert, progress)
     return model, layers
 
@@ -244,29 +307,58 @@ def _chunk(options: ExportOptions) -> int:
     return min(options.chunk, options.max_seq_len)
 
 
-def _check_length(config: Any, options: ExportOptions) -> None:
+def configure(source: pathlib.Path, options: ExportOptions) -> tuple[Any, ExportOptions]:
+    """The configuration of a checkpoint, and the options, shortened to its positions if they say so.
+
+    Raises:
+        CheckpointError: there is none, or it does not go with the options.
+    """
+    if is_gguf(source):
+        from etcuda.llm.gguf_checkpoint import read_gguf_config
+
+        _check_gguf(source, options)
+        config = read_gguf_config(source)
+    else:
+        config = read_config(source)
     most = getattr(config, "max_position_embeddings", None)
-    if most is not None and options.max_seq_len > most:
+    if most is None or options.max_seq_len <= most:
+        return config, options
+    if not options.shortens:
         raise CheckpointError(
             f"max_seq_len: expected at most the {most} positions of the model, got {options.max_seq_len}. "
             f"Pass --max-seq-len {most} or less."
         )
+    return config, dataclasses.replace(options, max_seq_len=most)
 
 
 def _lower(methods: dict[str, Any], constant_methods: dict[str, Any], options: ExportOptions) -> Any:
+    try:
+        return _lower_once(methods, constant_methods, options, folds=True)
+    except FoldError as error:
+        log.warning("layers are lowered one by one, which takes longer: %s", error)
+        return _lower_once(methods, constant_methods, options, folds=False)
+
+
+def _lower_once(methods: dict[str, Any], constant_methods: dict[str, Any], options: ExportOptions, folds: bool) -> Any:
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     from etcuda.partitioner.partitioner import CudaPartitioner
 
     edge = to_edge_transform_and_lower(
         methods,
-        partitioner=[CudaPartitioner(target=options.target, options=options.compile)],
+        partitioner=[CudaPartitioner(target=options.target, options=options.compile, alone=True, folds=folds)],
         constant_methods=constant_methods,
         # The check runs each graph ten times, a third of what lowering takes here. What it looks for, operators
         # that no runtime has, the partitioner names.
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
     return edge.to_executorch()
+
+
+def left_out(program: Any) -> dict[str, tuple[str, ...]]:
+    """Operators of an ``ExecutorchProgramManager`` that no backend took, by method; constant methods have none."""
+    plans = program.executorch_program.execution_plan
+    return {plan.name: tuple(f"{op.name}.{op.overload}" for op in plan.operators) for plan in plans if plan.operators}
 
 
 def check_left_out(programs: dict[str, Any]) -> None:
@@ -296,7 +388,7 @@ def _generation(source: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        read = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected JSON, got: {error}. Copy the file again.") from error
     return read if isinstance(read, dict) else {}

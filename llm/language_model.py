@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import pathlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etcuda.errors import GenerationError
+from etcuda.llm.logprobs import LogprobNotes, TokenLogprobs
 from etcuda.llm.program import TextProgram
 from etcuda.llm.report import Report
-from etcuda.llm.sampling import SamplingOptions
-from etcuda.llm.text_session import TokenSession, check_request, generate_tokens
+from etcuda.llm.sampling import Allow, SamplingOptions
+from etcuda.llm.speculative import check_drafts, drawn_with_drafts
+from etcuda.llm.text_session import TokenSession, check_request, generate_tokens, room
 from etcuda.llm.tokenizer import TextStream, Tokenizer, folder_of
+
+if TYPE_CHECKING:
+    from etcuda.llm.draft import Drafter
 
 Messages = Sequence[Mapping[str, Any]]
 # Tokens that end an answer in chat templates whose generation_config names none.
 _TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
+# Of GPT-OSS, whose answer is several messages: <|end|> ends each but the last.
+_ANSWER_ENDS = ("<|return|>", "<|call|>")
 
 
 class Generation:
@@ -26,13 +34,22 @@ class Generation:
     Attributes:
         tokens: the answer's tokens so far.
         report: what it takes; whole at the end.
+        logprobs: of each of ``tokens``, if they were asked for.
     """
 
-    def __init__(self, pieces: Iterator[str], tokens: list[int], report: Report, cancelled: threading.Event) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[str],
+        tokens: list[int],
+        report: Report,
+        cancelled: threading.Event,
+        logprobs: list[TokenLogprobs],
+    ) -> None:
         self._pieces = pieces
         self._cancelled = cancelled
         self.tokens = tokens
         self.report = report
+        self.logprobs = logprobs
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -71,14 +88,29 @@ class TextSession:
         """A session that goes on from here by itself."""
         return TextSession(self._model, self._session.fork())
 
+    def rollback(self, count: int) -> None:
+        """Takes back the last ``count`` tokens of ``tokens``; nothing is computed or copied.
+
+        Layers that keep all tokens allow any number, rings of sliding layers ``chunk - 1``, counted from the longest
+        that the sequence was; recurrent layers what ``etcuda export --rollback`` says, behind the end of the last
+        prompt. All tokens can always be taken back.
+
+        Raises:
+            GenerationError: the session holds fewer tokens, or its caches have lost what goes on from there.
+        """
+        self._session.rollback(count)
+
     def generate(
         self,
         prompt: str | Sequence[int],
         options: SamplingOptions | None = None,
         *,
         max_new_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
+        drafter: Drafter | None = None,
+        allow: Allow | None = None,
+        logprobs: int | None = None,
     ) -> Generation:
         """Continues a prompt; what it begins with and the session holds is not computed again.
 
@@ -86,15 +118,22 @@ class TextSession:
             prompt: text or token ids, all of it, with what the session holds.
             options: how tokens are chosen; ``None`` is greedy.
             max_new_tokens: most tokens; ``None`` for as many as the cache holds.
-            stop: texts that end the answer; they are not given.
+            stop: texts that end the answer, or one; they are not given.
             ignore_eos: go on behind a token that ends the answer.
+            drafter: guesses tokens, of which the program verifies several at once; the answer is the same.
+            allow: is given the answer's tokens before each next one, and returns which tokens may follow, [vocab_size]
+                of bool: a grammar. ``None`` allows all.
+            logprobs: how many of the likeliest tokens to note beside each of the answer's, with what the logits say of
+                them; ``None`` for nothing. The host draws then, also of programs that can on the device.
 
         Raises:
             GenerationError: the prompt or ``max_new_tokens`` does not fit, or a text is given and there is no
                 tokenizer; what happens later is raised by the iteration.
         """
-        ids = self._model.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
-        return self._start(ids, options or SamplingOptions(), max_new_tokens, tuple(stop), ignore_eos)
+        ids = self._model.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
+        return self._start(
+            ids, options or SamplingOptions(), max_new_tokens, _texts(stop), ignore_eos, drafter, allow, logprobs
+        )
 
     def chat(
         self,
@@ -102,41 +141,74 @@ class TextSession:
         options: SamplingOptions | None = None,
         *,
         max_new_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
+        drafter: Drafter | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        allow: Allow | None = None,
+        logprobs: int | None = None,
     ) -> Generation:
         """Answers a conversation.
 
         Args:
             messages: each with ``role`` and ``content``, as the tokenizer's chat template takes them.
+            tools: functions that the model may ask for, as JSON schemas, where the template knows of them; what it
+                says is for the caller to read.
             options: and the rest as of ``generate``.
 
         Raises:
             GenerationError: there is no template, or it refuses the messages; and as ``generate``.
         """
-        rendered = self._model.tokenizer.render(messages)
+        rendered = self._model.tokenizer.render(messages, tools=tools)
         # The template writes the tokens that begin a text itself.
         ids = self._model.tokenizer.encode(rendered, special=False)
-        return self._start(ids, options or SamplingOptions(), max_new_tokens, tuple(stop), False)
+        return self._start(
+            ids, options or SamplingOptions(), max_new_tokens, _texts(stop), False, drafter, allow, logprobs
+        )
 
     def _start(
-        self, ids: list[int], options: SamplingOptions, max_new_tokens: int | None, stop: tuple[str, ...], no_end: bool
+        self,
+        ids: list[int],
+        options: SamplingOptions,
+        max_new_tokens: int | None,
+        stop: tuple[str, ...],
+        no_end: bool,
+        drafter: Drafter | None,
+        allow: Allow | None,
+        logprobs: int | None,
     ) -> Generation:
-        if any(not text for text in stop):
-            raise GenerationError("stop: expected texts that are not empty, got an empty one. Leave it out.")
+        if any(not isinstance(text, str) or not text for text in stop):
+            raise GenerationError(f"stop: expected texts that are not empty, got {stop!r}. Leave it out.")
         if stop and not self._model.has_tokenizer:
             raise GenerationError("stop: expected a program with a tokenizer for texts that end the answer, got none.")
         program = self._model.program
         check_request(program, ids, max_new_tokens)
+        if logprobs is not None and not 0 <= logprobs <= program.vocab_size:
+            raise GenerationError(
+                f"logprobs: expected 0 to the {program.vocab_size} tokens of the vocabulary, got {logprobs}."
+            )
+        if drafter is not None:
+            check_drafts(program)
+            if logprobs is not None:
+                raise GenerationError("logprobs: expected no drafter with it, got one. Leave one of them out.")
+        notes = None if logprobs is None else LogprobNotes(logprobs)
         report, cancelled, tokens = (
-            Report(load_seconds=program.load_seconds, limit=program.limit),
+            Report(load_seconds=program.load_seconds, limit=program.limit(len(ids))),
             threading.Event(),
             list[int](),
         )
+        drawn = None
+        if drafter is not None:
+            count = room(program, ids) if max_new_tokens is None else max_new_tokens
+            drawn = drawn_with_drafts(
+                self._session, program, ids, options, count, drafter, report, cancelled.is_set, allow
+            )  # fmt: skip
         made = generate_tokens(
             self._session, program, ids, options, max_new_tokens,
-            frozenset() if no_end else self._model.end_ids, report, cancelled.is_set,
+            frozenset() if no_end else self._model.end_ids, report, cancelled.is_set, drawn, allow,
+            notes,
         )  # fmt: skip
-        return Generation(self._model.pieces(made, stop, tokens, report), tokens, report, cancelled)
+        pieces = self._model.pieces(made, stop, tokens, report)
+        return Generation(pieces, tokens, report, cancelled, [] if notes is None else notes.tokens)
 
 
 class LanguageModel:
@@ -144,13 +216,18 @@ class LanguageModel:
 
     Args:
         program: loaded.
-        tokenizer_folder: with ``tokenizer.json``; without one, prompts are token ids and so are answers.
+        tokenizer_folder: with ``tokenizer.json``, which comes before the program's own; without one, prompts are token
+            ids and so are answers.
     """
 
     def __init__(self, program: TextProgram, tokenizer_folder: pathlib.Path) -> None:
         self.program = program
         self._folder = tokenizer_folder
-        self._tokenizer = Tokenizer(tokenizer_folder) if (tokenizer_folder / "tokenizer.json").is_file() else None
+        self._tokenizer: Tokenizer | None = None
+        if (tokenizer_folder / "tokenizer.json").is_file():
+            self._tokenizer = Tokenizer(tokenizer_folder)
+        elif program.tokenizer_files:
+            self._tokenizer = Tokenizer(tokenizer_folder, program.tokenizer_files)
         if self._tokenizer is not None and self._tokenizer.size > program.vocab_size:
             raise GenerationError(
                 f"{tokenizer_folder}: expected ids below the program's vocabulary of {program.vocab_size}, got ids up "
@@ -176,8 +253,10 @@ class LanguageModel:
         """Tokens that end an answer."""
         if self._tokenizer is None:
             return self.program.eos_ids
-        found = (self._tokenizer.id_of(token) for token in _TURN_ENDS)
-        return self.program.eos_ids | {token for token in found if token is not None}
+        ends = [self._tokenizer.id_of(token) for token in _ANSWER_ENDS]
+        if ends[0] is None:
+            ends = [self._tokenizer.id_of(token) for token in _TURN_ENDS]
+        return self.program.eos_ids | {token for token in ends if token is not None}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with those that begin it.
@@ -220,8 +299,10 @@ class LanguageModel:
         else:
             held += "" if stream is None else stream.end()
             place = _first(held, stop)
-            held = held if place is None else held[:place]
+            if place is not None:
+                report.finish_reason, held = "stop", held[:place]
         report.peak_bytes = _peak()
+        report.limit = self.program.limit(report.prompt_tokens + max(0, report.generated_tokens - 1) / 2)
         if held:
             yield held
 
@@ -230,7 +311,7 @@ def load(path: str | os.PathLike[str], data_path: str | os.PathLike[str] | None 
     """Loads a program that ``etcuda export`` wrote.
 
     Args:
-        path: ``m.pte``; its tokenizer is in ``m.tokenizer`` beside it.
+        path: ``m.pte``; its tokenizer is in ``m.tokenizer`` beside it, or inside.
         data_path: its weights; ``None`` is ``m.ptd`` beside it.
 
     Raises:
@@ -239,6 +320,17 @@ def load(path: str | os.PathLike[str], data_path: str | os.PathLike[str] | None 
     program = pathlib.Path(path)
     weights = None if data_path is None else pathlib.Path(data_path)
     return LanguageModel(TextProgram(program, weights), folder_of(program))
+
+
+def _ids(prompt: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(token) for token in prompt]
+    except TypeError as error:
+        raise GenerationError(f"prompt: expected a text or token ids, got {prompt!r:.60}: {error}.") from error
+
+
+def _texts(stop: str | Sequence[str]) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _first(text: str, stop: tuple[str, ...]) -> int | None:

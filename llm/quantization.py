@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from etcuda.errors import CheckpointError, EtcudaError, WeightFormatError
 from etcuda.kernels.weights.config import CoalescedConfig, Int4CoalescedConfig, Int8CoalescedConfig, quantize_tensor
 from etcuda.kernels.weights.tensor import CoalescedTensor
+from etcuda.llm import experts
 
 FORMATS = ("none", "int4", "int8")
 
@@ -21,10 +22,10 @@ class QuantOptions:
     """How weights are quantised.
 
     Attributes:
-        linear: of linear layers, the head among them: ``"none"``, ``"int4"`` or ``"int8"``.
-        rules: pairs of a module's name, with ``*`` and ``?``, and a format; for linear layers and embeddings. The
-            first that matches counts, before ``linear``. A head that shares the embedding's weight has one format
-            with it, the head's.
+        linear: of linear layers, the head and mixtures of experts among them: ``"none"``, ``"int4"`` or ``"int8"``.
+        rules: pairs of a module's name, with ``*`` and ``?``, and a format; for linear layers, mixtures of experts and
+            embeddings. The first that matches counts, before ``linear``. A head that shares the embedding's weight has
+            one format with it, the head's.
         group_size: weights of a row that share a scale: 32, 64, 128 or 256.
         activation_dtype: ``"int8"``: activations may be quantised while the program runs; ``"exact"``: they are not.
 
@@ -70,8 +71,10 @@ class Plan:
         tied: Mapping[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
         chosen: dict[str, str] = {}
         used: set[str] = set()
-        problems = []
+        problems: list[str] = []
         for name, module in model.named_modules():
+            if experts.is_mixture(module):
+                chosen |= self._experts(name, module, used, problems)
             if not isinstance(module, nn.Linear | nn.Embedding):
                 continue
             wanted = self._format(name, module, used)
@@ -104,14 +107,30 @@ class Plan:
 
     def _format(self, name: str, module: nn.Module, used: set[str]) -> str | None:
         """The format of a module's weight; ``None`` where nothing was said."""
+        found = self._rule(name, used)
+        if found is None and isinstance(module, nn.Linear):
+            return self._options.linear
+        return found
+
+    def _rule(self, name: str, used: set[str]) -> str | None:
+        """The format that the rules say of a module; ``None`` where none does."""
         found = None
         for pattern, wanted in self._options.rules:
             if fnmatch.fnmatchcase(name, pattern):
                 used.add(pattern)
                 found = wanted if found is None else found
-        if found is None and isinstance(module, nn.Linear):
-            return self._options.linear
         return found
+
+    def _experts(self, name: str, module: nn.Module, used: set[str], problems: list[str]) -> dict[str, str]:
+        """Formats of a mixture's weights by name. Experts that no kernel takes stay as they are, unless a rule has
+        them."""
+        rule = self._rule(name, used)
+        reason = experts.refuse(module)
+        if reason is None:
+            return {f"{name}.{weight}": rule or self._options.linear for weight in experts.WEIGHTS}
+        if rule not in (None, "none"):
+            problems.append(f"{name}: expected experts that can be quantised, but {reason}; leave them out")
+        return {}
 
     def apply(self, weight: Tensor, name: str) -> Tensor:
         """A weight in the format that it was given; unchanged if it has none.
@@ -154,6 +173,6 @@ def shares_of_experts(model: Any) -> dict[int, float]:
     for module in model.modules():
         count = getattr(module, "num_experts", None)
         if isinstance(count, int) and hasattr(module, "gate_up_proj"):
-            share = model.config.num_experts_per_tok / count
+            share = experts.top_k(model.config) / count
             found |= {id(weight): share for weight in module.parameters(recurse=False)}
     return found

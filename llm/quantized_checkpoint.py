@@ -18,7 +18,7 @@ from torch import Tensor
 from etcuda.errors import CheckpointError
 from etcuda.llm.checkpoint import SafetensorsFolder
 
-_METHODS = ("awq", "gptq", "torchao")
+_METHODS = ("awq", "gptq", "mxfp4", "torchao")
 # Of a word of AWQ, which of the eight rows each nibble is of, from the lowest nibble on.
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _INSTEAD = "Export the checkpoint that it was made of, with --quant."
@@ -29,7 +29,7 @@ class Scheme:
     """How a checkpoint is quantised.
 
     Attributes:
-        method: ``"awq"``, ``"gptq"`` or ``"torchao"``.
+        method: ``"awq"``, ``"gptq"``, ``"mxfp4"`` (experts alone, of GPT-OSS) or ``"torchao"``.
         bits: of an integer of AWQ and GPTQ.
         added_to_zero: 1 for GPTQ's first format, which stores zero points less one.
         group_size: weights of a row that share a scale, as the configuration says; -1 for the whole row.
@@ -53,9 +53,11 @@ def read_scheme(folder: pathlib.Path) -> Scheme | None:
         CheckpointError: in a way that is not served.
     """
     path = folder / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     text_config = config.get("text_config")
     found = config.get("quantization_config") or (text_config or {}).get("quantization_config")
+    # What compressed-tensors wrote once.
+    found = found or config.get("compression_config")
     if not found:
         return None
     method = str(found.get("quant_method", "")).lower()
@@ -64,7 +66,7 @@ def read_scheme(folder: pathlib.Path) -> Scheme | None:
             f"{path}: quant_method: expected {', '.join(_METHODS)}, or none, got {found.get('quant_method')!r}. "
             f"{_INSTEAD}"
         )
-    if method == "torchao":
+    if method in ("mxfp4", "torchao"):
         return Scheme(method)
     return _awq(found, path) if method == "awq" else _gptq(found, path)
 
@@ -74,22 +76,37 @@ def _awq(found: Mapping[str, Any], path: pathlib.Path) -> Scheme:
     layout = str(found.get("version", found.get("format", "gemm"))).lower()
     if bits != 4 or layout != "gemm":
         raise CheckpointError(
-            f"{path}: expected AWQ with 4 bits in the layout 'gemm', got {bits} bits and {layout!r}. {_INSTEAD}"
+            f"{path}: expected AWQ with 4 bits in the layout 'gemm', got {bits!r} bits and {layout!r}. {_INSTEAD}"
         )
-    return Scheme("awq", group_size=int(found.get("group_size", found.get("q_group_size", -1))))
+    return Scheme("awq", group_size=_group_size(found, path))
 
 
 def _gptq(found: Mapping[str, Any], path: pathlib.Path) -> Scheme:
     bits = found.get("bits", 4)
     layout = str(found.get("checkpoint_format", found.get("format", "gptq"))).lower()
     dynamic = found.get("dynamic") or {}
-    others = {name: rule["bits"] for name, rule in dynamic.items() if rule and rule.get("bits", bits) != bits}
+    if not isinstance(dynamic, dict) or not all(isinstance(rule, dict) for rule in dynamic.values()):
+        raise CheckpointError(
+            f"{path}: dynamic: expected an object with an object for each name, got {dynamic!r}. {_INSTEAD}"
+        )
+    others = {name: rule["bits"] for name, rule in dynamic.items() if rule.get("bits", bits) != bits}
     if bits not in (4, 8) or layout not in ("gptq", "gptq_v2") or others:
         raise CheckpointError(
-            f"{path}: expected GPTQ with 4 or 8 bits for all layers, in the format 'gptq' or 'gptq_v2', got {bits} bits"
-            f"{f', others for {others},' if others else ''} and {layout!r}. {_INSTEAD}"
+            f"{path}: expected GPTQ with 4 or 8 bits for all layers, in the format 'gptq' or 'gptq_v2', got {bits!r} "
+            f"bits{f', others for {others},' if others else ''} and {layout!r}. {_INSTEAD}"
         )
-    return Scheme("gptq", int(bits), 0 if layout == "gptq_v2" else 1, int(found.get("group_size", -1)))
+    return Scheme("gptq", int(bits), 0 if layout == "gptq_v2" else 1, _group_size(found, path))
+
+
+def _group_size(found: Mapping[str, Any], path: pathlib.Path) -> int:
+    given = found.get("group_size", found.get("q_group_size"))
+    if given is None:
+        return -1
+    if type(given) is not int or (given < 1 and given != -1):
+        raise CheckpointError(
+            f"{path}: group_size: expected 1 or more, or -1 for whole rows, got {given!r}. {_INSTEAD}"
+        )
+    return given
 
 
 class QuantizedFolder:

@@ -23,7 +23,7 @@ from etcuda.passes.graph.recipes import Parts, Recipe, deferred, with_recipe
 
 # Of a weight that is not quantised, its only part.
 DENSE = "values"
-_CHUNK = 1 << 18  # Numbers made at a time: they stay in a core's cache.
+_CHUNK = 1 << 17  # Numbers made at a time: they stay in a core's cache, with what is made of them on the way.
 _HELD = 1 << 20  # Bytes of a dense weight below which it is made at once.
 # Stored scales from here on have all digits of float16, so that no group is lost.
 _NORMAL = 2.0**-14
@@ -132,8 +132,7 @@ class RandomWeight:
         is_norm = len(self.shape) == 1 and self.name.endswith("weight")
         row = self.shape[-1] if self.shape else 1
         step = max(1, _CHUNK // max(row, 1)) * row if self.format is not None else _CHUNK
-        for values in _values(f"{self.seed}/{self.name}", count, step):
-            values.mul_(2.0**self.exponent)
+        for values in _values(f"{self.seed}/{self.name}", count, step, self.exponent):
             if is_norm:
                 values.add_(1.0)
             values = values.to(self.dtype)
@@ -201,8 +200,8 @@ def random_values(key: str, count: int) -> Tensor:
     return torch.cat([torch.empty(0), *_values(key, count, _CHUNK)])
 
 
-def _values(key: str, count: int, step: int) -> Iterator[Tensor]:
-    """The numbers of ``random_values``, ``step`` at a time."""
+def _values(key: str, count: int, step: int, exponent: int = 0) -> Iterator[Tensor]:
+    """The numbers of ``random_values``, ``step`` at a time, times 2 to the power of ``exponent``."""
     digest = hashlib.sha256(key.encode()).digest()
     generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
     left = np.empty(0, "<i2")
@@ -212,4 +211,4 @@ def _values(key: str, count: int, step: int) -> Iterator[Tensor]:
         # A word is four numbers.
         numbers = np.concatenate([left, words]) if len(left) else words
         left = numbers[here:]
-        yield torch.from_numpy(numbers[:here]).to(torch.float32).mul_(2.0**-15)
+        yield torch.from_numpy(numbers[:here]).to(torch.float32).mul_(2.0 ** (exponent - 15))

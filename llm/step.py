@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from etcuda.kernels.random.uniform import open_unit
+import etcuda.kernels  # noqa: F401  registers the operator
+from etcuda.kernels.sampling.configs import choose
+from etcuda.kernels.sampling.problem import problem_of, refuse
+from etcuda.kernels.sampling.reference import draw_token_reference
 from etcuda.llm.model import TextModel
-
-# Logits that are so far below the greatest have no probability in fp32.
-_FAR = 100.0
-# A threshold is searched in so many parts of an interval, so many times: to 100 * 64 ** -6, finer than fp32 next to 1.
-_PARTS, _LEVELS = 64, 6
 
 
 class StepModel(TextModel):
@@ -91,9 +89,7 @@ def penalised(logits: Tensor, history: Tensor, position: Tensor, penalty: Tensor
 
 
 def draw(logits: Tensor, settings: Tensor, top_k: Tensor, state: Tensor, allowed: Tensor) -> Tensor:
-    """One token, by the race ``argmax(logits / temperature + gumbel)`` of those that the filters leave.
-
-    Tokens whose logits are equal to the last one's that stays, stay too.
+    """One token, as ``etcuda::draw_token`` says, also of more tokens than its kernel takes.
 
     Args:
         logits: [vocab_size] float32.
@@ -105,35 +101,8 @@ def draw(logits: Tensor, settings: Tensor, top_k: Tensor, state: Tensor, allowed
     Returns:
         [1] int64.
     """
-    vocab_size = logits.shape[0]
-    temperature, top_p, min_p = settings.unbind()
-    is_warm = temperature > 0
-    bit = (allowed.unsqueeze(1) >> torch.arange(32, device=allowed.device, dtype=torch.int32)) & 1
-    may = bit.reshape(-1)[:vocab_size] != 0
-    values = torch.where(may, logits / torch.where(is_warm, temperature, 1.0), -torch.inf)
-    # How far a token is below the likeliest one: 0 and more.
-    below = values.amax() - values
-    near = below.clamp(max=_FAR)
-    weights = torch.where(may, torch.exp(-near), 0.0)
-    count = torch.where(top_k > 0, top_k, vocab_size).to(torch.float32)
-    limit = _threshold(near, may.to(torch.float32), count)
-    weights = torch.where(near <= limit, weights, 0.0)
-    limit = torch.minimum(limit, _threshold(near, weights, top_p * weights.sum()))
-    keep = may & (near <= limit) & (below <= -torch.log(min_p))
-    gumbel = -torch.log(-torch.log(open_unit(state, 0, [vocab_size])))
-    scores = torch.where(keep, torch.where(is_warm, gumbel, 0.0) - below, -torch.inf)
-    return scores.argmax(dim=0, keepdim=True)
-
-
-def _threshold(near: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
-    """The least number [1] so that the weights of those that are not above it reach what is wanted; ``_FAR`` if all
-    together do not."""
-    low = torch.full((1,), -1.0, device=near.device)
-    high = torch.full((1,), _FAR, device=near.device)
-    parts = torch.arange(1, _PARTS + 1, device=near.device, dtype=torch.float32) / _PARTS
-    for _ in range(_LEVELS):
-        tried = low + (high - low) * parts
-        reached = torch.where(near.unsqueeze(0) <= tried.unsqueeze(1), weights, 0.0).sum(dim=1) >= wanted
-        high = torch.minimum(high, torch.where(reached, tried, _FAR).amin(dim=0, keepdim=True))
-        low = torch.maximum(low, torch.where(reached, -1.0, tried).amax(dim=0, keepdim=True))
-    return high
+    problem = problem_of(logits)
+    if refuse(problem) is not None:
+        return draw_token_reference(logits, settings, top_k, state, allowed)
+    made: Tensor = torch.ops.etcuda.draw_token(logits, settings, top_k, state, allowed, *choose(problem).to_args())
+    return made

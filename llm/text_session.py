@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from etcuda.errors import GenerationError
+from etcuda.llm.kept_tokens import KeptTokens
+from etcuda.llm.logprobs import LogprobNotes
 from etcuda.llm.program import TextProgram
 from etcuda.llm.report import Report
-from etcuda.llm.sampling import Sampler, SamplingOptions
+from etcuda.llm.sampling import Allow, Sampler, SamplingOptions, allowed_tokens
+
+_BLOCK = 256
 
 
 class TokenSession:
@@ -28,8 +33,7 @@ class TokenSession:
         self._program = program
         self._session = Session() if session is None else session
         self._tokens = list(tokens)
-        # Tokens that were ever written since the caches were empty: those in front of the last ones may be lost.
-        self._written = len(self._tokens)
+        self._kept = kept(program, len(self._tokens))
         # Whose answer is being made.
         self._reader: object = None
 
@@ -41,7 +45,7 @@ class TokenSession:
     def fork(self) -> TokenSession:
         """A session that has the same tokens in caches of its own."""
         made = TokenSession(self._program, self._session.fork() if self._tokens else None, self._tokens)
-        made._written = self._written if self._tokens else 0
+        made._kept = dataclasses.replace(self._kept) if self._tokens else kept(self._program, 0)
         return made
 
     def prefill(self, tokens: Sequence[int], is_cancelled: Callable[[], bool]) -> npt.NDArray[np.float32] | None:
@@ -68,7 +72,7 @@ class TokenSession:
         self._reader = None
         del self._tokens[start:]
         if start == 0:
-            self._written = 0
+            self._kept.clear()
         logits = None
         while start < len(tokens):
             if is_cancelled():
@@ -77,17 +81,17 @@ class TokenSession:
             logits = self._program.run(self._session, some, start)
             self._tokens += some
             start += len(some)
-            self._written = max(self._written, start)
+            self._kept.note(start, each=len(some) == 1)
         return logits
 
-    def step(self, token: int, options: SamplingOptions) -> int:
-        """Appends a token; draws what follows on the device."""
+    def step(self, token: int, options: SamplingOptions, allowed: npt.NDArray[np.bool_] | None = None) -> int:
+        """Appends a token; draws what follows on the device, of the tokens [vocab_size] that are allowed."""
         self._reader = None
-        drawn = self._program.step(self._session, token, len(self._tokens), options)
+        drawn = self._program.step(self._session, token, len(self._tokens), options, allowed)
         self._append(token)
         return drawn
 
-    def steps(self, token: int, options: SamplingOptions, count: int) -> Iterator[int]:
+    def steps(self, token: int, options: SamplingOptions, count: int, allow: Allow | None = None) -> Iterator[int]:
         """Appends a token, draws what follows on the device, appends that, and so on.
 
         One after the other: ExecuTorch's binding holds the interpreter's lock while a method runs, so that nothing
@@ -97,24 +101,26 @@ class TokenSession:
             token: to append.
             options: how tokens are chosen.
             count: tokens to draw, at most as many as the caches have room for.
+            allow: which tokens may be drawn; ``None`` for all.
 
         Raises:
-            GenerationError: the program failed, or the session was used by others before the end.
+            GenerationError: the program failed, no token may be drawn, or the session was used by others before the
+                end.
         """
-        me: object = None
+        mark: object = None
+        drawn: list[int] = []
         for _ in range(count):
-            if me is not None and self._reader is not me:
-                raise GenerationError(
-                    "the answer: expected its session to be left alone until it ends, got another prompt or token in "
-                    "between. Fork the session for that."
-                )
-            token = self.step(token, options)
-            me = self._reader = object()
+            if mark is not None:
+                self.check_reader(mark)
+            mask = None if allow is None else allowed_tokens(allow, drawn, self._program.vocab_size)
+            token = self.step(token, options, mask)
+            drawn.append(token)
+            mark = self.reader()
             yield token
 
     def _append(self, token: int) -> None:
         self._tokens.append(token)
-        self._written = max(self._written, len(self._tokens))
+        self._kept.note(len(self._tokens), each=True)
 
     def decode(self, token: int) -> npt.NDArray[np.float32]:
         """Appends a token; returns the logits of what follows."""
@@ -123,15 +129,67 @@ class TokenSession:
         self._append(token)
         return logits
 
+    def reader(self) -> object:
+        """Who has read the last of the session's logits: a mark that holds until the session is used again."""
+        self._reader = object()
+        return self._reader
+
+    def check_reader(self, mark: object) -> None:
+        """Checks that the session was not used since ``reader`` gave this mark.
+
+        Raises:
+            GenerationError: it was.
+        """
+        if self._reader is not mark:
+            raise GenerationError(
+                "the answer: expected its session to be left alone until it ends, got another prompt or token in "
+                "between. Fork the session for that."
+            )
+
+    def verify(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Appends two tokens or more, as many as the program verifies; returns the logits [tokens, vocab_size] of what
+        follows each."""
+        self._reader = None
+        logits = self._program.verify(self._session, list(tokens), len(self._tokens))
+        for token in tokens:
+            self._append(token)
+        return logits
+
+    def rollback(self, count: int) -> None:
+        """Takes back the last ``count`` tokens: the sequence goes on from those in front of them.
+
+        Nothing is computed or copied. See ``KeptTokens`` for how many tokens that may be.
+
+        Raises:
+            GenerationError: the session holds fewer tokens, or its caches have lost what goes on from there.
+        """
+        self._kept.check(count, len(self._tokens))
+        self._reader = None
+        del self._tokens[len(self._tokens) - count :]
+        if not self._tokens:
+            self._kept.clear()
+
     def reusable(self, tokens: Sequence[int]) -> int:
         """How many tokens of a sequence need not be computed: at least its last one is, for its logits."""
-        same = 0
-        most = min(len(self._tokens), len(tokens) - 1)
-        while same < most and self._tokens[same] == tokens[same]:
-            same += 1
-        limit = self._program.max_rollback
-        # A ring has overwritten the keys of older tokens; from the first one on it can be filled anew.
-        return same if limit is None or self._written - same <= limit else 0
+        same = _common(self._tokens, tokens, min(len(self._tokens), len(tokens) - 1))
+        return same if same >= self._kept.oldest else 0
+
+
+def kept(program: TextProgram, length: int) -> KeptTokens:
+    """To what a session of ``length`` tokens can be taken back, if all of them are of one call of ``prefill``."""
+    made = KeptTokens(program.max_rollback, program.state_slots)
+    made.note(length, each=False)
+    return made
+
+
+def _common(one: list[int], other: Sequence[int], most: int) -> int:
+    """How many numbers two sequences have in common from the first on, at most ``most``. In blocks, which lists compare
+    at once: a chunk of a long prompt asks it of all those before."""
+    start = 0
+    while start < most and one[start : start + _BLOCK] == list(other[start : start + _BLOCK]):
+        start += _BLOCK
+    end = min(start + _BLOCK, most)
+    return next((place for place in range(start, end) if one[place] != other[place]), max(end, 0))
 
 
 def room(program: TextProgram, prompt: Sequence[int]) -> int:
@@ -175,6 +233,9 @@ def generate_tokens(
     ends: frozenset[int],
     report: Report,
     is_cancelled: Callable[[], bool],
+    drawn: Iterator[int] | None = None,
+    allow: Allow | None = None,
+    notes: LogprobNotes | None = None,
 ) -> Iterator[int]:
     """Tokens that follow a prompt, one by one; why it ended is in ``report.finish_reason``.
 
@@ -187,6 +248,9 @@ def generate_tokens(
         ends: tokens that end the answer; they are not given.
         report: is filled in.
         is_cancelled: whether to end.
+        drawn: the tokens, whatever ends them, if they are made otherwise than one a call.
+        allow: which tokens may be drawn; ``None`` for all. It counts for tokens that are drawn here.
+        notes: is told of each token; then the host draws, which alone sees the logits.
 
     Raises:
         GenerationError: the program failed.
@@ -195,13 +259,15 @@ def generate_tokens(
     report.prompt_tokens, report.reused_tokens = len(prompt), session.reusable(prompt)
     count = room(program, prompt) if max_new_tokens is None else max_new_tokens
     began: float | None = None
-    for token in _drawn(session, program, prompt, options, count, is_cancelled):
+    for token in drawn or _drawn(session, program, prompt, options, count, is_cancelled, allow, notes):
         if began is None:
             began = time.perf_counter()
             report.prefill_seconds = began - start
         if token in ends:
             report.finish_reason = "stop"
             return
+        if notes is not None:
+            notes.keep()
         report.generated_tokens += 1
         report.decode_seconds = time.perf_counter() - began
         yield token
@@ -217,18 +283,24 @@ def _drawn(
     options: SamplingOptions,
     count: int,
     is_cancelled: Callable[[], bool],
+    allow: Allow | None,
+    notes: LogprobNotes | None,
 ) -> Iterator[int]:
     """The tokens of an answer, whatever ends it; none if it was cancelled before the first."""
-    if program.has_step:
+    if program.has_step and notes is None and not options.needs_host:
         if session.advance(prompt, is_cancelled):
-            yield from session.steps(prompt[-1], options, count)
+            yield from session.steps(prompt[-1], options, count, allow)
         return
     logits = session.prefill(prompt, is_cancelled)
     if logits is None:
         return
-    sampler = Sampler(options, prompt)
-    token = sampler.choose(logits)
-    yield token
-    for _ in range(count - 1):
-        token = sampler.choose(session.decode(token))
+    sampler = Sampler(options, prompt, allow)
+    for left in range(count, 0, -1):
+        token = sampler.choose(logits)
+        if notes is not None:
+            notes.hear(token, logits)
+        mark = session.reader()
         yield token
+        if left > 1:
+            session.check_reader(mark)
+            logits = session.decode(token)

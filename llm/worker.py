@@ -257,7 +257,7 @@ def _reason(held: Sequence[int], ids: Sequence[int]) -> str:
 def _object(line: str) -> Mapping[str, Any]:
     try:
         request = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GenerationError(f"line: expected JSON, got: {error}. Send one object a line.") from error
     if not isinstance(request, dict):
         raise GenerationError(f"line: expected a JSON object, got {type(request).__name__}. Send one object a line.")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from etcuda.llm.language_model import Generation, LanguageModel, TextSession
 from etcuda.llm.sampling import SamplingOptions
-from etcuda.serve.job import Ended, Event, Figures, Piece
+from etcuda.serve.job import Ended, Event, Figures, Likely, Piece, Said
 from etcuda.serve.pool import Lease, SessionPool
 
 
@@ -36,7 +36,7 @@ class Prompt:
         ids: its tokens.
         choices: numbers of the answers.
         options: of each answer.
-        max_new_tokens, stop, ignore_eos: as of ``Job``.
+        max_new_tokens, stop, ignore_eos, logprobs: as of ``Job``.
     """
 
     ids: tuple[int, ...]
@@ -45,6 +45,7 @@ class Prompt:
     max_new_tokens: int | None
     stop: tuple[str, ...]
     ignore_eos: bool
+    logprobs: int | None = None
 
 
 class Answer:
@@ -68,6 +69,7 @@ class Answer:
         self._steps: Iterator[str] | None = None
         self._reused = 0
         self._done = 0
+        self._told = 0
         self._begun = self._first = self._last = 0.0
 
     def begin(self, pool: SessionPool) -> None:
@@ -105,7 +107,7 @@ class Answer:
             prompt = self._prompt
             self._generation = TextSession(model, self.lease.session).generate(
                 prompt.ids, prompt.options[self._place], max_new_tokens=prompt.max_new_tokens, stop=prompt.stop,
-                ignore_eos=prompt.ignore_eos,
+                ignore_eos=prompt.ignore_eos, logprobs=prompt.logprobs,
             )  # fmt: skip
             self._steps = self._generation.steps()
         assert self._generation is not None
@@ -115,15 +117,26 @@ class Answer:
             self._last = time.perf_counter()
             self._first = self._first or self._last
         if piece:
-            self.submission.emit(Piece(self.choice, piece))
+            self.submission.emit(Piece(self.choice, piece, self._said(model)))
         return piece is not None
+
+    def _said(self, model: LanguageModel) -> tuple[Said, ...]:
+        """The tokens that were not told yet, if they were asked for."""
+        assert self._generation is not None
+        new, self._told = self._generation.logprobs[self._told :], len(self._generation.logprobs)
+
+        def likely(token: int, logprob: float) -> Likely:
+            text = model.tokenizer.text_of(token) if model.has_tokenizer else f"{token} "
+            return Likely(text, logprob)
+
+        return tuple(Said(likely(one.token, one.logprob), tuple(likely(*each) for each in one.top)) for one in new)
 
     @property
     def choice(self) -> int:
         """Its number among the choices of the request."""
         return self._prompt.choices[self._place]
 
-    def ended(self, steps: int, sessions: int) -> Ended:
+    def ended(self, model: LanguageModel, steps: int, sessions: int) -> Ended:
         """The event of the end."""
         assert self._generation is not None
         figures = Figures(
@@ -136,4 +149,4 @@ class Answer:
             steps=steps,
             sessions=sessions,
         )
-        return Ended(self.choice, self._generation.report.finish_reason, figures)
+        return Ended(self.choice, self._generation.report.finish_reason, figures, tokens=self._said(model))

@@ -109,7 +109,7 @@ async def _json(request: Request) -> Any:
             raise ApiError(413, f"body: expected at most {_MOST_BYTES} bytes, got more. Send less.")
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"body: expected JSON, got {len(data)} bytes that are none: {error}.") from error
 
 
@@ -131,8 +131,11 @@ class _Reply:
             # Cancelled too if the server cancels this: the events' iterator is closed before this returns.
             for task in (answering, leaving):
                 task.cancel()
-            await asyncio.gather(answering, leaving, return_exceptions=True)
-            self._metrics.answered(self._status)
+            try:
+                # Ray cancels a second time now and then, which ends this wait and not the tasks.
+                await asyncio.wait({answering, leaving})
+            finally:
+                self._metrics.answered(self._status)
         if not answering.cancelled():
             answering.result()
 

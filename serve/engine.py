@@ -93,12 +93,17 @@ class Engine:
             raise ApiError(400, str(error), name) from error
         for ids in texts:
             self._check(ids, job, name)
+        most = self._model.program.vocab_size - 1
+        wrong = [token for token, _ in job.options.logit_bias if token > most]
+        if wrong:
+            said = f"logit_bias: expected token ids from 0 to {most}, got {wrong[0]}. Leave it out."
+            raise ApiError(400, said, "logit_bias")
         made = [dataclasses.replace(job.options, seed=job.options.seed + place) for place in range(job.count)]
         return [self._prompt(job, ids, number * job.count, tuple(made)) for number, ids in enumerate(texts)]
 
     def _prompt(self, job: Job, ids: list[int], first: int, options: tuple[SamplingOptions, ...]) -> Prompt:
         choices = tuple(range(first, first + job.count))
-        return Prompt(tuple(ids), choices, options, job.max_new_tokens, job.stop, job.ignore_eos)
+        return Prompt(tuple(ids), choices, options, job.max_new_tokens, job.stop, job.ignore_eos, job.logprobs)
 
     def _check(self, ids: list[int], job: Job, name: str) -> None:
         program = self._model.program
@@ -229,7 +234,7 @@ class Engine:
                 self._active.append(answer)
                 return
             self._release(answer)
-            answer.submission.emit(answer.ended(self.steps, len(self._pool)))
+            answer.submission.emit(answer.ended(self._model, self.steps, len(self._pool)))
         except Exception as error:  # The thread goes on for the other requests; this one is told.
             _log.exception("an answer failed")
             if answer.lease is not None:

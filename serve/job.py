@@ -21,6 +21,7 @@ class Job:
         max_new_tokens: most tokens of each answer; ``None`` for as many as the cache holds.
         stop: texts that end an answer.
         ignore_eos: go on behind a token that ends the answer.
+        logprobs: how many of the likeliest tokens to tell beside each of an answer; ``None`` to tell nothing.
     """
 
     prompts: tuple[str | tuple[int, ...], ...] = ()
@@ -30,6 +31,7 @@ class Job:
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
 
     @property
     def num_choices(self) -> int:
@@ -77,21 +79,39 @@ class Started:
 
 
 @dataclasses.dataclass(frozen=True)
+class Likely:
+    """The text of a token, and its log-probability."""
+
+    text: str
+    logprob: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """A token of an answer, and the likeliest in its place."""
+
+    token: Likely
+    top: tuple[Likely, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Piece:
-    """More text of a choice."""
+    """More text of a choice. ``tokens`` are those since the piece before, if they were asked for."""
 
     choice: int
     text: str
+    tokens: tuple[Said, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """A choice is whole; ``reason`` is ``"stop"`` or ``"length"``."""
+    """A choice is whole; ``reason`` is ``"stop"`` or ``"length"``, ``tokens`` are those without text at its end."""
 
     choice: int
     reason: str
     figures: Figures
     replica: str = ""
+    tokens: tuple[Said, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pathlib
+import socket
 import urllib.request
 from typing import Any
 
@@ -55,7 +56,7 @@ class Service:
         replica_class: a subclass of ``etcuda.serve.deployment.Replica``; ``None`` for that itself.
 
     Raises:
-        OptionError: a package is missing, or the cluster has too few CPUs or GPUs.
+        OptionError: a package is missing, the port is taken, or the cluster has too few CPUs or GPUs.
         GenerationError: the program is not there, or a replica cannot load it.
     """
 
@@ -73,6 +74,8 @@ class Service:
         from ray import serve
 
         self._own = options.address is None
+        if self._own:
+            _check_port(options.host, options.port)
         more: dict[str, Any] = {"object_store_memory": 128 * 2**20, "include_dashboard": False} if self._own else {}
         ray.init(address=options.address, log_to_driver=False, logging_level=logging.WARNING, **more)
         try:
@@ -96,7 +99,9 @@ class Service:
         try:
             serve.run(application(what, replica_class or Replica), name=_APPLICATION, route_prefix="/")
         except RuntimeError as error:
-            raise GenerationError(f"serve: expected replicas that load {program}, got: {_reason(error)}") from error
+            deployments = serve.status().applications[_APPLICATION].deployments.values()
+            reason = _reason(error, "\n".join(each.message for each in deployments))
+            raise GenerationError(f"serve: expected replicas that load {program}, got: {reason}") from error
 
     def health(self) -> dict[str, Any]:
         """What ``/health`` says.
@@ -157,8 +162,26 @@ def _is_for_gpus(program: pathlib.Path) -> bool:
     return any(image.target != "host" for image in images)
 
 
-def _reason(error: BaseException) -> str:
-    """The last line of what Ray passes on that a constructor raised."""
-    lines = [line.strip() for line in str(error).splitlines()]
+def _check_port(host: str, port: int) -> None:
+    """Checks that nobody listens there, which Ray would say in a traceback.
+
+    Raises:
+        OptionError: it cannot be listened at.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+    except OSError as error:
+        raise OptionError(
+            f"serve: expected an address of this machine that is free, got {host}:{port}: {error.strerror or error}. "
+            "Pass another --port or --host."
+        ) from error
+
+
+def _reason(error: BaseException, told: str) -> str:
+    """The last line that a constructor raised, of what Ray passes on and of what it tells of the deployments."""
+    lines = [line.strip() for line in f"{error}\n{told}".splitlines()]
     ours = [line for line in lines if line.startswith("etcuda.errors.")]
     return ours[-1].partition(": ")[2] if ours else str(error)

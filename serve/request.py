@@ -16,11 +16,6 @@ from etcuda.serve.job import Job
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # What would change the answer and is not computed.
 _UNSERVED: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -31,8 +26,36 @@ _UNSERVED: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "audio": (),
     "prediction": (),
+    "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "verbosity": (),
+    "web_search_options": (),
+}
+# What is computed, or asked for by its name above.
+_SERVED = (
+    "model", "n", "temperature", "top_p", "seed", "top_k", "min_p", "repetition_penalty",
+    "presence_penalty", "frequency_penalty", "logit_bias", "stop", "max_tokens",
+    "stream", "logprobs", "stream_options", "ignore_eos",
+)  # fmt: skip
+# What says nothing about the answer: who asks, and what OpenAI would keep.
+_NO_MATTER = (
+    "user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls",
+)  # fmt: skip
+_OF_CHAT, _OF_PROMPTS = ("messages", "max_completion_tokens", "top_logprobs"), ("prompt",)
+# Of a message: what the chat template is given, what else clients send back of an answer, and what they may not.
+_PASSED = ("name", "tool_call_id")
+_SAID = ("role", "content", *_PASSED)
+_UNSERVED_SAID: dict[str, tuple[Any, ...]] = {
+    "tool_calls": ([],),
+    "function_call": (),
+    "refusal": ("",),
+    "audio": (),
+    "annotations": ([],),
 }
 _MOST_STOPS, _MOST_PROMPTS, _DEFAULT_TOKENS = 4, 32, 16
+# As of OpenAI.
+_MOST_LIKELY, _MOST_LIKELY_OF_PROMPTS = 20, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +92,7 @@ def parse(body: Any, model: str, is_chat: bool) -> Request:
     _check_model(fields, model)
     for name, allowed in _UNSERVED.items():
         fields.only(name, *allowed)
+    fields.known((*(_OF_CHAT if is_chat else _OF_PROMPTS), *_SERVED), (*_NO_MATTER, *_UNSERVED))
     stream = fields.flag("stream")
     count = fields.integer("n", 1, 128) or 1
     temperature = fields.number("temperature", 1.0, 0.0, 2.0)
@@ -83,6 +107,9 @@ def parse(body: Any, model: str, is_chat: bool) -> Request:
         min_p=fields.number("min_p", 0.0, 0.0, 1.0),
         repetition_penalty=fields.number("repetition_penalty", 1.0, 1e-3, 1e3),
         seed=secrets.randbits(62) if seed is None else seed,
+        presence_penalty=fields.number("presence_penalty", 0.0, -2.0, 2.0),
+        frequency_penalty=fields.number("frequency_penalty", 0.0, -2.0, 2.0),
+        logit_bias=_logit_bias(fields),
     )
     job = Job(
         prompts=() if is_chat else _prompts(fields),
@@ -92,6 +119,7 @@ def parse(body: Any, model: str, is_chat: bool) -> Request:
         max_new_tokens=_max_tokens(fields, is_chat),
         stop=fields.texts("stop", _MOST_STOPS),
         ignore_eos=fields.flag("ignore_eos"),
+        logprobs=_logprobs(fields, is_chat),
     )
     return Request(is_chat, job, stream, _include_usage(fields, stream))
 
@@ -114,13 +142,42 @@ def _max_tokens(fields: Fields, is_chat: bool) -> int | None:
     return _DEFAULT_TOKENS if given is None and not is_chat else given
 
 
+def _logit_bias(fields: Fields) -> tuple[tuple[int, float], ...]:
+    given = fields.get("logit_bias")
+    if given is None:
+        return ()
+    if not isinstance(given, Mapping) or not all(_is_id(token) for token in given):
+        raise refuse("logit_bias", "an object with token ids for names", given)
+    values = Fields(given, "logit_bias.")
+    return tuple((int(token), values.number(token, 0.0, -100.0, 100.0)) for token in given)
+
+
+def _is_id(name: Any) -> bool:
+    return isinstance(name, str) and name.isascii() and name.isdigit() and len(name) < 10
+
+
+def _logprobs(fields: Fields, is_chat: bool) -> int | None:
+    """How many of the likeliest tokens to tell; a conversation's field is a flag, a prompt's the number itself."""
+    if not is_chat:
+        return fields.integer("logprobs", 0, _MOST_LIKELY_OF_PROMPTS)
+    top = fields.integer("top_logprobs", 0, _MOST_LIKELY)
+    if fields.flag("logprobs"):
+        return top or 0
+    if top is not None:
+        raise refuse("top_logprobs", "logprobs true with it", top)
+    return None
+
+
 def _include_usage(fields: Fields, stream: bool) -> bool:
     options = fields.get("stream_options")
     if options is None:
         return False
     if not stream or not isinstance(options, Mapping):
         raise refuse("stream_options", "an object, together with stream", options)
-    return Fields(options).flag("include_usage")
+    inside = Fields(options, "stream_options.")
+    inside.only("include_obfuscation", False)
+    inside.known(("include_usage",), ("include_obfuscation",))
+    return inside.flag("include_usage")
 
 
 def _messages(fields: Fields) -> tuple[dict[str, Any], ...]:
@@ -137,9 +194,15 @@ def _message(number: int, given: Any) -> dict[str, Any]:
     role = given.get("role")
     if role not in ROLES:
         raise refuse(f"{name}.role", f"one of {', '.join(ROLES)}", role)
-    if given.get("tool_calls"):
-        raise refuse(f"{name}.tool_calls", "none", given["tool_calls"], "unsupported_parameter")
-    return {"role": role, "content": _content(f"{name}.content", given.get("content"))}
+    fields = Fields(given, f"{name}.")
+    for unserved, allowed in _UNSERVED_SAID.items():
+        fields.only(unserved, *allowed)
+    fields.known(_SAID, _UNSERVED_SAID)
+    more = {each: fields.get(each) for each in _PASSED if fields.get(each) is not None}
+    for each, value in more.items():
+        if not isinstance(value, str):
+            raise refuse(f"{name}.{each}", "a text", value)
+    return {"role": role, "content": _content(f"{name}.content", given.get("content")), **more}
 
 
 def _content(name: str, given: Any) -> str:

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etcuda.serve.errors import ApiError
-from etcuda.serve.job import Ended, Event, Failed, Piece, Started
+from etcuda.serve.job import Ended, Event, Failed, Likely, Piece, Said, Started
 from etcuda.serve.request import Request
 
 DONE = b"data: [DONE]\n\n"
@@ -47,6 +47,46 @@ class Usage:
         }
 
 
+class _Logprobs:
+    """The field ``logprobs`` of one choice's tokens, whole or a part at a time.
+
+    Args:
+        is_chat: as of ``Request``.
+    """
+
+    def __init__(self, is_chat: bool) -> None:
+        self._is_chat, self._offset = is_chat, 0
+
+    def to_json(self, tokens: Sequence[Said]) -> dict[str, Any]:
+        """As clients read it; offsets go on from call to call."""
+        if self._is_chat:
+            content = [{**_likely(each.token), "top_logprobs": [_likely(one) for one in each.top]} for each in tokens]
+            return {"content": content, "refusal": None}
+        offsets = []
+        for each in tokens:
+            offsets.append(self._offset)
+            self._offset += len(each.token.text)
+        # OpenAI tells the chosen one in any case.
+        top = [{one.text: _finite(one.logprob) for one in (*each.top, each.token)} for each in tokens]
+        return {
+            "tokens": [each.token.text for each in tokens],
+            "token_logprobs": [_finite(each.token.logprob) for each in tokens],
+            "top_logprobs": top,
+            "text_offset": offsets,
+        }
+
+
+def _likely(token: Likely) -> dict[str, Any]:
+    # A part of a character has bytes that its text does not tell.
+    raw = None if "\ufffd" in token.text else list(token.text.encode())
+    return {"token": token.text, "logprob": _finite(token.logprob), "bytes": raw}
+
+
+def _finite(logprob: float) -> float:
+    # What OpenAI writes for a probability of 0, for which JSON has no logarithm.
+    return max(logprob, -9999.0)
+
+
 class Writer:
     """Makes the JSON of one answer from its events.
 
@@ -59,8 +99,10 @@ class Writer:
         self._request, self._usage = request, Usage()
         prefix, self._kind = ("chatcmpl", "chat.completion") if request.is_chat else ("cmpl", "text_completion")
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self._texts = [""] * request.job.num_choices
+        self._texts: list[list[str]] = [[] for _ in range(request.job.num_choices)]
         self._reasons = [""] * request.job.num_choices
+        self._tokens: list[list[Said]] = [[] for _ in self._texts]
+        self._logprobs = [_Logprobs(request.is_chat) for _ in self._texts]
 
     def take(self, event: Event) -> None:
         """Adds an event to the whole answer.
@@ -70,19 +112,23 @@ class Writer:
         """
         self._usage.add(event, self._request.job.count)
         match event:
-            case Piece(choice, text):
-                self._texts[choice] += text
+            case Piece(choice, text, tokens):
+                self._texts[choice].append(text)
+                self._tokens[choice] += tokens
             case Ended(choice, reason):
                 self._reasons[choice] = reason
+                self._tokens[choice] += event.tokens
             case Failed(error):
                 raise error
 
     def whole(self) -> dict[str, Any]:
         """The answer, when all events were taken."""
         choices = []
-        for index, (text, reason) in enumerate(zip(self._texts, self._reasons, strict=True)):
+        for index, (pieces, reason) in enumerate(zip(self._texts, self._reasons, strict=True)):
+            text = "".join(pieces)
             said = {"message": {"role": "assistant", "content": text}} if self._request.is_chat else {"text": text}
-            choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason})
+            logprobs = self._told(index, self._tokens[index])
+            choices.append({"index": index, **said, "logprobs": logprobs, "finish_reason": reason})
         return {**self._head, "object": self._kind, "choices": choices, "usage": self._usage.to_json()}
 
     def stream(self, event: Event) -> Iterator[bytes]:
@@ -93,10 +139,10 @@ class Writer:
             case Started() if is_chat:
                 for index in range(len(self._texts)):
                     yield self._chunk(index, {"delta": {"role": "assistant", "content": ""}})
-            case Piece(choice, text):
-                yield self._chunk(choice, {"delta": {"content": text}} if is_chat else {"text": text})
+            case Piece(choice, text, tokens):
+                yield self._chunk(choice, {"delta": {"content": text}} if is_chat else {"text": text}, tokens=tokens)
             case Ended(choice, reason):
-                yield self._chunk(choice, {"delta": {}} if is_chat else {"text": ""}, reason)
+                yield self._chunk(choice, {"delta": {}} if is_chat else {"text": ""}, reason, event.tokens)
             case Failed(error):
                 yield self.failure(error)
 
@@ -110,8 +156,12 @@ class Writer:
         """An error after a stream began, when its status is sent already."""
         return sse(error.body())
 
-    def _chunk(self, index: int, said: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": index, **said, "logprobs": None, "finish_reason": reason}
+    def _told(self, index: int, tokens: Sequence[Said]) -> dict[str, Any] | None:
+        return None if self._request.job.logprobs is None else self._logprobs[index].to_json(tokens)
+
+    def _chunk(self, index: int, said: dict[str, Any], reason: str | None = None, tokens: Sequence[Said] = ()) -> bytes:
+        logprobs = self._told(index, tokens) if tokens else None
+        choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
         usage = {"usage": None} if self._request.include_usage else {}
         return sse({**self._stream_head(), "choices": [choice], **usage})
 

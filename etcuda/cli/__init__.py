@@ -6,6 +6,7 @@ One file a command, imported when the command is called. A new command is a file
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import click
@@ -35,6 +36,8 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status, 2 for an error that the user can act on."""
+    # PyTorch's words to the makers of torchao, before the figures of every command that loads a program.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="etcuda")
     except SystemExit as ended:

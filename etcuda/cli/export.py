@@ -8,6 +8,7 @@ from types import TracebackType
 
 import click
 
+from etcuda.errors import CheckpointError
 from etcuda.llm.extra import quant_rule, readable, require_llm
 
 _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing"}
@@ -20,7 +21,11 @@ _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing
 @click.option(
     "--dtype", default="auto", show_default=True, help="of weights, activations and caches: auto, bf16, fp16, fp32"
 )
-@click.option("--max-seq-len", default=4096, show_default=True, help="tokens of prompt and answer that the caches hold")
+@click.option(
+    "--max-seq-len",
+    type=int,
+    help="tokens of prompt and answer that the caches hold  [default: 4096, or the model's if fewer]",
+)
 @click.option("--chunk", default=512, show_default=True, help="most tokens of one call of prefill")
 @click.option(
     "--quant", type=click.Choice(["none", "int4", "int8"]), default="none", show_default=True, help="of linear layers"
@@ -34,6 +39,13 @@ _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing
     show_default=True,
     help="of quantised layers: int8 may be quantised too",
 )
+@click.option(
+    "--cache",
+    type=click.Choice(["auto", "bf16", "int8", "fp8", "tq4"]),
+    default="auto",
+    show_default=True,
+    help="of keys and values: auto is the dtype of activations; tq4 is 4 bits, rotated",
+)
 @click.option("--random", "is_random", is_flag=True, help="seeded weights instead of the checkpoint's")
 @click.option("--seed", default=0, show_default=True, help="of --random")
 @click.option(
@@ -43,23 +55,39 @@ _STAGES = {"trace": "tracing the model", "lower": "compiling", "write": "writing
     show_default=True,
     help="where the weights go; none: only how those of --random are made, for etcuda weights",
 )
+@click.option(
+    "--tokenizer",
+    "tokenizer_place",
+    type=click.Choice(["beside", "inside"]),
+    default="beside",
+    show_default=True,
+    help="in the folder m.tokenizer, which other runners read too, or in m.pte",
+)
 @click.option("--device-sampling", is_flag=True, help="add generate_step: decoding with sampling on the device")
+@click.option("--verify-rows", default=0, show_default=True, help="add verify, which checks drafts: 2 to 16 tokens")
+@click.option(
+    "--rollback", default=0, show_default=True, help="tokens by which sessions of recurrent models can be taken back"
+)
 @click.option("--all-logits", is_flag=True, help="prefill gives the logits of every token, for perplexities")
 def command(
     checkpoint: pathlib.Path,
     output: pathlib.Path,
     target: str,
     dtype: str,
-    max_seq_len: int,
+    max_seq_len: int | None,
     chunk: int,
     quant: str,
     rules: tuple[str, ...],
     group_size: int,
     activations: str,
+    cache: str,
     is_random: bool,
     seed: int,
     weights: str,
+    tokenizer_place: str,
     device_sampling: bool,
+    verify_rows: int,
+    rollback: int,
     all_logits: bool,
 ) -> None:
     """Make a program of a language model: CHECKPOINT is a folder with config.json and safetensors files, or
@@ -69,6 +97,11 @@ def command(
     --weights none it writes m.weights.json in place of m.ptd, which etcuda weights makes of it, on any machine.
     """
     require_llm("export")
+    if weights == "none" and not is_random:
+        raise CheckpointError(
+            "--weights none: expected --random with it, got a checkpoint's weights, which cannot be made elsewhere. "
+            "Add --random, or leave it out."
+        )
     from etcuda.llm.export import ExportOptions, export
     from etcuda.llm.quantization import QuantOptions
     from etcuda.options import CompileOptions
@@ -76,12 +109,17 @@ def command(
     options = ExportOptions(
         target=target,
         dtype=dtype,
-        max_seq_len=max_seq_len,
+        max_seq_len=4096 if max_seq_len is None else max_seq_len,
+        shortens=max_seq_len is None,
         chunk=chunk,
         random_seed=seed if is_random else None,
         all_logits=all_logits,
         device_sampling=device_sampling,
+        verify_rows=verify_rows,
+        rollback=rollback,
+        tokenizer_inside=tokenizer_place == "inside",
         quant=QuantOptions(quant, tuple(map(quant_rule, rules)), group_size, activations),
+        cache=cache,
         write_weights=weights != "none",
         compile=CompileOptions.from_mapping({"weights": "ptd" if weights == "none" else weights}),
     )
@@ -94,6 +132,10 @@ def command(
         f"at run time: weights {readable(made.weight_bytes)}, caches {readable(made.cache_bytes)} for "
         f"{made.max_seq_len} tokens, prompts in chunks of {made.chunk}"
     )
+    if made.no_tokenizer:
+        click.echo(f"no tokenizer: {made.no_tokenizer}")
+    for method, operators in made.left_out.items():
+        click.echo(f"left on the CPU in {method}: {', '.join(operators)}; the log says why")
 
 
 class _Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import signal
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from etcuda.errors import GenerationError
 from etcuda.llm.extra import require_llm
 
 if TYPE_CHECKING:
+    from etcuda.llm.draft import Drafter
     from etcuda.llm.language_model import Generation, LanguageModel
     from etcuda.llm.report import Report
     from etcuda.llm.sampling import SamplingOptions
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="1 for none")
 @click.option("--seed", type=int, default=0, show_default=True, help="of the random numbers")
 @click.option("--ignore-eos", is_flag=True, help="go on behind a token that ends the answer")
+@click.option("--draft", help="ngram, or a smaller model's m.pte: guesses tokens that PROGRAM verifies several at once")
 @click.option("--data-path", type=click.Path(path_type=pathlib.Path), help="the weights  [default: m.ptd]")
 @click.option("--json", "as_json", is_flag=True, help="the figures at the end as JSON, on standard error")
 @click.option("-q", "--quiet", is_flag=True, help="no figures at the end")
@@ -59,6 +62,7 @@ def command(
     repetition_penalty: float,
     seed: int,
     ignore_eos: bool,
+    draft: str | None,
     data_path: pathlib.Path | None,
     as_json: bool,
     quiet: bool,
@@ -83,15 +87,29 @@ def command(
 
     settings = [Options(repetition_penalty, temperature, top_k, top_p, min_p, seed + number) for number in range(count)]
     model = load(program, data_path)
+    drafter = None if draft is None else _drafter(draft, model)
     show = _Figures(as_json, quiet)
     if chat:
-        _chat(model, text, system, settings, max_new_tokens, stop, show)
+        _chat(model, text, system, settings, max_new_tokens, stop, drafter, show)
         return
     tokens = model.encode(text or "") if tokens is None else tokens
     for options in settings:
-        made = model.generate(tokens, options, max_new_tokens=max_new_tokens, stop=stop, ignore_eos=ignore_eos)
+        made = model.generate(
+            tokens, options, max_new_tokens=max_new_tokens, stop=stop, ignore_eos=ignore_eos, drafter=drafter
+        )
         _stream(made)
         show(made.report)
+        if made.report.finish_reason == "cancelled":
+            break
+
+
+def _drafter(draft: str, model: LanguageModel) -> Drafter:
+    from etcuda.llm.draft import ModelDraft, NgramDraft
+    from etcuda.llm.program import TextProgram
+
+    if draft == "ngram":
+        return NgramDraft()
+    return ModelDraft(TextProgram(pathlib.Path(draft)), model.program.vocab_size)
 
 
 def _chat(
@@ -101,6 +119,7 @@ def _chat(
     settings: list[SamplingOptions],
     max_new_tokens: int | None,
     stop: tuple[str, ...],
+    drafter: Drafter | None,
     show: _Figures,
 ) -> None:
     messages = [] if system is None else [{"role": "system", "content": system}]
@@ -110,7 +129,7 @@ def _chat(
         messages.append({"role": "user", "content": line})
         answer = ""
         for options in settings:
-            made = session.chat(messages, options, max_new_tokens=max_new_tokens, stop=stop)
+            made = session.chat(messages, options, max_new_tokens=max_new_tokens, stop=stop, drafter=drafter)
             answer = _stream(made)
             show(made.report)
         messages.append({"role": "assistant", "content": answer})
@@ -120,7 +139,10 @@ def _lines() -> Iterable[str]:
     while True:
         if sys.stdin.isatty():
             click.echo("> ", nl=False, err=True)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise GenerationError(f"standard input: expected a text in UTF-8, got: {error}. Convert it.") from error
         if not line:
             return
         if line.strip():
@@ -128,15 +150,21 @@ def _lines() -> Iterable[str]:
 
 
 def _stream(made: Generation) -> str:
-    """Writes an answer as it is made; interrupted, it ends whole."""
+    """Writes an answer as it is made; interrupted, it ends behind the step that is computed. A second interrupt ends
+    the command."""
     said = ""
+
+    def end(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        made.cancel()
+
+    before = signal.signal(signal.SIGINT, end)
     try:
         for piece in made:
             said += piece
             click.echo(piece, nl=False)
-    except KeyboardInterrupt:
-        made.cancel()
-        said += made.text()
+    finally:
+        signal.signal(signal.SIGINT, before)
     click.echo()
     return said
 
@@ -156,7 +184,7 @@ class _Figures:
 
 def _read(file: pathlib.Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GenerationError(f"{file}: expected a text in UTF-8, got: {error}. Pass another file.") from error
 

@@ -22,13 +22,26 @@ if TYPE_CHECKING:
 @click.option("--memory-gib", type=click.FloatRange(min=0, min_open=True), help="of the GPU  [default: of that name]")
 @click.option("--bandwidth-gbs", type=click.FloatRange(min=0, min_open=True), help="of its memory, 10^9 bytes a second")
 @click.option("--dtype", default="auto", show_default=True, help="auto, bf16, fp16, fp32")
-@click.option("--max-seq-len", default=4096, show_default=True, help="tokens of prompt and answer that the caches hold")
+@click.option(
+    "--max-seq-len",
+    type=int,
+    help="tokens of prompt and answer that the caches hold  [default: 4096, or the model's if fewer]",
+)
 @click.option("--chunk", default=512, show_default=True, help="most tokens of one call of prefill")
 @click.option(
     "--quant", type=click.Choice(["none", "int4", "int8"]), default="none", show_default=True, help="of linear layers"
 )
 @click.option("--quant-rule", "rules", multiple=True, metavar="NAME=FORMAT", help="of modules of a name, with * and ?")
 @click.option("--group-size", default=32, show_default=True, help="weights that share a scale")
+@click.option(
+    "--cache",
+    type=click.Choice(["auto", "bf16", "int8", "fp8", "tq4"]),
+    default="auto",
+    show_default=True,
+    help="of keys and values: auto is the dtype of activations",
+)
+@click.option("--verify-rows", default=0, show_default=True, help="as of etcuda export: 2 to 16 tokens")
+@click.option("--rollback", default=0, show_default=True, help="as of etcuda export: 0 to 15 tokens")
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON")
 def command(
     checkpoint: pathlib.Path,
@@ -36,14 +49,18 @@ def command(
     memory_gib: float | None,
     bandwidth_gbs: float | None,
     dtype: str,
-    max_seq_len: int,
+    max_seq_len: int | None,
     chunk: int,
     quant: str,
     rules: tuple[str, ...],
     group_size: int,
+    cache: str,
+    verify_rows: int,
+    rollback: int,
     as_json: bool,
 ) -> None:
-    """Tell what a language model will take: CHECKPOINT is a folder with config.json, and weights are not read.
+    """Tell what a language model will take: CHECKPOINT is a folder with config.json, or a GGUF file. Weights are not
+    read.
 
     Ends with status 1 if the GPU does not hold it.
     """
@@ -58,20 +75,34 @@ def command(
     if bandwidth_gbs is not None:
         device = dataclasses.replace(device, memory_bandwidth=bandwidth_gbs * 1e9)
     formats = QuantOptions(quant, tuple(map(quant_rule, rules)), group_size)
-    made = plan(checkpoint, device, ExportOptions(dtype=dtype, max_seq_len=max_seq_len, chunk=chunk, quant=formats))
+    options = ExportOptions(
+        dtype=dtype,
+        max_seq_len=4096 if max_seq_len is None else max_seq_len,
+        shortens=max_seq_len is None,
+        chunk=chunk,
+        quant=formats,
+        cache=cache,
+        verify_rows=verify_rows,
+        rollback=rollback,
+    )
+    made = plan(checkpoint, device, options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made) | {"fits": made.fits}, indent=1))
     else:
-        click.echo("\n".join(_text(made, max_seq_len)))
+        click.echo("\n".join(_text(made)))
     click.get_current_context().exit(0 if made.fits else 1)
 
 
-def _text(made: MemoryPlan, max_seq_len: int) -> Iterator[str]:
+def _text(made: MemoryPlan) -> Iterator[str]:
     yield f"{made.architecture} on {made.gpu}, {readable(made.device_bytes)}"
     yield f"  weights      {readable(made.weight_bytes)}, of which a token reads {readable(made.decode_weight_bytes)}"
-    yield f"  caches       {readable(made.cache_bytes)} for {max_seq_len} tokens, for the program and for each session"
+    tokens = made.max_seq_len
+    yield f"  caches       {readable(made.cache_bytes)} for {tokens} tokens, for the program and for each session"
+    if made.checkpoint_bytes:
+        yield f"  of these     {readable(made.checkpoint_bytes)} are recurrent states of tokens before the last one"
     yield f"  activations  {readable(made.activation_bytes)}, an estimate"
     yield f"  peak         {readable(made.peak_bytes)} with one session"
+    yield f"  driver       {readable(made.driver_bytes)} beside that, an estimate"
     for tokens, limit in made.limits.items():
         yield f"  limit        {limit:.1f} tok/s behind {tokens} tokens"
     if made.fits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import sys
@@ -59,4 +60,6 @@ def _serve(
     folder = folder_of(program) if tokenizer_path is None else tokenizer_path
     folder = folder.parent if folder.is_file() else folder
     model = LanguageModel(TextProgram(program, data_path), folder)
-    Worker(model, out, sessions, inherited()).run(sys.stdin)
+    # A byte that is not UTF-8 is an error of its line, and no end of the worker.
+    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape")
+    Worker(model, out, sessions, inherited()).run(lines)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +17,8 @@ import pytest
 from etcuda.cli import main
 from etcuda.llm.extra import readable
 from tests.llm.architectures import greedy, prompt
-from tests.llm.conftest import Exported, checkpoint, program
+from tests.llm.conftest import Exported, checkpoint, program, train_tokenizer
+from tests.serve.fakes import FakeProgram, expected, fake_model
 
 __all__ = ["checkpoint", "program"]  # Fixtures.
 
@@ -47,6 +53,8 @@ def test_ids(program: Program, capsys: pytest.CaptureFixture[str], tmp_path: pat
     tokens = prompt(6)
     ids = ",".join(map(str, tokens))
     path = str(tmp_path / "m.pte")
+    # What the export said, if this test is the first that needs it.
+    capsys.readouterr()
     assert main(["generate", path, "--ids", ids, "-n", "9", "--ignore-eos", "--json"]) == 0
     out, err = capsys.readouterr()
     assert [int(each) for each in out.split()] == greedy(exported.model, tokens, 9)
@@ -64,6 +72,7 @@ def test_prompts_and_conversations(
 ) -> None:
     path = str(program("llama").path)
     (tmp_path / "prompt.txt").write_text("Shall I compare thee")
+    capsys.readouterr()
     answers = []
     for given in (["-p", "Shall I compare thee"], ["-f", str(tmp_path / "prompt.txt")]):
         assert main(["generate", path, *given, "-n", "12", "-q", "--ignore-eos"]) == 0
@@ -115,3 +124,63 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_bytes_for_people() -> None:
     assert [readable(n) for n in (5, 2048, 3 << 20, 5 << 29)] == ["5 B", "2.0 KiB", "3.0 MiB", "2.50 GiB"]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> FakeProgram:
+    """What ``load`` gives: a program without a tokenizer, which computes next to nothing."""
+    made = FakeProgram()
+    monkeypatch.setattr("etcuda.llm.language_model.load", lambda *_: fake_model(made, tmp_path))
+    return made
+
+
+def test_an_interrupt_ends_the_answer_and_not_the_command(
+    fake: FakeProgram, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt() -> None:
+        if len(fake.calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    fake.gate = interrupt
+    assert main(["generate", "m.pte", "--ids", "7,8", "-n", "90", "--n", "3", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (figures,) = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert (figures["finish_reason"], figures["generated_tokens"]) == ("cancelled", 6), "one answer, and its figures"
+    assert [int(each) for each in out.split()] == expected([7, 8], 6)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_lines_of_a_conversation_that_are_no_text(
+    fake: FakeProgram, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"na\xefve\n"), encoding="utf-8"))
+    assert main(["generate", "m.pte", "--chat"]) == 2
+    assert "standard input: expected a text in UTF-8, got: " in capsys.readouterr().err
+
+
+def test_a_line_of_the_worker_that_is_no_text(tokenizer: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A byte that is not UTF-8 ends a line and not the worker, which has a process of its own for its output."""
+    lines = b'{"prompt": "na\xefve"}\n{"prompt": "Shall", "max_new_tokens": 2}\n'
+    done = subprocess.run([sys.executable, "-c", _WORKER, str(tokenizer)], input=lines, capture_output=True, check=True)
+    ready, refused, *_, ended = map(json.loads, done.stdout.splitlines())
+    assert ready["ready"]
+    assert "prompt: expected a text of whole characters, got" in refused["error"]
+    assert (ended["done"], ended["completion_tokens"]) == (True, 2)
+
+
+_WORKER = """
+import pathlib, sys
+import etcuda.llm.program
+from tests.serve.fakes import FakeProgram
+etcuda.llm.program.TextProgram = lambda *_: FakeProgram()
+from etcuda.cli import main
+sys.exit(main(["worker", "m.pte", "--tokenizer-path", sys.argv[1]]))
+"""
+
+
+@pytest.fixture
+def tokenizer(tmp_path: pathlib.Path) -> pathlib.Path:
+    train_tokenizer(tmp_path)
+    return tmp_path

@@ -33,8 +33,10 @@ def test_images(family: Callable[[], Iterable[Case]], tmp_path: pathlib.Path) ->
 
 def test_images_in_bf16(tmp_path: pathlib.Path) -> None:
     cases = [*pooling(), *adaptive_pooling()][::3] + [*sampling(), *resizing()][::5]
-    narrow = (Case(each.name, each.call, tuple(value.bfloat16() for value in each.inputs)) for each in cases)
-    check(tmp_path, filter(_runs, narrow), 3e-2)
+    narrow = [Case(each.name, each.call, tuple(value.bfloat16() for value in each.inputs)) for each in cases]
+    running = [each for each in narrow if _runs(each)]
+    assert 2 * len(running) > len(narrow)
+    check(tmp_path, running, 3e-2)
 
 
 def _runs(case: Case) -> bool:

@@ -86,6 +86,32 @@ EXPERTS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
     },
 }
+# Attention over latents, a first layer without experts, and groups of experts.
+EXPERTS["deepseek_v3"] = {
+    **_COMMON,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 24,
+    "head_dim": 8,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}
+EXPERTS["gemma4_text experts"] = {
+    **CONFIGS["gemma4_text"],
+    "enable_moe_block": True,
+    "num_experts": 4,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 96,
+}
 # Layers that attend to another layer's keys, and inputs of each layer by itself.
 OTHERS["gemma4_text shared"] = {
     **CONFIGS["gemma4_text"],
@@ -95,14 +121,56 @@ OTHERS["gemma4_text shared"] = {
     "hidden_size_per_layer_input": 16,
     "vocab_size_per_layer_input": VOCAB,
 }
+# Layers with a recurrent state: gated delta nets, and selective scans.
+_DELTA = {
+    **_COMMON,
+    **_EXPERTS,
+    "num_experts": 4,
+    "head_dim": 16,
+    "shared_expert_intermediate_size": 32,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+}
+RECURRENT: dict[str, dict[str, Any]] = {
+    "qwen3_next": _DELTA,
+    "qwen3_5_moe_text": _DELTA,
+    "mamba2": {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_heads": 8,
+        "head_dim": 16,
+        "state_size": 24,
+        "n_groups": 2,
+        "chunk_size": 8,
+    },
+    "falcon_h1": {
+        **_COMMON,
+        "mamba_d_ssm": 96,
+        "mamba_n_heads": 6,
+        "mamba_d_head": 16,
+        "mamba_n_groups": 2,
+        "mamba_d_state": 24,
+        "mamba_chunk_size": 8,
+        "ssm_multipliers": [0.7, 1.2, 0.8, 1.1, 0.9],
+    },
+}
 
 
-def reference(name: str) -> Any:
-    """The model of an architecture in fp32, by transformers alone."""
+def reference(name: str, deviation: float = 0.3, **changes: Any) -> Any:
+    """The model of an architecture in fp32, by transformers alone; ``deviation`` is that of its weights, ``changes``
+    are of its configuration."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        name.split()[0], **(CONFIGS | OTHERS | EXPERTS)[name], initializer_range=0.3, bos_token_id=BOS, eos_token_id=EOS
+        name.split()[0],
+        **{**(CONFIGS | OTHERS | EXPERTS | RECURRENT)[name], **changes},
+        initializer_range=deviation,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -113,9 +181,9 @@ def reference(name: str) -> Any:
     return model
 
 
-def save(name: str, folder: pathlib.Path) -> Any:
+def save(name: str, folder: pathlib.Path, deviation: float = 0.3) -> Any:
     """Saves a checkpoint; returns the model."""
-    model = reference(name)
+    model = reference(name, deviation)
     model.save_pretrained(folder)
     return model
 

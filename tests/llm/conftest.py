@@ -72,16 +72,18 @@ MAX_SEQ_LEN, CHUNK = 64, 16
 def program(shared_dir: pathlib.Path, checkpoint: Callable[[str], pathlib.Path]) -> Callable[..., Exported]:
     """``program(architecture)`` is exported for the host in fp32."""
 
-    def export(name: str, device_sampling: bool = False) -> Exported:
+    def export(name: str, device_sampling: bool = False, verify_rows: int = 0) -> Exported:
         from etcuda.llm.export import ExportOptions
         from etcuda.llm.export import export as export_checkpoint
 
-        path = shared_dir / f"llm-{name}{'-step' if device_sampling else ''}.pte"
+        kind = f"{'-step' if device_sampling else ''}{f'-rows{verify_rows}' if verify_rows else ''}"
+        path = shared_dir / f"llm-{name}{kind}.pte"
         with locked(path):
             if not path.exists():
                 options = ExportOptions(
-                    target="host", dtype="fp32", max_seq_len=MAX_SEQ_LEN, chunk=CHUNK, device_sampling=device_sampling
-                )
+                    target="host", dtype="fp32", max_seq_len=MAX_SEQ_LEN, chunk=CHUNK, device_sampling=device_sampling,
+                    verify_rows=verify_rows,
+                )  # fmt: skip
                 export_checkpoint(checkpoint(name), path, options)
         return Exported(path, reference(name))
 

@@ -34,6 +34,48 @@ Tokens joined(Tokens first, const Tokens& second) {
   return first;
 }
 
+// What `body` throws, or nothing.
+template <typename Body>
+std::string refusal(const Body& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void expect_refusal(const etcuda::KeptTokens& kept, int64_t count, int64_t length, const char* part) {
+  const std::string got = refusal([&] { kept.check(count, length); });
+  expect(got.find(part) != std::string::npos, (std::string(part) + ", got: " + got).c_str());
+}
+
+// A prompt of 20 tokens, and 12 that were decoded.
+void check_kept_tokens() {
+  const auto made = [](int64_t max_rollback, int64_t slots) {
+    etcuda::KeptTokens kept(max_rollback, slots);
+    kept.note(20, false);
+    for (int64_t length = 21; length <= 32; ++length) kept.note(length, true);
+    return kept;
+  };
+  made(INT64_MAX, 0).check(31, 32);
+  made(0, 3).require(30);
+  expect(refusal([&] { made(0, 0).require(30); }).find("behind its 30 tokens, got caches of more") !=
+             std::string::npos,
+         "states of tokens that were not read to be refused");
+  expect_refusal(made(INT64_MAX, 0), -1, 32, "expected 0 or more tokens, got -1.");
+  expect_refusal(made(INT64_MAX, 0), 33, 32, "at most 32 tokens, got 33: the session holds no more.");
+  made(7, 0).check(7, 32);
+  expect_refusal(made(7, 0), 8, 32, "at most 7 tokens, got 8: the rings of sliding layers");
+  made(0, 0).check(32, 32);
+  expect_refusal(made(0, 0), 1, 32, "of the last token alone. Export with --rollback 15");
+  made(0, 4).check(3, 32);
+  expect_refusal(made(0, 4), 4, 32,
+                 "at most 3 tokens, got 4: recurrent states are kept of the last 4 tokens");
+  made(0, 16).check(12, 32);
+  expect_refusal(made(0, 16), 13, 32, "at most 12 tokens, got 13: recurrent states");
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -61,6 +103,18 @@ int main(int, char** arguments) {
   expect(answer(session, joined(prompt, first), options, 18) == rest, "the rest of the answer");
   expect(answer(copy, joined(prompt, first), options, 18) == rest, "the rest of the answer from a fork");
 
+  check_kept_tokens();
+  etcuda::TokenSession back(model);
+  answer(back, prompt, options, 24);
+  back.rollback(10);
+  expect(back.tokens() == joined(prompt, Tokens(all.begin(), all.begin() + 13)), "10 tokens fewer");
+  expect(answer(back, joined(prompt, Tokens(all.begin(), all.begin() + 14)), options, 10) ==
+             Tokens(all.begin() + 14, all.end()),
+         "the same answer behind tokens that were taken back");
+  expect(!refusal([&] { back.rollback(-1); }).empty(), "a number that is negative to be refused");
+  back.rollback(static_cast<int64_t>(back.tokens().size()));
+  expect(answer(back, prompt, options, 24) == all, "the same answer after all tokens were taken back");
+
   // An end: the token is not given, and nothing of it stays.
   model.eos_ids = {all[9]};
   size_t ends = 0;
@@ -87,6 +141,20 @@ int main(int, char** arguments) {
   } catch (const std::runtime_error&) {
   }
   expect(answer(full, prompt, options, 24) == all, "the same answer after a step that failed");
+
+  // A grammar of one token.
+  etcuda::TokenSession bound(model);
+  bound.advance(prompt);
+  std::vector<int32_t> only(static_cast<size_t>((model.vocab_size + 31) / 32), 0);
+  only[1] = 1 << 5;
+  expect(bound.step(prompt.back(), options, &only) == 37, "the one token that is allowed");
+  expect(bound.step(37, options) != 37, "any token behind it");
+  only.pop_back();
+  try {
+    bound.step(5, options, &only);
+    expect(false, "too few bits to be refused");
+  } catch (const std::invalid_argument&) {
+  }
   if (failures == 0) std::printf("ok\n");
   return failures;
 }

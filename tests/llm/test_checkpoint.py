@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
+import types
 from collections.abc import Callable
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from etcuda.errors import CheckpointError
+from etcuda.errors import CheckpointError, SaveError, TargetError
 from etcuda.llm.checkpoint import SafetensorsFolder, dtype_of, read_config
-from etcuda.llm.export import ExportOptions, export, load_model
+from etcuda.llm.export import ExportOptions, configure, export, left_out, load_model
+from etcuda.llm.methods import token_ids
 from etcuda.llm.random_weights import RandomWeights, random_values
 from tests.llm.architectures import reference
 
@@ -88,24 +91,66 @@ def test_a_tied_head_is_one_tensor(checkpoint: Checkpoint) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_weights_in_several_files(copied: pathlib.Path) -> None:
-    tensors = load_file(copied / "model.safetensors")
-    names = sorted(tensors)
-    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, chosen in parts.items():
-        save_file({name: tensors[name] for name in chosen}, copied / file)
-    index = {"weight_map": {name: file for file, chosen in parts.items() for name in chosen}}
-    (copied / "model.safetensors").unlink()
-    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert torch.equal(load(copied).state_dict()["lm_head.weight"], tensors["lm_head.weight"])
-    (copied / "b.safetensors").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"the 2 files that model\.safetensors\.index\.json names, .* b\.safetens"
-    ):
-        SafetensorsFolder(copied)
-    (copied / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"index\.json: expected JSON with weight_map, got: KeyError"):
-        SafetensorsFolder(copied)
+def test_a_head_and_an_embedding_that_are_one(copied: pathlib.Path) -> None:
+    edit(copied, "config.json", tie_word_embeddings=True)
+    path = copied / "model.safetensors"
+    tensors = load_file(path)
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    with pytest.raises(CheckpointError, match=rf"{head}: expected the values of {embedding}, .* got others; set tie"):
+        load(copied)
+    save_file({**tensors, head: tensors[embedding].clone()}, path)
+    assert torch.equal(load(copied).state_dict()[head], tensors[embedding])
+    del tensors[embedding]
+    save_file(tensors, path)
+    for name in (embedding, head):
+        assert torch.equal(load(copied).state_dict()[name], tensors[head])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"num_attention_heads": 8, "hidden_size": 65},
+            r"config\.json: expected a configuration that transformers takes, got: Class valid",
+        ),
+        (
+            {"num_attention_heads": 0, "head_dim": -16},
+            r"num_attention_heads: .* got 0; head_dim: .* 1 or more, got -16\.",
+        ),
+        (
+            {"num_key_value_heads": 3},
+            r"num_key_value_heads: .* divides the 4 of num_attention_heads, got 3\. Copy the file again",
+        ),
+        ({"quantization_config": "int4"}, r"quantization_config: expected an object, or nothing, got 'int4'"),
+        ({"dtype": "float99"}, r"got: module 'torch' has no attribute 'float99' Update transformers, or correct"),
+        (
+            {"model_type": "t5"},
+            r"model of, got: Unrecognized .*AutoModelForCausalLM\. Correct config\.json, or name a dec",
+        ),
+        ({"hidden_size": "x"}, r"Field 'hidden_size' expected int, got str"),
+        ({"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}}, r"got one whose 'nope' it does not know"),
+        (
+            {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},
+            r"model_type 'mine': expected an architecture",
+        ),
+    ],
+)
+def test_configurations_that_no_model_is_built_of(
+    copied: pathlib.Path, values: dict[str, object], message: str
+) -> None:
+    edit(copied, "config.json", **values)
+    with pytest.raises(CheckpointError, match=message):
+        load(copied)
+
+
+def test_tokens_that_begin_and_end_texts() -> None:
+    config = types.SimpleNamespace(vocab_size=512, eos_token_id=[1, 7, 50256], bos_token_id=None)
+    assert token_ids("eos_token_id", {"eos_token_id": None}, config) == [1, 7], "null is left out, and so is no token"
+    assert token_ids("eos_token_id", {"eos_token_id": -1}, config) == []
+    assert token_ids("eos_token_id", {"eos_token_id": [2, 3]}, config) == [2, 3]
+    assert token_ids("bos_token_id", {}, config) == []
+    with pytest.raises(CheckpointError, match=r"eos_token_id: expected a token id or a list of them, got '2'"):
+        token_ids("eos_token_id", {"eos_token_id": ["2"]}, config)
 
 
 def test_missing_extra_and_misshapen_tensors_are_listed_together(copied: pathlib.Path) -> None:
@@ -168,8 +213,22 @@ def test_numbers_that_fp16_does_not_hold_are_refused(copied: pathlib.Path) -> No
 def test_no_checkpoint(tmp_path: pathlib.Path, copied: pathlib.Path) -> None:
     with pytest.raises(CheckpointError, match=r"expected a folder with config\.json, got no folder"):
         read_config(tmp_path / "nowhere")
+    with pytest.raises(
+        CheckpointError, match=r"got no folder\. To .* run: hf download some/model-8B --local-dir model-8B"
+    ):
+        read_config(pathlib.Path("some/model-8B"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"expected a folder with config\.json, got a folder without it"):
+        read_config(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match=r"config\.json, got a file\. Pass the folder that it lies in"):
+        read_config(copied / "model.safetensors")
+    (tmp_path / "empty" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"got a folder without it\. It is an adapter, .*merge_and_unload"):
+        read_config(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match=r"got neither\. It is an adapter, .*merge_and_unload"):
+        SafetensorsFolder(tmp_path / "empty")
+    (tmp_path / "empty" / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"expected JSON with model_type, got: RecursionError"):
         read_config(tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text('{"no": "type"}')
     with pytest.raises(CheckpointError, match=r"expected JSON with model_type, got: KeyError"):
@@ -198,10 +257,34 @@ def test_options_out_of_range(options: dict[str, int], message: str) -> None:
         ExportOptions(**options)
 
 
-def test_what_is_refused_before_weights_are_read(copied: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_what_is_refused_before_weights_are_read(
+    copied: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (copied / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"m\.bin: expected the name of a program, such as m\.pte"):
         export(copied, tmp_path / "m.bin", _OPTIONS)
+    with pytest.raises(CheckpointError, match=r"m\.pte: expected a folder to write it to, got none of the name .*nope"):
+        export(copied, tmp_path / "nope" / "m.pte", _OPTIONS)
+    places = tmp_path / "places"
+    for name, message in (
+        (
+            "m.ptd",
+            r"m\.ptd: expected no such file, or the weights of the m\.pte that is replaced, got a file that is not",
+        ),
+        ("m.tokenizer", r"m\.tokenizer: expected a folder for the tokenizer, or nothing, got a file"),
+    ):
+        places.mkdir()
+        (places / name).write_text("notes")
+        with pytest.raises(SaveError, match=message):
+            export(copied, places / "m.pte", _OPTIONS)
+        shutil.rmtree(places)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(SaveError, match=r"m\.pte: expected a folder that can be written to"):
+            export(copied, tmp_path / "m.pte", _OPTIONS)
+    with pytest.raises(TargetError, match=r"target 'sm_91' is not known"):
+        export(copied, tmp_path / "m.pte", ExportOptions(target="sm_91"))
+    assert configure(copied, ExportOptions(shortens=True))[1].max_seq_len == 256
     long = ExportOptions(target="host", max_seq_len=257)
     with pytest.raises(CheckpointError, match=r"at most the 256 positions of the model, got 257"):
         export(copied, tmp_path / "m.pte", long)
@@ -228,12 +311,29 @@ def test_an_export_that_is_interrupted_leaves_nothing(checkpoint: Checkpoint, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_operators_that_no_backend_took_are_told() -> None:
+    def plan(name: str, *operators: tuple[str, str]) -> types.SimpleNamespace:
+        return types.SimpleNamespace(
+            name=name, operators=[types.SimpleNamespace(name=each, overload=rest) for each, rest in operators]
+        )
+
+    plans = [plan("decode"), plan("prefill", ("aten::sort", "values"), ("aten::nonzero", "out"))]
+    program = types.SimpleNamespace(executorch_program=types.SimpleNamespace(execution_plan=plans))
+    assert left_out(program) == {"prefill": ("aten::sort.values", "aten::nonzero.out")}
+
+
 def test_dtypes(checkpoint: Checkpoint) -> None:
     config = read_config(checkpoint("llama"))
     assert dtype_of(config, "auto") == torch.float32
     config.dtype = None
     assert dtype_of(config, "auto") == torch.bfloat16
     assert dtype_of(config, "fp16") == torch.float16
+    config.dtype = torch.float64
+    with pytest.raises(
+        CheckpointError, match=r"dtype: expected bfloat16, float16 or float32 in config\.json, or none,"
+    ):
+        dtype_of(config, "auto")
+    assert dtype_of(config, "fp32") == torch.float32
 
 
 def test_random_weights_are_bytes_that_do_not_change() -> None:

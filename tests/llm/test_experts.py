@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from etcuda.errors import CheckpointError
 from etcuda.kernels.weights.config import Int8CoalescedConfig, quantize_tensor
+from etcuda.kernels.weights.tensor import CoalescedTensor
 from etcuda.llm.checkpoint import read_config
 from etcuda.llm.export import ExportOptions, load_model
 from etcuda.llm.model import empty_model
 from etcuda.llm.quantization import decode_bytes
 from etcuda.llm.stacked_experts import StackedExperts, stacked
-from tests.llm.architectures import EXPERTS, reference, save
+from tests.llm.architectures import EXPERTS, RECURRENT, reference, save
+from tests.llm.dequantised import dequantised, load_quantised, logits, straight, transformers_logits
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -25,7 +29,32 @@ def test_what_transformers_saves_is_read(name: str, tmp_path: pathlib.Path) -> N
     expected, got = whole.state_dict(), model.state_dict()
     assert got.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(got[key], value, rtol=0, atol=0)
+        wanted = straight(value, key) if name == "gpt_oss" else value
+        torch.testing.assert_close(got[key], wanted, rtol=0, atol=0)
+
+
+def test_layers_that_guess_tokens_are_left_out(tmp_path: pathlib.Path) -> None:
+    save("qwen3_next", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors") | {"mtp.fc.weight": torch.zeros(2, 2)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = load_quantised(tmp_path, "none").model
+    assert torch.equal(model.get_parameter("lm_head.weight"), tensors["lm_head.weight"])
+    save_file(tensors | {"other.fc.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.fc\.weight: expected a name of the model, got another"):
+        load_quantised(tmp_path, "none")
+
+
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+@pytest.mark.parametrize("name", [*EXPERTS, *RECURRENT])
+def test_quantised_models_say_what_their_dequantised_weights_say(name: str, quant: str, tmp_path: pathlib.Path) -> None:
+    whole = save(name, tmp_path)
+    model = load_quantised(tmp_path, quant)
+    experts = [weight for key, weight in model.model.named_parameters() if re.search(r"experts\.\w+_proj$", key)]
+    assert all(isinstance(weight, CoalescedTensor) for weight in experts)
+    assert bool(experts) == (name not in ("mamba2", "falcon_h1"))
+    wanted = transformers_logits(dequantised(model.model, whole))
+    torch.testing.assert_close(logits(model), wanted, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(wanted, transformers_logits(whole), rtol=1e-3, atol=1e-3)
 
 
 def test_a_token_reads_the_experts_that_it_is_given_to() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 import threading
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from etcuda import llm
 from etcuda.errors import GenerationError
@@ -118,6 +120,24 @@ def test_a_stop_string_ends_the_answer(program: Program) -> None:
     assert made.report.finish_reason == "stop"
 
 
+def test_how_likely_the_tokens_are(program: Program) -> None:
+    exported = program("llama")
+    model, tokens = llm.load(exported.path), prompt(7)
+    made = model.generate(tokens, max_new_tokens=6, ignore_eos=True, logprobs=3)
+    made.text()
+    assert made.tokens == _tokens(model, tokens, 6)
+    with torch.no_grad():
+        logits = exported.model(torch.tensor([[*tokens, *made.tokens]])).logits[0, len(tokens) - 1 : -1]
+    wanted = logits.log_softmax(-1)
+    top = wanted.topk(3)
+    for place, each in enumerate(made.logprobs):
+        assert each.token == made.tokens[place]
+        assert each.logprob == pytest.approx(float(wanted[place, each.token]), abs=1e-4)
+        assert [token for token, _ in each.top] == top.indices[place].tolist()
+        assert [logprob for _, logprob in each.top] == pytest.approx(top.values[place].tolist(), abs=1e-4)
+    assert len(made.logprobs) == 6
+
+
 def test_sampling_is_seeded(program: Program) -> None:
     model = llm.load(program("llama").path)
 
@@ -183,7 +203,16 @@ def test_bad_requests(program: Program, tmp_path: pathlib.Path) -> None:
     with pytest.raises(GenerationError, match=r"m\.pte: expected a program, got no such file"):
         llm.load(tmp_path / "m.pte")
     (tmp_path / "m.pte").write_bytes(b"no program")
-    with pytest.raises(GenerationError, match=r"m\.pte: expected a program that loads"):
+    with pytest.raises(GenerationError, match=r"m\.pte: expected a program that loads, .*Copy m\.pte again, or export"):
+        llm.load(tmp_path / "m.pte")
+    shutil.copyfile(path, tmp_path / "m.pte")
+    with pytest.raises(GenerationError, match=r"There is no m\.ptd beside m\.pte: copy it there, or .* --data-path\."):
+        llm.load(tmp_path / "m.pte")
+    (tmp_path / "m.weights.json").write_text("{}")
+    with pytest.raises(GenerationError, match=r"Make it: etcuda weights m\.pte\."):
+        llm.load(tmp_path / "m.pte")
+    (tmp_path / "m.ptd").write_text("short")
+    with pytest.raises(GenerationError, match=r"expected a program that loads, .*Copy m\.pte and m\.ptd again"):
         llm.load(tmp_path / "m.pte")
     assert folder_of(path).is_dir()
 

@@ -18,7 +18,7 @@ import etcuda.llm.make_weights as make_weights_module
 from etcuda.cli import main
 from etcuda.errors import CheckpointError, WeightFormatError
 from etcuda.kernels.weights.config import Int4CoalescedConfig, Int8CoalescedConfig, quantize_tensor
-from etcuda.llm.export import check_left_out
+from etcuda.llm.export import ExportOptions, check_left_out
 from etcuda.llm.make_weights import make_weights
 from etcuda.llm.random_weights import RandomWeights
 from etcuda.llm.weights_description import describe
@@ -192,6 +192,7 @@ def test_what_is_interrupted_leaves_no_half_file(
     assert len(left) == (number == signal.SIGKILL)
     make_weights(tmp_path / "m.pte")
     assert (tmp_path / "m.ptd").read_bytes() == (described / "wanted.ptd").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"m.pte", "m.weights.json", "m.ptd"}, "the next one clears up"
 
 
 def test_processes_make_the_same_bytes(
@@ -224,7 +225,9 @@ def test_the_command_without_a_description(tmp_path: pathlib.Path, capsys: pytes
 
 def test_weights_that_nobody_could_make(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path), "-o", str(tmp_path / "m.pte"), "--weights", "none"]) == 2
-    assert "write_weights: expected True, or a random_seed" in capsys.readouterr().err
+    assert "--weights none: expected --random with it, got a checkpoint's weights" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=r"write_weights: expected True, or a random_seed and weights that go to"):
+        ExportOptions(write_weights=False)
 
 
 @pytest.mark.slow

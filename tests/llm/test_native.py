@@ -13,6 +13,7 @@ import pytest
 
 from etcuda import llm
 from etcuda.cli import main
+from etcuda.errors import GenerationError
 from etcuda.library import LLM_RUNNER_NAME, find_headers, find_library, find_runner
 from etcuda.llm import SamplingOptions
 from etcuda.llm.bench import BenchRow, draw, read_result
@@ -24,10 +25,19 @@ _LINES = "\n".join(
     map(
         json.dumps,
         [
-            {"load_ns": 5e8, "chunk": 16, "max_seq_len": 64, "decode_weight_bytes": 1000, "bandwidth_mbs": 0},
+            {
+                "load_ns": 5e8,
+                "first_step_ns": 25e7,
+                "weight_bytes": 3000,
+                "chunk": 16,
+                "max_seq_len": 64,
+                "decode_weight_bytes": 1000,
+                "bandwidth_mbs": 0,
+                "cache_reads": [10, 0, 100, 6],
+            },
             {"test": "pp16", "depth": 0, "tokens": 16, "ns": [1000, 2000]},
             {"test": "tg8", "depth": 4, "tokens": 8, "ns": [4000]},
-            {"peak_bytes": 77},
+            {"peak_bytes": 77, "gpu_used_bytes": 99},
         ],
     )
 )
@@ -64,6 +74,17 @@ def test_tokens_are_those_of_python(program: Program, options: dict[str, float])
 
 
 @pytest.mark.slow
+def test_measurements_that_nobody_chose_fit_the_cache(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(program("llama").path)
+    for depth, length in ((0, MAX_SEQ_LEN), (MAX_SEQ_LEN - 4, 4)):
+        assert main(["bench", path, "-r", "1", "-d", str(depth), "-o", "csv"]) == 0
+        names = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+        assert names == ["test", f"pp{length}", f"tg{length}"]
+    assert main(["bench", path, "-p", "512"]) == 2
+    assert f"pp512 at depth 0: expected at most {MAX_SEQ_LEN} tokens in the cache" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_measurements(program: Program, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
     path = str(program("llama").path)
     arguments = ["bench", path, "-p", "16,32", "-n", "4", "-d", "0,20", "-r", "2"]
@@ -73,11 +94,17 @@ def test_measurements(program: Program, capsys: pytest.CaptureFixture[str], tmp_
         ("pp16", 0, 2), ("pp32", 0, 2), ("tg4", 0, 2), ("pp16", 20, 2), ("pp32", 20, 2), ("tg4", 20, 2),
     ]  # fmt: skip
     weights = llm.load(path).program.weight_bytes - 512 * 64 * 4
-    assert [row["limit"] for row in read["tests"]][1:3] == [None, 1e11 / weights]
+    # Of 1 KiB a token in two layers, in fp32.
+    per_token = 2 * 2 * 2 * 16 * 4
+    assert [row["limit"] for row in read["tests"]][1:3] == [None, 1e11 / (weights + 2.5 * per_token)]
+    assert read["tests"][5]["limit"] == 1e11 / (weights + 22.5 * per_token)
     assert read["peak_bytes"] > weights
     assert (tmp_path / "p.png").stat().st_size > 1000
     assert main([*arguments, "-d", "50"]) == 2
-    assert f"pp16 at depth 50: expected at most {MAX_SEQ_LEN} tokens in the cache, got 66." in capsys.readouterr().err
+    assert (
+        f"pp16 at depth 50: expected at most {MAX_SEQ_LEN} tokens in the cache, got 66. Ask for"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -160,6 +187,14 @@ def test_bad_arguments(arguments: list[str], code: int, message: str, tmp_path: 
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
 
 
+@pytest.mark.parametrize("name", ["rates.xyz", "nowhere/rates.png"])
+def test_a_picture_that_cannot_be_written(name: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(
+        GenerationError, match=r"picture: .*: expected the path of a \.png or \.svg file that can be writ"
+    ):
+        draw(read_result(_LINES, None), tmp_path / name)
+
+
 def test_the_console_script() -> None:
     code = "from etcuda.runner import llm_main; llm_main()"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
@@ -175,12 +210,20 @@ def test_a_program_that_is_no_language_model(exported: Callable[[str, str], path
 
 def test_rates() -> None:
     result = read_result(_LINES, 1e9)
-    assert result.rows == [BenchRow("pp16", 0, (16e6, 8e6), None), BenchRow("tg8", 4, (2e6,), 1e6)]
+    # In the middle of eight tokens behind four: eight and a half in all layers, six in those with a window.
+    limit = 1e9 / (1000 + 10 * 8.5 + 100 * 6)
+    assert result.rows == [BenchRow("pp16", 0, (16e6, 8e6), None), BenchRow("tg8", 4, (2e6,), limit)]
     assert result.rows[0].rate == 12e6
     assert result.rows[1].deviation == 0
-    assert (result.load_seconds, result.peak_bytes) == (0.5, 77)
+    assert (result.load_seconds, result.first_step_seconds) == (0.5, 0.25)
+    assert (result.weight_bytes, result.peak_bytes, result.gpu_used_bytes) == (3000, 77, 99)
+    assert result.rows[0].first_token_ms == pytest.approx(0.0015)
+    assert result.rows[1].first_token_ms is None
+    assert {"weight_bytes": 3000, "first_step_seconds": 0.25}.items() <= result.to_json().items()
     assert read_result(_LINES, None).rows[1].limit is None
-    assert read_result(_LINES.replace('"bandwidth_mbs": 0', '"bandwidth_mbs": 3'), None).rows[1].limit == 3000
+    assert read_result(_LINES.replace('"bandwidth_mbs": 0', '"bandwidth_mbs": 3'), None).rows[1].limit == pytest.approx(
+        3e-3 * limit
+    )
 
 
 def test_a_picture(tmp_path: pathlib.Path) -> None:
@@ -193,3 +236,7 @@ def test_nothing_to_measure(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtur
     assert "expected one test and one depth or more, got none" in capsys.readouterr().err
     assert main(["bench", str(tmp_path / "m.pte"), "-p", "1,x"]) == 2
     assert "--prompt: expected numbers with commas between them, got '1,x'" in capsys.readouterr().err
+    assert main(["bench", str(tmp_path / "m.pte"), "-n", "0"]) == 2
+    assert """--generate: expected numbers from 1 on, or "" for none, got '0'""" in capsys.readouterr().err
+    assert main(["bench", str(tmp_path / "m.pte")]) == 2
+    assert "m.pte: expected a program, got no such file. Make one with etcuda export." in capsys.readouterr().err

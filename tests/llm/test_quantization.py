@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +12,18 @@ import torch
 from etcuda import Int4CoalescedTensor, Int8CoalescedTensor, llm
 from etcuda.errors import CheckpointError
 from etcuda.llm.checkpoint import read_config
+from etcuda.llm.experts import refuse, top_k
 from etcuda.llm.export import ExportOptions, export, load_model
 from etcuda.llm.model import TextModel, empty_model
 from etcuda.llm.quantization import Plan, QuantOptions, decode_bytes, stored_bytes
+from tests.exhaustive import only
 from tests.llm.architectures import greedy, prompt, reference
 
 Checkpoint = Callable[[str], pathlib.Path]
 
 
-def formats(name: str, options: QuantOptions) -> dict[str, str]:
-    return dict(Plan(empty_model(reference(name).config, torch.float32), options).formats)
+def formats(name: str, options: QuantOptions, **changes: Any) -> dict[str, str]:
+    return dict(Plan(empty_model(reference(name, **changes).config, torch.float32), options).formats)
 
 
 def quantised(folder: pathlib.Path, options: QuantOptions) -> tuple[ExportOptions, TextModel]:
@@ -40,6 +43,53 @@ def test_linear_layers_and_rules() -> None:
     assert some["lm_head.weight"] == some["model.layers.1.mlp.down_proj.weight"] == "int8"
     assert some["model.embed_tokens.weight"] == some["model.layers.1.mlp.up_proj.weight"] == "int4"
     assert not any(name.startswith("model.layers.0.") for name in some)
+
+
+def test_experts_are_quantised_with_the_layers_or_by_rules() -> None:
+    every = formats("qwen3_moe", QuantOptions("int4"))
+    names = [f"model.layers.{layer}.mlp.experts.{part}_proj" for layer in (0, 1) for part in ("gate_up", "down")]
+    assert {every[name] for name in names} == {"int4"}
+    # The router stays as it is.
+    assert not any(name.endswith("mlp.gate.weight") for name in every)
+    rules = (("*.0.mlp.experts", "none"), ("*.mlp.experts", "int8"))
+    some = formats("qwen3_moe", QuantOptions("int4", rules))
+    assert [some.get(name) for name in names] == [None, None, "int8", "int8"]
+    assert set(formats("qwen3_moe", QuantOptions(rules=rules))) == set(names[2:])
+    biased = formats("gpt_oss", QuantOptions("int4"))
+    assert {biased[name] for name in names} == {"int4"}
+    assert not any(name.endswith("_bias") for name in biased)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("gpt_oss", {"swiglu_limit": 5.0}, "its gate is computed by code of its own"),
+        ("mixtral", {"hidden_act": "relu"}, "its activation is a ReLU"),
+    ],
+)
+def test_experts_that_no_kernel_computes_stay_as_they_are(name: str, changes: dict[str, Any], reason: str) -> None:
+    assert not any("experts" in each for each in formats(name, QuantOptions("int4"), **changes))
+    with pytest.raises(
+        CheckpointError, match=rf"0\.mlp\.experts: expected experts that can be quantised, but {reason}"
+    ):
+        formats(name, QuantOptions("int4", (("*.experts", "int8"),)), **changes)
+
+
+def test_the_number_of_a_tokens_experts() -> None:
+    assert top_k(reference("mixtral").config) == top_k(reference("gemma4_text experts").config) == 2
+    with pytest.raises(CheckpointError, match="model_type 'llama': expected a token's number of experts as one of"):
+        top_k(reference("llama").config)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "reason"),
+    [("has_gate", False, "its experts have no gate"), ("has_post_expert_norm", True, "its experts have norms")],
+)
+def test_what_the_operator_does_not_compute(attribute: str, value: bool, reason: str) -> None:
+    mixture = empty_model(reference("mixtral").config, torch.float32).model.layers[0].mlp.experts
+    assert refuse(mixture) is None
+    setattr(mixture, attribute, value)
+    assert refuse(mixture) == reason
 
 
 def test_a_tied_head_has_one_format_with_the_embedding() -> None:
@@ -71,20 +121,21 @@ def test_bytes(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.slow
-def test_an_int4_program_says_what_its_model_does(checkpoint: Checkpoint, tmp_path: pathlib.Path) -> None:
-    options, model = quantised(checkpoint("llama"), QuantOptions("int4", activation_dtype="exact"))
-    export(checkpoint("llama"), tmp_path / "m.pte", options)
+@pytest.mark.parametrize("name", [only(False, "llama"), "qwen3_moe"])
+def test_an_int4_program_says_what_its_model_does(name: str, checkpoint: Checkpoint, tmp_path: pathlib.Path) -> None:
+    options, model = quantised(checkpoint(name), QuantOptions("int4", activation_dtype="exact"))
+    export(checkpoint(name), tmp_path / "m.pte", options)
     program = llm.load(tmp_path / "m.pte")
     assert program.program.weight_bytes == sum(map(stored_bytes, model.model.parameters()))
     tokens = prompt(20, seed=2)
     made = program.generate(tokens, max_new_tokens=12, ignore_eos=True)
     made.text()
-    dequantised = reference("llama")
-    for name, value in model.model.state_dict().items():
+    dequantised = reference(name)
+    for key, value in model.model.state_dict().items():
         if isinstance(value, Int4CoalescedTensor):
-            dequantised.get_parameter(name).copy_(value.dequantize())
+            dequantised.get_parameter(key).copy_(value.dequantize())
     assert made.tokens == greedy(dequantised, tokens, 12)
-    assert made.tokens != greedy(reference("llama"), tokens, 12)
+    assert made.tokens != greedy(reference(name), tokens, 12)
 
 
 @pytest.mark.parametrize(

@@ -137,16 +137,29 @@ def test_parts_that_do_not_fit(
 @pytest.mark.parametrize(
     ("quantization", "message"),
     [
-        ({"quant_method": "fp8"}, r"quant_method: expected awq, gptq, torchao, or none, got 'fp8'\. Export the"),
+        ({"quant_method": "fp8"}, r"quant_method: expected awq, gptq, mxfp4, torchao, or none, got 'fp8'\. Export the"),
         ({"quant_method": "gptq", "bits": 3}, r"expected GPTQ with 4 or 8 bits .* got 3 bits and 'gptq'"),
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, r"got 4 bits and 'marlin'"),
         ({"quant_method": "gptq", "dynamic": {"a": {"bits": 8}, "-:b": {}}}, r"others for \{'a': 8\}"),
+        (
+            {"quant_method": "gptq", "dynamic": {"a": 8}},
+            r"dynamic: expected an object with an object for each name, got",
+        ),
+        ({"quant_method": "gptq", "group_size": "x"}, r"group_size: expected 1 or more, or -1 for whole rows, got 'x'"),
+        ({"quant_method": "awq", "group_size": 0}, r"group_size: expected 1 or more, or -1 for whole rows, got 0"),
+        ({"quant_method": "gptq", "bits": "4"}, r"got '4' bits and 'gptq'"),
         ({"quant_method": "awq", "version": "gemv"}, r"AWQ with 4 bits in the layout 'gemm', got 4 bits and 'gemv'"),
     ],
 )
 def test_what_is_not_served(tmp_path: pathlib.Path, quantization: dict[str, Any], message: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
     with pytest.raises(CheckpointError, match=message):
+        read_scheme(tmp_path)
+
+
+def test_the_older_name_of_compressed_tensors(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"compression_config": {"quant_method": "compressed-tensors"}}))
+    with pytest.raises(CheckpointError, match=r"quant_method: expected awq, .* got 'compressed-tensors'"):
         read_scheme(tmp_path)
 
 

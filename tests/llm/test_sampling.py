@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from etcuda.errors import GenerationError
-from etcuda.llm.sampling import Sampler, SamplingOptions, filtered
+from etcuda.llm.sampling import Sampler, SamplingOptions, draw, filtered
 
 
 def logits(seed: int = 0, size: int = 200) -> np.ndarray:
@@ -60,11 +62,50 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
         assert Sampler(SamplingOptions(repetition_penalty=4.0), seen).choose(values) == expected
 
 
+def test_penalties_of_the_answers_tokens_and_biases() -> None:
+    values = np.array([3.0, 2.5, 1.0, 0.0], dtype=np.float32)
+    cases: tuple[tuple[dict[str, Any], list[int]], ...] = (
+        # Tokens of the prompt do not count.
+        ({}, [0, 0, 0]),
+        ({"presence_penalty": 0.4}, [0, 0, 0]),
+        ({"presence_penalty": 1.0}, [0, 1, 0, 0]),
+        ({"frequency_penalty": 1.0}, [0, 1, 0, 1, 0, 2]),
+        ({"frequency_penalty": -1.0, "logit_bias": ((3, 9.0),)}, [3, 3, 3]),
+        ({"logit_bias": ((0, -100.0), (2, 1.6))}, [2, 2]),
+    )
+    for options, wanted in cases:
+        made = SamplingOptions(**options)
+        assert made.needs_host == bool(options)
+        sampler = Sampler(made, seen=[0, 1, 2])
+        assert [sampler.choose(values) for _ in wanted] == wanted
+    with pytest.raises(GenerationError, match=r"logit_bias: expected tokens from 0 to 3, got 4"):
+        Sampler(SamplingOptions(logit_bias=((4, 1.0),))).choose(values)
+
+
 def test_frequencies_are_the_probabilities() -> None:
     values = np.log(np.array([0.5, 0.25, 0.125, 0.125], dtype=np.float32))
     sampler = Sampler(SamplingOptions(temperature=1.0, seed=11))
     drawn = np.bincount([sampler.choose(values) for _ in range(4000)], minlength=4) / 4000
     np.testing.assert_allclose(drawn, [0.5, 0.25, 0.125, 0.125], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"top_k": 7}, {"top_k": 5000}, {"top_p": 0.60004}, {"top_p": 1e-6}, {"top_p": 0.99904}, {"min_p": 0.2},
+        {"top_k": 400, "top_p": 0.9004, "min_p": 0.001},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("width", [0.0, 0.05, 3.0], ids=["equal", "flat", "peaked"])
+def test_a_draw_is_that_of_all_tokens_in_order(options: dict[str, float], width: float) -> None:
+    """However many are put in order: a few of peaked logits, all of flat ones, and of equal ones the first."""
+    made, chosen = np.random.default_rng(5), SamplingOptions(temperature=1.0, **options)
+    values = np.round(width * made.standard_normal(6000), 2)
+    order, probabilities = filtered(values, chosen)
+    cumulative = np.cumsum(probabilities)
+    for uniform in (0.0, 1 - 2.0**-53, *made.random(40)):
+        place = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+        assert draw(values, chosen, uniform) == order[min(place, len(order) - 1)]
 
 
 def test_draws_do_not_change_between_releases() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from etcuda.errors import GenerationError
+from etcuda.llm.kept_tokens import KeptTokens
+from etcuda.llm.logprobs import LogprobNotes
 from etcuda.llm.model import TextModel
 from etcuda.llm.program import TextProgram
 from etcuda.llm.report import Report
@@ -34,14 +38,17 @@ class State:
 
 
 class EagerProgram(TextProgram):
-    """A program that PyTorch runs. ``fails_at`` is a position at which steps fail, ``steps`` those that were run."""
+    """A program that PyTorch runs, with ``slots`` recurrent states, if it has such. ``fails_at`` is a position at which
+    steps fail, ``steps`` those that were run."""
 
-    def __init__(self, name: str) -> None:
-        self.model, _ = text_model(name)
+    def __init__(self, name: str, slots: int = 1) -> None:
+        self.model, _ = text_model(name, slots=slots)
         self.model.cache.keep_history(_LENGTH)
         self.stepper = StepModel(self.model).eval()
         self.chunk, self.max_seq_len, self.vocab_size = _CHUNK, _LENGTH, VOCAB
         self.max_rollback = _CHUNK - 1 if any(each.is_ring for each in self.model.cache.layers) else None
+        if self.model.cache.recurrent.layers:
+            self.max_rollback, self.state_slots = 0, slots if slots > 1 else 0
         self.eos_ids, self.bos_id, self.has_step = frozenset(), None, True
         self.fails_at: int | None = None
         self.steps: list[int] = []
@@ -70,8 +77,9 @@ def answer(
     program: TextProgram, session: TokenSession, tokens: list[int], count: int, **more: Any
 ) -> tuple[list[int], Report]:
     report = Report()
-    ends = frozenset(more.pop("ends", ()))
-    made = generate_tokens(session, program, tokens, SamplingOptions(**more), count, ends, report, lambda: False)
+    ends, allow = frozenset(more.pop("ends", ())), more.pop("allow", None)
+    options = SamplingOptions(**more)
+    made = generate_tokens(session, program, tokens, options, count, ends, report, lambda: False, allow=allow)
     return list(made), report
 
 
@@ -104,6 +112,52 @@ def test_steps_give_the_hosts_tokens(program: EagerProgram, penalty: float) -> N
     assert (report.finish_reason, report.generated_tokens) == ("length", 30)
     assert list(session.tokens) == [*prompt(20), *got[:-1]]
     assert program.steps == list(range(19, 49)), "as many steps as tokens"
+
+
+def test_the_host_draws_what_steps_do_not_know(program: EagerProgram) -> None:
+    plain, _ = answer(program, program.session(), prompt(20), 12)
+    program.steps = []
+    token = plain[3]
+    got, _ = answer(program, program.session(), prompt(20), 12, logit_bias=((token, -100.0),))
+    assert program.steps == []
+    assert got[:3] == plain[:3]
+    assert token not in got
+    notes = LogprobNotes(1)
+    made = generate_tokens(
+        program.session(), program, prompt(20), SamplingOptions(), 12, frozenset(plain[5:6]), Report(), lambda: False,
+        notes=notes,
+    )  # fmt: skip
+    said = list(made)
+    assert program.steps == []
+    assert said == plain[: plain.index(plain[5])]
+    # The token that ends the answer is not one of its.
+    assert [each.token for each in notes.tokens] == said
+    assert [each.top for each in notes.tokens] == [((each.token, each.logprob),) for each in notes.tokens]
+
+
+def test_steps_draw_what_is_allowed(program: EagerProgram) -> None:
+    """A grammar of even and odd tokens by turns; the bits of the last word are those of tokens that exist."""
+
+    def allow(tokens: Sequence[int]) -> npt.NDArray[np.bool_]:
+        return np.arange(VOCAB) % 2 == len(tokens) % 2
+
+    asked: dict[str, Any] = {"repetition_penalty": 1.3, "allow": allow}
+    got, _ = answer(program, program.session(), prompt(20), 12, **asked)
+    assert [token % 2 for token in got] == [0, 1] * 6
+    program.has_step = False
+    expected, _ = answer(program, program.session(), prompt(20), 12, **asked)
+    program.has_step = True
+    assert got == expected
+    last = np.arange(VOCAB) == VOCAB - 1
+    assert answer(program, program.session(), prompt(20), 2, allow=lambda tokens: last)[0] == [VOCAB - 1] * 2
+    for wrong, message in (
+        (np.zeros(VOCAB, dtype=bool), "one token or more that may follow 0 tokens of the answer, got none"),
+        (np.ones(VOCAB), rf"an array of {VOCAB} bools, one a token, got float64 of shape \[{VOCAB}\]"),
+        (np.ones(VOCAB - 1, dtype=bool), rf".* got bool of shape \[{VOCAB - 1}\]"),
+    ):
+        for program.has_step in (False, True):
+            with pytest.raises(GenerationError, match=rf"allow: expected {message}"):
+                answer(program, program.session(), prompt(20), 2, allow=lambda tokens, wrong=wrong: wrong)
 
 
 def test_an_end_is_not_appended(program: EagerProgram) -> None:
@@ -183,6 +237,89 @@ def test_a_ring_counts_what_was_ever_written(programs: dict[str, EagerProgram]) 
     assert got is not None
     assert expected is not None
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def decoded(program: EagerProgram, session: TokenSession, tokens: list[int]) -> np.ndarray[Any, Any]:
+    logits = [session.decode(token) for token in tokens]
+    assert len(logits) > 0
+    return logits[-1]
+
+
+# By how many tokens a session may be taken back: a prompt of 20 tokens, 12 that were decoded.
+@pytest.mark.parametrize(
+    ("name", "slots", "most"),
+    [
+        ("llama", 1, 32),
+        ("gemma3_text", 1, 7),
+        ("qwen3_next", 5, 4),
+        ("falcon_h1", 16, 12),
+        ("mamba2", 3, 2),
+        ("qwen3_5_moe_text", 1, 0),
+    ],
+)
+def test_a_session_is_taken_back(name: str, slots: int, most: int) -> None:
+    program = EagerProgram(name, slots)
+    tokens, more = prompt(20), prompt(12, seed=4)
+    whole = [*tokens, *more]
+    session = program.session()
+    session.prefill(tokens, lambda: False)
+    decoded(program, session, more)
+    for count in sorted({0, 1, min(most, 3), most} - {32}):
+        if count > most:
+            continue
+        fork = session.fork()
+        fork.rollback(count)
+        assert list(fork.tokens) == whole[: 32 - count]
+        fresh = program.session()
+        fresh.prefill(fork.tokens, lambda: False)
+        np.testing.assert_allclose(
+            decoded(program, fork, [9, 11, 5]), decoded(program, fresh, [9, 11, 5]), rtol=1e-3, atol=1e-3
+        )
+        # Of a prompt that shares as much with the session, the rest alone is computed.
+        assert session.reusable([*whole[: 32 - count], 400]) == 32 - count
+    if most < 31:
+        assert session.reusable([*whole[: 32 - most - 1], 400]) == 0
+    session.rollback(32)
+    assert session.tokens == ()
+    got = session.prefill(tokens, lambda: False)
+    np.testing.assert_allclose(got, program.session().prefill(tokens, lambda: False), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_taken_back_is_gone() -> None:
+    """A ring counts from the longest that the sequence was, and a prompt's states are not kept."""
+    program = EagerProgram("qwen3_next", 5)
+    session = program.session()
+    session.prefill(prompt(20), lambda: False)
+    decoded(program, session, prompt(6, seed=4))
+    session.rollback(3)
+    with pytest.raises(GenerationError, match="rollback: expected at most 1 tokens, got 2"):
+        session.rollback(2)
+    session.rollback(1)
+    session.prefill([*session.tokens, *prompt(3, seed=5)], lambda: False)
+    with pytest.raises(GenerationError, match="expected at most 0 tokens, got 1: recurrent states are kept of the la"):
+        session.rollback(1)
+    decoded(program, session, [7, 8])
+    session.rollback(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "slots", "count", "message"),
+    [
+        ("llama", 1, -1, "rollback: expected 0 to the 32 tokens that the session holds, got -1"),
+        ("llama", 1, 33, "rollback: expected 0 to the 32 tokens that the session holds, got 33"),
+        ("gemma3_text", 1, 8, "expected at most 7 tokens, got 8: the rings of sliding layers have lost the keys"),
+        ("falcon_h1", 1, 1, "more tokens than the last, got 1 tokens to take back. Export with --rollback 15"),
+        ("falcon_h1", 4, 4, "expected at most 3 tokens, got 4: recurrent states are kept of the last 4 tokens"),
+        ("falcon_h1", 16, 13, "expected at most 12 tokens, got 13: .* of a prompt's call behind its last token alone"),
+    ],
+)
+def test_what_cannot_be_taken_back(name: str, slots: int, count: int, message: str) -> None:
+    session = KeptTokens(*{"llama": (None, 0), "gemma3_text": (7, 0)}.get(name, (0, slots if slots > 1 else 0)))
+    session.note(20, each=False)
+    for length in range(21, 33):
+        session.note(length, each=True)
+    with pytest.raises(GenerationError, match=message):
+        session.check(count, 32)
 
 
 def test_what_is_penalised() -> None:

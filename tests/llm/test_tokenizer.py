@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import pathlib
+import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from etcuda.errors import CheckpointError, GenerationError
 from etcuda.llm import tokenizer
-from etcuda.llm.language_model import _first, _overlap
+from etcuda.llm.language_model import LanguageModel, _first, _overlap
 from etcuda.llm.tokenizer import TextStream, Tokenizer
 from tests.llm.architectures import VOCAB
 from tests.llm.conftest import train_tokenizer
@@ -110,6 +112,35 @@ def test_a_damaged_tokenizer_is_refused(folder: pathlib.Path, tmp_path: pathlib.
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(GenerationError, match=r"tokenizer_config\.json: expected JSON, got"):
         Tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(GenerationError, match=r"tokenizer_config\.json: expected a JSON object, got a list"):
+        Tokenizer(tmp_path)
+    for template in (5, ["{{ 1 }}"], [{"name": "default", "template": 5}]):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+        with pytest.raises(
+            GenerationError, match=r"chat_template: expected a text, or a list of objects with name and"
+        ):
+            Tokenizer(tmp_path)
+
+
+def test_the_tokenizer_of_another_model_is_refused(folder: pathlib.Path) -> None:
+    program: Any = types.SimpleNamespace(vocab_size=VOCAB - 1, tokenizer_files={})
+    with pytest.raises(GenerationError, match=rf"expected ids below the program's vocabulary of {VOCAB - 1}, got ids"):
+        LanguageModel(program, folder)
+
+
+def test_a_tokenizer_inside_a_program(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    files = tokenizer.read(folder)
+    assert sorted(files) == ["tokenizer.json", "tokenizer_config.json"]
+    assert tokenizer.read(tmp_path) == {}
+    program: Any = types.SimpleNamespace(vocab_size=VOCAB, tokenizer_files=files)
+    inside, beside = LanguageModel(program, tmp_path).tokenizer, Tokenizer(folder)
+    assert inside.encode("Shall I?") == beside.encode("Shall I?")
+    assert inside.render(_MESSAGES) == beside.render(_MESSAGES)
+    # One that lies beside it comes first.
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(GenerationError, match=r"tokenizer\.json: expected a tokenizer, got"):
+        LanguageModel(program, tmp_path)
 
 
 def test_a_program_has_the_tokenizer_of_its_last_export(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -130,6 +130,8 @@ def test_bad_lines(program: Program) -> None:
     bad = {
         "{": "line: expected JSON, got:",
         "[]": "line: expected a JSON object, got list",
+        "[" * 100_000: "line: expected JSON, got: maximum recursion depth",
+        '{"prompt": "\udcff"}': "prompt: expected a text of whole characters, got",
         "{}": "request: expected either prompt or prompt_segments, got both or none",
         '{"prompt": 4}': "prompt: expected str, got 4",
         '{"prompt": ""}': "prompt: expected one token or more, got none",

@@ -43,13 +43,17 @@ class FakeProgram:
     vocab_size: int = VOCAB
     eos_ids: frozenset[int] = frozenset((2,))
     max_rollback: int | None = None
+    state_slots: int = 0
     has_step: bool = False
     load_seconds: float = 0.0
-    limit: float = 0.0
+    tokenizer_files: dict[str, str] = dataclasses.field(default_factory=dict)
     calls: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     gate: Callable[[], None] = lambda: None
     fail_at: int | None = None
     threads: set[int] = dataclasses.field(default_factory=set)
+
+    def limit(self, tokens: float) -> float:
+        return 0.0
 
     def run(self, session: Any, tokens: list[int], position: int) -> npt.NDArray[np.float32]:
         self.gate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 
 from etcuda.serve.app import make_app
 from etcuda.serve.engine import Engine, EngineOptions
-from etcuda.serve.job import Event, Job
+from etcuda.serve.job import Event, Job, Started
+from tests.llm.architectures import VOCAB
 from tests.serve.bad_requests import BAD, SAID
 from tests.serve.conftest import run
 from tests.serve.fakes import FakeProgram, expected
@@ -104,6 +106,44 @@ def test_completions(engines: Engines) -> None:
     run(work())
 
 
+def test_how_likely_the_tokens_were(engines: Engines) -> None:
+    engine = engines(FakeProgram())
+    # Logits of the program: 9 for one token, 0 for the others.
+    likely, others = -math.log1p((VOCAB - 1) * math.exp(-9)), -9 - math.log1p((VOCAB - 1) * math.exp(-9))
+
+    async def work() -> None:
+        api = client(make_app(engine, "m"))
+        given: dict[str, Any] = {"model": "m", "messages": SAID, "max_tokens": 12, "logprobs": True, "temperature": 0}
+        whole = await api.chat.completions.create(**given, top_logprobs=2, extra_body={"ignore_eos": True})
+        told = whole.choices[0].logprobs.content
+        assert len(told) == 12
+        assert "".join(each.token for each in told if "\ufffd" not in each.token).strip()
+        for each in told:
+            assert each.logprob == pytest.approx(likely)
+            assert [one.logprob for one in each.top_logprobs] == pytest.approx([likely, others])
+            assert each.top_logprobs[0].token == each.token
+            assert each.bytes == (None if "\ufffd" in each.token else list(each.token.encode()))
+        stream = await api.chat.completions.create(**given, stream=True, extra_body={"ignore_eos": True})
+        parts = [chunk.choices[0].logprobs async for chunk in stream]
+        streamed = [each for part in parts if part is not None for each in part.content]
+        assert [(each.token, each.top_logprobs) for each in streamed] == [(each.token, []) for each in told]
+        none = await api.chat.completions.create(**{**given, "logprobs": False})
+        assert none.choices[0].logprobs is None
+        old = (
+            await api.completions.create(
+                model="m", prompt=[5, 6], temperature=0, max_tokens=4, logprobs=1, extra_body={"ignore_eos": True}
+            )
+        ).choices[0]
+        ids = expected([5, 6], 4)
+        texts = [engine._model.tokenizer.text_of(token) for token in ids]
+        assert old.logprobs.tokens == texts
+        assert old.logprobs.token_logprobs == pytest.approx([likely] * 4)
+        assert [list(each) for each in old.logprobs.top_logprobs] == [[text] for text in texts]
+        assert old.logprobs.text_offset == [len("".join(texts[:place])) for place in range(4)]
+
+    run(work())
+
+
 def test_bad_requests(engines: Engines) -> None:
     program = FakeProgram()
     engine = engines(program)
@@ -174,7 +214,13 @@ def test_a_full_queue_and_a_failure(engines: Engines) -> None:
 
     async def work() -> None:
         api = client(make_app(engine, "m"))
-        given: dict[str, Any] = {"model": "m", "prompt": [5, 6], "max_tokens": 8, "extra_body": {"ignore_eos": True}}
+        given: dict[str, Any] = {
+            "model": "m",
+            "prompt": [5, 6],
+            "max_tokens": 8,
+            "temperature": 0,
+            "extra_body": {"ignore_eos": True},
+        }
         with pytest.raises(openai.InternalServerError, match="the program failed: position 4"):
             await api.completions.create(**given)
         stream = await api.completions.create(**given, stream=True)
@@ -230,6 +276,48 @@ def test_a_client_that_leaves_stops_its_answer(engines: Engines, stream: bool) -
         await client(app).completions.create(model="m", prompt=[9], max_tokens=1)
         assert len(program.calls) <= 22
         assert 'etcuda_requests_total{status="499"} 1' in (await http(app).get("/metrics")).text
+
+    run(work())
+
+
+def test_a_server_that_cancels_twice() -> None:
+    closed = asyncio.Event()
+
+    class Slow:
+        async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
+            try:
+                await asyncio.sleep(60)
+                yield Started(1)
+            finally:
+                await asyncio.sleep(0.05)
+                closed.set()
+
+        async def ready(self) -> int:
+            return 1
+
+    async def work() -> None:
+        app = make_app(Slow(), "m")
+        given = [{"type": "http.request", "body": b'{"model": "m", "prompt": [5]}', "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if not given:
+                await asyncio.sleep(60)
+            return given.pop()
+
+        async def send(message: Any) -> None:
+            pytest.fail(f"nothing is sent to a client that left, but {message}")
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
+        asking = asyncio.create_task(app(scope, receive, send))
+        for _ in range(2):
+            await asyncio.sleep(0.02)
+            asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await asyncio.wait_for(closed.wait(), 10)
+        said = (await http(app).get("/metrics")).text
+        assert 'etcuda_requests_total{status="499"} 1' in said
+        assert "etcuda_requests_running 0" in said
 
     run(work())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import socket
 
 import pytest
 
@@ -44,5 +45,19 @@ def test_nobody_answers() -> None:
 
 def test_why_a_replica_does_not_start() -> None:
     said = "Deploying failed: ...\nTraceback\netcuda.errors.GenerationError: m.pte: expected a program, got none.\n"
-    assert launch._reason(RuntimeError(said)) == "m.pte: expected a program, got none."
-    assert launch._reason(RuntimeError("no reason of ours")) == "no reason of ours"
+    assert launch._reason(RuntimeError(said), "") == "m.pte: expected a program, got none."
+    # As of Ray 2.60, where the application's error tells no more than that a deployment failed.
+    assert launch._reason(RuntimeError("Deploying failed"), said) == "m.pte: expected a program, got none."
+    assert launch._reason(RuntimeError("no reason of ours"), "") == "no reason of ours"
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OptionError, match=rf"is free, got 127\.0\.0\.1:{port}: .*in use\. Pass another --port"):
+            launch._check_port("127.0.0.1", port)
+    launch._check_port("127.0.0.1", port)
+    with pytest.raises(OptionError, match=r"got 203\.0\.113\.9:80: "):
+        launch._check_port("203.0.113.9", 80)
