@@ -25,11 +25,19 @@ class NativeSession:
 
     def __init__(self, library: pathlib.Path, program: pathlib.Path, weights: pathlib.Path | None = None) -> None:
         self._library = ctypes.CDLL(str(library))
-        for name in ("bench_open", "bench_call", "bench_output"):
+        for name in ("bench_open", "bench_load", "bench_call", "bench_output"):
             getattr(self._library, name).restype = ctypes.c_char_p
         self._session = ctypes.c_void_p()
         path = None if weights is None else str(weights).encode()
         self._check(self._library.bench_open(str(program).encode(), path, ctypes.byref(self._session)))
+
+    def load(self, method: str) -> None:
+        """Loads a method with its weights, which its first call does otherwise.
+
+        Raises:
+            RuntimeError: it cannot be loaded.
+        """
+        self._check(self._library.bench_load(self._session, method.encode()))
 
     def call(self, method: str, *inputs: Tensor) -> float:
         """Microseconds of the host's clock that one execution takes, inputs and outputs in host memory.

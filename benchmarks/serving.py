@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 from etcuda import llm
 from etcuda.serve.engine import EngineOptions
@@ -91,7 +91,7 @@ class Load:
         return "wrong"
 
 
-def kill_one(find: Callable[[], Sequence[int]]) -> int:
+def kill_one(find: Callable[[], Collection[int]]) -> int:
     """Kills a replica's process; returns its number."""
     pid = min(find())
     os.kill(pid, signal.SIGKILL)
@@ -130,8 +130,14 @@ def main() -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ServeOptions(given.program, name="m", port=port, replicas=given.replicas, engine=EngineOptions())
+    # Of other services on this machine.
+    others = set(replica_processes())
+
+    def own() -> set[int]:
+        return set(replica_processes()) - others
+
     service = Service(options)
-    before = set(replica_processes())
+    before = own()
     load = Load(f"{service.url}/v1", expected, given.tokens, given.seconds)
     threads = [threading.Thread(target=load.client, args=(number,)) for number in range(given.clients)]
     begun = time.monotonic()
@@ -139,11 +145,11 @@ def main() -> int:
         thread.start()
     if not given.keep:
         time.sleep(given.seconds / 2)
-        kill_one(replica_processes)
+        kill_one(own)
     for thread in threads:
         thread.join()
     seconds = time.monotonic() - begun
-    back = len(set(replica_processes()) - before)
+    back = len(own() - before)
     healthy = service.health()["replicas"]
     service.stop()
     load.firsts.sort()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from examples.depth import times
+
 
 class CachedLM(nn.Module):
     """A causal language model and its cache, [1, num_kv_heads, max_length, head_dim] per layer.
@@ -67,7 +69,7 @@ def gemma3(dtype: torch.dtype, max_length: int, vocab_size: int) -> CachedLM:
         **_sizes(vocab_size, max_length),
         head_dim=64,
         sliding_window=16,
-        layer_types=["sliding_attention", "full_attention"],
+        layer_types=["sliding_attention", "full_attention"] * times(),
     )
     return _cached(config, dtype, max_length)
 
@@ -97,7 +99,7 @@ def _sizes(vocab_size: int, max_length: int) -> dict[str, Any]:
     return {
         "vocab_size": vocab_size,
         "hidden_size": 64,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 2 * times(),
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "intermediate_size": 128,

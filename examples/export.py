@@ -110,7 +110,9 @@ def attention_kernels(path: pathlib.Path) -> tuple[str, ...]:
 
     delegates = [delegate for method in inspect_program(path).methods for delegate in method.delegates]
     names = {name for delegate in delegates for image in delegate.images for name in image.kernels}
-    return tuple(kind for kind in ("split", "tiled") if any(name.startswith(f"attention_{kind}_") for name in names))
+    return tuple(
+        kind for kind in ("split", "cluster", "tiled") if any(name.startswith(f"attention_{kind}_") for name in names)
+    )
 
 
 def export_case(name: str, target: str, path: pathlib.Path, options: CompileOptions | None = None) -> ExportRecord:

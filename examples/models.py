@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from examples.cached_lm import CachedLM, export_cached, gemma3, qwen3
 from examples.decoder.model import Decoder, DecoderConfig, export_decoder
+from examples.depth import times
 from examples.resnet.image import load_image
 from examples.resnet.model import seeded_resnet18
 
@@ -98,7 +99,7 @@ def _mlp_session(dtype: torch.dtype) -> list[Call]:
 
 
 def _small_decoder(dtype: torch.dtype) -> nn.Module:
-    config = DecoderConfig(dim=64, num_layers=2, num_heads=4, num_kv_heads=2, hidden_dim=128, max_seq=64)
+    config = DecoderConfig(dim=64, num_layers=2 * times(), num_heads=4, num_kv_heads=2, hidden_dim=128, max_seq=64)
     return Decoder(config).convert(dtype)
 
 
@@ -150,7 +151,7 @@ def _bert(dtype: torch.dtype) -> nn.Module:
     config = BertConfig(
         vocab_size=_VOCAB,
         hidden_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=2 * times(),
         num_attention_heads=4,
         intermediate_size=128,
         max_position_embeddings=_MAX_LENGTH,
@@ -165,7 +166,7 @@ def _llama(dtype: torch.dtype) -> nn.Module:
     config = LlamaConfig(
         vocab_size=_VOCAB,
         hidden_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=2 * times(),
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=128,

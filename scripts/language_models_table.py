@@ -3,6 +3,7 @@ with transformers' own, in fp32 on the host.
 
     python scripts/language_models_table.py                  # all of them: half an hour on two idle cores
     python scripts/language_models_table.py llama gpt_oss    # these; the results of the others stay
+    python scripts/language_models_table.py --quick mixtral  # the last three columns alone: no export, half a minute
     python scripts/language_models_table.py --render         # docs/llm-architectures.md from its JSON file alone
 """
 
@@ -13,7 +14,6 @@ import json
 import pathlib
 import sys
 import tempfile
-import time
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -21,6 +21,7 @@ sys.path.append(str(ROOT))
 
 RESULTS = ROOT / "docs" / "llm-architectures.json"
 PAGE = ROOT / "docs" / "llm-architectures.md"
+_YES = ("chunks", "sessions", "gguf", "int4", "int8")
 TOKENS, PROMPT, MAX_SEQ_LEN, CHUNK = 64, 20, 128, 16
 # Of those that the tests write GGUF files of: their matrices as Q8_0, compared with the dequantised weights.
 GGUF = ("llama", "qwen3")
@@ -36,9 +37,14 @@ answers wrap several times.
 - Chunks: whether a prompt of 60 tokens gives the same tokens in chunks of {CHUNK}, in chunks of 7 and one by one.
 - Sessions: whether two conversations whose steps alternate give what each gives alone.
 - GGUF: whether a file of the weights as Q8_0 gives the greedy tokens of its dequantised weights.
+- int4, int8: whether the model that `--quant` exports has the logits of its dequantised weights, computed by PyTorch on
+  the host in fp32, and of mixtures all experts are quantised.
+- Partitions: the most that a method has when it is lowered for an H200 in int4; no operator is left to another backend.
 
-| architecture | greedy | chunks | sessions | GGUF | export, s |
-|---|---|---|---|---|---|
+What has no result was not tried.
+
+| architecture | greedy | chunks | sessions | GGUF | int4 | int8 | partitions |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -105,7 +111,7 @@ def gguf_agrees(name: str, whole: Any, folder: pathlib.Path) -> bool:
     from tests.llm import test_gguf
 
     path = folder / "m.gguf"
-    factors = {"rope_freqs": test_gguf.llama3_factors(whole)} if name == "llama" else {}
+    factors: dict[str, Any] = {"rope_freqs": test_gguf.llama3_factors(whole)} if name == "llama" else {}
     test_gguf.write(path, name, whole, **factors)
     for key, value in test_gguf.load(path).model.state_dict().items():
         if isinstance(value, CoalescedTensor):
@@ -114,6 +120,66 @@ def gguf_agrees(name: str, whole: Any, folder: pathlib.Path) -> bool:
     options = ExportOptions(target="host", dtype="fp32", max_seq_len=MAX_SEQ_LEN, chunk=CHUNK, quant=exact)
     export(path, folder / "gguf.pte", options)
     return greedy_matches(llm.load(folder / "gguf.pte"), whole) == TOKENS
+
+
+def quantised_agrees(folder: pathlib.Path, whole: Any, quant: str) -> bool:
+    """Whether a quantised model says what transformers says with its dequantised weights."""
+    import torch
+
+    from etcuda.kernels.weights.tensor import CoalescedTensor
+    from tests.llm.dequantised import dequantised, load_quantised, logits, transformers_logits
+
+    model = load_quantised(folder, quant)
+    experts = [value for key, value in model.model.named_parameters() if key.endswith(("gate_up_proj", ".down_proj"))]
+    got, wanted = logits(model), transformers_logits(dequantised(model.model, whole))
+    close = torch.allclose(got, wanted, rtol=1e-3, atol=1e-3)
+    return close and all(isinstance(value, CoalescedTensor) for value in experts)
+
+
+class _CountedError(Exception):
+    """How many partitions there are, and what was left: nothing is compiled."""
+
+
+def partitions(folder: pathlib.Path) -> int:
+    """The most partitions of a method, in int4 and bf16 for an H200; every operator is in one."""
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    from etcuda.llm.methods import export_methods
+    from etcuda.partitioner.partitioner import CudaPartitioner, tag_program
+    from tests.llm.dequantised import load_quantised
+
+    class Counter(CudaPartitioner):
+        def partition(self, exported_program: Any) -> Any:
+            tags, report = tag_program(exported_program, self.config)
+            raise _CountedError(len(tags), [str(each) for each in report.refusals])
+
+    found = []
+    for method, program in export_methods(load_quantised(folder, "int4", "bf16"), CHUNK, CHUNK).items():
+        try:
+            to_edge_transform_and_lower(
+                {method: program}, partitioner=[Counter("sm_90", alone=True)],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            )  # fmt: skip
+        except _CountedError as counted:
+            count, refusals = counted.args
+            if refusals:
+                raise AssertionError(f"{method}: expected every operator to be taken, got {refusals[0]}") from counted
+            found.append(int(count))
+    return max(found)
+
+
+def compare_quickly(name: str) -> dict[str, Any]:
+    """Of a row what needs no export."""
+    from tests.llm.architectures import save
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+        whole = save(name, folder)
+        # The layers of GPT-2 have transposed weights, which are not quantised.
+        if name == "gpt2":
+            return {}
+        row: dict[str, Any] = {quant: quantised_agrees(folder, whole, quant) for quant in ("int4", "int8")}
+        return row | {"partitions": partitions(folder)}
 
 
 def compare(name: str) -> dict[str, Any]:
@@ -125,12 +191,10 @@ def compare(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         whole = save(name, folder / "checkpoint")
-        start = time.perf_counter()
         options = ExportOptions(target="host", dtype="fp32", max_seq_len=MAX_SEQ_LEN, chunk=CHUNK)
         export(folder / "checkpoint", folder / "m.pte", options)
-        seconds = time.perf_counter() - start
         model = llm.load(folder / "m.pte")
-        row: dict[str, Any] = {"greedy": greedy_matches(model, whole), "export_seconds": round(seconds)}
+        row: dict[str, Any] = {"greedy": greedy_matches(model, whole)}
         row |= {"chunks": chunks_agree(model), "sessions": sessions_agree(model)}
         return row | ({"gguf": gguf_agrees(name, whole, folder)} if name in GGUF else {})
 
@@ -144,22 +208,24 @@ def render(rows: dict[str, Any]) -> str:
     lines = []
     for name, row in rows.items():
         if "error" in row:
-            lines.append(f"| {name} | {row['error']} | | | | |")
+            lines.append(f"| {name} | {row['error']} | | | | | | |")
             continue
-        same = f"{row['greedy']}" if row["greedy"] == TOKENS else f"**{row['greedy']}**"
-        cells = " | ".join(cell(row, key) for key in ("chunks", "sessions", "gguf"))
-        lines.append(f"| {name} | {same} | {cells} | {row['export_seconds']} |")
+        greedy = row.get("greedy", "")
+        same = f"{greedy}" if greedy in (TOKENS, "") else f"**{greedy}**"
+        cells = " | ".join(cell(row, key) for key in _YES)
+        lines.append(f"| {name} | {same} | {cells} | {row.get('partitions', '')} |")
     return INTRO.format(count=len(rows)) + "\n".join(lines) + "\n"
 
 
 def main() -> int:
     """Compares, and writes the page. Returns 1 if an architecture differs."""
-    from tests.llm.architectures import CONFIGS, EXPERTS, OTHERS
+    from tests.llm.architectures import CONFIGS, EXPERTS, OTHERS, RECURRENT
 
-    known = [*CONFIGS, *EXPERTS, *OTHERS]
+    known = [*CONFIGS, *EXPERTS, *RECURRENT, *OTHERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="ARCHITECTURE", help=f"of {', '.join(known)}; all by default")
     parser.add_argument("--render", action="store_true", help="write the page from the results that are there")
+    parser.add_argument("--quick", action="store_true", help="compare what needs no export")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(known))
     if unknown:
@@ -168,7 +234,9 @@ def main() -> int:
     for name in () if arguments.render else arguments.names or known:
         print(f"{name} ...", flush=True)
         try:
-            rows[name] = compare(name)
+            made = compare_quickly(name) if arguments.quick else compare(name) | compare_quickly(name)
+            kept = {} if "error" in rows.get(name, {}) else rows.get(name, {})
+            rows[name] = (kept if arguments.quick else {}) | made
         except Exception as error:  # A row of the table says what failed; the others are still of use.
             rows[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
         print(f"{name}: {rows[name]}", flush=True)
@@ -180,7 +248,10 @@ def main() -> int:
     wrong = [
         name
         for name, row in rows.items()
-        if row.get("greedy") != TOKENS or not all(row.get(key, True) for key in ("chunks", "sessions", "gguf"))
+        if row.get("greedy", TOKENS) != TOKENS
+        or "error" in row
+        or not all(row.get(key, True) for key in _YES)
+        or row.get("partitions", 1) != 1
     ]
     if wrong:
         print(f"expected the answers of transformers of all, got others of {', '.join(wrong)}", file=sys.stderr)

@@ -7,7 +7,8 @@
     python scripts/operators_table.py run --target host --models         # the suite's models
     python scripts/operators_table.py render                             # docs/operators.md from docs/operators/*.json
 
-``--program`` is the built examples/cpp/run_session. ``--again`` forgets the cases that were not right.
+``--program`` is the built examples/cpp/run_session; with it no release of torch is too old. ``--again`` forgets the
+cases that were not right. ``--jobs`` and ``--seconds`` spread a run over processes and bound it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
@@ -30,10 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     from tests.suite.records import Records
     from tests.suite.run import Task, run_all
 
+    until = None if arguments.seconds is None else time.monotonic() + arguments.seconds
     torch.set_num_threads(1)
     name = "models" if arguments.models else arguments.dtype
     ran = arguments.target != "host" and arguments.program is not None
-    records = Records(RESULTS / f"{arguments.target}{'-run' if ran else ''}-{name}.json")
+    records = Records(arguments.results / f"{arguments.target}{'-run' if ran else ''}-{name}.json")
     if ran:
         records.facts["device"] = torch.cuda.get_device_name()
     if arguments.again:
@@ -46,9 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
         of_file = [case.key for case in cases_of(file, getattr(torch, arguments.dtype), records.skipped)]
         keys += of_file[:1] if arguments.first else of_file
     task = Task((), arguments.dtype, arguments.target, arguments.program)
-    run_all(keys, task, records, arguments.jobs, arguments.size)
-    bad = [key for key in keys if records.cases[key].error or records.cases[key].wrong]
-    print(f"{arguments.target} {arguments.dtype}: {len(keys)} cases, {len(bad)} wrong or failed")
+    run_all(keys, task, records, arguments.jobs, arguments.size, until)
+    tried = [records.cases[key] for key in keys if key in records.cases]
+    bad = [record for record in tried if record.error or record.wrong]
+    print(f"{arguments.target} {arguments.dtype}: {len(tried)} of {len(keys)} cases, {len(bad)} wrong or failed")
     return min(len(bad), 1)
 
 
@@ -64,6 +68,8 @@ def main() -> int:
     parser.add_argument("--first", action="store_true", help="one case of every file")
     parser.add_argument("--models", action="store_true", help="the suite's models, in fp32")
     parser.add_argument("--jobs", type=int, default=1, help="batches at a time, in processes of their own")
+    parser.add_argument("--seconds", type=float, help="end after that time; a later run goes on")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="folder of the records")
     parser.add_argument("--size", type=int, default=24, help="cases of a batch")
     arguments = parser.parse_args()
     if arguments.step == "run":

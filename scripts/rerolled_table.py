@@ -26,12 +26,15 @@ RESULTS = ROOT / "docs" / "models"
 PAGE = ROOT / "docs" / "rerolled.md"
 LEAST_SAVED = 8
 
+# Times the layers that the models have elsewhere.
+DEEPER = 4
+
 INTRO = """# Layers compiled once
 
-Models of `examples/models.py` with more than one layer, exported twice: with what repeats compiled
-once, and with `CompileOptions(reroll=False)`. Both ran the calls of the model's session, and every byte of every result
-was compared. `scripts/rerolled_table.py` writes this page; an empty cell has not been run. The bound on what a repeat
-has to save (docs/decisions.md, 46) was lowered for it, since these models are small.
+Models of `examples/models.py` with more than one layer, here with four times as many, exported twice: with what repeats
+compiled once, and with `CompileOptions(reroll=False)`. Both ran the calls of the model's session, and every byte of
+every result was compared. `scripts/rerolled_table.py` writes this page; an empty cell has not been run. The bound on
+what a repeat has to save (docs/decisions.md, 46) was lowered for it, since these models are small.
 
 - Images: of the program with repeats, all methods together. As many as methods means that nothing repeats behind
   itself (of two layers the first often holds what both need), or that the parts could not hand over what they would
@@ -59,15 +62,18 @@ def compare(name: str, target: str, program: pathlib.Path) -> dict[str, Any]:
     from etcuda.passes.repeats import find
     from examples.bundle import make_bundle
     from examples.cpp.session import run_calls
+    from examples.depth import deeper
     from examples.export import export_case
 
     torch.set_num_threads(1)
     find.MIN_SAVED_CALLS = LEAST_SAVED
-    bundle = make_bundle(name)
+    with deeper(DEEPER):
+        bundle = make_bundle(name)
     results, images = [], []
     for reroll in (True, False):
         path = PROGRAMS / f"{name}-{target}-{'parts' if reroll else 'whole'}.pte"
-        export_case(name, target, path, CompileOptions(progress=False, reroll=reroll))
+        with deeper(DEEPER):
+            export_case(name, target, path, CompileOptions(progress=False, reroll=reroll))
         delegates = [each for method in inspect_program(path).methods for each in method.delegates]
         images.append(sum(len(each.images) for each in delegates))
         results.append(run_calls(program, path, bundle.calls, like=bundle.eager))

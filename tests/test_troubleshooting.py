@@ -24,6 +24,7 @@ from etcuda.backend.inductor.launchers import KernelResources
 from etcuda.backend.worker import client
 from etcuda.errors import EtcudaError
 from etcuda.target import PORTABLE
+from tests.partitioner.test_value_checks import SHAPES, FirstRows
 
 runtime = pytest.importorskip("executorch.runtime")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -256,6 +257,12 @@ def _(request: pytest.FixtureRequest) -> str:
 def _(request: pytest.FixtureRequest) -> str:
     path: pathlib.Path = request.getfixturevalue("saved")
     return failure_of(path, torch.ones(7), data=path.with_suffix(".ptd"))
+
+
+@provokes("expected n.item() <= x.shape[0]")
+def _(request: pytest.FixtureRequest) -> str:
+    save_program(lower(FirstRows(), torch.ones(8, 3), torch.tensor(4), shapes=SHAPES), folder(request) / "m.pte")
+    return failure_of(folder(request) / "m.pte", torch.ones(8, 3), torch.tensor(9))
 
 
 class Convolutions(nn.Module):

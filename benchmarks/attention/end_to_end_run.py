@@ -21,7 +21,7 @@ from benchmarks.native_session import NativeSession
 
 WARMUP, TIMED, PROFILED = 3, 20, 5
 MOST_ERROR = 2e-2
-OURS = ("attention_split_", "attention_reduce_", "attention_tiled_")
+OURS = ("attention_split_", "attention_reduce_", "attention_tiled_", "attention_cluster_")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,11 +47,20 @@ extern "C" {
 const char* bench_open(const char* program, const char* weights, void** session) {
   return guarded([&] {
     auto opened = std::make_unique<Session>();
-    opened->module =
-        weights ? std::make_unique<Module>(program, std::string(weights)) : std::make_unique<Module>(program);
+    const std::vector<std::string> files =
+        weights ? std::vector<std::string>{weights} : std::vector<std::string>{};
+    opened->module = std::make_unique<Module>(program, files, Module::LoadMode::Mmap);
     if (opened->module->load() != executorch::runtime::Error::Ok)
       throw std::runtime_error(std::string(program) + ": loading failed; the log says why");
     *session = opened.release();
+  });
+}
+
+// Loads a method with its weights.
+const char* bench_load(void* session, const char* method) {
+  return guarded([&] {
+    if (static_cast<Session*>(session)->module->load_method(method) != executorch::runtime::Error::Ok)
+      throw std::runtime_error(std::string(method) + ": loading failed; the log says why");
   });
 }
 

@@ -35,7 +35,7 @@ def export_model(
             seconds[stage] = time.perf_counter() - begun
             stage, begun = now, time.perf_counter()
 
-    with PeakMemory(interval_s=0.2) as memory:
+    with PeakMemory(interval_s=2.0, proportional=True) as memory:
         summary = export(shape.write(folder / name), folder / f"{name}.pte", options, progress)
         peak = memory.take()
     seconds[stage] = time.perf_counter() - begun

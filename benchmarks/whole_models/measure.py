@@ -37,13 +37,15 @@ class Row:
 
     Attributes:
         engine: ``"etcuda"``, ``"etcuda, no graph"``, ``"torch.compile bf16"``.
-        decode_us: mean of a step, one token after another, by context.
+        decode_us: mean of a step, one token after another, by context; of the calls, timed in C++.
         prompt_us: median of a whole prompt, by its length.
         load_s: until the first step is done.
         error: of logits against eager in fp32, relative norm.
         eager_error: of eager in bf16, the same.
         kernels: of a step at the shortest context: launches and microseconds by name; of the GPU alone.
         busy_us: in which some kernel of that step ran.
+        weights_s: of ``load_s``, until the method with all weights was loaded; 0 where that was not timed.
+        weight_bytes: that were loaded meanwhile.
     """
 
     model: str
@@ -56,6 +58,8 @@ class Row:
     eager_error: float
     kernels: dict[str, tuple[float, float]]
     busy_us: float
+    weights_s: float = 0.0
+    weight_bytes: int = 0
 
 
 def tokens(name: str, length: int, seed: int = 0) -> Tensor:
@@ -136,6 +140,8 @@ def _measure(
     begun = time.perf_counter()
     vocabulary = SHAPES[name].config["vocab_size"]
     with NativeSession(library, folder / f"{name}.pte", folder / f"{name}.ptd") as session:
+        session.load("decode")
+        weights_s = time.perf_counter() - begun
         session.call("decode", tokens(name, 1), torch.tensor([0]))
         load_s = time.perf_counter() - begun
         # Three times, so that the calls that are compared are launches of graphs.
@@ -150,7 +156,9 @@ def _measure(
         decode = {context: _decode_us(session, name, context) for context in CONTEXTS}
         kernels, busy = _kernels(session, name) if has_gpu else ({}, 0.0)
     engine = "etcuda" if graphs else "etcuda, no graph"
-    return Row(name, engine, graphs, decode, prompts, load_s, error, own, kernels, busy), got
+    nbytes = (folder / f"{name}.ptd").stat().st_size
+    row = Row(name, engine, graphs, decode, prompts, load_s, error, own, kernels, busy, weights_s, nbytes)
+    return row, got
 
 
 def _prompt_us(session: NativeSession, name: str, length: int) -> float:
@@ -163,10 +171,8 @@ def _decode_us(session: NativeSession, name: str, context: int) -> float:
     for position in range(context - 30, context):
         session.call("decode", tokens(name, 1), torch.tensor([position]))
     calls = [(tokens(name, 1, seed), torch.tensor([context - 1])) for seed in range(STEPS)]
-    begun = time.perf_counter()
-    for call in calls:
-        session.call("decode", *call)
-    return (time.perf_counter() - begun) / STEPS * 1e6
+    # Timed inside: what Python does between two calls is no part of them.
+    return statistics.mean([session.call("decode", *call) for call in calls])
 
 
 def _kernels(session: NativeSession, name: str) -> tuple[dict[str, tuple[float, float]], float]:

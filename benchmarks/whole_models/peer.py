@@ -33,7 +33,7 @@ class _Unset:
 
 def traceable() -> contextlib.AbstractContextManager[Any]:
     """Inside, models over a ring read their mask, and torch.compile traces all models."""
-    return mock.patch.multiple(attention, _calls=_Unset(), _rings=_Unset())
+    return mock.patch.multiple(attention, _calls=_Unset(), _seen=_Unset(), _coded=_Unset())
 
 
 def measure_peer(name: str, folder: pathlib.Path, prompts: bool) -> Row:

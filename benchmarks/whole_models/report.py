@@ -11,7 +11,7 @@ NOTES = pathlib.Path(__file__).with_name("notes.md")
 
 INTRO = """{gpu}, driver {driver}, torch {torch}. Batch 1, random weights, all layers; a model's rows are of one run.
 
-- Decode: tokens a second of a loop on the host, one token after another, inputs and logits in host memory, at so
+- Decode: tokens a second of calls from the host, one token after another, inputs and logits in host memory, at so
   many tokens in the cache. Weights are read cold: they are larger than the L2.
 - Prompt: tokens a second of one call that gives the last token's logits.
 - Error: of logits against eager in fp32 (quantised weights made bf16 first), relative norm, the worst of a prompt and
@@ -36,7 +36,9 @@ def render(source: pathlib.Path, folder: pathlib.Path, bandwidth: float) -> None
     rows = value["rows"]
     contexts, prompts = list(rows[0]["decode_us"]), list(rows[0]["prompt_us"])
     heading = ["model", "engine", "CUDA graph", *(f"decode at {c}" for c in contexts), "of the limit"]
-    heading += [*(f"prompt {p}" for p in prompts), "first step after, s", "error"]
+    says_loading = any(row.get("weights_s") for row in rows)
+    heading += [*(f"prompt {p}" for p in prompts), *["weights loaded, s (GB/s)"] * says_loading]
+    heading += ["first step after, s", "error"]
     lines += ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for row in rows:
         limit = limit_us(value["exports"].get(row["model"]), bandwidth)
@@ -45,6 +47,7 @@ def render(source: pathlib.Path, folder: pathlib.Path, bandwidth: float) -> None
         cells += [f"{1e6 / row['decode_us'][c]:.0f}" for c in contexts] + [share]
         taken = row["prompt_us"]
         cells += [f"{int(p) * 1e6 / taken[p]:,.0f}" if p in taken else "" for p in prompts]
+        cells += [_loading(row)] * says_loading
         cells += [
             f"{row['load_s']:.1f}",
             f"{row['error']:.1e}" + (f" ({row['eager_error']:.1e})" if row["eager_error"] else ""),
@@ -57,18 +60,26 @@ def render(source: pathlib.Path, folder: pathlib.Path, bandwidth: float) -> None
     _draw(rows, folder / "whole_models.png")
 
 
+def _loading(row: dict[str, Any]) -> str:
+    """Seconds until all weights were loaded, context of the driver included, and the rate."""
+    seconds = row.get("weights_s", 0.0)
+    return f"{seconds:.2f} ({row['weight_bytes'] / 1e9 / seconds:.1f})" if seconds else ""
+
+
 def limit_us(exported: dict[str, Any] | None, bandwidth: float) -> float:
     """Microseconds in which the weights that one token reads can be read; 0 if that is not known."""
     return 0.0 if exported is None else exported["decode_weight_bytes"] / bandwidth * 1e6
 
 
 def _exports(exports: dict[str, Any]) -> list[str]:
-    lines = ["## Exports", "", "Seconds, and the peak of all processes together, summed (of no file).", ""]
+    counted = "Seconds, and the peak of all processes: what they share counted once where that was measured, and, in"
+    lines = ["## Exports", "", f"{counted} brackets, what is of no file, counted for each.", ""]
     lines += ["| model | cores | weights | trace | lower | write | peak GiB |", "|---|---|---|---|---|---|---|"]
     for name, each in exports.items():
         stages = [f"{each['seconds'].get(stage, 0):.0f}" for stage in ("weights", "trace", "lower", "write")]
-        peak = f"{each['peak']['total'] / 2**30:.1f} ({each['peak']['anonymous'] / 2**30:.1f})"
-        lines.append("| " + " | ".join([name, str(each["cores"]), *stages, peak]) + " |")
+        peak = each["peak"]
+        shown = f"{(peak['proportional'] or peak['total']) / 2**30:.1f} ({peak['anonymous'] / 2**30:.1f})"
+        lines.append("| " + " | ".join([name, str(each["cores"]), *stages, shown]) + " |")
     return [*lines, ""] if exports else []
 
 

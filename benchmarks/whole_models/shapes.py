@@ -58,6 +58,27 @@ _GEMMA4 = {
     "final_logit_softcapping": 30.0,
     "tie_word_embeddings": True,
 }
+_QWEN3_5_MOE = {
+    "model_type": "qwen3_5_moe_text",
+    "vocab_size": 248320,
+    "hidden_size": 2048,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_experts_per_tok": 8,
+    "num_experts": 256,
+    "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 10,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
+    "tie_word_embeddings": False,
+}
 # For a try on a machine without a GPU.
 _TINY = {
     **_LLAMA,
@@ -112,5 +133,6 @@ SHAPES = {
     "llama-3-8b-bf16": Shape(_LLAMA, "none"),
     "qwen3-0.6b-bf16": Shape(_QWEN3, "none"),
     "gemma4-31b-int4": Shape(_GEMMA4, "int4", (("*embed_tokens*", "int4"),)),
+    "qwen3.5-35b-a3b-int4": Shape(_QWEN3_5_MOE, "int4"),
     "tiny-int4": Shape(_TINY, "int4"),
 }

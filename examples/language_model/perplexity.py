@@ -2,7 +2,8 @@
 
     python -m examples.language_model.perplexity
 
-prints the rows of the table in docs/quantization.md. Everything is computed in PyTorch on the CPU with bf16 between
+prints the rows of the table of weights in docs/quantization.md, with ``--caches`` those of the table of caches.
+Everything is computed in PyTorch on the CPU with bf16 between
 layers, by the same operators that an export delegates, which compute their formula here. On one thread it takes some
 minutes; ``--windows`` takes fewer of the text.
 """
@@ -17,12 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 import etcuda
+from etcuda.kernels.quantized_cache.codes import decode, encode
+from etcuda.kernels.quantized_cache.formats import FORMATS
+from etcuda.kernels.quantized_cache.rotation import unrotate
 from examples.language_model.text import chapters
 from examples.language_model.tokenizer import MAX_LENGTH
-from examples.language_model.train import CHECKPOINT, encode
+from examples.language_model.train import CHECKPOINT
+from examples.language_model.train import encode as encode_texts
 
 BATCH = 8
 Config = etcuda.Int4CoalescedConfig | etcuda.Int8CoalescedConfig
@@ -36,7 +49,7 @@ class HeldOut:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        stream = torch.cat(encode(chapters().held_out, tokenizer))
+        stream = torch.cat(encode_texts(chapters().held_out, tokenizer))
         rows = stream[: len(stream) // (MAX_LENGTH - 1) * (MAX_LENGTH - 1)].reshape(-1, MAX_LENGTH - 1)
         self._all = torch.cat([torch.full((len(rows), 1), tokenizer.bos_token_id), rows], 1)
 
@@ -83,11 +96,40 @@ def quantised(config: Config | None) -> Any:
     return model
 
 
+def with_cache(name: str) -> Any:
+    """The checkpoint's model in bf16, whose attention reads keys and values as a cache of a format gives them back."""
+
+    def coded(x: Tensor) -> Tensor:
+        found = decode(*encode(x, name), name)
+        return (unrotate(found) if FORMATS[name].is_rotated else found).to(x.dtype)
+
+    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *more: Any, **named: Any) -> Any:
+        return sdpa_attention_forward(module, query, coded(key), coded(value), *more, **named)
+
+    AttentionInterface.register(f"cache_{name}", attention)
+    AttentionMaskInterface.register(f"cache_{name}", sdpa_mask)
+    kind = {"dtype": torch.bfloat16, "attn_implementation": f"cache_{name}"}
+    return AutoModelForCausalLM.from_pretrained(CHECKPOINT, **kind).eval()
+
+
+def print_caches(windows: Tensor) -> None:
+    """The table of caches."""
+    print("| cache | bytes of a vector of 128 | perplexity |\n|---|---|---|")
+    print(f"| bf16 | 256 | {perplexity(quantised(None), windows):.3f} |", flush=True)
+    for name, each in FORMATS.items():
+        print(f"| {name} | {each.vector_bytes(128)} | {perplexity(with_cache(name), windows):.3f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, help="of the text; all without it")
-    windows = HeldOut(AutoTokenizer.from_pretrained(CHECKPOINT)).windows(parser.parse_args().windows)
+    parser.add_argument("--caches", action="store_true", help="of caches, not of weights")
+    given = parser.parse_args()
+    windows = HeldOut(AutoTokenizer.from_pretrained(CHECKPOINT)).windows(given.windows)
     torch.set_num_threads(1)
+    if given.caches:
+        print_caches(windows)
+        return
     print("| weights | bits | activations | perplexity |\n|---|---|---|---|")
     for name, config in variants():
         model = quantised(config)

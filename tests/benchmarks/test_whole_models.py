@@ -51,9 +51,23 @@ def test_the_page(tmp_path: pathlib.Path) -> None:
     assert "| llama-3-8b-int4 | etcuda | yes | 500 | 250 | 50% | 40,000 | 2.5 | 1.0e-01 (1.0e-02) |" in page
     assert "| llama-3-8b-int4 | torch.compile bf16 | yes | 200 | 100 |  |  | 2.5 | 1.0e-01 (1.0e-02) |" in page
     assert "| llama-3-8b-int4 | 2 | 61 | 20 | 141 | 9 | 5.0 (3.0) |" in page
+    assert "GB/s" not in page.partition("\n## ")[0]
     # The most expensive kernel first.
     assert page.index("| `reduce` | 1 | 300.00 | 300 |") < page.index("| `matvec` | 4 | 25.00 | 100 |")
     assert (tmp_path / "whole_models.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_says_how_fast_weights_were_loaded_where_that_was_timed(tmp_path: pathlib.Path) -> None:
+    rows = [
+        row("etcuda", True, 2000.0, {}) | {"weights_s": 2.0, "weight_bytes": 5 * 10**9},
+        row("torch.compile bf16", True, 5000.0, {}),
+    ]
+    value = {"environment": {"gpu": "NVIDIA H200, 580.1", "torch": "2.14.1"}, "rows": rows, "exports": {}}
+    (tmp_path / "r.json").write_text(json.dumps(value))
+    render(tmp_path / "r.json", tmp_path, bandwidth=4e12)
+    page = (tmp_path / "whole_models.md").read_text()
+    assert "| 40,000 | 2.00 (2.5) | 2.5 | 1.0e-01 (1.0e-02) |" in page
+    assert "| 40,000 |  | 2.5 | 1.0e-01 (1.0e-02) |" in page
 
 
 def test_the_limit_of_a_model_that_was_not_exported_here_is_not_known() -> None:
@@ -64,20 +78,20 @@ def test_the_limit_of_a_model_that_was_not_exported_here_is_not_known() -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_transformers_builds_the_model(name: str, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("transformers")
-    from etcuda.llm.checkpoint import read_config
-    from etcuda.llm.export import _check_length
+    from etcuda.llm.export import configure
     from etcuda.llm.model import empty_model, find_layers
     from etcuda.llm.quantization import Plan
 
     shape = SHAPES[name]
     options = shape.options("host")
-    config = read_config(shape.write(tmp_path))
-    _check_length(config, options)
+    config, _ = configure(shape.write(tmp_path), options)
     import torch
 
     model = empty_model(config, torch.bfloat16)
     layers = find_layers(model, options.max_seq_len, options.chunk)
-    assert len(layers) == shape.config["num_hidden_layers"]
+    # Layers of a recurrent state have no cache of keys and values.
+    kinds = shape.config.get("layer_types", ["full_attention"] * shape.config["num_hidden_layers"])
+    assert len(layers) == len(kinds) - kinds.count("linear_attention")
     assert {layer.head_dim for layer in layers} == {
         shape.config[key] for key in ("head_dim", "global_head_dim") if key in shape.config
     }

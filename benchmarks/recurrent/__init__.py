@@ -1,0 +1,1 @@
+"""Recurrent layers: decode steps and prefill, against peers."""
