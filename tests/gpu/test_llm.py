@@ -3,6 +3,7 @@ against what is measured; sampling on the device. Programs run without PyTorch, 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import pathlib
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from etcuda.library import LLM_RUNNER_NAME, find_runner
 from etcuda.llm.bench import measure
 from etcuda.llm.export import ExportOptions, export
-from etcuda.llm.plan import MemoryPlan, plan
+from etcuda.llm.plan import _LIBRARY_BYTES, MemoryPlan, plan
 from etcuda.llm.quantization import QuantOptions
 from etcuda.options import CompileOptions
 from etcuda.target import TARGETS
@@ -28,6 +29,7 @@ from examples.models import Call, relative_error
 from examples.running import gpu_arch
 from tests.llm.architectures import CONFIGS, EXPERTS, OTHERS, RECURRENT, prompt, save
 from tests.llm.dequantised import dequantised, load_quantised
+from tests.llm.ties import clear_choices
 
 _TOLERANCE = 2e-2
 # Chunks and tokens one by one, past the wrap of a ring of 8 + 16 - 1.
@@ -52,6 +54,21 @@ def transformers_logits(model: Any, made: list[Call]) -> list[torch.Tensor]:
     return [logits[end - 1 : end] for end in ends]
 
 
+def errors(model: Any, made: list[Call], got: list[torch.Tensor], in_bf16: list[torch.Tensor]) -> tuple[float, float]:
+    """From ``model`` in fp32, of the program and of transformers in bf16, where experts are chosen clearly: another
+    expert is another answer, and bf16 decides ties as it rounds."""
+    exact = transformers_logits(model, made)
+    clear = clear_choices(model, torch.cat([call.inputs[0] for call in made], dim=1))
+    ends = [end - 1 for end in itertools.accumulate(call.inputs[0].shape[1] for call in made)]
+    kept = [place for place, end in enumerate(ends) if clear[end]]
+    assert 2 * len(kept) >= len(made)
+    one, other = [
+        relative_error([each[place].float() for place in kept], [exact[place] for place in kept])
+        for each in (got, in_bf16)
+    ]
+    return one, other
+
+
 @pytest.mark.parametrize("name", [*CONFIGS, *EXPERTS, *OTHERS, *RECURRENT])
 def test_logits_are_those_of_transformers(name: str, tmp_path: pathlib.Path, run_session: pathlib.Path) -> None:
     arch = gpu_arch()
@@ -66,9 +83,8 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: pathlib.Path, run
     in_bf16 = transformers_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype="bfloat16"), made)
     for parameter in whole.parameters():
         parameter.copy_(parameter.bfloat16())
-    exact = transformers_logits(whole, made)
     got = run_calls(run_session, tmp_path / "m.pte", made, like=in_bf16)
-    error, own = relative_error([each.float() for each in got], exact), relative_error(in_bf16, exact)
+    error, own = errors(whole, made, got, in_bf16)
     print(f"{name}: {error:.2e} from fp32, transformers in bf16 {own:.2e}")
     assert error < max(_TOLERANCE, 1.5 * own)
 
@@ -107,16 +123,19 @@ def test_rows_are_verified_and_taken_back(name: str, tmp_path: pathlib.Path, run
     with torch.no_grad():
         logits = model(torch.tensor([truth]), use_cache=False).logits[0]
         exact = model.float()(torch.tensor([truth]), use_cache=False).logits[0]
-    wanted, best = [[each[place] for place in places if place.stop > place.start] for each in (logits, exact)]
+    clear = clear_choices(model, torch.tensor([truth]))
+    assert 2 * sum(int(clear[place].sum()) for place in places) >= sum(clear[place].numel() for place in places)
+    wanted, best = [[each[place][clear[place]] for place in places if clear[place].any()] for each in (logits, exact)]
+    # Some models say what they say in fp32, whatever they compute in.
     like = [
-        torch.empty((1, *shape), dtype=torch.bfloat16) if call.method == "verify" else logits[:1]
+        torch.empty((1, *shape), dtype=logits.dtype) if call.method == "verify" else logits[:1]
         for call, shape in zip(made, ((call.inputs[0].shape[1], logits.shape[1]) for call in made), strict=True)
     ]
     results = run_calls(run_session, tmp_path / "m.pte", made, like=like)
     got = [
-        result.float().reshape(-1, logits.shape[1])[: place.stop - place.start]
+        result.float().reshape(-1, logits.shape[1])[: place.stop - place.start][clear[place]]
         for result, place in zip(results, places, strict=True)
-        if place.stop > place.start
+        if clear[place].any()
     ]
     error, own = relative_error(got, best), relative_error(wanted, best)
     print(f"{name}: {error:.2e} from fp32, transformers in bf16 {own:.2e}")
@@ -148,10 +167,9 @@ def test_quantised_logits_are_those_of_the_dequantised_model(
         parameter.copy_(parameter.bfloat16())
     exact_model = dequantised(load_quantised(tmp_path / "checkpoint", quant, "bf16").model, whole)
     made = calls(prompt(sum(_SIZES)))
-    exact = transformers_logits(exact_model, made)
-    in_bf16 = transformers_logits(exact_model.bfloat16(), made)
+    in_bf16 = transformers_logits(copy.deepcopy(exact_model).bfloat16(), made)
     got = run_calls(run_session, tmp_path / "m.pte", made, like=in_bf16)
-    error, own = relative_error([each.float() for each in got], exact), relative_error(in_bf16, exact)
+    error, own = errors(exact_model, made, got, in_bf16)
     print(f"{name} {quant} {activations}: {error:.2e} from the dequantised, transformers in bf16 {own:.2e}")
     assert error < max(tolerance, 1.5 * own)
 
@@ -172,7 +190,9 @@ def test_a_plan_is_what_bench_measures(quant: str, tmp_path: pathlib.Path) -> No
     planned = plan(tmp_path, TARGETS[arch], options)
     got = measure(tmp_path / "m.pte", None, ["pp512", "pp700", "tg16", "gs16"], [0, 2000], 3, None)
     print(f"{quant}: planned {planned.peak_bytes}, measured {got.peak_bytes}, in use on the GPU {got.gpu_used_bytes}")
-    assert abs(planned.peak_bytes / got.peak_bytes - 1) < 0.05
+    # What library products may take at most is planned for, and not taken by those that do without.
+    spare = _LIBRARY_BYTES if quant == "none" else 0
+    assert -0.05 * got.peak_bytes < planned.peak_bytes - got.peak_bytes < 0.05 * got.peak_bytes + spare
     limits = {(row.test, row.depth): row.limit for row in got.rows}
     assert limits["tg16", 0] == limits["gs16", 0] == pytest.approx(_limit(planned, 7.5), rel=1e-6)
     assert limits["tg16", 2000] == pytest.approx(_limit(planned, 2007.5), rel=1e-6)

@@ -238,6 +238,6 @@ def quantized_merge_kernel(
         acc = acc * alpha
     acc = acc / tl.where(l_run == 0.0, 1.0, l_run)
     if FORMAT == 2:
-        acc = hadamard(acc, HEAD_DIM) * head_signs(column) * (HEAD_DIM**-0.5)
+        acc = hadamard(acc, HEAD_DIM, tl.bfloat16 != out.dtype.element_ty) * head_signs(column) * (HEAD_DIM**-0.5)
     o_row = b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh + (row // GROUP).to(tl.int64) * stride_om
     tl.store(out + o_row + column, acc.to(out.dtype.element_ty), mask=column_ok)

@@ -25,15 +25,18 @@ def head_signs(column):
 
 
 @triton.jit
-def hadamard(x, D: tl.constexpr):
-    """H x of one vector [D] fp32: D is a product of two factors of at most 32, and H the product of theirs."""
+def hadamard(x, D: tl.constexpr, EXACT: tl.constexpr):
+    """H x of one vector [D] fp32: D is a product of two factors of at most 32, and H the product of theirs.
+
+    Without ``EXACT`` numbers are cut to the 11 bits of TF32, which is all that float16 and bfloat16 have.
+    """
     B: tl.constexpr = 16 if D <= 256 else 32
     A: tl.constexpr = D // B
     rows = tl.arange(0, A)
     columns = tl.arange(0, B)
     inner = hadamard_entries(columns[:, None], columns[None, :])
     outer = hadamard_entries(rows[:, None], rows[None, :])
-    y = tl.sum(tl.reshape(x, [A, B])[:, :, None] * inner[None, :, :], 1)
+    y = tl.dot(tl.reshape(x, [A, B]), inner, input_precision="ieee" if EXACT else "tf32")
     y = tl.sum(y[:, None, :] * outer[:, :, None], 0)
     return tl.reshape(y, [D])
 
@@ -53,7 +56,7 @@ def rotate_kernel(
     sign = head_signs(column)
     if not BACK:
         value = value * sign
-    value = hadamard(value, D)
+    value = hadamard(value, D, tl.float32 == x.dtype.element_ty)
     if BACK:
         value = value * sign
     place = out + b * stride_ob + h * stride_oh + m * stride_om + column

@@ -43,7 +43,7 @@ def quantized_store_kernel(
         scale_at = k_scale + place
     if FORMAT == 2:
         length_of = tl.sqrt(tl.sum(x * x, 0))
-        turned = hadamard(x * head_signs(column), D)
+        turned = hadamard(x * head_signs(column), D, tl.float32 == k.dtype.element_ty)
         nibbles = to_nibbles(tl.where(length_of > 0, turned / tl.where(length_of > 0, length_of, 1.0), 0.0))
         low, high = tl.split(tl.reshape(nibbles, [D // 2, 2]))
         codes = (low | (high << 4)).to(tl.uint8)
