@@ -18,6 +18,7 @@ from etcuda.backend.inductor import (
     assembly,
     branches,
     convolutions,
+    early,
     launchers,
     local_buffers,
     loops,
@@ -27,7 +28,6 @@ from etcuda.backend.inductor import (
     templates,
     traces,
 )
-from etcuda.kernels.common.device import supports_pdl
 from etcuda.target import CudaTarget
 from etcuda.torch_private import keep_no_stack_traces
 
@@ -127,7 +127,8 @@ def generate(
             options |= _HOST_OPTIONS
         else:
             torch.backends.cudnn.fp32_precision = "tf32" if allow_tf32 else "ieee"
-            options |= _CUDA_OPTIONS | _early_launches(target)
+            options |= _CUDA_OPTIONS
+            stack.enter_context(early.kernels_are_launched_early(target))
             common.init_backend_registration()
             kernels.register()
             stack.enter_context(convolutions.convolutions_ask_cudnn())
@@ -169,17 +170,6 @@ _CUDA_OPTIONS: dict[str, Any] = {
     "aot_inductor.emit_multi_arch_kernel": False,
     "triton.autotune_at_compile_time": True,
 }
-
-
-def _early_launches(target: CudaTarget) -> dict[str, Any]:
-    """Lets Inductor's kernels start the kernel behind them before they end, where torch and the GPU can.
-
-    That is safe whatever is behind: the runtime launches nothing early but kernels whose names end in ``_pdl``, and
-    they wait for what is in front. Inductor's own names do not, so they themselves begin when all before has ended.
-    """
-    # torch 2.11 has no such option.
-    has_option = hasattr(torch._inductor.config.triton, "enable_pdl")
-    return {"triton.enable_pdl": True} if has_option and supports_pdl(target) else {}
 
 
 def _views_same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from etcuda.kernels.formats.base import DTYPES
 from etcuda.passes.graph.meta import tensor_of
-from etcuda.passes.recognize.terms import alike, describe, name_of, operands, plus_number, uncast
+from etcuda.passes.recognize.terms import alike, describe, name_of, number, operands, plus_number, uncast
 
 aten = torch.ops.aten
 
@@ -90,7 +90,7 @@ def _weighted(node: Node, cast_first: bool) -> Norm | str:
             reasons.append(f"the weight {name_of(weight)} is {tensor_of(weight).dtype}, expected one of {known}")
             continue
         return dataclasses.replace(found, weight=weight, weight_offset=offset)
-    rooted = any(factor.target is aten.rsqrt.default for factor in pair)
+    rooted = any(_under_root(factor) is not None for factor in pair)
     return reasons[0] if reasons and not rooted else alone
 
 
@@ -118,21 +118,33 @@ def _normed(node: Node, cast_first: bool) -> Norm | str:
     if pair is None:
         return f"{name_of(node)} is no product of a tensor and a reciprocal root"
     for h, root in (pair, pair[::-1]):
-        if root.target is not aten.rsqrt.default:
+        mean = _under_root(root)
+        if mean is None:
             continue
         for part in (node, h):
             if tensor_of(part).dtype != torch.float32:
                 return f"the norm is computed in {tensor_of(part).dtype}, expected torch.float32"
-        eps = _mean_square_plus(root.args[0], h)
+        eps = _mean_square_plus(mean, h)
         if isinstance(eps, str):
             return eps
         return Norm(h, None, eps, 0.0, cast_first)
     return f"neither factor is a reciprocal root, but {name_of(pair[0])} and {name_of(pair[1])}"
 
 
-def _mean_square_plus(node: object, h: Node) -> float | str:
+def _under_root(node: Node) -> Node | None:
+    """What ``node`` is the reciprocal root of: by ``rsqrt``, or as the power -0.5, as Gemma 3n and 4 have it."""
+    if node.target is aten.rsqrt.default:
+        inner = node.args[0]
+    elif node.target in (aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor) and number(node.args[1]) == -0.5:
+        inner = node.args[0]
+    else:
+        return None
+    assert isinstance(inner, Node)
+    return inner
+
+
+def _mean_square_plus(node: Node, h: Node) -> float | str:
     """eps, if ``node`` is the mean of h^2 over the last dimension plus eps."""
-    assert isinstance(node, Node)
     summed = plus_number(node)
     if summed is None:
         return f"the root is of {name_of(node)}, expected a mean plus a number"

@@ -22,7 +22,7 @@ from etcuda.target import TARGETS
 _SCRIPT = """
 import hashlib, json, pathlib, sys
 import torch
-from etcuda.backend.inductor import capture, device, kernel_cache
+from etcuda.backend.inductor import capture, device, early, kernel_cache
 from etcuda.backend.worker.job import read_request
 from etcuda.backend.worker.move import move_to_device
 
@@ -30,23 +30,32 @@ folder = pathlib.Path(sys.argv[1])
 request = read_request(folder)
 device.install(request.target)
 kernel_cache.install()
+define, sources = early._define_kernel, {}
+
+def record(scheduling, source, *rest):
+    name = define(scheduling, source, *rest)
+    sources[name] = source
+    return name
+
+early._define_kernel = record
 for name in sys.argv[2:]:
     if name == "nested":
         capture.straight.straighten = lambda module: 0
     moved = move_to_device(request.program, torch.device("cuda", 0), request.tied)
     code = capture.generate(moved.module, moved.inputs, request.target, False, lambda *_: None)
     digests = {kernel: hashlib.sha256(data).hexdigest() for kernel, data in code.cubins.items()}
-    (folder / name).write_text(json.dumps([code.wrapper, digests]))
+    (folder / name).write_text(json.dumps([code.wrapper, digests, sources]))
     request = read_request(folder)
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
-    """Generated C++, and the digests of the kernels that it launches."""
+    """Generated C++, the digests of the kernels that it launches, and the sources of those that Inductor made."""
 
     text: str
     cubins: Mapping[str, str]
+    sources: Mapping[str, str]
 
     @property
     def body(self) -> str:
