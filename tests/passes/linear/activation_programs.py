@@ -44,6 +44,15 @@ class Gemma(Llama):
         return (wide * (1.0 + self.weight.float())).type_as(x)
 
 
+class Gemma4(Llama):
+    """norm * weight, rounded once; the root is a power."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.pow(wide.pow(2).mean(-1, keepdim=True) + self.eps, -0.5)
+        return (wide * self.weight.float()).type_as(x)
+
+
 class Bare(Llama):
     """Without a weight."""
 
@@ -68,6 +77,7 @@ def torch_norm(dim: int) -> nn.Module:
 NORMS: list[tuple[Callable[[int], nn.Module], float, float, bool]] = [
     (Llama, 1e-5, 0.0, True),
     (Gemma, 1e-5, 1.0, False),
+    (Gemma4, 1e-5, 0.0, False),
     (Bare, 1e-5, 0.0, False),
     (Added, 1e-5, 0.0, True),
     (torch_norm, 1e-6, 0.0, False),

@@ -48,6 +48,18 @@ def test_the_mean_of_a_norm(dtype: Any) -> None:
     assert re.search("expected a positive finite number", _recognized(lambda x: _normed(x, eps=float("inf")), x))
 
 
+def test_a_root_that_is_a_power() -> None:
+    def normed(x: Tensor, power: float | Tensor) -> Tensor:
+        return x * torch.pow(x.pow(2).mean(-1, keepdim=True) + 1e-6, power)
+
+    x = torch.randn(4, 64)
+    assert _recognized(lambda x: normed(x, -0.5), x).eps == 1e-6
+    assert _recognized(lambda x: normed(x, torch.full((), -0.5)), x).eps == 1e-6
+    for other in (0.5, -1.0, -0.25):
+        assert "reciprocal root" in _recognized(lambda x, other=other: normed(x, other), x)
+    assert "reciprocal root" in _recognized(normed, x, torch.full((4, 1), -0.5))
+
+
 def test_squares_that_are_rounded_are_no_norm() -> None:
     reason = _recognized(lambda x: _normed(x, dtype=torch.float32).to(x.dtype), torch.randn(4, 64).bfloat16())
     assert re.search(r"computed in torch\.bfloat16, expected torch\.float32|no norm", reason)
