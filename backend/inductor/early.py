@@ -24,9 +24,7 @@ _define_kernel: Any = TritonScheduling.define_kernel
 def can_launch_early(target: CudaTarget | str) -> bool:
     """Whether the GPU can launch kernels early, and torch generates such: 2.11 does not."""
     return (
-        isinstance(target, CudaTarget)
-        and hasattr(torch._inductor.config.triton, "enable_pdl")
-        and supports_pdl(target)
+        isinstance(target, CudaTarget) and hasattr(torch._inductor.config.triton, "enable_pdl") and supports_pdl(target)
     )
 
 

@@ -133,9 +133,7 @@ def _normed(node: Node, cast_first: bool) -> Norm | str:
 
 def _under_root(node: Node) -> Node | None:
     """What ``node`` is the reciprocal root of: by ``rsqrt``, or as the power -0.5, as Gemma 3n and 4 have it."""
-    if node.target is aten.rsqrt.default:
-        inner = node.args[0]
-    elif node.target in (aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor) and number(node.args[1]) == -0.5:
+    if node.target is aten.rsqrt.default or (node.target in (aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor) and number(node.args[1]) == -0.5):
         inner = node.args[0]
     else:
         return None

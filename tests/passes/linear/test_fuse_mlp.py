@@ -79,7 +79,7 @@ def test_the_program_holds_the_joined_weights_alone_and_methods_share_them() -> 
     del first, second, joined, program
     gc.collect()
     assert not any(reference() is not None for reference in alive)
-    assert not [key for key in program_constants._MADE.keys() if key not in kept]
+    assert not [key for key in program_constants._MADE if key not in kept]
 
 
 def _mixed() -> nn.Module:
