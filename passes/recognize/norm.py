@@ -17,6 +17,7 @@ from etcuda.passes.graph.meta import tensor_of
 from etcuda.passes.recognize.terms import alike, describe, name_of, number, operands, plus_number, uncast
 
 aten = torch.ops.aten
+_POWERS = (aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +134,10 @@ def _normed(node: Node, cast_first: bool) -> Norm | str:
 
 def _under_root(node: Node) -> Node | None:
     """What ``node`` is the reciprocal root of: by ``rsqrt``, or as the power -0.5, as Gemma 3n and 4 have it."""
-    if node.target is aten.rsqrt.default or (node.target in (aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor) and number(node.args[1]) == -0.5):
-        inner = node.args[0]
-    else:
+    is_power = node.target in _POWERS and number(node.args[1]) == -0.5
+    if node.target is not aten.rsqrt.default and not is_power:
         return None
+    inner = node.args[0]
     assert isinstance(inner, Node)
     return inner
 
