@@ -55,7 +55,12 @@ def _wait_first(self: Any, code: Any) -> None:
 def _define(self: Any, source: str, *rest: Any) -> Any:
     """In place of ``TritonScheduling.define_kernel``, which makes up a name and returns it."""
     wrapper: Any = V.graph.wrapper_code
+    if TritonKernel.GDC_WAIT not in source:
+        return _define_kernel(self, source, *rest)
     suffix = wrapper.next_kernel_suffix
-    waits = TritonKernel.GDC_WAIT in source
-    with mock.patch.object(wrapper, "next_kernel_suffix", lambda: suffix() + _SUFFIX * waits):
+
+    def next_suffix() -> str:
+        return f"{suffix()}{_SUFFIX}"
+
+    with mock.patch.object(wrapper, "next_kernel_suffix", next_suffix):
         return _define_kernel(self, source, *rest)
