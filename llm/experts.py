@@ -133,7 +133,8 @@ def experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weigh
     if hidden_states.device.type == "meta":
         # The grouped product has no shape for fp32 there.
         return torch.empty_like(hidden_states)
-    result: Tensor = grouped_mm_experts_forward(module, hidden_states, top_k_index, top_k_weights)
+    routing = top_k_weights.to(hidden_states.dtype)
+    result: Tensor = grouped_mm_experts_forward(module, hidden_states, top_k_index, routing)
     return result
 
 

@@ -17,24 +17,26 @@ Results = tuple[Tensor, Tensor, Tensor]
 
 
 def _softmax(self: Any, hidden_states: Tensor) -> Results:
-    """Softmax over all experts, the best of them, their weights in the dtype of the logits."""
+    """Softmax over all experts, the best of them. Their weights stay fp32, where transformers rounds them to the dtype of
+    the logits: that would be a kernel of its own in each layer."""
     logits = functional.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
     routing, indices = _route(logits, None, "softmax", self.top_k, normalize=getattr(self, "norm_topk_prob", True))
-    return logits, routing.to(logits.dtype), indices
+    return logits, routing, indices
 
 
 def _softmax_fp32(self: Any, hidden_states: Tensor) -> Results:
-    """Likewise, their weights in fp32."""
+    """Likewise, always normalised."""
     logits = functional.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
     routing, indices = _route(logits, None, "softmax", self.top_k)
     return logits, routing, indices
 
 
 def _chosen_softmax(self: Any, hidden_states: Tensor) -> Results:
-    """Softmax over the logits of the experts that were chosen: the softmax over all, normalised."""
+    """Softmax over the logits of the experts that were chosen: the softmax over all, normalised. Fp32 as in
+    ``_softmax``."""
     logits = functional.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight, self.bias)
     routing, indices = _route(logits, None, "softmax", self.top_k)
-    return logits, routing.to(logits.dtype), indices
+    return logits, routing, indices
 
 
 def _grouped_sigmoid(self: Any, hidden_states: Tensor) -> Results:
