@@ -17,7 +17,7 @@ Results = tuple[Tensor, Tensor, Tensor]
 
 
 def _softmax(self: Any, hidden_states: Tensor) -> Results:
-    """Softmax over all experts, the best of them. Their weights stay fp32, which transformers rounds to the dtype of the
+    """Softmax over all experts, the best of them. Their weights stay fp32, which transformers rounds to that of the
     logits: that would be a kernel of its own in each layer."""
     logits = functional.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
     routing, indices = _route(logits, None, "softmax", self.top_k, normalize=getattr(self, "norm_topk_prob", True))
