@@ -23,6 +23,7 @@ from etcuda.backend.inductor import (
     local_buffers,
     loops,
     part_edges,
+    pooling,
     random,
     straight,
     templates,
@@ -117,6 +118,7 @@ def generate(
         stack.enter_context(accesses.each_kernel_analysed_once())
         stack.enter_context(loops.written_values_are_carried())
         stack.enter_context(local_buffers.buffers_written_in_place_are_whole())
+        stack.enter_context(pooling.pooled_sizes_are_not_asked())
         stack.enter_context(traces.branches_are_traced_once())
         stack.callback(keep_no_stack_traces())
         stack.enter_context(torch.no_grad())
