@@ -70,7 +70,7 @@ def run(out: pathlib.Path, budget_s: float, cells: Sequence[Cell] = CELLS) -> No
             "environment": environment(LocalDevice.current(), "CUDA graph, cold, median"),
             "ceilings": ceilings,
             "rows": [dataclasses.asdict(row) for row in rows],
-        }  # fmt: skip
+        }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(value, indent=1) + "\n")
         for row in rows[printed:]:
