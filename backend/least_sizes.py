@@ -15,6 +15,7 @@ from torch.fx import Node
 from torch.utils._sympy.numbers import int_oo
 
 from etcuda.partitioner.notes import notes_of
+from etcuda.torch_private import example_sizes
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class _Trial:
 
     def __init__(self, program: ExportedProgram) -> None:
         self._program = program
-        self.hints = _hints(program)
+        self.hints = example_sizes([node.meta["val"] for node in _inputs(program)])
         targets = {node.target for module in _modules(program) for node in module.graph.nodes}
         self.has_own_kernels = any(getattr(target, "namespace", "") == "etcuda" for target in targets)
 
@@ -120,20 +121,6 @@ class _Trial:
 
 def _modules(program: ExportedProgram) -> list[torch.fx.GraphModule]:
     return [module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
-
-
-def _hints(program: ExportedProgram) -> dict[Any, int]:
-    """Sizes at the example inputs."""
-    hints: dict[Any, int] = {}
-    for node in _inputs(program):
-        for size in node.meta["val"].shape:
-            if isinstance(size, torch.SymInt):
-                environment: Any = size.node.shape_env
-                # PyTorch 2.11 has the other name.
-                known = getattr(environment, "backed_var_to_val", None)
-                known = environment.var_to_val if known is None else known
-                hints |= {symbol: int(known[symbol]) for symbol in size.node.expr.free_symbols if symbol in known}
-    return hints
 
 
 def _concrete(sizes: Any, assignment: Mapping[Any, int]) -> list[int]:

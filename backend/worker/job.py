@@ -18,6 +18,7 @@ from etcuda.backend.constants import ConstantTable
 from etcuda.errors import BlobError
 from etcuda.options import CompileOptions
 from etcuda.target import CudaTarget
+from etcuda.torch_private import example_sizes, loaded_with_sizes
 
 PROGRAM, REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.json", "image.so"
 
@@ -102,6 +103,7 @@ def write_request(folder: pathlib.Path, request: JobRequest) -> None:
         "environment": request.environment,
         "is_part": request.is_part,
         "imports": _imports(request.program),
+        "sizes": {str(symbol): size for symbol, size in example_sizes(_inputs(request.program)).items()},
     }
     (folder / REQUEST).write_text(json.dumps(value))
 
@@ -112,8 +114,10 @@ def read_request(folder: pathlib.Path) -> JobRequest:
     target = value["target"]
     for module in value["imports"]:
         importlib.import_module(module)
+    with loaded_with_sizes(value["sizes"]):
+        program = torch.export.load(folder / PROGRAM)
     return JobRequest(
-        program=torch.export.load(folder / PROGRAM),
+        program=program,
         target="host" if target == "host" else CudaTarget(**target),
         options=CompileOptions.from_mapping(value["options"]),
         tied=value["tied"],
@@ -142,6 +146,10 @@ def read_result(folder: pathlib.Path) -> JobResult:
         raise BlobError(f"the compile worker left no complete result in {folder} ({error}); export again.") from error
     constants = [(name, fqn) for name, fqn in value["constants"]]
     return JobResult(image, constants, value["num_kernels"], value["resources"])
+
+
+def _inputs(program: ExportedProgram) -> list[object]:
+    return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
 
 
 def _imports(program: ExportedProgram) -> list[str]:

@@ -1,0 +1,34 @@
+"""Sizes that are computed from a symbol, and operators that ask about it while code is generated."""
+
+from __future__ import annotations
+
+import pathlib
+
+import torch
+from executorch.exir import to_edge_transform_and_lower
+from torch import nn
+from torch.export import Dim
+
+from etcuda import CudaPartitioner, save_program
+from tests.run_program import run_program
+
+
+class Windows(nn.Module):
+    """Windows of 8 columns as Swin's: padded to whole ones, each with its sum in front."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.pad(x, (0, (8 - x.shape[-1] % 8) % 8))
+        windows = x.reshape(*x.shape[:-1], x.shape[-1] // 8, 8)
+        return torch.cat([windows.sum(-1, keepdim=True), windows.roll(3, -1)], -1)
+
+
+def test_padding_to_whole_windows(tmp_path: pathlib.Path) -> None:
+    model = Windows()
+    shapes = {1: 2 * Dim("half", min=5, max=40)}
+    program = torch.export.export(model, (torch.randn(3, 28),), dynamic_shapes=(shapes,))
+    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")])
+    save_program(lowered.to_executorch(), tmp_path / "m.pte")
+    for columns in (28, 18, 32, 66, 80):
+        x = torch.randn(3, columns)
+        (got,) = run_program(tmp_path / "m.pte", (x,), (model(x),))
+        torch.testing.assert_close(got, model(x))
