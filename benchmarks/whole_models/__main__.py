@@ -22,37 +22,48 @@ PROGRAMS = pathlib.Path("out/whole_models")
 def run(
     names: list[str], programs: pathlib.Path, out: pathlib.Path, library: pathlib.Path, peers: list[str], prompts: bool
 ) -> int:
-    """Measures models one after another, torch.compile beside ``peers``; ``out`` is written after each model.
+    """Measures models one after another, torch.compile beside ``peers``, then the kernels of each; ``out`` is written
+    after each model.
 
     Returns:
         1 if one could not be measured.
     """
     import torch
 
-    from benchmarks.whole_models.measure import measure
+    from benchmarks.whole_models.measure import Row, measure, profiled
     from benchmarks.whole_models.peer import measure_peer
 
     has_gpu = torch.cuda.is_available()
     env = environment() if has_gpu else {"gpu": "no GPU", "torch": torch.__version__}
     value: dict[str, Any] = {"environment": env, "rows": [], "exports": {}}
+    rows: list[Row] = []
     failed = 0
-    for name in names:
-        exported = programs / f"{name}-export.json"
-        value["exports"][name] = json.loads(exported.read_text())
-        try:
-            rows = measure(name, programs, library, has_gpu)
-            rows += [measure_peer(name, programs, prompts)] if name in peers and has_gpu else []
-        except RuntimeError as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            failed = 1
-            continue
-        for row in rows:
-            print(row.model, row.engine, row.decode_us, row.prompt_us, f"error {row.error:.1e}", flush=True)
-        value["rows"] += [dataclasses.asdict(row) for row in rows]
+
+    def write() -> None:
+        value["rows"] = [dataclasses.asdict(row) for row in rows]
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_suffix(".partial")
         partial.write_text(json.dumps(value, indent=1) + "\n")
         os.replace(partial, out)
+
+    for name in names:
+        exported = programs / f"{name}-export.json"
+        value["exports"][name] = json.loads(exported.read_text())
+        try:
+            found = measure(name, programs, library, has_gpu)
+            found += [measure_peer(name, programs, prompts)] if name in peers and has_gpu else []
+        except RuntimeError as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            failed = 1
+            continue
+        for row in found:
+            print(row.model, row.engine, row.decode_us, row.prompt_us, f"error {row.error:.1e}", flush=True)
+        rows += found
+        write()
+    for place, row in enumerate(rows if has_gpu else ()):
+        if row.engine.startswith("etcuda"):
+            rows[place] = profiled(row, programs, library)
+            write()
     return failed
 
 

@@ -69,7 +69,7 @@ def tokens(name: str, length: int, seed: int = 0) -> Tensor:
 
 
 def measure(name: str, folder: pathlib.Path, library: pathlib.Path, has_gpu: bool) -> list[Row]:
-    """The rows of a model, with CUDA graphs and without.
+    """The rows of a model, with CUDA graphs and without; ``profiled`` adds the kernels.
 
     Raises:
         RuntimeError: logits are not those of eager, or differ with graphs.
@@ -78,7 +78,7 @@ def measure(name: str, folder: pathlib.Path, library: pathlib.Path, has_gpu: boo
     rows, bits = [], []
     for graphs in (True, False) if has_gpu else (False,):
         os.environ[GRAPHS] = str(int(graphs))
-        row, logits = _measure(name, folder, library, graphs, expected, own, has_gpu)
+        row, logits = _measure(name, folder, library, graphs, expected, own)
         rows.append(row)
         bits.append(logits)
     for other in bits[1:]:
@@ -135,7 +135,6 @@ def _measure(
     graphs: bool,
     expected: list[Tensor],
     own: float,
-    has_gpu: bool,
 ) -> tuple[Row, list[Tensor]]:
     begun = time.perf_counter()
     vocabulary = SHAPES[name].config["vocab_size"]
@@ -154,10 +153,9 @@ def _measure(
         check(name, "etcuda", error, own)
         prompts = {length: _prompt_us(session, name, length) for length in PROMPTS}
         decode = {context: _decode_us(session, name, context) for context in CONTEXTS}
-        kernels, busy = _kernels(session, name) if has_gpu else ({}, 0.0)
     engine = "etcuda" if graphs else "etcuda, no graph"
     nbytes = (folder / f"{name}.ptd").stat().st_size
-    row = Row(name, engine, graphs, decode, prompts, load_s, error, own, kernels, busy, weights_s, nbytes)
+    row = Row(name, engine, graphs, decode, prompts, load_s, error, own, {}, 0.0, weights_s, nbytes)
     return row, got
 
 
@@ -175,11 +173,17 @@ def _decode_us(session: NativeSession, name: str, context: int) -> float:
     return statistics.mean([session.call("decode", *call) for call in calls])
 
 
-def _kernels(session: NativeSession, name: str) -> tuple[dict[str, tuple[float, float]], float]:
-    call = tokens(name, 1), torch.tensor([CONTEXTS[0] - 1])
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(PROFILED):
+def profiled(row: Row, folder: pathlib.Path, library: pathlib.Path) -> Row:
+    """The row with the kernels of a step. Whatever this process times behind a profile takes longer: to be called when
+    all that counts was timed."""
+    os.environ[GRAPHS] = str(int(row.cuda_graph))
+    call = tokens(row.model, 1), torch.tensor([CONTEXTS[0] - 1])
+    with NativeSession(library, folder / f"{row.model}.pte", folder / f"{row.model}.ptd") as session:
+        for _ in range(30):
             session.call("decode", *call)
-        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            for _ in range(PROFILED):
+                session.call("decode", *call)
+            torch.cuda.synchronize()
     events: Any = events_of(profiler)
-    return by_name(events, PROFILED), busy_us(events) / PROFILED
+    return dataclasses.replace(row, kernels=by_name(events, PROFILED), busy_us=busy_us(events) / PROFILED)
