@@ -22,7 +22,6 @@ from typing import Any
 import torch
 import torch.utils._pytree
 from torch._dispatch.python import enable_python_dispatcher
-from torch._export.serde import serialize
 from torch._guards import detect_fake_mode
 from torch.export.exported_program import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import ExportGraphSignature
@@ -62,34 +61,6 @@ def example_sizes(values: Sequence[object]) -> dict[Any, int]:
                 known = environment.var_to_val if known is None else known
                 found |= {symbol: int(known[symbol]) for symbol in size.node.expr.free_symbols if symbol in known}
     return found
-
-
-@contextlib.contextmanager
-def loaded_with_sizes(sizes: Mapping[str, int]) -> Iterator[None]:
-    """Inside, ``torch.export.load`` gives symbols of these names the example sizes that they had.
-
-    A stored program has those of whole sizes: of ``16 * s`` but not of ``s``, about which nothing can be asked then.
-    """
-    deserializer: Any = serialize.GraphModuleDeserializer
-    parse = deserializer._parse_sym_expr
-
-    def parse_and_tell(self: Any, text: Any, hint: Any = None) -> Any:
-        found = parse(self, text, hint)
-        environment = self.shape_env
-        # torch 2.11 has the other names.
-        known = getattr(environment, "backed_var_to_val", None)
-        add = environment.add_var_to_val if known is None else environment.add_backed_var_to_val
-        known = environment.var_to_val if known is None else known
-        for symbol in getattr(found, "free_symbols", ()):
-            if symbol.name in sizes and symbol not in known:
-                add(symbol, sizes[symbol.name])
-        return found
-
-    deserializer._parse_sym_expr = parse_and_tell
-    try:
-        yield
-    finally:
-        deserializer._parse_sym_expr = parse
 
 
 def bounds(size: int | torch.SymInt) -> tuple[int, int | None]:

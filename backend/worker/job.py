@@ -15,10 +15,11 @@ from torch._export.verifier import Verifier
 from torch.export.exported_program import ExportedProgram
 
 from etcuda.backend.constants import ConstantTable
+from etcuda.backend.worker.loading import loaded_with_sizes
 from etcuda.errors import BlobError
 from etcuda.options import CompileOptions
 from etcuda.target import CudaTarget
-from etcuda.torch_private import example_sizes, loaded_with_sizes
+from etcuda.torch_private import example_sizes
 
 PROGRAM, REQUEST, _RESULT, _IMAGE = "program.pt2", "request.json", "result.json", "image.so"
 

@@ -108,49 +108,13 @@ def test_hint() -> None:
 def test_bounds() -> None:
     size = fake(2, 9).shape[0]
     assert (bounds(size), bounds(size * 3), bounds(7)) == ((2, 9), (6, 27), (7, 7))
-
-
-def test_bounds_of_a_size_that_nothing_bounds() -> None:
     least, most = bounds(fake(None, None).shape[0])
     assert least in (0, 2)
     assert most is None
 
 
-def computed() -> torch.export.ExportedProgram:
-    """y = x + 1 of an x whose first size is twice a symbol, 4 in the example."""
-    shapes = ({0: 2 * Dim("half", min=2, max=9)},)
-    return torch.export.export(Plus(), (torch.zeros(8, 3),), dynamic_shapes=shapes)
-
-
-class Plus(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + 1
-
-
-def input_of(program: torch.export.ExportedProgram) -> Any:
-    return next(node.meta["val"] for node in program.graph.nodes if node.op == "placeholder")
-
-
 def test_example_sizes() -> None:
     assert list(torch_private.example_sizes([fake(), 3, torch.zeros(2)]).values()) == [4]
-    found = torch_private.example_sizes([input_of(computed())])
-    assert list(found.values()) == [4]
-    assert set(found) == input_of(computed()).shape[0].node.expr.free_symbols
-
-
-def test_loaded_with_sizes(tmp_path: pathlib.Path) -> None:
-    given = computed()
-    torch.export.save(given, tmp_path / "m.pt2")
-    sizes = {str(symbol): size for symbol, size in torch_private.example_sizes([input_of(given)]).items()}
-    with torch_private.loaded_with_sizes(sizes):
-        loaded = torch.export.load(tmp_path / "m.pt2")
-    value = input_of(loaded)
-    (symbol,) = value.shape[0].node.expr.free_symbols
-    assert torch_private.example_sizes([value]) == {symbol: 4}
-    # What is asked of the symbol has an answer.
-    assert bool(value.shape[0] // 2 - 1 > 1)
-    without = input_of(torch.export.load(tmp_path / "m.pt2"))
-    assert torch_private.example_sizes([without]) == {}
 
 
 def test_build_expression() -> None:
