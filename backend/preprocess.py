@@ -239,7 +239,7 @@ def _result(prepared: _Prepared, compiled: list[JobResult]) -> PreprocessResult:
     config = prepared.config
     delegate = schema.DelegateT()
     delegate.method = prepared.method
-    values = describe_values(prepared.program)
+    values = describe_values(prepared.program, [text for each in compiled for text in each.assumptions])
     delegate.inputs, delegate.outputs = values.inputs, values.outputs
     delegate.sizes, delegate.conditions = values.sizes, values.conditions
     if prepared.parts is None:

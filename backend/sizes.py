@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sympy
@@ -41,6 +41,13 @@ _NEGATED: dict[type, int] = {sympy.Ne: Op.equal}
 
 class _UnknownSizeError(Exception):
     """An expression cannot be computed from the inputs' sizes."""
+
+
+def parse(text: str, symbols: Iterable[Any]) -> Any:
+    """An expression that ``sympy.srepr`` wrote, in terms of ``symbols`` where it has their names."""
+    names = (*functions.__all__, "Max", "Min")
+    expression = sympy.sympify(text, locals={name: getattr(functions, name) for name in names})
+    return expression.xreplace({old: new for old in expression.free_symbols for new in symbols if old.name == new.name})
 
 
 class SizeTable:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import sympy
 import torch
 from torch.export.exported_program import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from etcuda.backend.blob import DTYPE_CODES
 from etcuda.backend.least_sizes import least_sizes
 from etcuda.backend.schema.generated import delegate_generated as schema
-from etcuda.backend.sizes import SizeTable
-from etcuda.errors import UnsupportedGraphError
+from etcuda.backend.sizes import SizeTable, parse
+from etcuda.errors import CompileError, UnsupportedGraphError
 from etcuda.partitioner.notes import notes_of
 from etcuda.passes.canonical.record_output_layout import OUTPUT_DIM_ORDERS, dim_order
 
 # Sizes are int64; a dimension without a bound of its own is limited by what fits there.
 _UNBOUNDED = 2**62
+_MOST_OF_32_BITS = 2**31 - 1
+
+Inputs: TypeAlias = Sequence[tuple[str, torch.Tensor]]
+Ranges: TypeAlias = dict[Any, ValueRanges[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +41,15 @@ class DelegateValues:
     conditions: list[schema.SizeT]
 
 
-def describe_values(program: ExportedProgram) -> DelegateValues:
+def describe_values(program: ExportedProgram, assumptions: Sequence[str] = ()) -> DelegateValues:
     """Describes the inputs and outputs of a delegated program after the passes.
 
+    Args:
+        program: the program.
+        assumptions: of its compiled code, see ``JobResult``. They become conditions; a warning names each.
+
     Raises:
+        CompileError: an assumption cannot be checked at a call.
         UnsupportedGraphError: one of them is not a tensor of a supported dtype.
     """
     nodes = {node.name: node for node in program.graph.nodes}
@@ -56,7 +68,9 @@ def describe_values(program: ExportedProgram) -> DelegateValues:
             _require_tensor(node.name, value)
             order = (orders[index] if orders else None) or dim_order(value)
             outputs.append(_describe(node.name, value, order, ranges, table))
-    return DelegateValues(described, outputs, table.records, _conditions(program, inputs, ranges, table))
+    records = _traced(program, inputs, ranges, table)
+    records |= _assumed(assumptions, inputs, ranges, table, records)
+    return DelegateValues(described, outputs, table.records, list(records.values()))
 
 
 def _require_tensor(name: str, value: object) -> None:
@@ -113,12 +127,7 @@ def _dim(size: Any, ranges: dict[Any, ValueRanges[Any]], table: SizeTable) -> sc
     return record
 
 
-def _conditions(
-    program: ExportedProgram,
-    inputs: list[tuple[str, torch.Tensor]],
-    ranges: dict[Any, ValueRanges[Any]],
-    table: SizeTable,
-) -> list[schema.SizeT]:
+def _traced(program: ExportedProgram, inputs: Inputs, ranges: Ranges, table: SizeTable) -> dict[str, schema.SizeT]:
     """What the graph was traced under and the bounds do not say: that a size is a multiple of 8, less than another."""
     notes = notes_of(program)
     found: list[Any] = list(notes.conditions) if notes is not None else []
@@ -129,11 +138,53 @@ def _conditions(
         found = [environment.replace(condition) for condition in found]
     records: dict[str, schema.SizeT] = {}
     for condition in found:
-        if not condition.free_symbols or not table.knows(condition.free_symbols):
-            continue
-        known = {symbol: ranges[symbol] for symbol in condition.free_symbols if symbol in ranges}
-        if bound_sympy(condition, known).lower is not sympy.true:
+        if condition.free_symbols and table.knows(condition.free_symbols) and not _holds(condition, ranges):
             record = table.condition(condition)
             if record is not None:
                 records.setdefault(record.text, record)
-    return list(records.values())
+    return records
+
+
+def _assumed(
+    assumptions: Sequence[str], inputs: Inputs, ranges: Ranges, table: SizeTable, known: dict[str, schema.SizeT]
+) -> dict[str, schema.SizeT]:
+    """What the compiled code takes for granted, and neither the bounds nor ``known`` say."""
+    places = {
+        size.node.expr: f"{name}.shape[{dim}]"
+        for name, value in reversed(inputs)
+        for dim, size in reversed(list(enumerate(value.shape)))
+        if isinstance(size, torch.SymInt)
+    }
+    records: dict[str, schema.SizeT] = {}
+    for text in dict.fromkeys(assumptions):
+        condition = parse(text, {symbol for size in places for symbol in size.free_symbols})
+        if any(
+            symbol_is_type(symbol, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)) for symbol in condition.free_symbols
+        ) or _holds(condition, ranges):
+            continue
+        shown = str(condition.xreplace({size: sympy.Symbol(place) for size, place in places.items()}))
+        record = table.condition(condition)
+        if record is None:
+            raise CompileError(
+                f"the compiled code holds only where {shown}, which cannot be checked at a call. Declare fewer dynamic "
+                "sizes, or leave the operators behind it to another backend; please report it with the model."
+            )
+        if record.text in known:
+            continue
+        records[record.text] = record
+        # Elements that 32 bits count are as good as no bound: nothing that anybody would have to do at export.
+        if not (isinstance(condition, sympy.Le) and condition.rhs == _MOST_OF_32_BITS):
+            warnings.warn(
+                f"the compiled code holds only where {shown}, because the compiler decided so by the example; a call "
+                "with other sizes fails. Export with an example of the sizes that you need, or one program for each "
+                "kind of sizes, or declare fewer dynamic sizes.",
+                UserWarning,
+                stacklevel=2,
+            )
+    return records
+
+
+def _holds(condition: Any, ranges: Ranges) -> bool:
+    """Whether the bounds of sizes say so."""
+    known = {symbol: ranges[symbol] for symbol in condition.free_symbols if symbol in ranges}
+    return bound_sympy(condition, known).lower is sympy.true

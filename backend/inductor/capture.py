@@ -16,6 +16,7 @@ from torch._inductor.graph import GraphLowering
 from etcuda.backend.inductor import (
     accesses,
     assembly,
+    assumptions,
     branches,
     convolutions,
     early,
@@ -47,6 +48,7 @@ class GeneratedCode:
 
     ``cubins`` maps a kernel's name, as the code refers to it, to its binary (cubin, or PTX text for portable targets),
     ``resources`` to what a block of it takes. ``output_strides`` are expressions in the symbols of the graph.
+    ``assumptions`` are conditions on them, in sympy's ``srepr``, that hold for the example and must hold at a call.
     """
 
     wrapper: str
@@ -56,6 +58,7 @@ class GeneratedCode:
     num_kernels: int
     resources: dict[str, launchers.KernelResources] = dataclasses.field(default_factory=dict)
     output_strides: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    assumptions: list[str] = dataclasses.field(default_factory=list)
 
 
 def generate(
@@ -114,6 +117,8 @@ def generate(
         stack.enter_context(mock.patch.object(graph, "is_same_tensor", _views_same_storage))
         stack.enter_context(branches.operands_keep_their_strides())
         stack.enter_context(branches.branches_are_within_the_estimate())
+        stack.enter_context(assumptions.choices_assume_nothing())
+        assumed = stack.enter_context(assumptions.assumptions_of(inputs))
         stack.enter_context(assembly.assembly_without_operands_writes_nothing())
         stack.enter_context(accesses.each_kernel_analysed_once())
         stack.enter_context(loops.written_values_are_carried())
@@ -138,7 +143,7 @@ def generate(
         torch._inductor.aot_compile(module, inputs, options=options)
     if len(captured) != 1:
         raise RuntimeError(f"AOTInductor generated {len(captured)} programs for one graph; expected 1.")
-    return captured[0]
+    return dataclasses.replace(captured[0], assumptions=assumed)
 
 
 def _outputs(module: torch.fx.GraphModule) -> tuple[Any, ...]:

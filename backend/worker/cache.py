@@ -27,7 +27,7 @@ from etcuda.errors import CompileError
 
 log = logging.getLogger(__name__)
 
-_MAGIC = b"ETCUDAC1"
+_MAGIC = b"ETCUDAC2"
 _HEADER = struct.Struct("<8s32s32sQ")
 # Options that decide where things lie and what is shown, not what is compiled.
 _OF_NO_EFFECT = ("cache_dir", "compile_cache_gib", "progress", "ptd_name", "reroll", "timeout_s", "weights")
@@ -111,6 +111,7 @@ def job_key(folder: pathlib.Path) -> str | None:
         "target": request["target"],
         "options": options,
         "tied": request["tied"],
+        "sizes": request["sizes"],
         "is_part": request["is_part"],
         "compiler": compiler,
         "variables": {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
@@ -121,9 +122,7 @@ def job_key(folder: pathlib.Path) -> str | None:
 
 
 def _pack(key: str, result: JobResult) -> bytes:
-    description = json.dumps(
-        {"constants": result.constants, "num_kernels": result.num_kernels, "resources": result.resources}
-    ).encode()
+    description = json.dumps(result.described()).encode()
     body = struct.pack("<Q", len(description)) + description + result.image
     return _HEADER.pack(_MAGIC, bytes.fromhex(key), hashlib.sha256(body).digest(), len(body)) + body
 
@@ -133,9 +132,7 @@ def _unpack(key: str, data: bytes) -> JobResult | None:
     if data[: _HEADER.size] != _HEADER.pack(_MAGIC, bytes.fromhex(key), hashlib.sha256(body).digest(), len(body)):
         return None
     (size,) = struct.unpack_from("<Q", body)
-    value = json.loads(body[8 : 8 + size])
-    constants = [(name, fqn) for name, fqn in value["constants"]]
-    return JobResult(body[8 + size :], constants, value["num_kernels"], value["resources"])
+    return JobResult.of(body[8 + size :], json.loads(body[8 : 8 + size]))
 
 
 def _archive_digest(path: pathlib.Path) -> str:

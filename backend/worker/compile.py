@@ -54,7 +54,7 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
     _require_known(image.imports, is_host)
     progress("C++", 1, 1)
     resources = {name: dataclasses.asdict(found) for name, found in code.resources.items()}
-    return JobResult(image.data, constants, code.num_kernels, resources)
+    return JobResult(image.data, constants, code.num_kernels, resources, code.assumptions)
 
 
 def _require_strides(strides: list[tuple[Any, ...]], program: ExportedProgram) -> None:

@@ -65,6 +65,7 @@ class JobResult:
         constants: (name in the image, fully qualified name), in the image's order.
         num_kernels: kernels in the image.
         resources: for each kernel of a GPU, what a block takes: see ``KernelResources``.
+        assumptions: what the code takes for granted of the sizes of inputs, as ``sympy.srepr`` writes expressions.
         cpu_seconds: processor time that compiling took, of all processes together.
     """
 
@@ -72,7 +73,23 @@ class JobResult:
     constants: list[tuple[str, str]]
     num_kernels: int
     resources: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    assumptions: list[str] = dataclasses.field(default_factory=list)
     cpu_seconds: float = 0.0
+
+    def described(self) -> dict[str, Any]:
+        """All but the image and what compiling took, as JSON has it."""
+        return {
+            "constants": self.constants,
+            "num_kernels": self.num_kernels,
+            "resources": self.resources,
+            "assumptions": self.assumptions,
+        }
+
+    @classmethod
+    def of(cls, image: bytes, value: dict[str, Any]) -> JobResult:
+        """From an image and what ``described`` gave."""
+        constants = [(name, fqn) for name, fqn in value["constants"]]
+        return cls(image, constants, value["num_kernels"], value["resources"], value["assumptions"])
 
 
 def tied_constants(table: ConstantTable) -> dict[str, str]:
@@ -130,8 +147,7 @@ def read_request(folder: pathlib.Path) -> JobRequest:
 def write_result(folder: pathlib.Path, result: JobResult) -> None:
     """Writes a finished job."""
     (folder / _IMAGE).write_bytes(result.image)
-    value = {"constants": result.constants, "num_kernels": result.num_kernels, "resources": result.resources}
-    (folder / _RESULT).write_text(json.dumps(value))
+    (folder / _RESULT).write_text(json.dumps(result.described()))
 
 
 def read_result(folder: pathlib.Path) -> JobResult:
@@ -145,8 +161,7 @@ def read_result(folder: pathlib.Path) -> JobResult:
         image = (folder / _IMAGE).read_bytes()
     except (OSError, ValueError) as error:
         raise BlobError(f"the compile worker left no complete result in {folder} ({error}); export again.") from error
-    constants = [(name, fqn) for name, fqn in value["constants"]]
-    return JobResult(image, constants, value["num_kernels"], value["resources"])
+    return JobResult.of(image, value)
 
 
 def _inputs(program: ExportedProgram) -> list[object]:

@@ -3,7 +3,7 @@
 // v and out), LENGTH_DTYPE (bytes of an integer of kv_len, 0 for none), POSITION_DTYPE (likewise of
 // positions), POSITION_STRIDE (between batch rows), SINKS (0 for none, else 1 + a dtype as ptx.cuh counts
 // them), CLUSTER, THREADS, UNROLL, KV_HEADS, GROUP, L_Q, HEAD_DIM, CAUSAL, WINDOW, RING, and SCALE and
-// SOFTCAP, the bits of a float32, and PREFETCH.
+// SOFTCAP, the bits of a float32, and AHEAD, the steps whose keys are brought to the L2 before they are read.
 
 #include "cluster.cuh"
 
@@ -89,6 +89,14 @@ __device__ __forceinline__ Keys keys_of(const void* kv_len, const void* position
   const int begin = min(lo + rank * span, hi);
   return {length, begin, min(begin + span, hi)};
 }
+// Brings keys and values of [from, to) of a KV head to the L2.
+__device__ __forceinline__ void bring(const u16* k, const u16* v, u64 base, int from, int to) {
+  const u64 last = base + (u64)to * HEAD_DIM;
+  for (u64 at = base + (u64)from * HEAD_DIM + threadIdx.x * 64; at < last; at += THREADS * 64) {
+    prefetch_l2(k + at);
+    prefetch_l2(v + at);
+  }
+}
 __device__ __forceinline__ float logit(float product) {
   constexpr float kLog2E = 1.4426950408889634f;
   const float softcap = __int_as_float(SOFTCAP), scale = __int_as_float(SCALE);
@@ -137,17 +145,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   launch_dependents();
   cluster_arrive();
   const u64 base = (u64)(batch * KV_HEADS + head) * l_kv * HEAD_DIM;
-  if (PREFETCH && !RING) {
+  if (AHEAD && PDL && !RING) {
     // Keys of former steps are on their way to the L2 while the kernel in front still runs. What it, or one
     // before it, has not stored yet may be read here: lengths that are too old are as good as any, for
     // nothing is computed of them, and what is fetched is of the cache.
     const Keys guessed = keys_of(kv_len, positions, batch, l_kv, rank);
-    const int few = min(guessed.end, guessed.begin + kStep);
-    const u64 first = base + (u64)guessed.begin * HEAD_DIM, last = base + (u64)few * HEAD_DIM;
-    for (u64 at = first + thread * 64; at < last; at += THREADS * 64) {
-      prefetch_l2(k + at);
-      prefetch_l2(v + at);
-    }
+    bring(k, v, base, guessed.begin, min(guessed.end, guessed.begin + AHEAD * kStep));
   }
   // Pointers are not marked __restrict__: behind this wait everything is loaded anew.
   wait_for_previous_grid();
@@ -178,6 +181,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     for (int i = 0; i < kPieces * 8; i++) sums[row][i / 8][i % 8] = 0.f;
 
   for (int start = begin; start < end; start += kStep) {
+    if (AHEAD && !RING && start + AHEAD * kStep < end)
+      bring(k, v, base, start + AHEAD * kStep, min(end, start + (AHEAD + 1) * kStep));
     uint4 keys[UNROLL][kPieces], values[UNROLL][kPieces];
 #pragma unroll
     for (int u = 0; u < UNROLL; u++) {

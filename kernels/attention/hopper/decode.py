@@ -9,6 +9,8 @@ from etcuda.kernels.cuda import DTYPE_CODES, Native
 
 ARCH = "sm_90"
 HEAD_DIMS = (16, 32, 64, 128, 256, 512)
+# One step was enough for few keys; at 4,096 each of eight steps waited for memory.
+AHEAD = 4
 MAX_ROWS = 8  # Of a KV head; a power of two.
 # Registers of a CTA, of the 64 Ki of a multiprocessor, that leave room for CTAs of the product behind.
 _ROOM = 44 << 10
@@ -85,18 +87,19 @@ def native_decode(
     ring: bool,
     scale: float,
     softcap: float,
-    prefetch: bool = True,
+    ahead: int = AHEAD,
 ) -> Native:
     """The kernel in decode.cu for one kind of call. ``scale`` is the logits' times log2(e).
 
-    ``prefetch``: whether keys are brought to the L2 cache while the kernel in front runs.
+    ``ahead``: steps of a CTA whose keys are brought to the L2 cache before they are read, the first of them while the
+    kernel in front runs; 0 brings none.
     """
     defines = {
         "DTYPE": DTYPE_CODES[dtype], "LENGTH_DTYPE": length_bytes, "POSITION_DTYPE": position_bytes,
         "POSITION_STRIDE": position_stride, "SINKS": 1 + DTYPE_CODES[sinks_dtype] if sinks_dtype else 0,
         "CLUSTER": config.cluster, "THREADS": config.threads, "UNROLL": config.unroll, "KV_HEADS": kv_heads,
         "GROUP": group, "L_Q": l_q, "HEAD_DIM": head_dim, "CAUSAL": causal, "WINDOW": window, "RING": int(ring),
-        "SCALE": _bits(scale), "SOFTCAP": _bits(softcap), "PREFETCH": int(prefetch and config.pdl),
+        "SCALE": _bits(scale), "SOFTCAP": _bits(softcap), "AHEAD": ahead, "PDL": config.pdl,
     }  # fmt: skip
     shared = shared_bytes(config, head_dim, group * l_q)
     return Native("attention/hopper/decode.cu", ARCH, config.threads, shared, tuple(defines.items()))
