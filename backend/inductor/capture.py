@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -67,6 +67,7 @@ def generate(
     target: CudaTarget | str,
     allow_tf32: bool,
     progress: Callable[[str, int, int], None],
+    strides: Sequence[tuple[Any, ...]] | None = None,
 ) -> GeneratedCode:
     """Generates C++ (and compiled kernels) for a module whose tensors are all fake.
 
@@ -76,6 +77,7 @@ def generate(
         target: a GPU target or ``"host"``.
         allow_tf32: let fp32 convolutions use TF32.
         progress: called with a phase name, items done and items in all.
+        strides: that the results are to have, expressions in the symbols of the graph; ``None`` leaves them open.
     """
     random.register()
     part_edges.register()
@@ -123,6 +125,8 @@ def generate(
         stack.enter_context(accesses.each_kernel_analysed_once())
         stack.enter_context(loops.written_values_are_carried())
         stack.enter_context(local_buffers.buffers_written_in_place_are_whole())
+        if strides is not None:
+            stack.enter_context(part_edges.outputs_have_strides(strides))
         stack.enter_context(pooling.pooled_sizes_are_not_asked())
         stack.enter_context(traces.branches_are_traced_once())
         stack.callback(keep_no_stack_traces())

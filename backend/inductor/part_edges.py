@@ -1,11 +1,20 @@
-"""Code for ``etcuda::part_edge``: none, but kernels on its two sides stay apart."""
+"""What goes from one part to another: code for ``etcuda::part_edge``, and the strides of what a part gives.
+
+``part_edge`` generates nothing, but kernels on its two sides stay apart.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest import mock
 
+import sympy
 import torch
 from torch._inductor import ir, lowering
+from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 
 import etcuda.kernels.common.part_edge  # noqa: F401  defines the operator
@@ -51,3 +60,37 @@ def _lower(x: Any, leaves: bool) -> Any:
     if leaves and name not in V.graph.graph_inputs and name not in V.graph.constants:
         PartEdge(x)
     return x
+
+
+@contextlib.contextmanager
+def outputs_have_strides(strides: Sequence[Sequence[Any]]) -> Iterator[None]:
+    """Lets a graph give its results with these strides, for whoever reads a part's results was compiled for them.
+
+    By itself Inductor gives what it has: a copy of an expanded tensor may stay the view, with strides of 0.
+    """
+    give: Any = GraphLowering.output
+
+    def output(self: GraphLowering, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Subgraphs have a class of their own.
+        if type(self) is GraphLowering and isinstance(args[0], list | tuple) and len(args[0]) == len(strides):
+            args = ([_with_strides(*pair) for pair in zip(args[0], strides, strict=True)], *args[1:])
+        give(self, target, args, kwargs)
+
+    with mock.patch.object(GraphLowering, "output", output):
+        yield
+
+
+def _with_strides(value: Any, strides: Sequence[Any]) -> Any:
+    if not isinstance(value, ir.TensorBox):
+        return value
+    # As Inductor does behind this; a view has no strides before.
+    realized: Any = ir.ExternKernel.realize_input(value)
+    if are_equal(realized.get_stride(), strides):
+        return value
+    return ir.ExternKernel.require_exact_strides(realized, strides)
+
+
+def are_equal(strides: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether expressions stand for the same strides."""
+    pairs = itertools.zip_longest(strides, others, fillvalue=-1)
+    return all(sympy.simplify(sympy.sympify(got) - sympy.sympify(wanted)) == 0 for got, wanted in pairs)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import sympy
 import torch
 from torch.export.exported_program import ExportedProgram
 
 from etcuda.backend.image import build_image
-from etcuda.backend.inductor import capture, device, kernel_cache
+from etcuda.backend.inductor import capture, device, kernel_cache, part_edges
 from etcuda.backend.worker.client import default_cache_dir
 from etcuda.backend.worker.job import JobRequest, JobResult
 from etcuda.backend.worker.move import move_to_device
@@ -36,10 +34,12 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
     where = torch.device("cpu") if is_host else torch.device("cuda", 0)
     progress("graph", 0, 1)
     moved = move_to_device(request.program, where, request.tied)
-    code = capture.generate(moved.module, moved.inputs, request.target, request.options.allow_tf32, progress)
+    options = request.options
+    strides = _strides(request.program) if request.is_part else None
+    code = capture.generate(moved.module, moved.inputs, request.target, options.allow_tf32, progress, strides)
     constants = [(constant.name, moved.name_of(constant.tensor)) for constant in code.constants]
-    if request.is_part:
-        _require_strides(code.output_strides, request.program)
+    if strides is not None:
+        _require_strides(code.output_strides, strides)
 
     progress("C++", 0, 1)
     image = build_image(
@@ -57,17 +57,16 @@ def compile_job(request: JobRequest, folder: pathlib.Path, progress: Progress) -
     return JobResult(image.data, constants, code.num_kernels, resources, code.assumptions)
 
 
-def _require_strides(strides: list[tuple[Any, ...]], program: ExportedProgram) -> None:
-    """Whoever reads an output of a part was compiled for the strides of the graph."""
+def _strides(program: ExportedProgram) -> list[tuple[Any, ...]]:
+    """Of what a part gives: whoever reads it was compiled for the strides of the graph."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
-    expected = [
+    return [
         tuple(expression(stride) for stride in values[name].stride()) for name in program.graph_signature.user_outputs
     ]
-    if len(strides) == len(expected) and all(
-        sympy.simplify(sympy.sympify(got) - sympy.sympify(wanted)) == 0
-        for pair in zip(strides, expected, strict=True)
-        for got, wanted in itertools.zip_longest(*pair, fillvalue=-1)
-    ):
+
+
+def _require_strides(strides: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None:
+    if len(strides) == len(expected) and all(map(part_edges.are_equal, strides, expected)):
         return
     raise CompileError(
         f"a part that repeats: expected outputs with strides {expected}, the generated code has {strides}. Export with "

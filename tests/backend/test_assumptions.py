@@ -39,6 +39,7 @@ def export(function: Callable[..., Any], most: tuple[int, int] = (64, 64)) -> Ex
     ("function", "sizes"),
     [
         (lambda x: torch.diagonal(x) + 1, [(20, 24), (24, 20), (64, 2), (2, 64), (64, 64), (5, 4)]),
+        (lambda x: torch.diagonal(x).sum(), [(20, 24), (24, 20), (64, 2), (2, 64), (64, 64), (5, 4)]),
         # By ``torch.export`` there are two elements at least.
         (lambda x: torch.diagonal(x, 2) + 1, [(20, 24), (24, 20), (2, 64), (64, 4), (64, 64)]),
         (lambda x: torch.diagonal(x, -3) * 2, [(20, 24), (24, 20), (64, 2), (5, 64), (64, 64)]),

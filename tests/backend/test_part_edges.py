@@ -45,3 +45,17 @@ def test_eager_it_is_a_copy(leaves: bool) -> None:
     assert torch.equal(x, y)
     assert (y.stride(), y.dtype) == (x.stride(), x.dtype)
     assert y.data_ptr() != x.data_ptr()
+
+
+class Expanded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(1).expand(-1, 8)
+
+
+@pytest.mark.parametrize("wanted", [None, (8, 1), (1, 6)])
+def test_results_have_the_strides_that_others_were_compiled_for(wanted: tuple[int, int] | None) -> None:
+    program = export(Expanded(), (torch.ones(6),)).run_decompositions({})
+    moved = move_to_device(program, torch.device("cpu"), {})
+    strides = None if wanted is None else [wanted]
+    code = capture.generate(moved.module, moved.inputs, "host", False, lambda *_: None, strides)
+    assert code.output_strides == [wanted or (1, 0)]
