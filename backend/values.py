@@ -149,12 +149,11 @@ def _assumed(
     assumptions: Sequence[str], inputs: Inputs, ranges: Ranges, table: SizeTable, known: dict[str, schema.SizeT]
 ) -> dict[str, schema.SizeT]:
     """What the compiled code takes for granted, and neither the bounds nor ``known`` say."""
-    places = {
-        size.node.expr: f"{name}.shape[{dim}]"
-        for name, value in reversed(inputs)
-        for dim, size in reversed(list(enumerate(value.shape)))
-        if isinstance(size, torch.SymInt)
-    }
+    dims: list[tuple[str, Any]] = [
+        (f"{name}.shape[{dim}]", size) for name, value in inputs for dim, size in enumerate(value.shape)
+    ]
+    # The first place of a size names it.
+    places = {size.node.expr: place for place, size in reversed(dims) if isinstance(size, torch.SymInt)}
     records: dict[str, schema.SizeT] = {}
     for text in dict.fromkeys(assumptions):
         condition = parse(text, {symbol for size in places for symbol in size.free_symbols})
