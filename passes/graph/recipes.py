@@ -40,14 +40,18 @@ class Recipe(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows(Recipe):
-    """The rows of weights [n, ...] after one another, as ``torch.cat`` has them."""
+    """The rows of weights [..., n, ...] after one another, as ``torch.cat`` has them where all have the same dimensions.
+
+    What a row is the last part says, which is [n, ...]; others may be stacks of such.
+    """
 
     parts: tuple[Tensor, ...]
 
     @property
     def shape(self) -> torch.Size:
         """[sum of n, ...]."""
-        return torch.Size((sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]))
+        row = self.parts[-1].shape[1:]
+        return torch.Size((sum(part.numel() for part in self.parts) // row.numel(), *row))
 
     @property
     def dtype(self) -> torch.dtype:
