@@ -114,9 +114,10 @@ def _refuse_product(product: Product, experts: Node, name: str, rows: int) -> st
     if product.n != rows:
         return f"it has {product.n} rows, and those of the experts {rows}"
     stack = [None if each is None else tensor_of(each) for each in _stack(experts, name)]
-    assert stack[0] is not None
+    weight, scale, zero, scale_step, zero_step = stack
+    assert weight is not None
     size = given["group_size" if name == "gate_up" else "down_group_size"]
-    wanted = format_of(stack[0], *stack[1:], size)
+    wanted = format_of(weight, scale, zero, scale_step, zero_step, size)
     has = product.format if isinstance(product, LinearCall) else None
     if wanted != has:
         return f"its format is {has or 'as it is'}, and the experts' {wanted or 'as it is'}"

@@ -40,9 +40,9 @@ class Recipe(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows(Recipe):
-    """The rows of weights [..., n, ...] after one another, as ``torch.cat`` has them where all have the same dimensions.
+    """The rows of weights [n, ...] after one another, as ``torch.cat`` has them.
 
-    What a row is the last part says, which is [n, ...]; others may be stacks of such.
+    What a row is the last part says; the others may be stacks [..., n, ...] of such weights.
     """
 
     parts: tuple[Tensor, ...]

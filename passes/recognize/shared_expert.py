@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -110,16 +111,17 @@ def _factors(node: Node) -> tuple[Node, Node | None]:
 def _routing_of(experts: Node) -> Node | str:
     """The call whose two results are which experts a token has, and their weights."""
     given = arguments(experts)
-    results = [given["routing"], given["indices"]]
+    results: list[Node] = [given["routing"], given["indices"]]
     calls = [each.args[0] if each.target is operator.getitem else None for each in results]
-    call = calls[0]
+    call: Any = calls[0]
     if not isinstance(call, Node) or call is not calls[1] or call.target is not _ops.route_experts.default:
         return "experts are not chosen by route_experts"
     if [each.args[1] for each in results] != [0, 1] or any(len(each.users) != 1 for each in results):
         return "something else reads which experts are chosen"
     if arguments(call)["shared"] != "none":
         return "it has a shared expert already"
-    return call
+    made: Node = call
+    return made
 
 
 def _refuse(found: SharedExpert, gate: Gate, gated: Node, other: Node) -> str | None:
