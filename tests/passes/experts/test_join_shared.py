@@ -53,7 +53,9 @@ class Block(nn.Module):
                 self.register_buffer(f"own_up{part}", whole[-1, WIDTH : WIDTH + width].clone())
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        stored = [getattr(self, f"own_{name}" if part == "qdata" else f"own_{name}_{part}", None) for part in PARTS]
+        stored: list[Any] = [
+            getattr(self, f"own_{name}" if part == "qdata" else f"own_{name}_{part}", None) for part in PARTS
+        ]
         if self.case.format is None:
             return functional.linear(x, stored[0])
         result: Tensor = torch.ops.etcuda.int4_linear(x, *stored, 32, self.case.activation_dtype)
