@@ -15,6 +15,7 @@ from etcuda.kernels.experts.configs import is_few
 from etcuda.kernels.experts.problem import ExpertsProblem, format_of
 from etcuda.options import BackendConfig
 from etcuda.passes.base import graph_pass
+from etcuda.passes.experts.shared_expert import Product, SharedExpert, recognize_shared_expert
 from etcuda.passes.graph.calls import arguments, insert_call, insert_results
 from etcuda.passes.graph.dead_code import erase_dead
 from etcuda.passes.graph.meta import refresh_meta, tensor_of
@@ -23,7 +24,6 @@ from etcuda.passes.linear.call import ROWS_OF, STORED, LinearCall
 from etcuda.passes.linear.join import ALIGNMENT, join_rows
 from etcuda.passes.recognize.dense import DenseCall, recognize_dense
 from etcuda.passes.recognize.rows import same_rows
-from etcuda.passes.recognize.shared_expert import Product, SharedExpert, recognize_shared_expert
 from etcuda.torch_private import bounds
 
 log = logging.getLogger(__name__)
