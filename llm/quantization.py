@@ -23,6 +23,7 @@ class QuantOptions:
 
     Attributes:
         linear: of linear layers, the head and mixtures of experts among them: ``"none"``, ``"int4"`` or ``"int8"``.
+            Those of one row stay as they are.
         rules: pairs of a module's name, with ``*`` and ``?``, and a format; for linear layers, mixtures of experts and
             embeddings. The first that matches counts, before ``linear``. A head that shares the embedding's weight has
             one format with it, the head's.
@@ -108,7 +109,8 @@ class Plan:
     def _format(self, name: str, module: nn.Module, used: set[str]) -> str | None:
         """The format of a module's weight; ``None`` where nothing was said."""
         found = self._rule(name, used)
-        if found is None and isinstance(module, nn.Linear):
+        # A layer of one row, as a shared expert's gate, has few bytes, and joins others in the dtype that they have.
+        if found is None and isinstance(module, nn.Linear) and module.out_features > 1:
             return self._options.linear
         return found
 

@@ -34,6 +34,7 @@ from etcuda.passes.decompositions.apply import apply_decompositions
 from etcuda.passes.dense.fuse_dense import fuse_dense
 from etcuda.passes.dense.fuse_norm import fuse_norm
 from etcuda.passes.dense.route_dense import route_dense
+from etcuda.passes.experts.join_shared import join_shared
 from etcuda.passes.experts.route import route_experts
 from etcuda.passes.graph.edge_ops import ASSERTIONS
 from etcuda.passes.graph.meta import forget_computed
@@ -57,6 +58,8 @@ PASSES: tuple[GraphPass, ...] = (
     bind_symbolic_inputs,
     inline_scalar_constants,
     view_copy_to_view,
+    # In front of what makes formulas of the host's experts.
+    join_shared,
     inline_kernels,
     launch_early,
     apply_decompositions,

@@ -126,9 +126,13 @@ def choose(problem: ExpertsProblem, most_tokens: int | None, shared_bytes: int, 
 
     What is best for 256 experts of 512 features on an H200, fitted to other sizes.
     """
-    limit = _FEW_TOKENS if problem.quantized else _FEW_TOKENS_DENSE
-    few = most_tokens is not None and most_tokens <= limit
-    return _few(problem, pdl) if few and problem.few_serves else _many(problem, shared_bytes, pdl)
+    few = is_few(problem, most_tokens) and problem.few_serves
+    return _few(problem, pdl) if few else _many(problem, shared_bytes, pdl)
+
+
+def is_few(problem: ExpertsProblem, most_tokens: int | None) -> bool:
+    """Whether so many tokens (``None``: any number) are few, for which each token has CTAs of its own."""
+    return most_tokens is not None and most_tokens <= (_FEW_TOKENS if problem.quantized else _FEW_TOKENS_DENSE)
 
 
 def _few(problem: ExpertsProblem, pdl: int) -> FewLaunch:

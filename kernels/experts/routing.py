@@ -21,6 +21,8 @@ from etcuda.torch_private import hint
 OP = "route_experts"
 SCORES = ("softmax", "sigmoid")
 GROUP_SCORES = ("max", "pair")
+# What an expert that every token is given to weighs.
+SHARED = ("none", "one", "sigmoid")
 _MOST_EXPERTS = 4096
 _MOST_TOP_K = 64
 
@@ -36,9 +38,11 @@ class RoutingProblem:
     top_groups: int
 
 
-def problem_of(logits: Tensor, top_k: int, groups: int, top_groups: int) -> RoutingProblem:
+def problem_of(
+    logits: Tensor, top_k: int, groups: int, top_groups: int, shared: str = "none"
+) -> RoutingProblem:  # fmt: skip
     """A call of the operator in numbers; dynamic sizes by their hints."""
-    return RoutingProblem(hint(logits.shape[0]), hint(logits.shape[1]), top_k, groups, top_groups)
+    return RoutingProblem(hint(logits.shape[0]), hint(_experts(logits, shared)), top_k, groups, top_groups)
 
 
 def refuse(problem: RoutingProblem) -> str | None:
@@ -62,13 +66,13 @@ def cost(problem: RoutingProblem) -> Cost:
 
 def routing_reference(
     logits: Tensor, bias: Tensor | None, scores: str, top_k: int, groups: int, top_groups: int, group_score: str,
-    normalize: bool, epsilon: float, scale: float,
+    normalize: bool, epsilon: float, scale: float, shared: str = "none",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The operator in fp32; see ``route_experts``."""
-    values = logits.to(torch.float32)
+    experts = _experts(logits, shared)
+    values = logits[:, :experts].to(torch.float32)
     found = torch.sigmoid(values) if scores == "sigmoid" else torch.softmax(values, -1)
     wanted = found if bias is None else found + bias.to(torch.float32)
-    experts = logits.shape[1]
     if top_groups < groups:
         grouped = wanted.reshape(-1, groups, experts // groups)
         of_group = grouped.amax(-1)
@@ -82,7 +86,13 @@ def routing_reference(
     routing = found.gather(1, indices)
     if normalize:
         routing = routing / (routing.sum(-1, keepdim=True) + epsilon)
-    return routing * scale, indices.to(torch.int32)
+    routing, indices = routing * scale, indices.to(torch.int32)
+    if shared == "none":
+        return routing, indices
+    share = torch.ones_like(routing[:, :1])
+    if shared == "sigmoid":
+        share = torch.sigmoid(logits[:, experts:].to(torch.float32))
+    return torch.cat([routing, share], 1), torch.cat([indices, torch.full_like(indices[:, :1], experts)], 1)
 
 
 @triton_op("etcuda::route_experts", mutates_args=())
@@ -98,6 +108,7 @@ def route_experts(
     epsilon: float,
     scale: float,
     pdl: int,
+    shared: str = "none",
 ) -> tuple[Tensor, Tensor]:
     """The experts of each token and their weights.
 
@@ -105,7 +116,7 @@ def route_experts(
     their score alone. Of equal ones on a GPU the first is chosen.
 
     Args:
-        logits: [tokens, experts] floating; of scores in fp32.
+        logits: [tokens, experts] floating; of scores in fp32. With the share "sigmoid" there is one column more.
         bias: ``None`` or [experts] floating.
         scores: "softmax" over all experts, or "sigmoid".
         top_k: experts of a token.
@@ -116,50 +127,59 @@ def route_experts(
         epsilon: 0 or more.
         scale: that the weights are multiplied by, last.
         pdl: 1 to launch the kernel while the one in front of it runs.
+        shared: whether each token is given to one expert more, whose number is ``experts``, and what that one weighs:
+            "none", there is none; "one", 1; "sigmoid", the sigmoid of the last column. ``scale`` is not of it.
 
     Returns:
-        weights float32 [tokens, top_k]; experts int32 [tokens, top_k], the best first.
+        weights float32 [tokens, top_k]; experts int32 [tokens, top_k], the best first. Behind them the one that is
+        shared, if there is one: [tokens, top_k + 1].
 
     Raises:
         KernelArgumentError: an argument is not one that the operator takes.
     """
-    _check(logits, bias, scores, top_k, groups, top_groups, group_score, epsilon)
+    _check(logits, bias, scores, top_k, groups, top_groups, group_score, epsilon, shared)
     if needs_reference(logits):
         return routing_reference(
-            logits, bias, scores, top_k, groups, top_groups, group_score, normalize, epsilon, scale
+            logits, bias, scores, top_k, groups, top_groups, group_score, normalize, epsilon, scale, shared
         )  # fmt: skip
-    num_tokens, experts = logits.shape
-    routing, indices = _results(logits, top_k)
+    num_tokens, experts = logits.shape[0], _experts(logits, shared)
+    routing, indices = _results(logits, top_k, shared)
     dense = aligned(logits.contiguous(), 16)
     kernel, early = choose_kernel(logits, routing_kernel, routing_pdl, pdl)
     kernel[(num_tokens,)](
         dense, dense if bias is None else bias.contiguous(), routing, indices, scale, epsilon, EXPERTS=experts,
         TOP_K=top_k, GROUPS=groups, TOP_GROUPS=top_groups, PAIRS=group_score == "pair", SIGMOID=scores == "sigmoid",
-        HAS_BIAS=bias is not None, NORMALIZE=normalize, BLOCK_G=padded(groups), BLOCK_E=padded(experts // groups),
-        BLOCK_K=padded(top_k), num_warps=max(1, min(8, padded(experts) // 256)), **early,
+        HAS_BIAS=bias is not None, NORMALIZE=normalize, SHARED=shared, BLOCK_G=padded(groups),
+        BLOCK_E=padded(experts // groups), BLOCK_K=padded(routing.shape[1]),
+        num_warps=max(1, min(8, padded(experts) // 256)), **early,
     )  # fmt: skip
     return routing, indices
 
 
 def _fake(
     logits: Tensor, bias: Tensor | None, scores: str, top_k: int, groups: int, top_groups: int, group_score: str,
-    normalize: bool, epsilon: float, scale: float, pdl: int,
+    normalize: bool, epsilon: float, scale: float, pdl: int, shared: str = "none",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    _check(logits, bias, scores, top_k, groups, top_groups, group_score, epsilon)
-    return _results(logits, top_k)
+    _check(logits, bias, scores, top_k, groups, top_groups, group_score, epsilon, shared)
+    return _results(logits, top_k, shared)
 
 
 route_experts.register_fake(_fake)
 
 
-def _results(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    shape = (logits.shape[0], top_k)
+def _experts(logits: Tensor, shared: str) -> int:
+    """Columns of the logits that are experts to choose among."""
+    return logits.shape[1] - int(shared == "sigmoid")
+
+
+def _results(logits: Tensor, top_k: int, shared: str) -> tuple[Tensor, Tensor]:
+    shape = (logits.shape[0], top_k + int(shared != "none"))
     return logits.new_empty(shape, dtype=torch.float32), logits.new_empty(shape, dtype=torch.int32)
 
 
 def _check(
     logits: Tensor, bias: Tensor | None, scores: str, top_k: int, groups: int, top_groups: int, group_score: str,
-    epsilon: float,
+    epsilon: float, shared: str,
 ) -> None:  # fmt: skip
     expect(is_floating(logits.dtype), OP, "logits", "bfloat16, float16 or float32", logits.dtype)
     expect(logits.dim() == 2, OP, "logits", "two dimensions [tokens, experts]", list(logits.shape))
@@ -167,14 +187,16 @@ def _check(
     expect(scores in SCORES, OP, "scores", f"one of {', '.join(SCORES)}", repr(scores))
     expect(group_score in GROUP_SCORES, OP, "group_score", f"one of {', '.join(GROUP_SCORES)}", repr(group_score))
     expect(epsilon >= 0, OP, "epsilon", "0 or more", epsilon)
+    expect(shared in SHARED, OP, "shared", f"one of {', '.join(SHARED)}", repr(shared))
+    experts = _experts(logits, shared)
     if bias is not None:
         expect(is_floating(bias.dtype), OP, "bias", "bfloat16, float16 or float32", bias.dtype)
-        expect(list(bias.shape) == [logits.shape[1]], OP, "bias", f"shape [{logits.shape[1]}]", list(bias.shape))
+        expect(list(bias.shape) == [experts], OP, "bias", f"shape [{experts}]", list(bias.shape))
         expect(bias.device == logits.device, OP, "bias", f"the device of logits, {logits.device}", bias.device)
-    reason = refuse(problem_of(logits, top_k, groups, top_groups))
+    reason = refuse(problem_of(logits, top_k, groups, top_groups, shared))
     if reason is not None:
         raise KernelArgumentError(f"{OP}: {reason}. Call torch.topk.")
-    pairs = group_score == "max" or groups == top_groups or logits.shape[1] // groups > 1
+    pairs = group_score == "max" or groups == top_groups or experts // groups > 1
     expect(pairs, OP, "group_score", "'max' for groups of one expert", repr(group_score))
 
 
@@ -188,6 +210,7 @@ def routing_samples(device: str) -> list[dict[str, object]]:
     return [
         {"logits": logits[:, :7].to(torch.float16), "bias": None, "scores": "softmax", "top_k": 3, **plain, "pdl": 0},
         {"logits": logits, "bias": bias, "scores": "sigmoid", "top_k": 5, **grouped, "pdl": 0},
+        {"logits": logits, "bias": None, "scores": "softmax", "top_k": 4, **plain, "pdl": 0, "shared": "sigmoid"},
     ]
 
 

@@ -18,6 +18,7 @@ from etcuda.passes.base import graph_modules, graph_pass
 from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.meta import tensor_of
 from etcuda.passes.graph.program_constants import target_of
+from etcuda.passes.linear.call import whole_of
 from etcuda.target import CudaTarget
 from etcuda.torch_private import bounds
 
@@ -56,7 +57,7 @@ def _route(program: ExportedProgram, node: Node, target: CudaTarget, option: boo
     values = {name: tensor_of(each) if isinstance(each, Node) else each for name, each in given.items()}
     weights = [each for name, each in given.items() if name.startswith(("gate_up", "down")) and isinstance(each, Node)]
     # A kernel that starts early reads its weight before those in front of it have ended: none of them may write it.
-    pdl = int(supports_pdl(target) and all(target_of(program, each) is not None for each in weights))
+    pdl = int(supports_pdl(target) and all(target_of(program, whole_of(each)) is not None for each in weights))
     problem = EXPERTS.problem_of(values)
     _, most = bounds(values["x"].shape[0])
     how = choose(problem, most, target.shared_memory_per_block, pdl)

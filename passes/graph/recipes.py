@@ -40,14 +40,18 @@ class Recipe(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows(Recipe):
-    """The rows of weights [n, ...] after one another, as ``torch.cat`` has them."""
+    """The rows of weights [n, ...] after one another, as ``torch.cat`` has them.
+
+    What a row is the last part says; the others may be stacks [..., n, ...] of such weights.
+    """
 
     parts: tuple[Tensor, ...]
 
     @property
     def shape(self) -> torch.Size:
         """[sum of n, ...]."""
-        return torch.Size((sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]))
+        row = self.parts[-1].shape[1:]
+        return torch.Size((sum(part.numel() for part in self.parts) // row.numel(), *row))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -19,7 +19,7 @@ from etcuda.passes.graph.meta import tensor_of
 STORED = ("qdata", "scale", "zero", "scale_step", "zero_step")
 # Metadata of a joined product: the numbers of rows of the weights that were joined, in order.
 JOINED = "etcuda_joined"
-# Metadata of a slice: the name of the weight whose rows it is. It is a view, which no kernel writes.
+# Metadata of a slice, or of a view: the name of the weight whose rows it is. It is a view, which no kernel writes.
 ROWS_OF = "etcuda_rows_of"
 
 
@@ -131,6 +131,13 @@ def format_of_embedding(node: Node) -> WeightFormat | None:
 def is_everywhere(node: Node) -> bool:
     """Whether all of a graph can read the tensor: it is an input or a weight, or rows of one."""
     return node.op in ("placeholder", "get_attr") or ROWS_OF in node.meta
+
+
+def whole_of(node: Node) -> Node:
+    """The weight that ``node`` is rows of, or ``node`` itself."""
+    whole = node.args[0] if ROWS_OF in node.meta else node
+    assert isinstance(whole, Node)
+    return whole
 
 
 def _read(node: Node, weight_format: WeightFormat, activation_dtype: str) -> LinearCall:

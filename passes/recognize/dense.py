@@ -6,7 +6,7 @@ In doubt it is none. Nothing is changed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch.fx import Node
@@ -78,8 +78,8 @@ class GatedPair:
     activation: str
 
 
-def recognize_dense(node: Node) -> DenseCall | None:
-    """The product at ``node``, or ``None``."""
+def recognize_dense(node: Node, dtypes: Collection[torch.dtype] = DTYPES) -> DenseCall | None:
+    """The product at ``node`` with a weight of one of these dtypes, or ``None``."""
     if node.op != "call_function" or node.kwargs or node.target not in (aten.mm.default, aten.addmm.default):
         return None
     *biases, x, transposed = node.args
@@ -89,7 +89,7 @@ def recognize_dense(node: Node) -> DenseCall | None:
     if not isinstance(weight, Node) or list(dims) not in ([1, 0], [-1, 0], [1, -2], [-1, -2]):  # type: ignore[arg-type]
         return None
     value = tensor_of(weight)
-    if value.dtype not in DTYPES or not value.is_contiguous() or not all(isinstance(n, int) for n in value.shape):
+    if value.dtype not in dtypes or not value.is_contiguous() or not all(isinstance(n, int) for n in value.shape):
         return None
     bias = biases[0] if biases else None
     if isinstance(bias, Node) and (list(tensor_of(bias).shape) != [value.shape[0]] or tensor_of(bias).stride(0) != 1):

@@ -161,3 +161,9 @@ def test_what_cannot_be_quantised_is_named() -> None:
     with pytest.raises(CheckpointError) as caught:
         formats("llama", QuantOptions("int4", group_size=128))
     assert str(caught.value).count("expected K to be a multiple of 128") == 2 * 6 + 1
+
+
+def test_layers_of_one_row_stay_unless_a_rule_has_them() -> None:
+    gate = "model.layers.0.mlp.shared_expert_gate.weight"
+    assert gate not in formats("qwen3_next", QuantOptions("int4"))
+    assert formats("qwen3_next", QuantOptions("int4", (("*.shared_expert_gate", "int8"),)))[gate] == "int8"

@@ -11,10 +11,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 def _routing(
     logits, bias, routing, indices, scale, epsilon,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr, PAIRS: tl.constexpr,
-    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr, NORMALIZE: tl.constexpr, BLOCK_G: tl.constexpr,
-    BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr, NORMALIZE: tl.constexpr, SHARED: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     PER: tl.constexpr = EXPERTS // GROUPS
+    COLUMNS: tl.constexpr = EXPERTS + 1 if SHARED == "sigmoid" else EXPERTS
+    CHOICES: tl.constexpr = TOP_K if SHARED == "none" else TOP_K + 1
     NOTHING: tl.constexpr = float("-inf")
     token = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, BLOCK_G)[:, None]
@@ -24,7 +26,7 @@ def _routing(
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    values = tl.load(logits + token * EXPERTS + expert, mask=inside, other=NOTHING).to(tl.float32)
+    values = tl.load(logits + token * COLUMNS + expert, mask=inside, other=NOTHING).to(tl.float32)
     if SIGMOID:
         scores = 1.0 / (1.0 + tl.exp(-values))
     else:
@@ -62,42 +64,49 @@ def _routing(
         wanted = tl.where(place == best, NOTHING, wanted)
     if NORMALIZE:
         shares = shares / (tl.sum(shares, 0) + epsilon)
-    at = token * TOP_K + choice
-    tl.store(routing + at, shares * scale, mask=choice < TOP_K)
-    tl.store(indices + at, found, mask=choice < TOP_K)
+    shares = shares * scale
+    if SHARED != "none":
+        share = 1.0
+        if SHARED == "sigmoid":
+            share = 1.0 / (1.0 + tl.exp(-tl.load(logits + token * COLUMNS + EXPERTS).to(tl.float32)))
+        shares = tl.where(choice == TOP_K, share, shares)
+        found = tl.where(choice == TOP_K, EXPERTS, found)
+    at = token * CHOICES + choice
+    tl.store(routing + at, shares, mask=choice < CHOICES)
+    tl.store(indices + at, found, mask=choice < CHOICES)
 
 
 @triton.jit
 def routing_kernel(
-    logits,  # [num_tokens, EXPERTS]
+    logits,  # [num_tokens, EXPERTS], one column more if SHARED is "sigmoid"
     bias,  # [EXPERTS]
-    routing,  # [num_tokens, TOP_K] fp32
-    indices,  # [num_tokens, TOP_K] int32
+    routing,  # [num_tokens, TOP_K] fp32, one column more unless SHARED is "none"
+    indices,  # likewise, int32
     scale, epsilon,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr, PAIRS: tl.constexpr,
-    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr, NORMALIZE: tl.constexpr, BLOCK_G: tl.constexpr,
-    BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr, NORMALIZE: tl.constexpr, SHARED: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Scores, groups, the greatest, their weights; grid: tokens."""
     _routing(
         logits, bias, routing, indices, scale, epsilon, EXPERTS, TOP_K, GROUPS, TOP_GROUPS, PAIRS, SIGMOID, HAS_BIAS,
-        NORMALIZE, BLOCK_G, BLOCK_E, BLOCK_K, False,
+        NORMALIZE, SHARED, BLOCK_G, BLOCK_E, BLOCK_K, False,
     )  # fmt: skip
 
 
 @triton.jit
 def routing_pdl(
-    logits,  # [num_tokens, EXPERTS]
+    logits,  # [num_tokens, EXPERTS], one column more if SHARED is "sigmoid"
     bias,  # [EXPERTS]
-    routing,  # [num_tokens, TOP_K] fp32
-    indices,  # [num_tokens, TOP_K] int32
+    routing,  # [num_tokens, TOP_K] fp32, one column more unless SHARED is "none"
+    indices,  # likewise, int32
     scale, epsilon,
     EXPERTS: tl.constexpr, TOP_K: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr, PAIRS: tl.constexpr,
-    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr, NORMALIZE: tl.constexpr, BLOCK_G: tl.constexpr,
-    BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    SIGMOID: tl.constexpr, HAS_BIAS: tl.constexpr, NORMALIZE: tl.constexpr, SHARED: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``routing_kernel`` that may be launched while the kernel in front of it runs."""
     _routing(
         logits, bias, routing, indices, scale, epsilon, EXPERTS, TOP_K, GROUPS, TOP_GROUPS, PAIRS, SIGMOID, HAS_BIAS,
-        NORMALIZE, BLOCK_G, BLOCK_E, BLOCK_K, True,
+        NORMALIZE, SHARED, BLOCK_G, BLOCK_E, BLOCK_K, True,
     )  # fmt: skip

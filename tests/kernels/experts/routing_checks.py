@@ -30,16 +30,18 @@ class Case:
     bias: bool = False
     normalize: bool = True
     scale: float = 1.0
+    shared: str = "none"
 
     def arguments(self) -> dict[str, Any]:
         """The operator's arguments; no two experts of a token have one score."""
         random = torch.Generator().manual_seed(self.experts + self.tokens)
-        logits = torch.randn(self.tokens, self.experts, generator=random)
+        columns = self.experts + int(self.shared == "sigmoid")
+        logits = torch.randn(self.tokens, columns, generator=random)
         return {
             "logits": logits.to(DEVICE), "bias": torch.randn(self.experts, generator=random).to(DEVICE) / 4
             if self.bias else None, "scores": self.scores, "top_k": self.top_k, "groups": self.groups,
             "top_groups": self.top_groups, "group_score": self.group_score, "normalize": self.normalize,
-            "epsilon": 1e-20, "scale": self.scale, "pdl": 0,
+            "epsilon": 1e-20, "scale": self.scale, "pdl": 0, "shared": self.shared,
         }  # fmt: skip
 
 
@@ -52,13 +54,17 @@ CASES = [
          scale=2.5),
     Case(tokens=2, experts=18, top_k=3, groups=3, top_groups=1, group_score="max", scores="softmax"),
     Case(experts=12, top_k=8, groups=6, top_groups=4, group_score="pair", scores="sigmoid"),
+    Case(tokens=3, experts=8, top_k=4, shared="sigmoid", scale=2.0),
+    Case(tokens=2, experts=24, top_k=5, groups=4, top_groups=2, group_score="pair", scores="sigmoid", bias=True,
+         scale=2.5, shared="one"),
 ]  # fmt: skip
 
 
 def expected(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """In double precision, one token after the other, by lists."""
     weights, chosen = [], []
-    for row in given["logits"].double().tolist():
+    for columns in given["logits"].double().tolist():
+        row = columns[:-1] if given["shared"] == "sigmoid" else columns
         most = max(row)
         powers = [math.exp(each - most) for each in row]
         scores = [power / sum(powers) for power in powers]
@@ -74,8 +80,9 @@ def expected(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         taken = sorted(left, key=lambda each: -wanted[each])[: given["top_k"]]
         shares = [scores[each] for each in taken]
         total = sum(shares) if given["normalize"] else 1.0
-        weights.append([given["scale"] * share / total for share in shares])
-        chosen.append(taken)
+        share = {"none": [], "one": [1.0], "sigmoid": [1 / (1 + math.exp(-columns[-1]))]}[given["shared"]]
+        weights.append([given["scale"] * each / total for each in shares] + share)
+        chosen.append(taken + [len(row)] * len(share))
     return torch.tensor(weights, device=DEVICE), torch.tensor(chosen, device=DEVICE)
 
 
