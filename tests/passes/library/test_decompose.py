@@ -11,14 +11,12 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from etcuda.options import BackendConfig
-from etcuda.partitioner.partitioner import CudaPartitioner
 from etcuda.partitioner.support import refuse
 from etcuda.passes.library.decompose import DECOMPOSITIONS, NEEDED
 from etcuda.passes.manager import run_passes
 from etcuda.target import TARGETS
 from tests.exhaustive import pairs
-from tests.partitioner.programs import Calls, edge
-from tests.passes.handed_over import handed_over
+from tests.partitioner.programs import edge
 from tests.passes.library.order_cases import DTYPES, FAMILIES, AllOf, numbers
 
 CONFIGS = {"host": BackendConfig("host"), "sm_90": BackendConfig(TARGETS["sm_90"])}
@@ -143,15 +141,3 @@ def test_refusals(function: Any, inputs: tuple[torch.Tensor, ...], words: str) -
     texts = [each.reason for each in reasons if each is not None]
     assert texts
     assert re.search(words, texts[0])
-
-
-def test_after_an_operator_whose_size_depends_on_data() -> None:
-    """Tracing ``nonzero`` again leaves symbols that no result has: the trace of another call does not fail for them."""
-
-    def model(x: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x.nonzero(), x.index_put((at,), torch.ones(2), accumulate=True)
-
-    program = torch.export.export(Calls(model), (torch.randn(4), torch.tensor([1, 1])))
-    edge = handed_over(program, CudaPartitioner("host"))
-    run_passes(edge, BackendConfig("host"))
-    assert torch.ops.aten.index_put.default in {node.target for node in edge.graph.nodes}
