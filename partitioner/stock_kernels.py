@@ -12,6 +12,7 @@ from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
+from executorch.exir.dialects.edge._ops import EdgeOpOverload
 from executorch.exir.operator.convert import to_out_variant
 from executorch.exir.passes import to_out_var_skiplist
 from torch.export.exported_program import ExportedProgram
@@ -80,9 +81,12 @@ def _registered() -> Set[str]:
 def _runtime_name(target: Any) -> str:
     """The name under which the emitter writes a call: that of the operator that writes to its argument."""
     op: Any = behind_edge(target)
-    op = exempted(op)
+    exempt = exempted(op)
+    # An operator of the Edge dialect knows its own; a search by name fails for ``pow``, two of whose schemas are alike.
+    search = target.to_out_variant if exempt is op and isinstance(target, EdgeOpOverload) else None
+    op = exempt
     # Where there is none ExecuTorch will say so.
     with contextlib.suppress(RuntimeError):
-        op = to_out_variant(op)[0]
+        op = to_out_variant(op)[0] if search is None else search()
     overload = op._schema.overload_name
     return f"{op._schema.name}.{overload}" if overload else str(op._schema.name)

@@ -16,7 +16,7 @@ from etcuda.options import BackendConfig
 from etcuda.passes.attention.choose_quantized import choose_quantized_attention
 from etcuda.passes.attention.fuse_rotary import fuse_rotary
 from etcuda.passes.attention.route import route_attention
-from etcuda.passes.base import GraphPass, NodeError, graph_modules
+from etcuda.passes.base import GraphPass, NodeError, graph_modules, values_of
 from etcuda.passes.canonical.bind_symbolic_inputs import bind_symbolic_inputs
 from etcuda.passes.canonical.contiguous_outputs import contiguous_outputs
 from etcuda.passes.canonical.decompose_conv import decompose_conv
@@ -49,6 +49,7 @@ from etcuda.passes.linear.pack_torchao import pack_torchao
 from etcuda.passes.linear.quantize_one_row import quantize_one_row
 from etcuda.passes.linear.route import route_linear
 from etcuda.passes.linear.split_joined import split_joined
+from etcuda.torch_private import forget_pending_symbols
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ def run_passes(
     results = []
     sizes = _input_sizes(program)
     for each in passes:
+        # Operators that were traced again, as nonzero and bincount, leave some that the next trace would fail for.
+        forget_pending_symbols(values_of(program))
         try:
             changed = each.run(program, config)
             _settle(program)

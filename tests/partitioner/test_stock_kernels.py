@@ -75,3 +75,10 @@ def test_loading_says_the_same(tmp_path: pathlib.Path) -> None:
             program.load_method("forward")
         assert [etcuda.runtime.last_error()] == seen
     assert "aten::avg_pool3d.out, aten::linalg_qr.out" in seen[0]
+
+
+def test_operators_of_which_two_schemas_are_alike() -> None:
+    """``aten::pow`` has such; integer powers by tensors are left to the stock runtime, which has them."""
+    x = torch.tensor([0, 3, 5])
+    _, seen = _lower(lambda x: (2**x, x**x), x, partitioners=[CudaPartitioner("host")])
+    assert seen == []
