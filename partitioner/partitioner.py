@@ -36,7 +36,7 @@ from etcuda.partitioner.ownership import (
 from etcuda.partitioner.random_state import draw_from_state
 from etcuda.partitioner.report import PartitionReport, decomposed_calls, make_report
 from etcuda.partitioner.state_copies import copy_state
-from etcuda.partitioner.stock_kernels import warn_of_missing_kernels
+from etcuda.partitioner.stock_kernels import refuse_mislaid, warn_of_missing_kernels
 from etcuda.partitioner.support import branches
 from etcuda.partitioner.value_checks import add_value_checks
 from etcuda.partitioner.without_complex import without_complex
@@ -109,6 +109,7 @@ class CudaPartitioner(Partitioner):  # type: ignore[misc]
         """
         restore_unclaimed(program.graph_module, set())
         add_value_checks(program.graph_module)
+        refuse_mislaid(program)
         warn_of_missing_kernels(program)
 
     @lean_export()

@@ -17,6 +17,7 @@ from executorch.exir.operator.convert import to_out_variant
 from executorch.exir.passes import to_out_var_skiplist
 from torch.export.exported_program import ExportedProgram
 
+from etcuda.errors import UnsupportedGraphError
 from etcuda.partitioner.value_checks import is_value_check
 from etcuda.passes.base import graph_modules
 from etcuda.passes.graph.exempt_ops import exempted
@@ -45,6 +46,30 @@ def warn_of_missing_kernels(program: ExportedProgram) -> None:
     missing = sorted(set(missing_kernels(program)))
     if missing:
         warnings.warn(SENTENCE.format(ops=", ".join(missing)), UserWarning, stacklevel=2)
+
+
+def refuse_mislaid(program: ExportedProgram) -> None:
+    """Refuses ``nonzero`` of several dimensions, whose readers would take rows for columns.
+
+    Args:
+        program: in the Edge dialect, after all partitioners.
+
+    Raises:
+        UnsupportedGraphError: there is one.
+    """
+    for module in graph_modules(program):
+        for node in module.graph.nodes:
+            if node.op != "call_function" or behind_edge(node.target) is not torch.ops.aten.nonzero.default:
+                continue
+            indices = node.meta["val"]
+            # By PyTorch it gives columns, transposed; ExecuTorch's kernel writes rows.
+            if indices.shape[1] != 1 and not (isinstance(indices.stride(1), int) and indices.stride(1) == 1):
+                raise UnsupportedGraphError(
+                    f"{node.name}: nonzero (torch.argwhere, torch.where of one argument) of a tensor with "
+                    f"{indices.shape[1]} dimensions: expected its result in rows, as ExecuTorch's kernel writes it, "
+                    "got columns in the program, so that whatever reads it takes one for the other. Select by a mask, "
+                    "x[mask], or compute with torch.where(mask, a, b), or give another partitioner the operator."
+                )
 
 
 def missing_kernels(program: ExportedProgram) -> Iterator[str]:

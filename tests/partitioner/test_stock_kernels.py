@@ -11,6 +11,7 @@ import torch
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_transform_and_lower
 
 from etcuda import CudaPartitioner
+from etcuda.errors import UnsupportedGraphError
 from etcuda.partitioner.stock_kernels import SENTENCE, stock_kernels
 from tests.partitioner.programs import export
 from tests.partitioner.tagging import X
@@ -82,3 +83,17 @@ def test_operators_of_which_two_schemas_are_alike() -> None:
     x = torch.tensor([0, 3, 5])
     _, seen = _lower(lambda x: (2**x, x**x), x, partitioners=[CudaPartitioner("host")])
     assert seen == []
+
+
+@pytest.mark.parametrize("function", [torch.nonzero, torch.argwhere, lambda x: torch.where(x > 0)[1] + 1])
+def test_indices_that_would_be_taken_for_others_are_refused(function: Any) -> None:
+    with pytest.raises(UnsupportedGraphError, match=r"of a tensor with 2 dimensions: expected .* Select by a mask"):
+        _lower(function, X, partitioners=[CudaPartitioner("host")])
+
+
+def test_indices_of_one_dimension_are_right() -> None:
+    runtime = pytest.importorskip("executorch.runtime")
+    lowered, _ = _lower(torch.nonzero, torch.tensor([0.0, 1.0, 0.0, 2.0]), partitioners=[CudaPartitioner("host")])
+    method = runtime.Runtime.get().load_program(lowered.to_executorch().buffer).load_method("forward")
+    (got,) = method.execute([torch.tensor([3.0, 0.0, 0.0, 4.0])])
+    assert got.tolist() == [[0], [3]]

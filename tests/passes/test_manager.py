@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch.export import Dim, ExportedProgram
 
+from etcuda import CudaPartitioner
 from etcuda.errors import PassError
 from etcuda.options import BackendConfig
 from etcuda.passes.base import GraphPass, NodeError
@@ -140,3 +142,18 @@ def test_the_signature_follows_the_outputs() -> None:
     each = edge(lambda x: x.t(), X)
     run_passes(each, HOST)
     assert each.graph_signature.user_outputs == tuple(node.name for node in each.graph.output_node().args[0])
+
+
+def test_symbols_of_no_result_fail_no_pass() -> None:
+    """``bincount``, which is left to others, leaves symbols in the memory that all tracing shares."""
+
+    class Counts(torch.nn.Module):
+        def forward(self, x: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            counts = torch.bincount(places.reshape(-1), minlength=10)
+            return counts, x.clone().index_put_((places,), torch.ones(3, 4), accumulate=True)
+
+    program = torch.export.export(Counts(), (torch.randn(3, 4), torch.tensor([0, 0, 1])))
+    config = EdgeCompileConfig(_check_ir_validity=False)
+    lowered = to_edge_transform_and_lower(program, partitioner=[CudaPartitioner("host")], compile_config=config)
+    left = [node.target for node in lowered.exported_program().graph.nodes if node.op == "call_function"]
+    assert any("executorch_call_delegate" in str(target) for target in left)

@@ -189,7 +189,7 @@ void print_checkpoint(long step) {
   std::puts(line.str().c_str());
 }
 
-// All of the GPU's memory that the driver gives out, down to pieces of 64 KiB.
+// All of the GPU's memory that the driver gives out, down to pieces of 4 KiB.
 class AllMemory {
  public:
   AllMemory() {
@@ -203,7 +203,7 @@ class AllMemory {
     void* context = nullptr;
     if (retain(&context, 0) != 0 || push(context) != 0) throw std::runtime_error("no CUDA context");
     unsigned long long at = 0;
-    for (size_t size = size_t{1} << 36; size >= size_t{1} << 16; size /= 2)
+    for (size_t size = size_t{1} << 36; size >= size_t{1} << 12; size /= 2)
       while (allocate(&at, size) == 0) pieces_.push_back(at);
   }
   ~AllMemory() {
@@ -312,7 +312,12 @@ void exhaust(long steps, const std::string& path, const std::vector<Call>& calls
   {
     const AllMemory none_left;
     const size_t left = gpu_free_bytes();
-    for (int round = 0; round < 4; ++round) {
+    for (int round = 0; round < 6; ++round) {
+      // First what is kept for reuse is there, with which a call runs but may not be captured; then not even
+      // that.
+      if (round == 3 && etcuda_empty_cache() != 0) throw std::runtime_error("empty_cache failed");
+      const std::optional<AllMemory> given_back =
+          round < 3 ? std::nullopt : std::optional<AllMemory>(std::in_place);
       for (size_t i = 0; i < calls.size(); ++i) {
         try {
           if (!is_right(i)) throw std::logic_error("call " + std::to_string(i) + " is wrong without memory");
