@@ -154,7 +154,6 @@ def _refuse_constants(program: ExportedProgram, found: SharedExpert) -> str | No
 
 def _join(program: ExportedProgram, found: SharedExpert, few: bool) -> list[Node]:
     """Joins the weights and computes one mixture if tokens are few; returns weights that may be unused now."""
-    front = [node for node in program.graph.nodes if node.op == "placeholder"][-1].next
     count = _problem(found.experts).num_experts
     stacks = {name: _stack(found.experts, name) for name in ("gate_up", "down")}
     parts = {"gate_up": (found.gate, found.up), "down": (found.down,)}
@@ -169,14 +168,15 @@ def _join(program: ExportedProgram, found: SharedExpert, few: bool) -> list[Node
             rows = [each for product in stored if (each := product[place]) is not None]
             shape = tensor_of(stack).shape
             whole = join_rows(program, [stack, *rows])
-            view = insert_call(front, aten.view.default, (whole, [count + 1, *shape[1:]]))
+            # Where they are read, so that what one layer calls stands together and repeats are found.
+            view = insert_call(found.experts, aten.view.default, (whole, [count + 1, *shape[1:]]))
             view.meta[ROWS_OF] = whole.name
             views[name if part == "qdata" else f"{name}_{part}"] = view
             start = count * int(shape[1])
             for each in rows:
                 end = start + int(tensor_of(each).shape[0])
                 if not few:
-                    _replace(each, _rows(front, whole, start, end))
+                    _read_rows(each, whole, start, end)
                 start = end
             unused += [stack, *rows]
     if few:
@@ -187,8 +187,8 @@ def _join(program: ExportedProgram, found: SharedExpert, few: bool) -> list[Node
         router, share = pair
         weights = [router.weight, share.weight]
         whole = join_rows(program, weights)
-        _replace(router.weight, _rows(front, whole, 0, router.n))
-        _replace(share.weight, _rows(front, whole, router.n, router.n + 1))
+        _read_rows(router.weight, whole, 0, router.n)
+        _read_rows(share.weight, whole, router.n, router.n + 1)
         unused += weights
     log.info("%s and %s: weights are joined, products stay", found.experts.name, found.down.node.name)
     return unused
@@ -238,14 +238,9 @@ def _router(program: ExportedProgram, found: SharedExpert) -> tuple[DenseCall, D
     return None if tensor_of(router.weight).nbytes % ALIGNMENT else (router, share)
 
 
-def _rows(front: Node, whole: Node, start: int, end: int) -> Node:
-    """Rows of a weight, marked so that they pass for one."""
-    rows = insert_call(front, aten.slice.Tensor, (whole, 0, start, end))
-    rows.meta[ROWS_OF] = whole.name
-    return rows
-
-
-def _replace(weight: Node, rows: Node) -> None:
-    """Lets the one call that reads a weight read rows of the joined one."""
+def _read_rows(weight: Node, whole: Node, start: int, end: int) -> None:
+    """Lets the one call that reads a weight read rows of the joined one, marked so that they pass for a weight."""
     (user,) = weight.users
+    rows = insert_call(user, aten.slice.Tensor, (whole, 0, start, end))
+    rows.meta[ROWS_OF] = whole.name
     user.replace_input_with(weight, rows)

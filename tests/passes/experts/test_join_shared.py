@@ -15,6 +15,7 @@ from etcuda.kernels.experts.configs import FewLaunch, ManyLaunch, launch_of
 from etcuda.passes.graph.calls import arguments
 from etcuda.passes.graph.program_constants import mark_other_methods
 from etcuda.passes.manager import run_passes
+from etcuda.passes.repeats.find import find_repeats
 from tests.kernels.experts.experts_checks import PARTS, Case, int4
 from tests.passes.linear.quantized_programs import GPU, calls, constants, delegated, export
 from tests.passes.made_weights import made, made_weights
@@ -77,7 +78,7 @@ class Block(nn.Module):
         return (total, between) if self.leak else total
 
 
-def lowered(block: Block, tokens: int, most: int | None, several: bool) -> tuple[Any, Tensor]:
+def lowered(block: Block | Layers, tokens: int, most: int | None, several: bool) -> tuple[Any, Tensor]:
     x = torch.randn(tokens, HIDDEN, generator=torch.Generator().manual_seed(1)).to(block.case.dtype)
     dynamic = None if most is None else ({0: Dim("tokens", min=2, max=most)},)
     edge = delegated(export(block, x, dynamic=dynamic), GPU)
@@ -125,6 +126,30 @@ def test_many_tokens_read_rows_of_the_same_weights(weights: str) -> None:
     assert all("more" in name for name in stored[0])
     alone, _ = lowered(block, 40, 64, False)
     assert {name for name in constants(alone) if "gate_up" in name and "more" in name} == set()
+
+
+class Layers(nn.Module):
+    """Blocks behind one another."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(WEIGHTS["int4"], True) for _ in range(count))
+        self.case = WEIGHTS["int4"]
+
+    def forward(self, x: Tensor) -> Any:
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(1, None), (40, 64)])
+def test_layers_still_repeat(tokens: int, most: int | None) -> None:
+    """What is done to the weights of a layer stands in the layer, not in front of the first."""
+    program, _ = lowered(Layers(6), tokens, most, True)
+    repeats = find_repeats(program, 1)
+    assert repeats is not None
+    assert len(repeats.regions) >= 5
+    assert repeats.num_structures <= 3
 
 
 @pytest.mark.parametrize(
