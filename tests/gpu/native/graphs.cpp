@@ -3,7 +3,6 @@
 // Usage: graphs check STEPS MODEL.pte... -- CALL...
 //        graphs time STEPS MODEL.pte -- CALL...
 //        graphs threads STEPS MODEL.pte -- CALL...
-//        graphs exhaust STEPS MODEL.pte -- CALL...
 // A CALL is METHOD and one DTYPE:SIZES:BOUND for each input, with | between them, for example
 //   "decode|int64:1x1:256|int64:1:64". Integers count up from a random number so that all are below BOUND.
 //
@@ -14,10 +13,6 @@
 //
 // threads: four threads load a program without state, call it and unload it, STEPS times each, while one
 // gives cached memory back; their outputs are those of plain calls. Ends with such a line too.
-//
-// exhaust: the GPU has no memory left when the calls are captured. They have the bytes of plain calls or
-// fail, and STEPS calls when memory is there again have those bytes. Ends with such a line, behind one with
-// the calls that failed and the bytes that were left.
 //
 // time: the median time of each call in us, with graphs and without, as one line of JSON.
 #include <dlfcn.h>
@@ -189,34 +184,6 @@ void print_checkpoint(long step) {
   std::puts(line.str().c_str());
 }
 
-// All of the GPU's memory that the driver gives out, down to pieces of 4 KiB.
-class AllMemory {
- public:
-  AllMemory() {
-    void* driver = dlopen("libcuda.so.1", RTLD_NOW);
-    if (driver == nullptr) throw std::runtime_error("no libcuda.so.1");
-    const auto retain = reinterpret_cast<int (*)(void**, int)>(dlsym(driver, "cuDevicePrimaryCtxRetain"));
-    const auto push = reinterpret_cast<int (*)(void*)>(dlsym(driver, "cuCtxPushCurrent_v2"));
-    const auto allocate =
-        reinterpret_cast<int (*)(unsigned long long*, size_t)>(dlsym(driver, "cuMemAlloc_v2"));
-    free_ = reinterpret_cast<int (*)(unsigned long long)>(dlsym(driver, "cuMemFree_v2"));
-    void* context = nullptr;
-    if (retain(&context, 0) != 0 || push(context) != 0) throw std::runtime_error("no CUDA context");
-    unsigned long long at = 0;
-    for (size_t size = size_t{1} << 36; size >= size_t{1} << 12; size /= 2)
-      while (allocate(&at, size) == 0) pieces_.push_back(at);
-  }
-  ~AllMemory() {
-    for (const unsigned long long at : pieces_) free_(at);
-  }
-  AllMemory(const AllMemory&) = delete;
-  AllMemory& operator=(const AllMemory&) = delete;
-
- private:
-  int (*free_)(unsigned long long) = nullptr;
-  std::vector<unsigned long long> pieces_;
-};
-
 struct Copies {
   explicit Copies(const std::string& path) : graphed(path), plain(path) {}
   Module graphed, plain;
@@ -294,47 +261,6 @@ void run_threads(long steps, const std::string& path, const std::vector<Call>& c
   print_checkpoint(steps);
 }
 
-void exhaust(long steps, const std::string& path, const std::vector<Call>& calls) {
-  Random random(7);
-  Module plain(path), graphed(path);
-  std::vector<Arguments> arguments;
-  std::vector<std::vector<std::vector<uint8_t>>> expected;
-  const auto is_right = [&](size_t i) { return outputs_of(graphed, calls[i], arguments[i]) == expected[i]; };
-  for (size_t i = 0; i < calls.size(); ++i) {
-    arguments.emplace_back(calls[i], random_inputs(calls[i], random));
-    etcuda_set_cuda_graphs(0);
-    expected.push_back(outputs_of(plain, calls[i], arguments.back()));
-    etcuda_set_cuda_graphs(1);
-    if (!is_right(i))
-      throw std::runtime_error("call " + std::to_string(i) + " differs before it is captured");
-  }
-  int failed = 0;
-  {
-    const AllMemory none_left;
-    const size_t left = gpu_free_bytes();
-    for (int round = 0; round < 6; ++round) {
-      // First what is kept for reuse is there, with which a call runs but may not be captured; then not even
-      // that.
-      if (round == 3 && etcuda_empty_cache() != 0) throw std::runtime_error("empty_cache failed");
-      const std::optional<AllMemory> given_back =
-          round < 3 ? std::nullopt : std::optional<AllMemory>(std::in_place);
-      for (size_t i = 0; i < calls.size(); ++i) {
-        try {
-          if (!is_right(i)) throw std::logic_error("call " + std::to_string(i) + " is wrong without memory");
-        } catch (const std::runtime_error&) {
-          ++failed;
-        }
-      }
-    }
-    std::printf("{\"failed\": %d, \"left\": %zu}\n", failed, left);
-  }
-  for (long step = 0; step < steps; ++step) {
-    for (size_t i = 0; i < calls.size(); ++i)
-      if (!is_right(i)) throw std::runtime_error("call " + std::to_string(i) + " differs with memory again");
-  }
-  print_checkpoint(steps);
-}
-
 double median_us(Module& module, const Call& call, const Arguments& arguments, long steps) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> times;
@@ -372,17 +298,14 @@ int main(int argc, char** argv) {
     int i = 3;
     for (; i < argc && std::string(argv[i]) != "--"; ++i) paths.push_back(argv[i]);
     for (++i; i < argc; ++i) calls.push_back(parse_call(argv[i]));
-    const bool is_known = mode == "check" || mode == "time" || mode == "threads" || mode == "exhaust";
-    if (paths.empty() || calls.empty() || !is_known) {
-      std::cerr << "usage: graphs check|exhaust|threads|time STEPS MODEL.pte... -- CALL...\n";
+    if (paths.empty() || calls.empty() || (mode != "check" && mode != "time" && mode != "threads")) {
+      std::cerr << "usage: graphs check|threads|time STEPS MODEL.pte... -- CALL...\n";
       return 2;
     }
     if (mode == "check") {
       check(std::stol(argv[2]), paths, calls);
     } else if (mode == "threads") {
       run_threads(std::stol(argv[2]), paths[0], calls);
-    } else if (mode == "exhaust") {
-      exhaust(std::stol(argv[2]), paths[0], calls);
     } else {
       time(std::stol(argv[2]), paths[0], calls);
     }
