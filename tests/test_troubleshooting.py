@@ -386,3 +386,12 @@ def _(request: pytest.FixtureRequest) -> str:
 @provokes("kernel conv")
 def _(request: pytest.FixtureRequest) -> str:
     return error_of(lambda: KernelResources(32, 0, 102400, 4).check("conv", PORTABLE))
+
+
+@provokes("nonzero (torch.argwhere")
+def _indices(_request: pytest.FixtureRequest) -> str:
+    class Places(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nonzero(x)
+
+    return error_of(lambda: lower(Places(), torch.eye(3)))
