@@ -207,9 +207,10 @@ def routing_samples(device: str) -> list[dict[str, object]]:
     bias = (torch.randn(24, generator=random) / 8).to(device)
     plain = {"groups": 1, "top_groups": 1, "group_score": "max", "normalize": True, "epsilon": 0.0, "scale": 1.0}
     grouped = {"groups": 4, "top_groups": 2, "group_score": "pair", "normalize": True, "epsilon": 1e-20, "scale": 2.5}
+    rest = {"pdl": 0, "shared": "none"}
     return [
-        {"logits": logits[:, :7].to(torch.float16), "bias": None, "scores": "softmax", "top_k": 3, **plain, "pdl": 0},
-        {"logits": logits, "bias": bias, "scores": "sigmoid", "top_k": 5, **grouped, "pdl": 0},
+        {"logits": logits[:, :7].to(torch.float16), "bias": None, "scores": "softmax", "top_k": 3, **plain, **rest},
+        {"logits": logits, "bias": bias, "scores": "sigmoid", "top_k": 5, **grouped, **rest},
         {"logits": logits, "bias": None, "scores": "softmax", "top_k": 4, **plain, "pdl": 0, "shared": "sigmoid"},
     ]
 
