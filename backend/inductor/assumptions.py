@@ -54,8 +54,7 @@ def assumptions_of(inputs: tuple[Any, ...]) -> Iterator[list[str]]:
     if environment is None:
         yield found
         return
-    guards = environment.guards
-    environment.guards = recorded = _Guards(guards)
+    environment.guards = recorded = _Guards(environment.guards)
     try:
         yield found
     finally:

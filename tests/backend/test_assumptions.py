@@ -11,23 +11,15 @@ import pytest
 import sympy
 import torch
 from executorch.exir import to_edge, to_edge_transform_and_lower
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from etcuda import CudaPartitioner, save_program
 from etcuda.backend.blob import MAGIC, read_blob
 from etcuda.backend.values import describe_values
 from etcuda.errors import CompileError
+from tests.backend.test_sizes import Calls
 from tests.run_program import run_program
-
-
-class Calls(nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
 
 
 def export(function: Callable[..., Any], most: tuple[int, int] = (64, 64)) -> ExportedProgram:
